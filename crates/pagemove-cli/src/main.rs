@@ -1,0 +1,5 @@
+//! The command `pagemove`.
+mod layout;
+mod report;
+mod results;
+fn main() {}
