@@ -1,2 +1,69 @@
-//! Chores.
-fn main() {}
+//! The project's chores, as `cargo xtask NAME`.
+//!
+//! Takes the name of a chore, runs it on the workspace that xtask stands in, and prints what it found. Promises
+//! exit code 0 when all is well, 1 when a check found something or couldn't run, and 2 for wrong arguments.
+//! `cargo xtask ci` runs all of them, and the compiler's, formatter's and linter's own.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod ci;
+mod layers;
+mod no_std;
+mod prose;
+
+/// The project's chores.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+/// What can be asked for. The first line of each is its help.
+#[derive(Subcommand)]
+enum Chore {
+    /// Run the project's whole test command: every check below, and the tests
+    Ci,
+    /// Check that the core's modules, and the crates, depend on each other one way only
+    Layers,
+    /// Prove that the core builds and links without the standard library
+    NoStd,
+    /// Check committed files for paths of one machine, files too long and work left open
+    Prose,
+}
+
+fn main() -> ExitCode {
+    let root = root();
+    let outcome: Result<()> = match Arguments::parse().chore {
+        Chore::Ci => ci::run(&root),
+        Chore::Layers => layers::run(&root),
+        Chore::NoStd => no_std::run(&root),
+        Chore::Prose => prose::run(&root),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's folder: the one above xtask's own.
+fn root() -> PathBuf {
+    // `cargo run` names the folder at run time; a binary started by hand only knows where it was built.
+    let own =
+        std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let mut root = PathBuf::from(own);
+    root.pop();
+    root
+}
+
+/// The cargo that started us, or else the one on the path.
+fn cargo() -> std::process::Command {
+    std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
