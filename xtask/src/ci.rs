@@ -24,8 +24,8 @@ enum Action {
     Cargo(&'static [&'static str]),
     /// The same with one more variable in its environment.
     CargoWith(&'static str, &'static str, &'static [&'static str]),
-    /// Runs one of xtask's own checks, in this process.
-    Check(fn(&Path) -> Result<()>),
+    /// Runs xtask's own check of this name, in this process.
+    Check(&'static str, fn(&Path) -> Result<()>),
 }
 
 use Action::{Cargo, CargoWith, Check};
@@ -41,15 +41,15 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "prose",
-        action: Check(prose::run),
+        action: Check("prose", prose::run),
     },
     Step {
         name: "layers",
-        action: Check(layers::run),
+        action: Check("layers", layers::run),
     },
     Step {
         name: "no-std",
-        action: Check(no_std::run),
+        action: Check("no-std", no_std::run),
     },
     Step {
         name: "lint",
@@ -180,14 +180,14 @@ impl Action {
             CargoWith(name, value, arguments) => {
                 format!("{name}='{value}' cargo {}", arguments.join(" "))
             }
-            Check(_) => "cargo xtask, the check of that name".to_owned(),
+            Check(name, _) => format!("cargo xtask {name}"),
         }
     }
 
     fn run(&self, root: &Path) -> Result<()> {
         let mut command = cargo();
         match self {
-            Check(check) => return check(root),
+            Check(_, check) => return check(root),
             Cargo(arguments) => command.args(*arguments),
             CargoWith(name, value, arguments) => command.args(*arguments).env(name, value),
         };
@@ -229,11 +229,11 @@ mod tests {
         let steps = [
             Step {
                 name: "a",
-                action: Check(well),
+                action: Check("a", well),
             },
             Step {
                 name: "b",
-                action: Check(well),
+                action: Check("a", well),
             },
         ];
         run_steps(Path::new("."), &steps).expect("both end well");
@@ -244,15 +244,15 @@ mod tests {
         let steps = [
             Step {
                 name: "a",
-                action: Check(well),
+                action: Check("a", well),
             },
             Step {
                 name: "b",
-                action: Check(badly),
+                action: Check("b", badly),
             },
             Step {
                 name: "c",
-                action: Check(never),
+                action: Check("c", never),
             },
         ];
         let error = run_steps(Path::new("."), &steps).expect_err("b fails");
