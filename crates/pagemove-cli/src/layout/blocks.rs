@@ -1,0 +1,145 @@
+//! The pageblocks of a layout, expanded to one class for each frame.
+//!
+//! Takes a layout, gives its pageblocks by rising PFN. Promises that each has exactly `2^pageblock_order` frames, of
+//! which at least one isn't absent; a hole of any size costs one step.
+
+use super::{FrameClass, Layout, Run};
+
+/// One pageblock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Block {
+    /// PFN of the first frame, a multiple of the block's size.
+    pub(crate) pfn: u64,
+    /// The class of each frame.
+    pub(crate) classes: Box<[FrameClass]>,
+}
+
+/// The pageblocks of a layout that have at least one frame.
+#[derive(Debug, Clone)]
+pub(crate) struct Blocks<'a> {
+    size: u64,
+    pfn: u64,
+    /// What is left of the run at `pfn`.
+    run: Run,
+    rest: std::slice::Iter<'a, Run>,
+}
+
+impl<'a> Blocks<'a> {
+    pub(super) fn new(layout: &'a Layout) -> Self {
+        let run = Run {
+            class: FrameClass::Absent,
+            frames: 0,
+        };
+        Self {
+            size: layout.frames_per_block(),
+            pfn: layout.first_pfn(),
+            run,
+            rest: layout.runs.iter(),
+        }
+    }
+
+    /// Goes on to the next run once this one is used up; false at the end.
+    fn refill(&mut self) -> bool {
+        while self.run.frames == 0 {
+            match self.rest.next() {
+                Some(run) => self.run = *run,
+                None => return false,
+            }
+        }
+        true
+    }
+}
+
+impl Iterator for Blocks<'_> {
+    type Item = Block;
+
+    fn next(&mut self) -> Option<Block> {
+        if !self.refill() {
+            return None;
+        }
+        if self.run.class == FrameClass::Absent {
+            // Neighbouring runs differ in class, so a wholly absent block is always within one run.
+            let hole = self.run.frames / self.size * self.size;
+            self.run.frames -= hole;
+            self.pfn += hole;
+            if !self.refill() {
+                return None;
+            }
+        }
+        let pfn = self.pfn;
+        let mut classes = Vec::with_capacity(self.size as usize);
+        while (classes.len() as u64) < self.size && self.refill() {
+            let take = self.run.frames.min(self.size - classes.len() as u64);
+            classes.resize(classes.len() + take as usize, self.run.class);
+            self.run.frames -= take;
+        }
+        self.pfn += self.size;
+        Some(Block {
+            pfn,
+            classes: classes.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Zone;
+
+    fn zone(start_pfn: u64, spanned: u64) -> Zone {
+        Zone {
+            name: "Normal".into(),
+            node: 0,
+            start_pfn,
+            spanned,
+            present: spanned,
+        }
+    }
+
+    fn layout(zones: Vec<Zone>, runs: &[(FrameClass, u64)]) -> Layout {
+        Layout::new(
+            "test".into(),
+            2,
+            zones,
+            runs.iter().copied().map(Run::from).collect(),
+        )
+        .expect("consistent")
+    }
+
+    #[test]
+    fn blocks_are_whole_and_holes_are_passed_over() {
+        use FrameClass::*;
+        // Frame 0 is outside the zone; 7..17 is a hole with blocks 8..12 and 12..16 wholly in it.
+        let runs = [
+            (Absent, 1),
+            (Free, 5),
+            (Anon, 1),
+            (Absent, 10),
+            (Slab, 1),
+            (Absent, 2),
+        ];
+        let layout = layout(vec![zone(1, 6), zone(17, 1)], &runs);
+        let blocks: Vec<_> = layout
+            .blocks()
+            .map(|block| (block.pfn, block.classes.to_vec()))
+            .collect();
+        assert_eq!(
+            blocks,
+            [
+                (0, vec![Absent, Free, Free, Free]),
+                (4, vec![Free, Free, Anon, Absent]),
+                (16, vec![Absent, Slab, Absent, Absent]),
+            ]
+        );
+        assert_eq!(layout.frames(), 20);
+    }
+
+    #[test]
+    fn a_hole_at_either_end_yields_no_block() {
+        use FrameClass::*;
+        let layout = layout(vec![zone(8, 16)], &[(Absent, 8), (File, 4), (Absent, 4)]);
+        let pfns: Vec<_> = layout.blocks().map(|block| block.pfn).collect();
+        assert_eq!(pfns, [16]);
+        assert_eq!(layout.zone_of_block(16), 0);
+    }
+}

@@ -1,0 +1,259 @@
+//! What makes a layout consistent, in one place.
+//!
+//! Takes the parts of a layout, gives the layout or the first contradiction in a sentence. Promises that no sum in it
+//! overflows and that its sizes are within bounds, whatever the parts were; capture, load, scale and save all pass
+//! here.
+
+use std::{io, path::PathBuf};
+
+use super::{FrameClass, Layout, Run, Zone, push_run};
+
+/// Most frames from the first pageblock to the last: 64 TiB.
+pub(super) const MAX_FRAMES: u64 = 1 << 34;
+/// PFNs end here: x86-64 has at most 52 bits of physical address.
+const MAX_PFN: u64 = 1 << 40;
+/// Most runs.
+pub(super) const MAX_RUNS: usize = 1 << 25;
+/// Most zones.
+pub(super) const MAX_ZONES: usize = 1 << 16;
+/// Most bytes of a description or a name.
+const MAX_TEXT: usize = 256;
+
+/// Why a layout can't be loaded, made or saved.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LayoutError {
+    /// The file can't be opened or read.
+    #[error("can't read {path}: {error}", path = path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The file can't be written.
+    #[error("can't write {path}: {error}", path = path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// It doesn't begin as a gzip file does.
+    #[error("not a layout file: it isn't gzip")]
+    NotGzip,
+    /// It ends before the gzip data do.
+    #[error("the file is truncated: the gzip data end too early")]
+    Truncated,
+    /// The gzip data are damaged.
+    #[error("the file is damaged: {0}")]
+    Damaged(io::Error),
+    /// Something follows the gzip data.
+    #[error("the file is damaged: something follows the gzip data")]
+    Trailing,
+    /// It unpacks to more than a layout may have.
+    #[error("the file unpacks to more than {} MiB, which no layout needs", .0 >> 20)]
+    Unpacked(u64),
+    /// The text isn't JSON.
+    #[error("not a layout file: not JSON ({0})")]
+    NotJson(serde_json::Error),
+    /// It is JSON, but doesn't say that it is a layout.
+    #[error("not a layout file: it doesn't say \"format\": \"pagemove-layout\" and a version")]
+    NotLayout,
+    /// It is of a version that this program doesn't know.
+    #[error("the layout has version {0}, this program reads version 1")]
+    Version(u64),
+    /// A field is missing, of the wrong kind, or names an unknown class.
+    #[error("the layout has a wrong field: {0}")]
+    Field(serde_json::Error),
+    /// A description or name is too long, empty, or has control characters.
+    #[error("{0} must have 1 to 256 bytes and no control characters")]
+    Text(&'static str),
+    /// The order of a pageblock is out of range.
+    #[error("the order of a pageblock is {0}, it must be 1 to 10")]
+    PageblockOrder(u8),
+    /// There is no zone.
+    #[error("the layout has no zone")]
+    NoZone,
+    /// There are too many zones.
+    #[error("the layout has {0} zones, the limit is 65536")]
+    TooManyZones(usize),
+    /// A zone has no frame, or more of them present than it spans.
+    #[error("zone {name} spans {spanned} frames and has {present} of them, which can't be")]
+    ZoneSize {
+        /// Its name.
+        name: String,
+        /// Frames it spans.
+        spanned: u64,
+        /// Frames it has.
+        present: u64,
+    },
+    /// A zone lies beyond any address.
+    #[error(
+        "zone {name} starts at PFN {start_pfn} and spans {spanned} frames, beyond any physical address"
+    )]
+    ZoneEnd {
+        /// Its name.
+        name: String,
+        /// Its first PFN.
+        start_pfn: u64,
+        /// Frames it spans.
+        spanned: u64,
+    },
+    /// A zone starts before the one ahead of it ends.
+    #[error("zone {name} starts at PFN {start_pfn}, before the zone ahead of it ends")]
+    ZonesOverlap {
+        /// Its name.
+        name: String,
+        /// Its first PFN.
+        start_pfn: u64,
+    },
+    /// It covers too many frames.
+    #[error("the layout covers {0} frames, the limit is 2^34 (64 TiB)")]
+    TooManyFrames(u64),
+    /// There are too many runs.
+    #[error("the layout has {0} runs, the limit is 2^25")]
+    TooManyRuns(usize),
+    /// A run has no frame.
+    #[error("run {0} has no frame")]
+    EmptyRun(usize),
+    /// The runs and the zones differ in size.
+    #[error("the runs add up to {runs} frames, but the zones' pageblocks cover {zones}")]
+    RunsDontFit {
+        /// Frames of all runs; capped, since their sum can be beyond counting.
+        runs: u64,
+        /// Frames of all pageblocks, from the first zone's first to the last zone's last.
+        zones: u64,
+    },
+    /// A frame is stated where no zone is.
+    #[error("PFN {pfn} is {class}, but belongs to no zone")]
+    OutsideZones {
+        /// Where.
+        pfn: u64,
+        /// The class stated.
+        class: FrameClass,
+    },
+    /// There is no frame at all.
+    #[error("every frame of the layout is absent")]
+    AllAbsent,
+}
+
+impl Layout {
+    /// Makes a layout of its parts, if they don't contradict each other; joins neighbouring runs of one class.
+    pub(crate) fn new(
+        source: String,
+        pageblock_order: u8,
+        zones: Vec<Zone>,
+        runs: Vec<Run>,
+    ) -> Result<Self, LayoutError> {
+        check_text("the description of the source", &source)?;
+        if !(1..=10).contains(&pageblock_order) {
+            return Err(LayoutError::PageblockOrder(pageblock_order));
+        }
+        let (first, end) = check_zones(&zones, 1 << pageblock_order)?;
+        if runs.len() > MAX_RUNS {
+            return Err(LayoutError::TooManyRuns(runs.len()));
+        }
+        if let Some(place) = runs.iter().position(|run| run.frames == 0) {
+            return Err(LayoutError::EmptyRun(place));
+        }
+        let sum = runs
+            .iter()
+            .fold(0_u64, |sum, run| sum.saturating_add(run.frames));
+        if sum != end - first {
+            return Err(LayoutError::RunsDontFit {
+                runs: sum,
+                zones: end - first,
+            });
+        }
+        if runs.iter().all(|run| run.class == FrameClass::Absent) {
+            return Err(LayoutError::AllAbsent);
+        }
+        check_outside(&zones, &runs, first)?;
+        let mut joined = Vec::with_capacity(runs.len());
+        for run in runs {
+            push_run(&mut joined, run.class, run.frames);
+        }
+        Ok(Self {
+            source,
+            pageblock_order,
+            zones,
+            runs: joined,
+        })
+    }
+}
+
+/// Refuses what would garble a terminal or a table.
+fn check_text(what: &'static str, text: &str) -> Result<(), LayoutError> {
+    let fits = !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control);
+    if fits {
+        Ok(())
+    } else {
+        Err(LayoutError::Text(what))
+    }
+}
+
+/// Returns the first PFN of the first pageblock and the PFN after the last pageblock.
+fn check_zones(zones: &[Zone], block: u64) -> Result<(u64, u64), LayoutError> {
+    let first = zones.first().ok_or(LayoutError::NoZone)?.start_pfn / block * block;
+    if zones.len() > MAX_ZONES {
+        return Err(LayoutError::TooManyZones(zones.len()));
+    }
+    let mut end = first;
+    for zone in zones {
+        check_text("the name of a zone", &zone.name)?;
+        let (name, start_pfn, spanned) = (zone.name.clone(), zone.start_pfn, zone.spanned);
+        if spanned == 0 || zone.present > spanned {
+            return Err(LayoutError::ZoneSize {
+                name,
+                spanned,
+                present: zone.present,
+            });
+        }
+        if start_pfn < end {
+            return Err(LayoutError::ZonesOverlap { name, start_pfn });
+        }
+        end = match start_pfn.checked_add(spanned) {
+            Some(end) if end <= MAX_PFN => end,
+            _ => {
+                return Err(LayoutError::ZoneEnd {
+                    name,
+                    start_pfn,
+                    spanned,
+                });
+            }
+        };
+    }
+    let end = end.next_multiple_of(block);
+    if end - first > MAX_FRAMES {
+        return Err(LayoutError::TooManyFrames(end - first));
+    }
+    Ok((first, end))
+}
+
+/// Refuses a run other than `Absent` that reaches out of the zones.
+fn check_outside(zones: &[Zone], runs: &[Run], first: u64) -> Result<(), LayoutError> {
+    let mut zones = zones.iter().peekable();
+    let mut pfn = first;
+    for run in runs {
+        let end = pfn + run.frames;
+        let mut at = if run.class == FrameClass::Absent {
+            end
+        } else {
+            pfn
+        };
+        while at < end {
+            while zones.next_if(|zone| zone.end_pfn() <= at).is_some() {}
+            at = match zones.peek() {
+                Some(zone) if zone.start_pfn <= at => zone.end_pfn(),
+                _ => {
+                    return Err(LayoutError::OutsideZones {
+                        pfn: at,
+                        class: run.class,
+                    });
+                }
+            };
+        }
+        pfn = end;
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Where a layout comes from, as a user names it on the command line.
+//!
+//! Takes `live`, `sample` or a file's name, gives the layout. A file that is called `live` or `sample` goes by
+//! `./live`.
+
+use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr};
+
+use super::{
+    Layout, LayoutError,
+    capture::{Capture, CaptureError, FreeCheck},
+};
+
+/// A source of layouts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LayoutSource {
+    /// This machine, now.
+    Live,
+    /// The layout that ships with the command.
+    Sample,
+    /// A layout file.
+    File(PathBuf),
+}
+
+/// Why a source gives no layout.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SourceError {
+    /// This machine can't be captured.
+    #[error("can't capture this machine's memory: {0}")]
+    Live(#[from] CaptureError),
+    /// The file can't be read at all.
+    #[error(transparent)]
+    Unreadable(LayoutError),
+    /// What the file holds is no layout.
+    #[error("can't load the layout {source}: {error}", source = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: LayoutError,
+    },
+}
+
+impl LayoutSource {
+    /// Gets the layout, and for a live one what Linux says of it; `progress` hears frames read and their total.
+    pub(crate) fn open(
+        &self,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Layout, Option<FreeCheck>), SourceError> {
+        match self {
+            Self::Live => {
+                let Capture { layout, check } = Layout::capture(progress)?;
+                Ok((layout, Some(check)))
+            }
+            Self::Sample => Ok((Layout::sample(), None)),
+            Self::File(path) => match Layout::load(path) {
+                Ok(layout) => Ok((layout, None)),
+                Err(error @ LayoutError::Unreadable { .. }) => Err(SourceError::Unreadable(error)),
+                Err(error) => Err(SourceError::File {
+                    path: path.clone(),
+                    error,
+                }),
+            },
+        }
+    }
+}
+
+impl FromStr for LayoutSource {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "live" => Self::Live,
+            "sample" => Self::Sample,
+            path => Self::File(path.into()),
+        })
+    }
+}
+
+impl fmt::Display for LayoutSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Live => f.write_str("live"),
+            Self::Sample => f.write_str("sample"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_to_sources_and_files_open() {
+        let source = |text: &str| {
+            text.parse::<LayoutSource>()
+                .unwrap_or_else(|never| match never {})
+        };
+        assert_eq!(source("live"), LayoutSource::Live);
+        assert_eq!(source("./live"), LayoutSource::File("./live".into()));
+        let (sample, check) = source("sample").open(&mut |_, _| {}).expect("ships");
+        assert!(check.is_none());
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.layout");
+        sample.save(&path).expect("saves");
+        let file = source(&path.to_string_lossy());
+        assert_eq!(file.open(&mut |_, _| {}).expect("opens").0, sample);
+        std::fs::write(&path, "no").expect("writes");
+        let said = file
+            .open(&mut |_, _| {})
+            .expect_err("not a layout")
+            .to_string();
+        assert!(
+            said.ends_with("x.layout: not a layout file: it isn't gzip"),
+            "{said}"
+        );
+    }
+}
