@@ -1,11 +1,12 @@
 //! The command `pagemove`.
-
 mod layout;
 #[allow(dead_code, reason = "the commands that use it come later")]
 mod report;
 #[allow(dead_code, reason = "the commands that use it come later")]
 mod results;
 mod survey;
+#[allow(dead_code, reason = "the commands that use it come later")]
+mod table;
 
 use std::process::ExitCode;
 
