@@ -35,66 +35,23 @@ use Action::{Cargo, CargoWith, Check};
 /// The core is built twice. `--workspace` has its feature `std` on, since the hosted machine wants it; the steps
 /// "core alone" have it off, as a kernel would.
 const STEPS: &[Step] = &[
-    Step {
-        name: "format",
-        action: Cargo(&["fmt", "--all", "--check"]),
-    },
-    Step {
-        name: "prose",
-        action: Check("prose", prose::run),
-    },
-    Step {
-        name: "layers",
-        action: Check("layers", layers::run),
-    },
-    Step {
-        name: "no-std",
-        action: Check("no-std", no_std::run),
-    },
-    Step {
-        name: "lint",
-        action: Cargo(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]),
-    },
+    Step { name: "format", action: Cargo(&["fmt", "--all", "--check"]) },
+    Step { name: "prose", action: Check("prose", prose::run) },
+    Step { name: "layers", action: Check("layers", layers::run) },
+    Step { name: "no-std", action: Check("no-std", no_std::run) },
+    Step { name: "lint", action: Cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]) },
     Step {
         name: "lint, core alone",
-        action: Cargo(&[
-            "clippy",
-            "--package",
-            "pagemove",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]),
+        action: Cargo(&["clippy", "--package", "pagemove", "--all-targets", "--", "-D", "warnings"]),
     },
     Step {
         name: "documentation",
-        action: CargoWith(
-            "RUSTDOCFLAGS",
-            "-D warnings",
-            &["doc", "--workspace", "--no-deps"],
-        ),
+        action: CargoWith("RUSTDOCFLAGS", "-D warnings", &["doc", "--workspace", "--no-deps"]),
     },
     // `cargo test` without a choice of targets runs the examples in the documentation as well.
-    Step {
-        name: "test",
-        action: Cargo(&["test", "--workspace"]),
-    },
-    Step {
-        name: "test, core alone",
-        action: Cargo(&["test", "--package", "pagemove"]),
-    },
-    Step {
-        name: "test, release",
-        action: Cargo(&["test", "--workspace", "--release"]),
-    },
+    Step { name: "test", action: Cargo(&["test", "--workspace"]) },
+    Step { name: "test, core alone", action: Cargo(&["test", "--package", "pagemove"]) },
+    Step { name: "test, release", action: Cargo(&["test", "--workspace", "--release"]) },
     // A smoke run of the command itself goes here, last: it is the only step that shows what a user will see.
 ];
 
@@ -122,24 +79,10 @@ fn run_steps(root: &Path, steps: &[Step]) -> Result<()> {
             rows.push((step.name, Ended::NotRun, Duration::ZERO));
             continue;
         }
-        println!(
-            "==> {}/{} {}: {}",
-            at + 1,
-            steps.len(),
-            step.name,
-            step.action.as_typed()
-        );
+        println!("==> {}/{} {}: {}", at + 1, steps.len(), step.name, step.action.as_typed());
         let start = Instant::now();
         let outcome = step.action.run(root);
-        rows.push((
-            step.name,
-            if outcome.is_ok() {
-                Ended::Well
-            } else {
-                Ended::Badly
-            },
-            start.elapsed(),
-        ));
+        rows.push((step.name, if outcome.is_ok() { Ended::Well } else { Ended::Badly }, start.elapsed()));
         failure = outcome.err().map(|error| (step, error));
     }
     print!("\n{}", table(&rows));
@@ -163,12 +106,7 @@ fn table(rows: &[(&str, Ended, Duration)]) -> String {
         };
     }
     let total: Duration = rows.iter().map(|(.., took)| *took).sum();
-    let _ = writeln!(
-        text,
-        "{:width$}          {:7.1} s",
-        "all",
-        total.as_secs_f64()
-    );
+    let _ = writeln!(text, "{:width$}          {:7.1} s", "all", total.as_secs_f64());
     text
 }
 
@@ -191,10 +129,7 @@ impl Action {
             Cargo(arguments) => command.args(*arguments),
             CargoWith(name, value, arguments) => command.args(*arguments).env(name, value),
         };
-        let status = command
-            .current_dir(root)
-            .status()
-            .context("can't start cargo; is it on the path?")?;
+        let status = command.current_dir(root).status().context("can't start cargo; is it on the path?")?;
         self.judge(status)
     }
 
@@ -226,34 +161,16 @@ mod tests {
 
     #[test]
     fn all_steps_that_end_well_are_a_success() {
-        let steps = [
-            Step {
-                name: "a",
-                action: Check("a", well),
-            },
-            Step {
-                name: "b",
-                action: Check("a", well),
-            },
-        ];
+        let steps = [Step { name: "a", action: Check("a", well) }, Step { name: "b", action: Check("a", well) }];
         run_steps(Path::new("."), &steps).expect("both end well");
     }
 
     #[test]
     fn stops_at_the_first_failure_and_names_it() {
         let steps = [
-            Step {
-                name: "a",
-                action: Check("a", well),
-            },
-            Step {
-                name: "b",
-                action: Check("b", badly),
-            },
-            Step {
-                name: "c",
-                action: Check("c", never),
-            },
+            Step { name: "a", action: Check("a", well) },
+            Step { name: "b", action: Check("b", badly) },
+            Step { name: "c", action: Check("c", never) },
         ];
         let error = run_steps(Path::new("."), &steps).expect_err("b fails");
         assert_eq!(format!("{error:#}"), "step `b` failed: found something");
@@ -263,13 +180,8 @@ mod tests {
     fn cargo_that_fails_is_a_failure() {
         let action = Cargo(&["test"]);
         action.judge(ExitStatus::from_raw(0)).expect("all well");
-        let error = action
-            .judge(ExitStatus::from_raw(101 << 8))
-            .expect_err("a test failed");
-        assert_eq!(
-            error.to_string(),
-            "`cargo test` ended with exit status: 101"
-        );
+        let error = action.judge(ExitStatus::from_raw(101 << 8)).expect_err("a test failed");
+        assert_eq!(error.to_string(), "`cargo test` ended with exit status: 101");
         action.judge(ExitStatus::from_raw(9)).expect_err("killed");
     }
 
@@ -280,18 +192,15 @@ mod tests {
             ("second", Ended::Badly, Duration::from_millis(200)),
             ("3", Ended::NotRun, Duration::ZERO),
         ];
-        let expected = "one     ok          1.5 s\nsecond  FAILED      0.2 s\n3       not run\nall                 1.7 s\n";
+        let expected =
+            "one     ok          1.5 s\nsecond  FAILED      0.2 s\n3       not run\nall                 1.7 s\n";
         assert_eq!(table(&rows), expected);
     }
 
     #[test]
     fn names_are_unique() {
         for (at, step) in STEPS.iter().enumerate() {
-            assert!(
-                STEPS[..at].iter().all(|other| other.name != step.name),
-                "two steps are named {}",
-                step.name
-            );
+            assert!(STEPS[..at].iter().all(|other| other.name != step.name), "two steps are named {}", step.name);
         }
     }
 }

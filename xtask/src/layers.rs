@@ -58,16 +58,11 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         println!("{violation}");
     }
     if !violations.is_empty() {
-        bail!(
-            "{} dependencies run against the order, listed above",
-            violations.len()
-        );
+        bail!("{} dependencies run against the order, listed above", violations.len());
     }
     let layers = tree.layers.len();
     let crates = metadata.workspace_packages().len();
-    println!(
-        "layers: {layers} modules of the core with {uses} uses between them, and {crates} crates: all one way"
-    );
+    println!("layers: {layers} modules of the core with {uses} uses between them, and {crates} crates: all one way");
     Ok(())
 }
 

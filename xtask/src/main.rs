@@ -56,8 +56,7 @@ fn main() -> ExitCode {
 /// The workspace's folder: the one above xtask's own.
 fn root() -> PathBuf {
     // `cargo run` names the folder at run time; a binary started by hand only knows where it was built.
-    let own =
-        std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let mut root = PathBuf::from(own);
     root.pop();
     root

@@ -23,10 +23,7 @@ const CONTROLS: &[(&str, &str)] = &[
 ];
 
 /// The compiler's words for a second panic handler, and for where the first one is from.
-const REFUSAL: &[&str] = &[
-    "found duplicate lang item `panic_impl`",
-    "first defined in crate `std`",
-];
+const REFUSAL: &[&str] = &["found duplicate lang item `panic_impl`", "first defined in crate `std`"];
 
 /// Checks the form of the check crate, builds and lints it, then builds the controls.
 ///
@@ -41,10 +38,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     // for the workspace pass it by.
     for (what, words) in [
         ("badly formatted", &["fmt", "--check"][..]),
-        (
-            "not free of `std`, or does not build",
-            &["build", "--quiet"],
-        ),
+        ("not free of `std`, or does not build", &["build", "--quiet"]),
         ("refused by the linter", &["clippy", "--quiet"]),
     ] {
         let mut command = cargo();
@@ -69,16 +63,10 @@ pub(crate) fn run(root: &Path) -> Result<()> {
             .env("CARGO_TERM_COLOR", "never")
             .output()
             .context("can't start cargo")?;
-        judge_control(
-            output.status.success(),
-            &String::from_utf8_lossy(&output.stderr),
-        )
-        .with_context(|| format!("control `--features {feature}` ({what})"))?;
+        judge_control(output.status.success(), &String::from_utf8_lossy(&output.stderr))
+            .with_context(|| format!("control `--features {feature}` ({what})"))?;
     }
-    println!(
-        "no-std: the core links without std; {} controls with std were refused for that",
-        CONTROLS.len()
-    );
+    println!("no-std: the core links without std; {} controls with std were refused for that", CONTROLS.len());
     Ok(())
 }
 
@@ -92,9 +80,7 @@ fn judge_control(built: bool, told: &str) -> Result<()> {
     }
     for words in REFUSAL {
         if !told.contains(words) {
-            bail!(
-                "it was refused, but not for its second panic handler (no \"{words}\" in this):\n{told}"
-            );
+            bail!("it was refused, but not for its second panic handler (no \"{words}\" in this):\n{told}");
         }
     }
     Ok(())
@@ -115,12 +101,8 @@ fn target_folder(root: &Path) -> Result<PathBuf> {
 /// Cargo drops what the check crate doesn't need, and git ignores the copy.
 fn share_versions(root: &Path) -> Result<()> {
     let copy = root.join(CHECK).join("Cargo.lock");
-    fs::copy(root.join("Cargo.lock"), &copy).with_context(|| {
-        format!(
-            "can't copy the workspace's Cargo.lock to {}",
-            copy.display()
-        )
-    })?;
+    fs::copy(root.join("Cargo.lock"), &copy)
+        .with_context(|| format!("can't copy the workspace's Cargo.lock to {}", copy.display()))?;
     Ok(())
 }
 
@@ -143,12 +125,7 @@ mod tests {
 
     #[test]
     fn a_control_refused_for_anything_else_is_a_failure() {
-        judge_control(
-            false,
-            "error: no matching package named `parking_lot` found",
-        )
-        .expect_err("no network, say");
-        judge_control(false, &DUPLICATE.replace("`std`", "`other`"))
-            .expect_err("a handler, but not the one of std");
+        judge_control(false, "error: no matching package named `parking_lot` found").expect_err("no network, say");
+        judge_control(false, &DUPLICATE.replace("`std`", "`other`")).expect_err("a handler, but not the one of std");
     }
 }

@@ -25,11 +25,7 @@ const MACHINE_PATHS: &[&str] = &[
 ];
 
 /// What ends in a bracket or starts with a sign is looked for as it stands.
-const UNFINISHED: &[&str] = &[
-    concat!("todo", "!("),
-    concat!("unimple", "mented!("),
-    concat!("#[ig", "nore"),
-];
+const UNFINISHED: &[&str] = &[concat!("todo", "!("), concat!("unimple", "mented!("), concat!("#[ig", "nore")];
 
 /// Words are looked for as words: the `XXXXXX` of `mkstemp` is none of them.
 const NOTES: &[&str] = &[concat!("FIX", "ME"), concat!("X", "XX")];
@@ -60,10 +56,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         }
     }
     if texts == 0 {
-        bail!(
-            "git tracks no text file in {}, so nothing was checked",
-            root.display()
-        );
+        bail!("git tracks no text file in {}, so nothing was checked", root.display());
     }
     if found > 0 {
         bail!("{found} findings in committed files, listed above");
@@ -83,19 +76,10 @@ fn tracked(root: &Path) -> Result<Vec<PathBuf>> {
         .context("can't start git, which lists the committed files; install it")?;
     if !output.status.success() {
         let told = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "git can't list the files of {}; this check needs a clone: {}",
-            root.display(),
-            told.trim()
-        );
+        bail!("git can't list the files of {}; this check needs a clone: {}", root.display(), told.trim());
     }
-    let names = String::from_utf8(output.stdout)
-        .context("a tracked file's name is not UTF-8; rename it")?;
-    Ok(names
-        .split('\0')
-        .filter(|name| !name.is_empty())
-        .map(PathBuf::from)
-        .collect())
+    let names = String::from_utf8(output.stdout).context("a tracked file's name is not UTF-8; rename it")?;
+    Ok(names.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect())
 }
 
 /// What a file says, or `None` when it isn't text or is gone from the folder. A link says where it points.
@@ -104,19 +88,14 @@ fn text_of(file: &Path) -> Result<Option<String>> {
         return Ok(None);
     };
     if metadata.is_symlink() {
-        let target = fs::read_link(file)
-            .with_context(|| format!("can't read the link {}", file.display()))?;
+        let target = fs::read_link(file).with_context(|| format!("can't read the link {}", file.display()))?;
         return Ok(Some(target.to_string_lossy().into_owned()));
     }
     if metadata.is_dir() {
         return Ok(None); // a submodule
     }
     let bytes = fs::read(file).with_context(|| format!("can't read {}", file.display()))?;
-    Ok(if bytes.contains(&0) {
-        None
-    } else {
-        String::from_utf8(bytes).ok()
-    })
+    Ok(if bytes.contains(&0) { None } else { String::from_utf8(bytes).ok() })
 }
 
 /// Everything wrong with one file.
@@ -126,9 +105,7 @@ fn check(file: &Path, text: &str) -> Vec<Finding> {
     for (at, line) in text.lines().enumerate() {
         let mut found = |what| findings.push(Finding { line: at + 1, what });
         for path in MACHINE_PATHS.iter().filter(|path| line.contains(**path)) {
-            found(format!(
-                "names `{path}`, which exists on one machine only; say it without the path"
-            ));
+            found(format!("names `{path}`, which exists on one machine only; say it without the path"));
         }
         if !rust {
             continue;
@@ -137,17 +114,12 @@ fn check(file: &Path, text: &str) -> Vec<Finding> {
             found(format!("has `{sign}`: finish it, or take it out"));
         }
         for note in NOTES.iter().filter(|note| contains_word(line, note)) {
-            found(format!(
-                "has `{note}`: do it, or say plainly what doesn't work and why"
-            ));
+            found(format!("has `{note}`: do it, or say plainly what doesn't work and why"));
         }
     }
     let lines = text.lines().count();
     if rust && lines > MOST_LINES {
-        findings.push(Finding {
-            line: lines,
-            what: format!("has {lines} lines, {MOST_LINES} at most: split it"),
-        });
+        findings.push(Finding { line: lines, what: format!("has {lines} lines, {MOST_LINES} at most: split it") });
     }
     findings
 }
@@ -155,9 +127,8 @@ fn check(file: &Path, text: &str) -> Vec<Finding> {
 /// Whether `word` stands in `line` with no letter, digit or underscore beside it.
 fn contains_word(line: &str, word: &str) -> bool {
     let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
-    line.match_indices(word).any(|(at, _)| {
-        !line[..at].ends_with(part_of_word) && !line[at + word.len()..].starts_with(part_of_word)
-    })
+    line.match_indices(word)
+        .any(|(at, _)| !line[..at].ends_with(part_of_word) && !line[at + word.len()..].starts_with(part_of_word))
 }
 
 #[cfg(test)]
@@ -165,20 +136,13 @@ mod tests {
     use super::*;
 
     fn lines_found(file: &str, text: &str) -> Vec<usize> {
-        check(Path::new(file), text)
-            .into_iter()
-            .map(|finding| finding.line)
-            .collect()
+        check(Path::new(file), text).into_iter().map(|finding| finding.line).collect()
     }
 
     #[test]
     fn every_machine_path_is_found_in_any_text() {
         for path in MACHINE_PATHS {
-            assert_eq!(
-                lines_found("README.md", &format!("one\nsee {path}thing\n")),
-                [2],
-                "{path}"
-            );
+            assert_eq!(lines_found("README.md", &format!("one\nsee {path}thing\n")), [2], "{path}");
         }
     }
 
@@ -194,24 +158,15 @@ mod tests {
     #[test]
     fn a_note_inside_a_longer_word_is_none() {
         let word = NOTES[1];
-        assert_eq!(
-            lines_found("a.rs", &format!("let template = \"file-{word}{word}\";")),
-            [0usize; 0]
-        );
+        assert_eq!(lines_found("a.rs", &format!("let template = \"file-{word}{word}\";")), [0usize; 0]);
         assert_eq!(lines_found("a.rs", &format!("// {word}: later")), [1]);
     }
 
     #[test]
     fn a_rust_file_may_have_just_so_many_lines() {
         assert_eq!(lines_found("a.rs", &"//\n".repeat(MOST_LINES)), [0usize; 0]);
-        assert_eq!(
-            lines_found("a.rs", &"//\n".repeat(MOST_LINES + 1)),
-            [MOST_LINES + 1]
-        );
-        assert_eq!(
-            lines_found("a.md", &"-\n".repeat(MOST_LINES + 1)),
-            [0usize; 0]
-        );
+        assert_eq!(lines_found("a.rs", &"//\n".repeat(MOST_LINES + 1)), [MOST_LINES + 1]);
+        assert_eq!(lines_found("a.md", &"-\n".repeat(MOST_LINES + 1)), [0usize; 0]);
     }
 
     #[test]
@@ -223,15 +178,10 @@ mod tests {
     fn a_clone_with_a_finding_fails_and_a_clean_one_does_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let git = |arguments: &[&str]| {
-            let output = Command::new("git")
-                .args(arguments)
-                .current_dir(folder.path())
-                .output()
-                .expect("git starts");
+            let output = Command::new("git").args(arguments).current_dir(folder.path()).output().expect("git starts");
             assert!(output.status.success(), "git {arguments:?}");
         };
-        let write =
-            |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("writes");
+        let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("writes");
         git(&["init", "--quiet"]);
         run(folder.path()).expect_err("nothing to check must not pass for a check");
 
@@ -247,8 +197,7 @@ mod tests {
         assert!(error.to_string().starts_with("1 findings"), "{error}");
 
         git(&["rm", "--quiet", "--cached", "untracked.md"]);
-        std::os::unix::fs::symlink(format!("{}x", MACHINE_PATHS[0]), folder.path().join("link"))
-            .expect("links");
+        std::os::unix::fs::symlink(format!("{}x", MACHINE_PATHS[0]), folder.path().join("link")).expect("links");
         git(&["add", "link"]);
         run(folder.path()).expect_err("a link says where it points");
     }

@@ -81,9 +81,7 @@ fn advice(error: &SourceError) -> &'static str {
         SourceError::Live(CaptureError::Permission(_)) => {
             "\nRun it as root (sudo pagemove survey), or look at the sample: pagemove survey --layout sample"
         }
-        SourceError::Live(CaptureError::Missing(_)) => {
-            "\nLook at the sample: pagemove survey --layout sample"
-        }
+        SourceError::Live(CaptureError::Missing(_)) => "\nLook at the sample: pagemove survey --layout sample",
         _ => "",
     }
 }
@@ -105,11 +103,7 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<(), SurveyError> {
         eprintln!("--settle is of use with --layout live only.");
     } else if args.settle {
         let (before, after) = settle().map_err(SurveyError::Settle)?;
-        eprintln!(
-            "Per-CPU free lists: {} frames, {} before trimming.",
-            grouped(after),
-            grouped(before)
-        );
+        eprintln!("Per-CPU free lists: {} frames, {} before trimming.", grouped(after), grouped(before));
     }
     let (mut layout, mut check) = open(&args.layout)?;
     if let Some(blocks) = args.blocks {
@@ -121,11 +115,7 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<(), SurveyError> {
     }
     if let Some(path) = &args.save {
         layout.save(path)?;
-        eprintln!(
-            "Saved {} pageblocks to {}.",
-            grouped(layout.blocks().count() as u64),
-            path.display()
-        );
+        eprintln!("Saved {} pageblocks to {}.", grouped(layout.blocks().count() as u64), path.display());
     }
 
     let (mut picture, mut held) = (Picture::default(), Held::default());
@@ -138,13 +128,7 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<(), SurveyError> {
     });
     let text = if args.json {
         let (source, pageblock_order) = (layout.source(), layout.pageblock_order());
-        let survey = Survey {
-            source,
-            pageblock_order,
-            frames: layout.frames(),
-            free_check: check,
-            census: &census,
-        };
+        let survey = Survey { source, pageblock_order, frames: layout.frames(), free_check: check, census: &census };
         serde_json::to_string_pretty(&survey).map_err(io::Error::from)? + "\n"
     } else {
         let ascii = !is_utf8(|name| std::env::var(name).ok());
@@ -165,15 +149,10 @@ fn open(source: &LayoutSource) -> Result<(Layout, Option<FreeCheck>), SourceErro
             return;
         }
         let bar = bar.get_or_insert_with(|| {
-            let style =
-                ProgressStyle::with_template("Reading the frame table {wide_bar} {percent} %");
+            let style = ProgressStyle::with_template("Reading the frame table {wide_bar} {percent} %");
             let bar = ProgressBar::new(total);
             // The template is a constant; the plain bar would do as well.
-            if let Ok(style) = style {
-                bar.with_style(style)
-            } else {
-                bar
-            }
+            if let Ok(style) = style { bar.with_style(style) } else { bar }
         });
         bar.set_position(done);
     });
@@ -202,35 +181,16 @@ fn describe(
     ascii: bool,
 ) -> String {
     let block = layout.frames_per_block() * FRAME_BYTES;
-    let block = if block < 1 << 20 {
-        format!("{} KiB", block >> 10)
-    } else {
-        format!("{} MiB", block >> 20)
-    };
+    let block = if block < 1 << 20 { format!("{} KiB", block >> 10) } else { format!("{} MiB", block >> 20) };
     let blocks = &census.total.blocks;
-    let mut text = format!(
-        "{}\n{} pageblocks of {block}\n",
-        layout.source(),
-        grouped(blocks.total)
-    );
-    for table in [
-        frame_tables(census, ascii),
-        vec![block_table(census, ascii)],
-        holder_table(census, ascii),
-    ]
-    .concat()
-    {
+    let mut text = format!("{}\n{} pageblocks of {block}\n", layout.source(), grouped(blocks.total));
+    for table in [frame_tables(census, ascii), vec![block_table(census, ascii)], holder_table(census, ascii)].concat() {
         text += &format!("\n{table}\n");
     }
 
     let per_char = picture.blocks_per_char() as u64;
-    let each = if per_char == 1 {
-        "one block".to_owned()
-    } else {
-        format!("{per_char} blocks")
-    };
-    text +=
-        &format!("\nBlocks by rising PFN, each character {each}; the fuller, the more of it:\n");
+    let each = if per_char == 1 { "one block".to_owned() } else { format!("{per_char} blocks") };
+    text += &format!("\nBlocks by rising PFN, each character {each}; the fuller, the more of it:\n");
     for (caption, strip) in picture.strips(ascii) {
         text += format!("  {caption:>16}  {strip}").trim_end();
         text += "\n";
@@ -247,12 +207,7 @@ fn describe(
         grouped(held.others),
         mib(held.others),
     );
-    if let Some(FreeCheck {
-        captured,
-        zoneinfo,
-        per_cpu,
-    }) = check
-    {
+    if let Some(FreeCheck { captured, zoneinfo, per_cpu }) = check {
         text += &format!(
             "Check: {} frames are free here, Linux counts {} ({:.2} % apart).\nOf the kernel's frames, {} may be free \
              as well, on per-CPU lists{}\n",
@@ -260,11 +215,7 @@ fn describe(
             grouped(zoneinfo),
             percent(captured.abs_diff(zoneinfo), zoneinfo),
             grouped(per_cpu),
-            if per_cpu > captured / 1000 {
-                "; --settle trims these."
-            } else {
-                "."
-            },
+            if per_cpu > captured / 1000 { "; --settle trims these." } else { "." },
         );
     }
     text
@@ -272,10 +223,7 @@ fn describe(
 
 /// Returns whether the locale says UTF-8.
 fn is_utf8(variable: impl Fn(&str) -> Option<String>) -> bool {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
-        .into_iter()
-        .filter_map(variable)
-        .find(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(variable).find(|value| !value.is_empty());
     locale.is_some_and(|value| value.to_ascii_lowercase().replace('-', "").contains("utf8"))
 }
 
@@ -301,30 +249,10 @@ mod tests {
         let sample = Layout::sample();
         let mut picture = Picture::default();
         let census = Census::take(&sample, |frames, verdict| picture.add(frames, verdict));
-        let (held, check) = (
-            Held {
-                stay: 7,
-                others: 9_999,
-            },
-            FreeCheck {
-                captured: 1_000,
-                zoneinfo: 990,
-                per_cpu: 3,
-            },
-        );
+        let (held, check) = (Held { stay: 7, others: 9_999 }, FreeCheck { captured: 1_000, zoneinfo: 990, per_cpu: 3 });
         let text = describe(&sample, &census, &picture, held, Some(check), true);
-        let hostages = format!(
-            "{} of 1,024 blocks are hostages",
-            grouped(census.total.blocks.hostage)
-        );
-        for words in [
-            &hostages,
-            "driver, mapped",
-            "hostage blocks held by",
-            "7 frames",
-            "(1.01 % apart)",
-            "--settle",
-        ] {
+        let hostages = format!("{} of 1,024 blocks are hostages", grouped(census.total.blocks.hostage));
+        for words in [&hostages, "driver, mapped", "hostage blocks held by", "7 frames", "(1.01 % apart)", "--settle"] {
             assert!(text.contains(words), "{words:?} isn't in\n{text}");
         }
         assert!(text.is_ascii(), "{text}");
@@ -338,16 +266,7 @@ mod tests {
         let denied = SourceError::from(CaptureError::Permission("/proc/kpageflags".into()));
         let error = SurveyError::from(denied);
         let said = error.to_string();
-        assert!(
-            said.contains("/proc/kpageflags can be read by root only\nRun it as root"),
-            "{said}"
-        );
-        assert_eq!(
-            (
-                error.exit_code(),
-                SurveyError::from(LayoutError::NoZone).exit_code()
-            ),
-            (2, 1)
-        );
+        assert!(said.contains("/proc/kpageflags can be read by root only\nRun it as root"), "{said}");
+        assert_eq!((error.exit_code(), SurveyError::from(LayoutError::NoZone).exit_code()), (2, 1));
     }
 }

@@ -7,9 +7,7 @@ use std::io::{self, Write};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, presets};
 
-use crate::report::numbers::{
-    DASH, block_size, change, counted, micros, percent, seconds, significant, thousands,
-};
+use crate::report::numbers::{DASH, block_size, change, counted, micros, percent, seconds, significant, thousands};
 use crate::report::rows::{self, Row};
 use crate::results::{PolicyResult, Results};
 
@@ -39,67 +37,38 @@ pub(crate) fn print(results: &Results, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "The rate of moving was not measured.")?;
     }
 
-    let lost = results
-        .policies
-        .iter()
-        .map(|policy| policy.lost_writes)
-        .sum();
-    let stale = results
-        .policies
-        .iter()
-        .map(|policy| policy.stale_reads)
-        .sum();
+    let lost = results.policies.iter().map(|policy| policy.lost_writes).sum();
+    let stale = results.policies.iter().map(|policy| policy.stale_reads).sum();
     if lost > 0 || stale > 0 {
         let (lost, stale) = (counted(lost, "lost write"), counted(stale, "stale read"));
-        writeln!(
-            out,
-            "MEMORY WAS CORRUPTED: {lost}, {stale}. The other numbers prove nothing."
-        )?;
+        writeln!(out, "MEMORY WAS CORRUPTED: {lost}, {stale}. The other numbers prove nothing.")?;
     }
     Ok(())
 }
 
 fn table(results: &Results) -> Table {
-    let mut sheet = Sheet {
-        results,
-        table: Table::new(),
-    };
+    let mut sheet = Sheet { results, table: Table::new() };
     sheet
         .table
         .load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(COLUMNS);
-    sheet.table.set_header(cells(
-        "policy",
-        results.policies.iter().map(|policy| plain(&policy.policy)),
-    ));
+    sheet.table.set_header(cells("policy", results.policies.iter().map(|policy| plain(&policy.policy))));
 
     let size = block_size(results.layout.pageblock_order);
     sheet.row(&format!("{size} blocks free, before → after"), |policy| {
-        format!(
-            "{} → {}",
-            thousands(policy.free_blocks_before),
-            thousands(policy.free_blocks_after)
-        )
+        format!("{} → {}", thousands(policy.free_blocks_before), thousands(policy.free_blocks_after))
     });
-    sheet.row("  gained", |policy| {
-        change(policy.free_blocks_before, policy.free_blocks_after)
-    });
+    sheet.row("  gained", |policy| change(policy.free_blocks_before, policy.free_blocks_after));
     sheet.gap();
-    sheet.row("blocks held hostage after", |policy| {
-        thousands(policy.hostage_blocks_after)
-    });
+    sheet.row("blocks held hostage after", |policy| thousands(policy.hostage_blocks_after));
     sheet.parts(&rows::holders(results, TOP));
     sheet.gap();
     sheet.row("pages moved", |policy| thousands(policy.moved));
-    sheet.row("pages not moved", |policy| {
-        thousands(policy.not_moved.values().sum())
-    });
+    sheet.row("pages not moved", |policy| thousands(policy.not_moved.values().sum()));
     sheet.parts(&rows::reasons(results, TOP));
     sheet.gap();
-    sheet.row("a thread was blocked, median", |policy| {
-        blocked(policy, policy.blocked_us.p50)
-    });
+    sheet.row("a thread was blocked, median", |policy| blocked(policy, policy.blocked_us.p50));
     sheet.row("  99 %", |policy| blocked(policy, policy.blocked_us.p99));
     sheet.row("  longest", |policy| blocked(policy, policy.blocked_us.max));
     sheet.gap();
@@ -120,22 +89,14 @@ struct Sheet<'a> {
 impl Sheet<'_> {
     /// Adds a row with one value of each policy.
     fn row(&mut self, name: &str, value: impl Fn(&PolicyResult) -> String) {
-        self.table
-            .add_row(cells(name, self.results.policies.iter().map(value)));
+        self.table.add_row(cells(name, self.results.policies.iter().map(value)));
     }
 
     /// Adds the parts of the row above, by name.
     fn parts(&mut self, parts: &[Row]) {
         for part in parts {
-            let counts = part.counts.iter().map(|&count| {
-                if count == 0 {
-                    DASH.into()
-                } else {
-                    thousands(count)
-                }
-            });
-            self.table
-                .add_row(cells(&format!("  {}", plain(&part.name)), counts));
+            let counts = part.counts.iter().map(|&count| if count == 0 { DASH.into() } else { thousands(count) });
+            self.table.add_row(cells(&format!("  {}", plain(&part.name)), counts));
         }
     }
 
@@ -152,11 +113,7 @@ fn cells(name: &str, values: impl Iterator<Item = String>) -> Vec<Cell> {
 }
 
 fn blocked(policy: &PolicyResult, time: f64) -> String {
-    if policy.blocked_us.max > 0.0 {
-        micros(time)
-    } else {
-        DASH.into()
-    }
+    if policy.blocked_us.max > 0.0 { micros(time) } else { DASH.into() }
 }
 
 /// Gives a name from outside without what could steer a terminal.
@@ -177,12 +134,8 @@ mod tests {
 
     /// Gives the words of the row that starts with these, after them.
     fn row<'a>(text: &'a str, start: &str) -> Vec<&'a str> {
-        let line = text
-            .lines()
-            .find_map(|line| line.trim().strip_prefix(start));
-        line.unwrap_or_else(|| panic!("no row {start} in\n{text}"))
-            .split_whitespace()
-            .collect()
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(start));
+        line.unwrap_or_else(|| panic!("no row {start} in\n{text}")).split_whitespace().collect()
     }
 
     #[test]
@@ -194,18 +147,15 @@ mod tests {
         }
         let text = printed(&results);
         assert_eq!(row(&text, "policy"), ["unmovable", "unmapped", "any"]);
-        assert_eq!(
-            row(&text, "pages moved"),
-            ["1,234,567", "2,469,134", "3,703,701"]
-        );
+        assert_eq!(row(&text, "pages moved"), ["1,234,567", "2,469,134", "3,703,701"]);
         assert_eq!(row(&text, "lost writes"), ["0", "1", "2"]);
         let free = row(&text, "2 MiB blocks free, before → after");
         assert_eq!(free[2], thousands(results.policies[0].free_blocks_after));
         assert_eq!(row(&text, "zsmalloc")[1..], [DASH, DASH]);
         assert!(text.contains("4.38 GB/s, 72 % of memcpy's 6.12 GB/s."));
-        assert!(text.ends_with(
-            "MEMORY WAS CORRUPTED: 3 lost writes, 0 stale reads. The other numbers prove nothing.\n"
-        ));
+        assert!(
+            text.ends_with("MEMORY WAS CORRUPTED: 3 lost writes, 0 stale reads. The other numbers prove nothing.\n")
+        );
     }
 
     #[test]
@@ -231,10 +181,7 @@ mod tests {
         assert!(!text.contains("CORRUPTED"));
         results.policies.clear();
         results.throughput = Default::default();
-        assert_eq!(
-            printed(&results),
-            "No policy was run.\nThe rate of moving was not measured.\n"
-        );
+        assert_eq!(printed(&results), "No policy was run.\nThe rate of moving was not measured.\n");
     }
 
     #[test]

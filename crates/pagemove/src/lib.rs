@@ -1,3 +1,23 @@
-//! core
+//! A physical memory manager whose pages can all be moved while in use: also those that a driver owns and that processes
+//! have mapped.
+//!
+//! Each module uses only those above it here, so this list is the table of contents.
 #![no_std]
+
 extern crate alloc;
+
+pub mod units;
+mod sync;
+pub mod port;
+pub mod report;
+pub mod frame;
+pub mod zone;
+pub mod paging;
+pub mod rmap;
+pub mod engine;
+pub mod movable;
+pub mod space;
+pub mod migrate;
+pub mod compact;
+
+pub use engine::Engine;

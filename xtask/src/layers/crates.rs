@@ -22,32 +22,12 @@ struct Rule {
 
 /// The crates from the bottom up. A new one gets its line here first.
 const ORDER: &[Rule] = &[
-    Rule {
-        name: "pagemove",
-        uses: &[],
-        tests_use: &[],
-    },
-    Rule {
-        name: "pagemove-drivers",
-        uses: &["pagemove"],
-        tests_use: &[],
-    },
-    Rule {
-        name: "pagemove-hosted",
-        uses: &["pagemove"],
-        tests_use: &["pagemove-drivers"],
-    },
-    Rule {
-        name: "pagemove-cli",
-        uses: &["pagemove", "pagemove-drivers", "pagemove-hosted"],
-        tests_use: &[],
-    },
+    Rule { name: "pagemove", uses: &[], tests_use: &[] },
+    Rule { name: "pagemove-drivers", uses: &["pagemove"], tests_use: &[] },
+    Rule { name: "pagemove-hosted", uses: &["pagemove"], tests_use: &["pagemove-drivers"] },
+    Rule { name: "pagemove-cli", uses: &["pagemove", "pagemove-drivers", "pagemove-hosted"], tests_use: &[] },
     // Chores stand beside the product: they build it, and are no part of it.
-    Rule {
-        name: "xtask",
-        uses: &[],
-        tests_use: &[],
-    },
+    Rule { name: "xtask", uses: &[], tests_use: &[] },
 ];
 
 /// Compares each crate's dependencies with the list.
@@ -60,22 +40,13 @@ pub(super) fn check(metadata: &Metadata) -> Result<Vec<Violation>> {
     for package in &packages {
         let manifest = package.manifest_path.as_std_path();
         let Some(rule) = ORDER.iter().find(|rule| rule.name == package.name.as_str()) else {
-            let what = format!(
-                "{} has no place in the order of the crates; give it one in {}",
-                package.name,
-                file!()
-            );
-            violations.push(Violation {
-                file: manifest.to_owned(),
-                line: 1,
-                what,
-            });
+            let what = format!("{} has no place in the order of the crates; give it one in {}", package.name, file!());
+            violations.push(Violation { file: manifest.to_owned(), line: 1, what });
             continue;
         };
         for dependency in &package.dependencies {
             let name = dependency.name.as_str();
-            let ours = dependency.path.is_some()
-                || packages.iter().any(|other| other.name.as_str() == name);
+            let ours = dependency.path.is_some() || packages.iter().any(|other| other.name.as_str() == name);
             let in_tests = dependency.kind == DependencyKind::Development;
             let allowed = rule.uses.contains(&name) || (in_tests && rule.tests_use.contains(&name));
             if ours && !allowed {
@@ -91,27 +62,19 @@ pub(super) fn check(metadata: &Metadata) -> Result<Vec<Violation>> {
 }
 
 fn told(rule: &Rule, name: &str, in_tests: bool) -> String {
-    let may = if rule.uses.is_empty() {
-        "no crate of the workspace".to_owned()
-    } else {
-        rule.uses.join(", ")
-    };
+    let may = if rule.uses.is_empty() { "no crate of the workspace".to_owned() } else { rule.uses.join(", ") };
     let tests_may = if rule.tests_use.is_empty() {
         String::new()
     } else {
         format!(" (its tests: {} as well)", rule.tests_use.join(", "))
     };
     let kind = if in_tests { " in its tests" } else { "" };
-    format!(
-        "{} uses {name}{kind}; it may use {may}{tests_may}",
-        rule.name
-    )
+    format!("{} uses {name}{kind}; it may use {may}{tests_may}", rule.name)
 }
 
 /// The line of the manifest that asks for `dependency`; the first line when it is written in a way unknown here.
 fn line_of(manifest: &Path, dependency: &Dependency) -> Result<usize> {
-    let text = fs::read_to_string(manifest)
-        .with_context(|| format!("can't read {}", manifest.display()))?;
+    let text = fs::read_to_string(manifest).with_context(|| format!("can't read {}", manifest.display()))?;
     let section = match dependency.kind {
         DependencyKind::Development => "dev-dependencies",
         DependencyKind::Build => "build-dependencies",
@@ -124,21 +87,13 @@ fn line_of(manifest: &Path, dependency: &Dependency) -> Result<usize> {
         if let Some(header) = line.strip_prefix('[') {
             // `[dependencies]`, `[target.'cfg(unix)'.dependencies]`, `[dependencies.name]`
             let header = header.split(']').next().unwrap_or(header);
-            let ends_with = |tail: &str| {
-                header == tail
-                    || header
-                        .strip_suffix(tail)
-                        .is_some_and(|before| before.ends_with('.'))
-            };
+            let ends_with =
+                |tail: &str| header == tail || header.strip_suffix(tail).is_some_and(|before| before.ends_with('.'));
             if ends_with(&format!("{section}.{key}")) {
                 return Ok(at + 1);
             }
             inside = ends_with(section);
-        } else if inside
-            && line
-                .strip_prefix(key.as_str())
-                .is_some_and(|rest| rest.starts_with(['.', '=', ' ']))
-        {
+        } else if inside && line.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with(['.', '=', ' '])) {
             return Ok(at + 1);
         }
     }

@@ -41,17 +41,10 @@ pub(super) struct Source {
 /// When a file is missing, can't be read or isn't Rust.
 pub(super) fn read(lib: &Path) -> Result<Tree> {
     let folder = lib.parent().context("lib.rs stands in no folder")?;
-    let mut reader = Reader {
-        sources: Vec::new(),
-        read: HashSet::from([(lib.canonicalize()?, None)]),
-    };
+    let mut reader = Reader { sources: Vec::new(), read: HashSet::from([(lib.canonicalize()?, None)]) };
     let mut layers: Vec<String> = Vec::new();
     let root = parse(lib)?.items;
-    let at = Place {
-        file: lib,
-        beside: folder,
-        children: folder.to_owned(),
-    };
+    let at = Place { file: lib, beside: folder, children: folder.to_owned() };
     for item in &root {
         let Item::Mod(module) = item else { continue };
         let name = module.ident.unraw().to_string();
@@ -60,33 +53,20 @@ pub(super) fn read(lib: &Path) -> Result<Tree> {
             continue;
         }
         // The same name twice is one layer, declared once for each side of a `cfg`.
-        let layer = layers
-            .iter()
-            .position(|other| *other == name)
-            .unwrap_or_else(|| {
-                layers.push(name);
-                layers.len() - 1
-            });
+        let layer = layers.iter().position(|other| *other == name).unwrap_or_else(|| {
+            layers.push(name);
+            layers.len() - 1
+        });
         reader.module(module, &at, Some((layer, 1)))?;
         if let Some((_, items)) = &module.content {
-            reader.sources.push(Source {
-                file: lib.to_owned(),
-                layer,
-                depth: 1,
-                items: items.clone(),
-            });
+            reader.sources.push(Source { file: lib.to_owned(), layer, depth: 1, items: items.clone() });
         }
     }
     let mut unreached = Vec::new();
     rust_files(folder, &mut unreached)?;
     let read: HashSet<&PathBuf> = reader.read.iter().map(|(file, _)| file).collect();
     unreached.retain(|file| !file.canonicalize().is_ok_and(|file| read.contains(&file)));
-    Ok(Tree {
-        layers,
-        root,
-        sources: reader.sources,
-        unreached,
-    })
+    Ok(Tree { layers, root, sources: reader.sources, unreached })
 }
 
 /// Where a module's own modules are looked for.
@@ -106,27 +86,14 @@ struct Reader {
 
 impl Reader {
     /// Reads `module`, declared at `at`, and all below it. `place` is its layer and depth; tests have none.
-    fn module(
-        &mut self,
-        module: &ItemMod,
-        at: &Place<'_>,
-        place: Option<(usize, usize)>,
-    ) -> Result<()> {
+    fn module(&mut self, module: &ItemMod, at: &Place<'_>, place: Option<(usize, usize)>) -> Result<()> {
         let name = module.ident.unraw().to_string();
         let place = place.filter(|_| !is_test(&module.attrs));
         let path_attribute = path_attribute(&module.attrs);
 
         if let Some((_, items)) = &module.content {
             let children = at.children.join(path_attribute.as_deref().unwrap_or(&name));
-            return self.items(
-                items,
-                &Place {
-                    file: at.file,
-                    beside: &children.clone(),
-                    children,
-                },
-                place,
-            );
+            return self.items(items, &Place { file: at.file, beside: &children.clone(), children }, place);
         }
 
         let line = module.ident.span().start().line;
@@ -155,42 +122,17 @@ impl Reader {
         if !self.read.insert((file.canonicalize()?, place)) {
             return Ok(()); // two sides of a `cfg` that share a file
         }
-        let beside = file
-            .parent()
-            .context("a module's file stands in no folder")?
-            .to_owned();
-        let children = if is_folder_file {
-            beside.clone()
-        } else {
-            file.with_extension("")
-        };
-        self.items(
-            &parsed.items,
-            &Place {
-                file: &file,
-                beside: &beside,
-                children,
-            },
-            place,
-        )?;
+        let beside = file.parent().context("a module's file stands in no folder")?.to_owned();
+        let children = if is_folder_file { beside.clone() } else { file.with_extension("") };
+        self.items(&parsed.items, &Place { file: &file, beside: &beside, children }, place)?;
         if let Some((layer, depth)) = place {
-            self.sources.push(Source {
-                file,
-                layer,
-                depth,
-                items: parsed.items,
-            });
+            self.sources.push(Source { file, layer, depth, items: parsed.items });
         }
         Ok(())
     }
 
     /// Reads the modules among `items`, whose own module stands at `place`.
-    fn items(
-        &mut self,
-        items: &[Item],
-        at: &Place<'_>,
-        place: Option<(usize, usize)>,
-    ) -> Result<()> {
+    fn items(&mut self, items: &[Item], at: &Place<'_>, place: Option<(usize, usize)>) -> Result<()> {
         for item in items {
             if let Item::Mod(module) = item {
                 self.module(module, at, place.map(|(layer, depth)| (layer, depth + 1)))?;
@@ -201,39 +143,26 @@ impl Reader {
 }
 
 fn parse(file: &Path) -> Result<syn::File> {
-    let text =
-        fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))?;
-    syn::parse_file(&text).map_err(|error| {
-        anyhow::anyhow!(
-            "{}:{}: not Rust: {error}",
-            file.display(),
-            error.span().start().line
-        )
-    })
+    let text = fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))?;
+    syn::parse_file(&text)
+        .map_err(|error| anyhow::anyhow!("{}:{}: not Rust: {error}", file.display(), error.span().start().line))
 }
 
 /// The file that `#[path = "..."]` names.
 fn path_attribute(attributes: &[Attribute]) -> Option<String> {
-    attributes
-        .iter()
-        .find_map(|attribute| match &attribute.meta {
-            Meta::NameValue(pair) if pair.path.is_ident("path") => match &pair.value {
-                Expr::Lit(ExprLit {
-                    lit: Lit::Str(path),
-                    ..
-                }) => Some(path.value()),
-                _ => None,
-            },
+    attributes.iter().find_map(|attribute| match &attribute.meta {
+        Meta::NameValue(pair) if pair.path.is_ident("path") => match &pair.value {
+            Expr::Lit(ExprLit { lit: Lit::Str(path), .. }) => Some(path.value()),
             _ => None,
-        })
+        },
+        _ => None,
+    })
 }
 
 /// Whether what has these attributes is built for tests only.
 pub(super) fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| match &attribute.meta {
-        Meta::List(list) if list.path.is_ident("cfg") => {
-            list.parse_args().is_ok_and(|meta| implies_test(&meta))
-        }
+        Meta::List(list) if list.path.is_ident("cfg") => list.parse_args().is_ok_and(|meta| implies_test(&meta)),
         _ => false,
     })
 }
@@ -243,13 +172,9 @@ fn implies_test(condition: &Meta) -> bool {
     match condition {
         Meta::Path(path) => path.is_ident("test"),
         Meta::List(list) => {
-            let parts = list
-                .parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated)
-                .unwrap_or_default();
+            let parts = list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).unwrap_or_default();
             (list.path.is_ident("all") && parts.iter().any(implies_test))
-                || (list.path.is_ident("any")
-                    && !parts.is_empty()
-                    && parts.iter().all(implies_test))
+                || (list.path.is_ident("any") && !parts.is_empty() && parts.iter().all(implies_test))
         }
         _ => false,
     }
@@ -257,8 +182,7 @@ fn implies_test(condition: &Meta) -> bool {
 
 /// Adds every `.rs` file in `folder` and below to `found`.
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(folder)
-        .with_context(|| format!("can't read the folder {}", folder.display()))?;
+    let entries = fs::read_dir(folder).with_context(|| format!("can't read the folder {}", folder.display()))?;
     for entry in entries {
         let path = entry?.path();
         if path.is_dir() {

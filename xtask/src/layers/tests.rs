@@ -73,19 +73,10 @@ fn braces_are_looked_into() {
 #[test]
 fn paths_in_code_are_found() {
     assert_eq!(found_in_mid("fn f() {\n crate::high::g() }"), UP);
-    assert_eq!(
-        found_in_mid("struct S {\n field: Option<crate::high::T> }"),
-        UP
-    );
+    assert_eq!(found_in_mid("struct S {\n field: Option<crate::high::T> }"), UP);
     assert_eq!(found_in_mid("\nimpl crate::high::T for () {}"), UP);
-    assert_eq!(
-        found_in_mid("fn f() {\n let _ = <() as crate::high::T>::X; }"),
-        UP
-    );
-    assert_eq!(
-        found_in_mid("\nfn f(x: u8) { if let crate::high::K = x {} }"),
-        UP
-    );
+    assert_eq!(found_in_mid("fn f() {\n let _ = <() as crate::high::T>::X; }"), UP);
+    assert_eq!(found_in_mid("\nfn f(x: u8) { if let crate::high::K = x {} }"), UP);
     assert_eq!(found_in_mid("\nfn f() { own::high::g() }"), UP);
 }
 
@@ -93,15 +84,8 @@ fn paths_in_code_are_found() {
 fn chains_of_super_are_followed_to_the_root() {
     assert_eq!(found_in_mid("\nuse super::high::T;"), UP);
     assert_eq!(found_in_mid("\nfn f() { self::super::high::g() }"), UP);
-    assert_eq!(
-        found_in_mid("mod part {\n use super::super::{high::T}; }"),
-        UP
-    );
-    assert_eq!(
-        found_in_mid("mod part {\n use super::high::T; }\nmod high {}"),
-        NONE,
-        "a part of mid named high"
-    );
+    assert_eq!(found_in_mid("mod part {\n use super::super::{high::T}; }"), UP);
+    assert_eq!(found_in_mid("mod part {\n use super::high::T; }\nmod high {}"), NONE, "a part of mid named high");
 }
 
 #[test]
@@ -116,62 +100,33 @@ fn the_whole_root_is_too_much() {
 #[test]
 fn a_detour_through_a_re_export_in_the_root_is_found() {
     assert_eq!(found_in_mid("\nuse crate::Crane;"), UP);
-    assert_eq!(
-        found_in_mid("\nuse crate::Shallow;"),
-        UP,
-        "renamed on the way"
-    );
+    assert_eq!(found_in_mid("\nuse crate::Shallow;"), UP, "renamed on the way");
     assert_eq!(found_in_mid("\nfn f(c: super::Crane) {}"), UP);
     assert_eq!(found_in_mid("\nuse crate::Base;"), NONE, "it is from low");
-    assert_eq!(
-        found_in_mid("\nuse crate::Ridge;"),
-        ["mid.rs:2: mid uses `crate::Ridge`"],
-        "from a `*`, so who knows"
-    );
+    assert_eq!(found_in_mid("\nuse crate::Ridge;"), ["mid.rs:2: mid uses `crate::Ridge`"], "from a `*`, so who knows");
 }
 
 #[test]
 fn a_layer_that_re_exports_a_higher_one_is_found_where_it_does() {
-    let files = [
-        ("lib.rs", "mod low;\nmod mid;"),
-        ("low.rs", "\npub use crate::mid::T;"),
-        ("mid.rs", "use crate::low::T;"),
-    ];
+    let files =
+        [("lib.rs", "mod low;\nmod mid;"), ("low.rs", "\npub use crate::mid::T;"), ("mid.rs", "use crate::low::T;")];
     assert_eq!(found(&files), ["low.rs:2: low uses mid"]);
 }
 
 #[test]
 fn a_name_re_exported_from_two_layers_counts_as_the_later() {
     let lib = "mod low;\nmod mid;\nmod high;\n#[cfg(a)]\npub use high::T;\n#[cfg(not(a))]\npub use low::T;";
-    let files = [
-        ("lib.rs", lib),
-        ("low.rs", ""),
-        ("mid.rs", "use crate::T;"),
-        ("high.rs", ""),
-    ];
+    let files = [("lib.rs", lib), ("low.rs", ""), ("mid.rs", "use crate::T;"), ("high.rs", "")];
     assert_eq!(found(&files), ["mid.rs:1: mid uses high"]);
 }
 
 #[test]
 fn macros_and_attributes_are_looked_into() {
-    assert_eq!(
-        found_in_mid("fn f() { assert!(x,\n \"{}\", crate::high::g(1)); }"),
-        UP
-    );
+    assert_eq!(found_in_mid("fn f() { assert!(x,\n \"{}\", crate::high::g(1)); }"), UP);
     assert_eq!(found_in_mid("fn f() { vec![(\n super::high::G)]; }"), UP);
-    assert_eq!(
-        found_in_mid("macro_rules! m { () => {\n $crate::high::g() } }"),
-        UP
-    );
-    assert_eq!(
-        found_in_mid("macro_rules! m { () => { use $crate::{low::{high},\n high::x}; } }"),
-        UP
-    );
-    assert_eq!(
-        found_in_mid("\nuse crate::lift;"),
-        UP,
-        "an exported macro stands in the root"
-    );
+    assert_eq!(found_in_mid("macro_rules! m { () => {\n $crate::high::g() } }"), UP);
+    assert_eq!(found_in_mid("macro_rules! m { () => { use $crate::{low::{high},\n high::x}; } }"), UP);
+    assert_eq!(found_in_mid("\nuse crate::lift;"), UP, "an exported macro stands in the root");
     assert_eq!(found_in_mid("fn f() {\n crate::lift!() }"), UP);
     assert_eq!(found_in_mid("\n#[derive(crate::high::Make)] struct S;"), UP);
 }
@@ -184,24 +139,12 @@ fn documentation_and_strings_are_exempt() {
 
 #[test]
 fn tests_are_exempt() {
-    assert_eq!(
-        found_in_mid("#[cfg(test)]\nmod tests { use crate::high::T; use crate::*; }"),
-        NONE
-    );
-    assert_eq!(
-        found_in_mid("#[cfg(all(loom, test))]\nmod tests { use crate::high::T; }"),
-        NONE
-    );
+    assert_eq!(found_in_mid("#[cfg(test)]\nmod tests { use crate::high::T; use crate::*; }"), NONE);
+    assert_eq!(found_in_mid("#[cfg(all(loom, test))]\nmod tests { use crate::high::T; }"), NONE);
     assert_eq!(found_in_mid("#[cfg(test)]\nuse crate::high::T;"), NONE);
-    assert_eq!(
-        found_in_mid("impl S { #[cfg(test)]\nfn f() { crate::high::g() } }"),
-        NONE
-    );
+    assert_eq!(found_in_mid("impl S { #[cfg(test)]\nfn f() { crate::high::g() } }"), NONE);
     assert_eq!(found_in_mid("#[cfg(not(test))]\nuse crate::high::T;"), UP);
-    assert_eq!(
-        found_in_mid("#[cfg(any(test, loom))]\nuse crate::high::T;"),
-        UP
-    );
+    assert_eq!(found_in_mid("#[cfg(any(test, loom))]\nuse crate::high::T;"), UP);
     let lib = "mod low;\n#[cfg(test)]\nmod tests;\nmod high;";
     let files = [
         ("lib.rs", lib),
@@ -221,10 +164,7 @@ fn files_deep_in_a_layer_are_read() {
         ("lib.rs", lib),
         ("low/mod.rs", "mod a;\n#[path = \"odd/place.rs\"]\nmod b;"),
         ("low/a.rs", "mod deep { pub mod leaf; }"),
-        (
-            "low/a/deep/leaf.rs",
-            "use super::super::super::super::high::T;",
-        ),
+        ("low/a/deep/leaf.rs", "use super::super::super::super::high::T;"),
         ("low/odd/place.rs", "\nuse super::super::high::T;"),
         ("inline/leaf.rs", "use crate::high::T;"),
         ("high.rs", ""),
@@ -241,22 +181,14 @@ fn files_deep_in_a_layer_are_read() {
 #[test]
 fn one_file_for_a_test_and_a_layer_is_checked_as_the_layer() {
     let low = "#[cfg(test)]\n#[path = \"shared.rs\"]\nmod a;\n#[cfg(not(test))]\n#[path = \"shared.rs\"]\nmod b;";
-    let files = [
-        ("lib.rs", "mod low;\nmod high;"),
-        ("low.rs", low),
-        ("high.rs", ""),
-        ("shared.rs", "use crate::high::T;"),
-    ];
+    let files =
+        [("lib.rs", "mod low;\nmod high;"), ("low.rs", low), ("high.rs", ""), ("shared.rs", "use crate::high::T;")];
     assert_eq!(found(&files), ["shared.rs:1: low uses high"]);
 }
 
 #[test]
 fn a_file_that_the_check_cannot_find_its_way_to_is_told() {
-    let files = [
-        ("lib.rs", "mod low;"),
-        ("low.rs", "with! { mod hidden; }"),
-        ("low/hidden.rs", "use crate::x;"),
-    ];
+    let files = [("lib.rs", "mod low;"), ("low.rs", "with! { mod hidden; }"), ("low/hidden.rs", "use crate::x;")];
     assert_eq!(found(&files), ["low/hidden.rs:1: no `mod` line"]);
 }
 
@@ -264,10 +196,7 @@ fn a_file_that_the_check_cannot_find_its_way_to_is_told() {
 fn broken_trees_are_errors_with_their_place() {
     let error = |files: &[(&str, &str)]| {
         let folder = tree(files);
-        modules::read(&folder.path().join("lib.rs"))
-            .err()
-            .expect("broken")
-            .to_string()
+        modules::read(&folder.path().join("lib.rs")).err().expect("broken").to_string()
     };
     assert!(error(&[("lib.rs", "\nmod gone;")]).contains("lib.rs:2: no file for `mod gone`"));
     assert!(error(&[("lib.rs", "mod low;"), ("low.rs", "fn f( {")]).contains("low.rs:1: not Rust"));
@@ -275,21 +204,14 @@ fn broken_trees_are_errors_with_their_place() {
 
 /// What the check says of a workspace with these crates: a name, and what its manifest asks for.
 fn found_in_crates(crates: &[(&str, &str)]) -> Vec<String> {
-    let mut files = vec![(
-        "Cargo.toml".to_owned(),
-        "[workspace]\nresolver = \"3\"\nmembers = [\"crates/*\"]\n".to_owned(),
-    )];
+    let mut files =
+        vec![("Cargo.toml".to_owned(), "[workspace]\nresolver = \"3\"\nmembers = [\"crates/*\"]\n".to_owned())];
     for (name, asks) in crates {
-        let manifest = format!(
-            "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n{asks}\n"
-        );
+        let manifest = format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n{asks}\n");
         files.push((format!("crates/{name}/Cargo.toml"), manifest));
         files.push((format!("crates/{name}/src/lib.rs"), String::new()));
     }
-    let borrowed: Vec<(&str, &str)> = files
-        .iter()
-        .map(|(name, text)| (name.as_str(), text.as_str()))
-        .collect();
+    let borrowed: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let folder = tree(&borrowed);
     let metadata = MetadataCommand::new()
         .manifest_path(folder.path().join("Cargo.toml"))
@@ -316,19 +238,10 @@ fn crates_in_order_are_fine() {
     let crates = [
         ("pagemove", String::new()),
         ("pagemove-drivers", format!("[dependencies]\n{CORE_PATH}")),
-        (
-            "pagemove-hosted",
-            format!("[dependencies]\n{CORE_PATH}\n[dev-dependencies]\n{DRIVERS_PATH}"),
-        ),
-        (
-            "pagemove-cli",
-            format!("[dependencies]\n{CORE_PATH}\n{DRIVERS_PATH}\n{HOSTED_PATH}"),
-        ),
+        ("pagemove-hosted", format!("[dependencies]\n{CORE_PATH}\n[dev-dependencies]\n{DRIVERS_PATH}")),
+        ("pagemove-cli", format!("[dependencies]\n{CORE_PATH}\n{DRIVERS_PATH}\n{HOSTED_PATH}")),
     ];
-    let crates: Vec<(&str, &str)> = crates
-        .iter()
-        .map(|(name, asks)| (*name, asks.as_str()))
-        .collect();
+    let crates: Vec<(&str, &str)> = crates.iter().map(|(name, asks)| (*name, asks.as_str())).collect();
     assert_eq!(found_in_crates(&crates), NONE);
 }
 
@@ -336,12 +249,7 @@ fn crates_in_order_are_fine() {
 fn each_crate_against_the_order_is_found_with_its_line() {
     let crates = [
         ("pagemove", format!("[dev-dependencies]\n{HOSTED_PATH}")),
-        (
-            "pagemove-drivers",
-            format!(
-                "[dependencies]\n{CORE_PATH}\n[target.'cfg(unix)'.dependencies]\n{HOSTED_PATH}"
-            ),
-        ),
+        ("pagemove-drivers", format!("[dependencies]\n{CORE_PATH}\n[target.'cfg(unix)'.dependencies]\n{HOSTED_PATH}")),
         (
             "pagemove-hosted",
             format!(
@@ -349,15 +257,9 @@ fn each_crate_against_the_order_is_found_with_its_line() {
             ),
         ),
         ("pagemove-new", format!("[dependencies]\n{CORE_PATH}")),
-        (
-            "xtask",
-            "[build-dependencies.pagemove]\npath = \"../pagemove\"".to_owned(),
-        ),
+        ("xtask", "[build-dependencies.pagemove]\npath = \"../pagemove\"".to_owned()),
     ];
-    let crates: Vec<(&str, &str)> = crates
-        .iter()
-        .map(|(name, asks)| (*name, asks.as_str()))
-        .collect();
+    let crates: Vec<(&str, &str)> = crates.iter().map(|(name, asks)| (*name, asks.as_str())).collect();
     let expected = [
         "crates/pagemove/Cargo.toml:6: pagemove uses pagemove-hosted in its tests",
         "crates/pagemove-drivers/Cargo.toml:8: pagemove-drivers uses pagemove-hosted",

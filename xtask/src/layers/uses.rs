@@ -10,9 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::visit::{self, Visit};
-use syn::{
-    Attribute, Ident, ImplItemFn, Item, ItemMod, ItemUse, Macro, Meta, Path, UseTree, VisRestricted,
-};
+use syn::{Attribute, Ident, ImplItemFn, Item, ItemMod, ItemUse, Macro, Meta, Path, UseTree, VisRestricted};
 
 use super::Violation;
 use super::modules::{Source, Tree, is_test};
@@ -40,13 +38,7 @@ pub(super) fn check(tree: &Tree) -> (usize, Vec<Violation>) {
     let mut uses = 0;
     let mut violations = BTreeSet::new();
     for source in &tree.sources {
-        let mut finder = Finder {
-            root: &root,
-            source,
-            depth: source.depth,
-            uses: 0,
-            violations: BTreeSet::new(),
-        };
+        let mut finder = Finder { root: &root, source, depth: source.depth, uses: 0, violations: BTreeSet::new() };
         source.items.iter().for_each(|item| finder.visit_item(item));
         uses += finder.uses;
         violations.extend(finder.violations);
@@ -62,26 +54,13 @@ pub(super) fn check(tree: &Tree) -> (usize, Vec<Violation>) {
 
 impl<'a> Root<'a> {
     fn of(tree: &'a Tree) -> Self {
-        let layers = tree
-            .layers
-            .iter()
-            .enumerate()
-            .map(|(at, name)| (name.clone(), Origin::Layer(at)));
-        let mut root = Root {
-            layers: &tree.layers,
-            names: layers.collect(),
-            called: vec!["crate".to_owned()],
-        };
+        let layers = tree.layers.iter().enumerate().map(|(at, name)| (name.clone(), Origin::Layer(at)));
+        let mut root = Root { layers: &tree.layers, names: layers.collect(), called: vec!["crate".to_owned()] };
         for item in &tree.root {
             let Item::ExternCrate(item) = item else {
                 continue;
             };
-            let name = item
-                .rename
-                .as_ref()
-                .map_or(&item.ident, |(_, name)| name)
-                .unraw()
-                .to_string();
+            let name = item.rename.as_ref().map_or(&item.ident, |(_, name)| name).unraw().to_string();
             if item.ident == "self" {
                 root.called.push(name);
             } else {
@@ -122,9 +101,7 @@ impl<'a> Root<'a> {
     /// What a `use` in the root itself leads to.
     fn origin_in_root(&self, path: &[(String, Span)], leading_colon: bool) -> Origin {
         let mut names = path.iter().map(|(name, _)| name.as_str()).peekable();
-        let from_here = names
-            .next_if(|name| *name == "self" || self.called.iter().any(|own| own == name))
-            .is_some();
+        let from_here = names.next_if(|name| *name == "self" || self.called.iter().any(|own| own == name)).is_some();
         match names.next().and_then(|first| self.names.get(first)) {
             Some(origin) if from_here || !leading_colon => *origin,
             _ => Origin::Outside,
@@ -138,10 +115,7 @@ struct ExportedMacros(Vec<String>);
 impl<'ast> Visit<'ast> for ExportedMacros {
     fn visit_item_macro(&mut self, item: &'ast syn::ItemMacro) {
         if let Some(name) = &item.ident
-            && item
-                .attrs
-                .iter()
-                .any(|attribute| attribute.path().is_ident("macro_export"))
+            && item.attrs.iter().any(|attribute| attribute.path().is_ident("macro_export"))
         {
             self.0.push(name.unraw().to_string());
         }
@@ -163,39 +137,20 @@ fn leaves(tree: &UseTree) -> Vec<Leaf> {
             UseTree::Path(path) => walk(&path.tree, &with(&path.ident), found),
             UseTree::Name(name) if name.ident == "self" && !before.is_empty() => {
                 let name = before.last().map(|(name, _)| name.clone());
-                found.push(Leaf {
-                    path: before.to_vec(),
-                    name,
-                });
+                found.push(Leaf { path: before.to_vec(), name });
             }
             UseTree::Name(name) => {
-                found.push(Leaf {
-                    path: with(&name.ident),
-                    name: Some(name.ident.unraw().to_string()),
-                });
+                found.push(Leaf { path: with(&name.ident), name: Some(name.ident.unraw().to_string()) });
             }
             UseTree::Rename(rename) => {
-                let path = if rename.ident == "self" {
-                    before.to_vec()
-                } else {
-                    with(&rename.ident)
-                };
-                found.push(Leaf {
-                    path,
-                    name: Some(rename.rename.unraw().to_string()),
-                });
+                let path = if rename.ident == "self" { before.to_vec() } else { with(&rename.ident) };
+                found.push(Leaf { path, name: Some(rename.rename.unraw().to_string()) });
             }
             UseTree::Glob(glob) => {
                 let star = ("*".to_owned(), glob.star_token.spans[0]);
-                found.push(Leaf {
-                    path: [before, &[star]].concat(),
-                    name: None,
-                });
+                found.push(Leaf { path: [before, &[star]].concat(), name: None });
             }
-            UseTree::Group(group) => group
-                .items
-                .iter()
-                .for_each(|tree| walk(tree, before, found)),
+            UseTree::Group(group) => group.items.iter().for_each(|tree| walk(tree, before, found)),
         }
     }
     let mut found = Vec::new();
@@ -222,11 +177,7 @@ impl Finder<'_> {
         let Some((last, span)) = path.last() else {
             return;
         };
-        let as_written = path
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect::<Vec<_>>()
-            .join("::");
+        let as_written = path.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join("::");
         let own = &self.root.layers[self.source.layer];
         let (name, span) = match after_root.first() {
             None if in_use => (last.as_str(), *span),
@@ -235,9 +186,7 @@ impl Finder<'_> {
         };
         let what = match self.root.names.get(name) {
             _ if after_root.is_empty() || name == "*" => {
-                format!(
-                    "{own} takes in the crate's whole root (`{as_written}`), so all layers; name what it uses"
-                )
+                format!("{own} takes in the crate's whole root (`{as_written}`), so all layers; name what it uses")
             }
             Some(Origin::Outside) => return,
             Some(Origin::Layer(layer)) if *layer <= self.source.layer => {
@@ -256,11 +205,7 @@ impl Finder<'_> {
                  put it into a module, or name its module"
             ),
         };
-        self.violations.insert(Violation {
-            file: self.source.file.clone(),
-            line: span.start().line,
-            what,
-        });
+        self.violations.insert(Violation { file: self.source.file.clone(), line: span.start().line, what });
     }
 
     /// What is left of `path` after its way to the crate's root, or `None` if it doesn't go there.
@@ -285,15 +230,11 @@ impl Finder<'_> {
                     let mut path = vec![(ident.unraw().to_string(), ident.span())];
                     while is_path_separator(&tokens[at + 1..]) {
                         match tokens.get(at + 3) {
-                            Some(TokenTree::Ident(ident)) => {
-                                path.push((ident.unraw().to_string(), ident.span()))
-                            }
+                            Some(TokenTree::Ident(ident)) => path.push((ident.unraw().to_string(), ident.span())),
                             Some(TokenTree::Punct(star)) if star.as_char() == '*' => {
                                 path.push(("*".to_owned(), star.span()));
                             }
-                            Some(TokenTree::Group(group))
-                                if group.delimiter() == Delimiter::Brace =>
-                            {
+                            Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace => {
                                 self.braces(&path, group.stream());
                                 break;
                             }
@@ -315,10 +256,7 @@ impl Finder<'_> {
         for token in tokens {
             match &token {
                 TokenTree::Ident(ident) if starts => {
-                    self.path(
-                        &[path, &[(ident.unraw().to_string(), ident.span())]].concat(),
-                        false,
-                    );
+                    self.path(&[path, &[(ident.unraw().to_string(), ident.span())]].concat(), false);
                     starts = false;
                 }
                 TokenTree::Punct(punct) if punct.as_char() == ',' => starts = true,
@@ -356,17 +294,12 @@ impl<'ast> Visit<'ast> for Finder<'_> {
         for leaf in leaves(&item.tree) {
             self.path(&leaf.path, true);
         }
-        item.attrs
-            .iter()
-            .for_each(|attribute| self.visit_attribute(attribute));
+        item.attrs.iter().for_each(|attribute| self.visit_attribute(attribute));
     }
 
     fn visit_path(&mut self, path: &'ast Path) {
-        let names: Vec<_> = path
-            .segments
-            .iter()
-            .map(|part| (part.ident.unraw().to_string(), part.ident.span()))
-            .collect();
+        let names: Vec<_> =
+            path.segments.iter().map(|part| (part.ident.unraw().to_string(), part.ident.span())).collect();
         self.path(&names, false);
         visit::visit_path(self, path); // generic arguments hold paths of their own
     }

@@ -26,16 +26,8 @@ pub(crate) struct Blocks<'a> {
 
 impl<'a> Blocks<'a> {
     pub(super) fn new(layout: &'a Layout) -> Self {
-        let run = Run {
-            class: FrameClass::Absent,
-            frames: 0,
-        };
-        Self {
-            size: layout.frames_per_block(),
-            pfn: layout.first_pfn(),
-            run,
-            rest: layout.runs.iter(),
-        }
+        let run = Run { class: FrameClass::Absent, frames: 0 };
+        Self { size: layout.frames_per_block(), pfn: layout.first_pfn(), run, rest: layout.runs.iter() }
     }
 
     /// Goes on to the next run once this one is used up; false at the end.
@@ -74,10 +66,7 @@ impl Iterator for Blocks<'_> {
             self.run.frames -= take;
         }
         self.pfn += self.size;
-        Some(Block {
-            pfn,
-            classes: classes.into(),
-        })
+        Some(Block { pfn, classes: classes.into() })
     }
 }
 
@@ -87,42 +76,20 @@ mod tests {
     use crate::layout::Zone;
 
     fn zone(start_pfn: u64, spanned: u64) -> Zone {
-        Zone {
-            name: "Normal".into(),
-            node: 0,
-            start_pfn,
-            spanned,
-            present: spanned,
-        }
+        Zone { name: "Normal".into(), node: 0, start_pfn, spanned, present: spanned }
     }
 
     fn layout(zones: Vec<Zone>, runs: &[(FrameClass, u64)]) -> Layout {
-        Layout::new(
-            "test".into(),
-            2,
-            zones,
-            runs.iter().copied().map(Run::from).collect(),
-        )
-        .expect("consistent")
+        Layout::new("test".into(), 2, zones, runs.iter().copied().map(Run::from).collect()).expect("consistent")
     }
 
     #[test]
     fn blocks_are_whole_and_holes_are_passed_over() {
         use FrameClass::*;
         // Frame 0 is outside the zone; 7..17 is a hole with blocks 8..12 and 12..16 wholly in it.
-        let runs = [
-            (Absent, 1),
-            (Free, 5),
-            (Anon, 1),
-            (Absent, 10),
-            (Slab, 1),
-            (Absent, 2),
-        ];
+        let runs = [(Absent, 1), (Free, 5), (Anon, 1), (Absent, 10), (Slab, 1), (Absent, 2)];
         let layout = layout(vec![zone(1, 6), zone(17, 1)], &runs);
-        let blocks: Vec<_> = layout
-            .blocks()
-            .map(|block| (block.pfn, block.classes.to_vec()))
-            .collect();
+        let blocks: Vec<_> = layout.blocks().map(|block| (block.pfn, block.classes.to_vec())).collect();
         assert_eq!(
             blocks,
             [

@@ -79,11 +79,7 @@ impl Layout {
 }
 
 /// Captures what the files in a folder like `/proc`, and one like `/sys`, say.
-fn capture_from(
-    proc: &Path,
-    sys: &Path,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Capture, CaptureError> {
+fn capture_from(proc: &Path, sys: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Capture, CaptureError> {
     let mut flags = FrameFile::open(proc.join("kpageflags"))?;
     let mut counts = FrameFile::open(proc.join("kpagecount"))?;
     let infos = read_zones(proc)?;
@@ -92,13 +88,9 @@ fn capture_from(
         return Err(LayoutError::PageblockOrder(order).into());
     }
     let pieces = zoneinfo::pieces(&infos);
-    let total = pieces
-        .iter()
-        .map(|piece| piece.end_pfn - piece.start_pfn)
-        .sum();
+    let total = pieces.iter().map(|piece| piece.end_pfn - piece.start_pfn).sum();
 
-    let (mut seen, mut classifier, mut done) =
-        (Vec::<(Seen, u64)>::new(), Classifier::default(), 0);
+    let (mut seen, mut classifier, mut done) = (Vec::<(Seen, u64)>::new(), Classifier::default(), 0);
     let mut push = |what, frames| match seen.last_mut() {
         Some((last, length)) if *last == what => *length += frames,
         _ => seen.push((what, frames)),
@@ -123,35 +115,18 @@ fn capture_from(
         }
     }
     let after = read_zones(proc)?;
-    let middle = |of: fn(&ZoneInfo) -> u64| {
-        (infos.iter().map(of).sum::<u64>() + after.iter().map(of).sum::<u64>()) / 2
-    };
+    let middle = |of: fn(&ZoneInfo) -> u64| (infos.iter().map(of).sum::<u64>() + after.iter().map(of).sum::<u64>()) / 2;
     let (zoneinfo, per_cpu) = (middle(|zone| zone.free), middle(|zone| zone.per_cpu));
 
-    let marked: u64 = seen
-        .iter()
-        .filter(|(what, _)| *what == Seen::Class(FrameClass::Free))
-        .map(|run| run.1)
-        .sum();
+    let marked: u64 = seen.iter().filter(|(what, _)| *what == Seen::Class(FrameClass::Free)).map(|run| run.1).sum();
     // Marked heads alone are one frame for each block, and most free memory is in large blocks.
     let heads_only = marked < zoneinfo / 2;
     let (zones, runs) = settle_runs(&infos, &pieces, &seen, heads_only, order);
-    let captured = runs
-        .iter()
-        .filter(|run| run.class == FrameClass::Free)
-        .map(|run| run.frames)
-        .sum();
+    let captured = runs.iter().filter(|run| run.class == FrameClass::Free).map(|run| run.frames).sum();
     let release = fs::read_to_string(proc.join("sys/kernel/osrelease")).unwrap_or_default();
     let source = format!("live capture, Linux {}", release.trim());
     let layout = Layout::new(source.trim_end().to_owned(), order, zones, runs)?;
-    Ok(Capture {
-        layout,
-        check: FreeCheck {
-            captured,
-            zoneinfo,
-            per_cpu,
-        },
-    })
+    Ok(Capture { layout, check: FreeCheck { captured, zoneinfo, per_cpu } })
 }
 
 /// Decides what was left open, and fills the places between the zones.
@@ -164,17 +139,12 @@ fn settle_runs(
 ) -> (Vec<Zone>, Vec<Run>) {
     // Frames that a zone spans but didn't get into its allocator: no more than these can be missing behind blank
     // sections.
-    let mut lacking: Vec<u64> = infos
-        .iter()
-        .map(|info| info.spanned.saturating_sub(info.managed))
-        .collect();
+    let mut lacking: Vec<u64> = infos.iter().map(|info| info.spanned.saturating_sub(info.managed)).collect();
     let block = 1_u64 << order;
     let (mut zones, mut runs) = (Vec::new(), Vec::new());
     let mut seen = seen.iter().copied();
     let mut rest: Option<(Seen, u64)> = None;
-    let mut at = pieces
-        .first()
-        .map_or(0, |piece| piece.start_pfn / block * block);
+    let mut at = pieces.first().map_or(0, |piece| piece.start_pfn / block * block);
     for piece in pieces {
         push_run(&mut runs, FrameClass::Absent, piece.start_pfn - at);
         at = piece.start_pfn;
@@ -218,11 +188,7 @@ fn settle_runs(
             present: present.min(info.present),
         });
     }
-    push_run(
-        &mut runs,
-        FrameClass::Absent,
-        at.next_multiple_of(block) - at,
-    );
+    push_run(&mut runs, FrameClass::Absent, at.next_multiple_of(block) - at);
     (zones, runs)
 }
 
@@ -240,17 +206,9 @@ fn read_zones(proc: &Path) -> Result<Vec<ZoneInfo>, CaptureError> {
 /// Returns the order of a pageblock, as the kernel says it, or as it follows from the size of a huge page.
 fn pageblock_order(proc: &Path, sys: &Path) -> u8 {
     let stated = fs::read_to_string(proc.join("pagetypeinfo")).ok();
-    let stated = stated.and_then(|text| {
-        text.lines()
-            .next()?
-            .strip_prefix("Page block order:")?
-            .trim()
-            .parse()
-            .ok()
-    });
+    let stated = stated.and_then(|text| text.lines().next()?.strip_prefix("Page block order:")?.trim().parse().ok());
     let huge = || {
-        let bytes =
-            fs::read_to_string(sys.join("kernel/mm/transparent_hugepage/hpage_pmd_size")).ok()?;
+        let bytes = fs::read_to_string(sys.join("kernel/mm/transparent_hugepage/hpage_pmd_size")).ok()?;
         let frames = bytes.trim().parse::<u64>().ok()? / super::FRAME_BYTES;
         u8::try_from(frames.checked_ilog2()?).ok()
     };
@@ -268,12 +226,7 @@ struct FrameFile {
 impl FrameFile {
     fn open(path: PathBuf) -> Result<Self, CaptureError> {
         match File::open(&path) {
-            Ok(file) => Ok(Self {
-                path,
-                file,
-                bytes: Vec::new(),
-                words: Vec::new(),
-            }),
+            Ok(file) => Ok(Self { path, file, bytes: Vec::new(), words: Vec::new() }),
             Err(error) => Err(refused(path, error)),
         }
     }
@@ -283,10 +236,7 @@ impl FrameFile {
         self.bytes.resize((end - first) as usize * 8, 0);
         let mut filled = 0;
         while filled < self.bytes.len() {
-            match self
-                .file
-                .read_at(&mut self.bytes[filled..], first * 8 + filled as u64)
-            {
+            match self.file.read_at(&mut self.bytes[filled..], first * 8 + filled as u64) {
                 Ok(0) => break,
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -295,11 +245,7 @@ impl FrameFile {
         }
         let (words, _) = self.bytes.as_chunks::<8>();
         self.words.clear();
-        self.words.extend(
-            words[..filled / 8]
-                .iter()
-                .map(|word| u64::from_ne_bytes(*word)),
-        );
+        self.words.extend(words[..filled / 8].iter().map(|word| u64::from_ne_bytes(*word)));
         self.words.resize((end - first) as usize, NOPAGE);
         Ok(&self.words)
     }

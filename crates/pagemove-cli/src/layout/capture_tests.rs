@@ -13,12 +13,7 @@ struct Made(&'static str, u64, u64, u64, u64);
 
 fn folder(zones: &[Made], order: u8, flags: &[u64], counts: &[u64]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    let words = |words: &[u64]| {
-        words
-            .iter()
-            .flat_map(|word| word.to_ne_bytes())
-            .collect::<Vec<_>>()
-    };
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
     let mut text = String::new();
     for Made(name, start, spanned, managed, free) in zones {
         text += &format!(
@@ -26,13 +21,9 @@ fn folder(zones: &[Made], order: u8, flags: &[u64], counts: &[u64]) -> tempfile:
              count: 3\n start_pfn: {start}\n"
         );
     }
-    let write =
-        |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("writes");
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("writes");
     write("zoneinfo", text.as_bytes());
-    write(
-        "pagetypeinfo",
-        format!("Page block order: {order}\nPages per block: 4\n").as_bytes(),
-    );
+    write("pagetypeinfo", format!("Page block order: {order}\nPages per block: 4\n").as_bytes());
     write("kpageflags", &words(flags));
     write("kpagecount", &words(counts));
     folder
@@ -50,9 +41,7 @@ fn runs(layout: &Layout) -> Vec<(FrameClass, u64)> {
 fn zones_holes_and_the_end_of_the_file() {
     let zones = [Made("DMA", 1, 4, 4, 2), Made("Normal", 8, 6, 6, 1)];
     // The file ends at PFN 12, ahead of the last zone's end; frame 0 and 5..8 belong to no zone.
-    let flags = [
-        SLAB, BUDDY, BUDDY, SLAB, LRU, SLAB, SLAB, SLAB, MMAP, 0, BUDDY, LRU,
-    ];
+    let flags = [SLAB, BUDDY, BUDDY, SLAB, LRU, SLAB, SLAB, SLAB, MMAP, 0, BUDDY, LRU];
     let folder = folder(&zones, 2, &flags, &[0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]);
     let found = capture(&folder);
     let expected = [
@@ -68,14 +57,7 @@ fn zones_holes_and_the_end_of_the_file() {
         (Absent, 4),
     ];
     assert_eq!(runs(&found.layout), expected);
-    assert_eq!(
-        found.check,
-        FreeCheck {
-            captured: 3,
-            zoneinfo: 3,
-            per_cpu: 6
-        }
-    );
+    assert_eq!(found.check, FreeCheck { captured: 3, zoneinfo: 3, per_cpu: 6 });
     assert_eq!(found.layout.zones()[1].start_pfn, 8);
 }
 
@@ -85,17 +67,11 @@ fn kernels_that_mark_only_the_head_of_a_free_block() {
     let flags = [0, 0, 0, 0, BUDDY, 0, 0, 0, 0, BUDDY, 0, SLAB];
     let counts = [0; 12];
     let old = capture(&folder(&[Made("Normal", 4, 8, 8, 6)], 2, &flags, &counts));
-    assert_eq!(
-        runs(&old.layout),
-        [(Free, 4), (Kernel, 1), (Free, 1), (Kernel, 1), (Slab, 1)]
-    );
+    assert_eq!(runs(&old.layout), [(Free, 4), (Kernel, 1), (Free, 1), (Kernel, 1), (Slab, 1)]);
     assert_eq!(old.check.captured, 5);
     // The same frames on a kernel that says only two are free: then what follows a head is in use.
     let new = capture(&folder(&[Made("Normal", 4, 8, 8, 2)], 2, &flags, &counts));
-    assert_eq!(
-        runs(&new.layout),
-        [(Free, 1), (Kernel, 4), (Free, 1), (Kernel, 1), (Slab, 1)]
-    );
+    assert_eq!(runs(&new.layout), [(Free, 1), (Kernel, 4), (Free, 1), (Kernel, 1), (Slab, 1)]);
 }
 
 #[test]
@@ -106,78 +82,29 @@ fn blank_sections_are_absent_as_far_as_the_zone_lacks_frames() {
     flags[4 * section - 1] = SLAB;
     let counts = vec![0; 4 * section];
     let spanned = 4 * SECTION;
-    let lacks_one = capture(&folder(
-        &[Made("Normal", 0, spanned, spanned - SECTION - 7, 0)],
-        9,
-        &flags,
-        &counts,
-    ));
-    let expected = [
-        (Slab, 1),
-        (Kernel, SECTION - 1),
-        (Absent, SECTION),
-        (Kernel, 2 * SECTION - 1),
-        (Slab, 1),
-    ];
+    let lacks_one = capture(&folder(&[Made("Normal", 0, spanned, spanned - SECTION - 7, 0)], 9, &flags, &counts));
+    let expected = [(Slab, 1), (Kernel, SECTION - 1), (Absent, SECTION), (Kernel, 2 * SECTION - 1), (Slab, 1)];
     assert_eq!(runs(&lacks_one.layout), expected);
-    let lacks_none = capture(&folder(
-        &[Made("Normal", 0, spanned, spanned, 0)],
-        9,
-        &flags,
-        &counts,
-    ));
-    assert_eq!(
-        runs(&lacks_none.layout),
-        [(Slab, 1), (Kernel, 4 * SECTION - 2), (Slab, 1)]
-    );
+    let lacks_none = capture(&folder(&[Made("Normal", 0, spanned, spanned, 0)], 9, &flags, &counts));
+    assert_eq!(runs(&lacks_none.layout), [(Slab, 1), (Kernel, 4 * SECTION - 2), (Slab, 1)]);
 }
 
 #[test]
 fn a_zone_within_another_is_cut_out_of_it() {
     let zones = [Made("Normal", 0, 12, 8, 2), Made("Movable", 4, 4, 4, 4)];
-    let flags = [
-        SLAB,
-        SLAB,
-        SLAB,
-        BUDDY,
-        BUDDY,
-        BUDDY,
-        BUDDY,
-        BUDDY,
-        BUDDY,
-        SLAB,
-        1 << 20,
-        SLAB,
-    ];
+    let flags = [SLAB, SLAB, SLAB, BUDDY, BUDDY, BUDDY, BUDDY, BUDDY, BUDDY, SLAB, 1 << 20, SLAB];
     let found = capture(&folder(&zones, 2, &flags, &[0; 12]));
-    let names: Vec<_> = found
-        .layout
-        .zones()
-        .iter()
-        .map(|z| (z.name.as_str(), z.start_pfn, z.spanned, z.present))
-        .collect();
-    assert_eq!(
-        names,
-        [
-            ("Normal", 0, 4, 4),
-            ("Movable", 4, 4, 4),
-            ("Normal", 8, 4, 3)
-        ]
-    );
-    assert_eq!(
-        runs(&found.layout),
-        [(Slab, 3), (Free, 6), (Slab, 1), (Absent, 1), (Slab, 1)]
-    );
+    let names: Vec<_> =
+        found.layout.zones().iter().map(|z| (z.name.as_str(), z.start_pfn, z.spanned, z.present)).collect();
+    assert_eq!(names, [("Normal", 0, 4, 4), ("Movable", 4, 4, 4), ("Normal", 8, 4, 3)]);
+    assert_eq!(runs(&found.layout), [(Slab, 3), (Free, 6), (Slab, 1), (Absent, 1), (Slab, 1)]);
 }
 
 #[test]
 fn what_cant_be_read_has_its_error() {
     let made = folder(&[Made("Normal", 0, 4, 4, 0)], 12, &[0; 4], &[0; 4]);
     let captured = || capture_from(made.path(), made.path(), &mut |_, _| {});
-    assert!(matches!(
-        captured(),
-        Err(CaptureError::Layout(LayoutError::PageblockOrder(12)))
-    ));
+    assert!(matches!(captured(), Err(CaptureError::Layout(LayoutError::PageblockOrder(12)))));
     fs::write(made.path().join("zoneinfo"), "nothing").expect("writes");
     assert!(matches!(captured(), Err(CaptureError::NoZones(_))));
     fs::remove_file(made.path().join("kpagecount")).expect("removes");
@@ -198,10 +125,7 @@ fn this_machine() {
     match found {
         Ok(Capture { layout, check }) => {
             assert!(calls > 0 && last.0 == last.1);
-            assert!(
-                layout.blocks().any(|block| block.classes.contains(&Slab)),
-                "a kernel without slab"
-            );
+            assert!(layout.blocks().any(|block| block.classes.contains(&Slab)), "a kernel without slab");
             // Memory changes meanwhile; a wrong notion of free blocks is off by far more than a quarter.
             let apart = check.captured.abs_diff(check.zoneinfo);
             assert!(apart <= check.zoneinfo / 4, "{check:?}");

@@ -24,11 +24,7 @@ impl ByClass {
 
     /// Returns the sum over the classes for which `which` holds.
     pub(crate) fn sum(&self, which: impl Fn(FrameClass) -> bool) -> u64 {
-        FrameClass::ALL
-            .into_iter()
-            .filter(|class| which(*class))
-            .map(|class| self.of(class))
-            .sum()
+        FrameClass::ALL.into_iter().filter(|class| which(*class)).map(|class| self.of(class)).sum()
     }
 }
 
@@ -98,11 +94,7 @@ impl BlockCounts {
             Verdict::Full => self.full += 1,
             Verdict::Hostage => {
                 self.hostage += 1;
-                let holders = || {
-                    FrameClass::ALL
-                        .into_iter()
-                        .filter(|class| class.stays() && frames.of(*class) > 0)
-                };
+                let holders = || FrameClass::ALL.into_iter().filter(|class| class.stays() && frames.of(*class) > 0);
                 let alone = holders().count() == 1;
                 for class in holders() {
                     self.held_by.add(class, 1);
@@ -150,16 +142,10 @@ impl Census {
         let mut zones: Vec<ZoneCounts> = Vec::new();
         let mut place = Vec::new();
         for zone in layout.zones() {
-            let known = zones
-                .iter()
-                .position(|counted| counted.node == zone.node && counted.name == zone.name);
+            let known = zones.iter().position(|counted| counted.node == zone.node && counted.name == zone.name);
             place.push(known.unwrap_or(zones.len()));
             if known.is_none() {
-                zones.push(ZoneCounts {
-                    name: zone.name.clone(),
-                    node: zone.node,
-                    counts: Counts::default(),
-                });
+                zones.push(ZoneCounts { name: zone.name.clone(), node: zone.node, counts: Counts::default() });
             }
         }
 
@@ -174,16 +160,11 @@ impl Census {
             each(&frames, total.blocks.add(&frames));
         }
 
-        let (mut at, mut parts) = (
-            layout.first_pfn(),
-            layout.zones().iter().zip(&place).peekable(),
-        );
+        let (mut at, mut parts) = (layout.first_pfn(), layout.zones().iter().zip(&place).peekable());
         for run in layout.runs() {
             let end = at + run.frames;
             while let Some((zone, place)) = parts.peek() {
-                let inside = end
-                    .min(zone.end_pfn())
-                    .saturating_sub(at.max(zone.start_pfn));
+                let inside = end.min(zone.end_pfn()).saturating_sub(at.max(zone.start_pfn));
                 zones[**place].counts.frames.add(run.class, inside);
                 total.frames.add(run.class, inside);
                 if zone.end_pfn() > end {
@@ -224,68 +205,28 @@ mod tests {
 
     #[test]
     fn each_frame_and_block_counts_once_in_its_zone() {
-        let zone = |name: &str, start_pfn, spanned| Zone {
-            name: name.into(),
-            node: 0,
-            start_pfn,
-            spanned,
-            present: spanned,
-        };
+        let zone =
+            |name: &str, start_pfn, spanned| Zone { name: name.into(), node: 0, start_pfn, spanned, present: spanned };
         // Blocks of 4: one across two zones, one free, one hostage to two classes, one hostage to one, one hole.
         let zones = vec![zone("Low", 1, 1), zone("High", 2, 14), zone("Low", 20, 4)];
-        let runs = [
-            (Absent, 1),
-            (Slab, 1),
-            (Anon, 2),
-            (Free, 4),
-            (Free, 2),
-            (Slab, 1),
-            (Kernel, 1),
-            (Absent, 4),
-        ];
+        let runs = [(Absent, 1), (Slab, 1), (Anon, 2), (Free, 4), (Free, 2), (Slab, 1), (Kernel, 1), (Absent, 4)];
         let runs = [&runs[..], &[(Absent, 4), (DriverMapped, 1), (File, 3)]].concat();
-        let layout = Layout::new(
-            "test".into(),
-            2,
-            zones,
-            runs.into_iter().map(Run::from).collect(),
-        );
+        let layout = Layout::new("test".into(), 2, zones, runs.into_iter().map(Run::from).collect());
         let mut verdicts = Vec::new();
-        let census = Census::take(&layout.expect("consistent"), |_, verdict| {
-            verdicts.push(verdict)
-        });
+        let census = Census::take(&layout.expect("consistent"), |_, verdict| verdicts.push(verdict));
         use Verdict::{Free as AllFree, Hostage};
         assert_eq!(verdicts, [Hostage, AllFree, Hostage, Hostage]);
 
-        let [low, high] = &census.zones[..] else {
-            panic!("two zones by name: {census:?}")
-        };
-        let frames = |zone: &ZoneCounts| {
-            [Slab, Anon, Free, Kernel, Absent].map(|class| zone.counts.frames.of(class))
-        };
+        let [low, high] = &census.zones[..] else { panic!("two zones by name: {census:?}") };
+        let frames = |zone: &ZoneCounts| [Slab, Anon, Free, Kernel, Absent].map(|class| zone.counts.frames.of(class));
         assert_eq!(frames(low), [1, 0, 0, 0, 0]);
         assert_eq!(frames(high), [1, 2, 6, 1, 4]);
-        assert_eq!(
-            (low.counts.blocks.hostage, high.counts.blocks.hostage),
-            (2, 1)
-        );
+        assert_eq!((low.counts.blocks.hostage, high.counts.blocks.hostage), (2, 1));
         assert_eq!(census.total.frames.sum(|_| true), 19);
         let blocks = census.total.blocks;
-        assert_eq!(
-            (
-                blocks.total,
-                blocks.free,
-                blocks.movable,
-                blocks.hostage,
-                blocks.full
-            ),
-            (4, 1, 0, 3, 0)
-        );
+        assert_eq!((blocks.total, blocks.free, blocks.movable, blocks.hostage, blocks.full), (4, 1, 0, 3, 0));
         let held = [Slab, Kernel, DriverMapped, Absent];
         assert_eq!(held.map(|class| blocks.held_by.of(class)), [2, 1, 1, 1]);
-        assert_eq!(
-            held.map(|class| blocks.held_only_by.of(class)),
-            [0, 0, 1, 0]
-        );
+        assert_eq!(held.map(|class| blocks.held_only_by.of(class)), [0, 0, 1, 0]);
     }
 }

@@ -88,9 +88,7 @@ pub(crate) enum LayoutError {
         present: u64,
     },
     /// A zone lies beyond any address.
-    #[error(
-        "zone {name} starts at PFN {start_pfn} and spans {spanned} frames, beyond any physical address"
-    )]
+    #[error("zone {name} starts at PFN {start_pfn} and spans {spanned} frames, beyond any physical address")]
     ZoneEnd {
         /// Its name.
         name: String,
@@ -156,14 +154,9 @@ impl Layout {
         if let Some(place) = runs.iter().position(|run| run.frames == 0) {
             return Err(LayoutError::EmptyRun(place));
         }
-        let sum = runs
-            .iter()
-            .fold(0_u64, |sum, run| sum.saturating_add(run.frames));
+        let sum = runs.iter().fold(0_u64, |sum, run| sum.saturating_add(run.frames));
         if sum != end - first {
-            return Err(LayoutError::RunsDontFit {
-                runs: sum,
-                zones: end - first,
-            });
+            return Err(LayoutError::RunsDontFit { runs: sum, zones: end - first });
         }
         if runs.iter().all(|run| run.class == FrameClass::Absent) {
             return Err(LayoutError::AllAbsent);
@@ -173,23 +166,14 @@ impl Layout {
         for run in runs {
             push_run(&mut joined, run.class, run.frames);
         }
-        Ok(Self {
-            source,
-            pageblock_order,
-            zones,
-            runs: joined,
-        })
+        Ok(Self { source, pageblock_order, zones, runs: joined })
     }
 }
 
 /// Refuses what would garble a terminal or a table.
 fn check_text(what: &'static str, text: &str) -> Result<(), LayoutError> {
     let fits = !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control);
-    if fits {
-        Ok(())
-    } else {
-        Err(LayoutError::Text(what))
-    }
+    if fits { Ok(()) } else { Err(LayoutError::Text(what)) }
 }
 
 /// Returns the first PFN of the first pageblock and the PFN after the last pageblock.
@@ -203,11 +187,7 @@ fn check_zones(zones: &[Zone], block: u64) -> Result<(u64, u64), LayoutError> {
         check_text("the name of a zone", &zone.name)?;
         let (name, start_pfn, spanned) = (zone.name.clone(), zone.start_pfn, zone.spanned);
         if spanned == 0 || zone.present > spanned {
-            return Err(LayoutError::ZoneSize {
-                name,
-                spanned,
-                present: zone.present,
-            });
+            return Err(LayoutError::ZoneSize { name, spanned, present: zone.present });
         }
         if start_pfn < end {
             return Err(LayoutError::ZonesOverlap { name, start_pfn });
@@ -215,11 +195,7 @@ fn check_zones(zones: &[Zone], block: u64) -> Result<(u64, u64), LayoutError> {
         end = match start_pfn.checked_add(spanned) {
             Some(end) if end <= MAX_PFN => end,
             _ => {
-                return Err(LayoutError::ZoneEnd {
-                    name,
-                    start_pfn,
-                    spanned,
-                });
+                return Err(LayoutError::ZoneEnd { name, start_pfn, spanned });
             }
         };
     }
@@ -236,20 +212,13 @@ fn check_outside(zones: &[Zone], runs: &[Run], first: u64) -> Result<(), LayoutE
     let mut pfn = first;
     for run in runs {
         let end = pfn + run.frames;
-        let mut at = if run.class == FrameClass::Absent {
-            end
-        } else {
-            pfn
-        };
+        let mut at = if run.class == FrameClass::Absent { end } else { pfn };
         while at < end {
             while zones.next_if(|zone| zone.end_pfn() <= at).is_some() {}
             at = match zones.peek() {
                 Some(zone) if zone.start_pfn <= at => zone.end_pfn(),
                 _ => {
-                    return Err(LayoutError::OutsideZones {
-                        pfn: at,
-                        class: run.class,
-                    });
+                    return Err(LayoutError::OutsideZones { pfn: at, class: run.class });
                 }
             };
         }

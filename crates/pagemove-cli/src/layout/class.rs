@@ -46,19 +46,8 @@ impl FrameClass {
     pub(crate) const COUNT: usize = 11;
 
     /// All classes, in the order of their numbers.
-    pub(crate) const ALL: [Self; Self::COUNT] = [
-        Free,
-        Anon,
-        File,
-        Slab,
-        PageTable,
-        Reserved,
-        Balloon,
-        DriverMapped,
-        Kernel,
-        DriverUnmapped,
-        Absent,
-    ];
+    pub(crate) const ALL: [Self; Self::COUNT] =
+        [Free, Anon, File, Slab, PageTable, Reserved, Balloon, DriverMapped, Kernel, DriverUnmapped, Absent];
 
     /// Returns the class's place in [`FrameClass::ALL`].
     pub(crate) const fn index(self) -> usize {
@@ -160,8 +149,7 @@ impl<'de> Deserialize<'de> for FrameClass {
             }
 
             fn visit_str<E: de::Error>(self, code: &str) -> Result<FrameClass, E> {
-                FrameClass::from_code(code)
-                    .ok_or_else(|| E::custom(format_args!("unknown class {code:?}")))
+                FrameClass::from_code(code).ok_or_else(|| E::custom(format_args!("unknown class {code:?}")))
             }
         }
         deserializer.deserialize_str(Code)
@@ -177,13 +165,7 @@ mod tests {
         for (number, class) in FrameClass::ALL.into_iter().enumerate() {
             assert_eq!(class.index(), number);
             assert_eq!(FrameClass::from_code(class.code()), Some(class));
-            assert_eq!(
-                FrameClass::ALL
-                    .iter()
-                    .filter(|other| other.name() == class.name())
-                    .count(),
-                1
-            );
+            assert_eq!(FrameClass::ALL.iter().filter(|other| other.name() == class.name()).count(), 1);
         }
         assert_eq!(FrameClass::from_code("Free"), None);
     }
@@ -197,14 +179,8 @@ mod tests {
 
     #[test]
     fn linux_moves_the_lru_and_nothing_else() {
-        let moved: Vec<_> = FrameClass::ALL
-            .into_iter()
-            .filter(|class| class.linux_moves())
-            .collect();
+        let moved: Vec<_> = FrameClass::ALL.into_iter().filter(|class| class.linux_moves()).collect();
         assert_eq!(moved, [Anon, File]);
-        assert_eq!(
-            FrameClass::ALL.iter().filter(|class| class.stays()).count(),
-            FrameClass::COUNT - 3
-        );
+        assert_eq!(FrameClass::ALL.iter().filter(|class| class.stays()).count(), FrameClass::COUNT - 3);
     }
 }

@@ -65,16 +65,12 @@ impl Layout {
     /// scaled to 1024 blocks (2 GiB) with `--blocks`. Nothing was added or changed.
     pub(crate) fn sample() -> Self {
         let file = include_bytes!("../../data/sample.layout");
-        Self::read(&mut file.as_slice())
-            .expect("the embedded file is part of the build, and a test reads it")
+        Self::read(&mut file.as_slice()).expect("the embedded file is part of the build, and a test reads it")
     }
 
     /// Reads a layout file.
     pub(crate) fn load(path: &Path) -> Result<Self, LayoutError> {
-        let unreadable = |error| LayoutError::Unreadable {
-            path: path.to_owned(),
-            error,
-        };
+        let unreadable = |error| LayoutError::Unreadable { path: path.to_owned(), error };
         let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
         // Reads ahead, so that an error of the disk isn't taken for damage in the file.
         file.fill_buf().map_err(unreadable)?;
@@ -83,11 +79,7 @@ impl Layout {
 
     /// Writes a layout file; it appears whole, or what was at `path` stays as it was.
     pub(crate) fn save(&self, path: &Path) -> Result<(), LayoutError> {
-        self.save_inner(path)
-            .map_err(|error| LayoutError::Unwritable {
-                path: path.to_owned(),
-                error,
-            })
+        self.save_inner(path).map_err(|error| LayoutError::Unwritable { path: path.to_owned(), error })
     }
 
     fn save_inner(&self, path: &Path) -> io::Result<()> {
@@ -110,14 +102,8 @@ impl Layout {
     pub(super) fn write(&self, to: impl Write) -> io::Result<()> {
         let mut gzip = GzBuilder::new().mtime(0).write(to, Compression::best());
         let (source, pageblock_order) = (self.source(), self.pageblock_order());
-        let whole = Whole {
-            format: FORMAT,
-            version: VERSION,
-            source,
-            pageblock_order,
-            zones: self.zones(),
-            runs: self.runs(),
-        };
+        let whole =
+            Whole { format: FORMAT, version: VERSION, source, pageblock_order, zones: self.zones(), runs: self.runs() };
         serde_json::to_writer(BufWriter::new(&mut gzip), &whole)?;
         gzip.finish()?.flush()
     }
@@ -131,13 +117,8 @@ impl Layout {
     pub(super) fn read_limited(from: &mut impl BufRead, limit: u64) -> Result<Self, LayoutError> {
         let text = unpack(from, limit)?;
         // Two passes: a file of another version may have other fields, and its version is what matters then.
-        let head: Head = serde_json::from_slice(&text).map_err(|error| {
-            if error.is_data() {
-                LayoutError::NotLayout
-            } else {
-                LayoutError::NotJson(error)
-            }
-        })?;
+        let head: Head = serde_json::from_slice(&text)
+            .map_err(|error| if error.is_data() { LayoutError::NotLayout } else { LayoutError::NotJson(error) })?;
         if head.format != FORMAT {
             return Err(LayoutError::NotLayout);
         }
@@ -159,23 +140,15 @@ fn without_path(error: io::Error) -> io::Error {
 }
 
 fn unpack(from: &mut impl BufRead, limit: u64) -> Result<Vec<u8>, LayoutError> {
-    if !from
-        .fill_buf()
-        .map_err(LayoutError::Damaged)?
-        .starts_with(&GZIP_MAGIC)
-    {
+    if !from.fill_buf().map_err(LayoutError::Damaged)?.starts_with(&GZIP_MAGIC) {
         return Err(LayoutError::NotGzip);
     }
     let mut gzip = GzDecoder::new(from);
     let mut text = Vec::new();
-    let length = gzip
-        .by_ref()
-        .take(limit + 1)
-        .read_to_end(&mut text)
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => LayoutError::Truncated,
-            _ => LayoutError::Damaged(error),
-        })?;
+    let length = gzip.by_ref().take(limit + 1).read_to_end(&mut text).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => LayoutError::Truncated,
+        _ => LayoutError::Damaged(error),
+    })?;
     if length as u64 > limit {
         return Err(LayoutError::Unpacked(limit));
     }

@@ -15,9 +15,7 @@ const GOOD: &str = r#"{"format":"pagemove-layout","version":1,"source":"test","p
 
 fn gzip(text: &str) -> Vec<u8> {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-    gzip.write_all(text.as_bytes())
-        .and_then(|()| gzip.finish())
-        .expect("writes to memory")
+    gzip.write_all(text.as_bytes()).and_then(|()| gzip.finish()).expect("writes to memory")
 }
 
 fn read(bytes: &[u8]) -> Result<Layout, LayoutError> {
@@ -31,154 +29,52 @@ fn sentence(bytes: &[u8]) -> String {
 #[test]
 fn the_good_file_loads() {
     let layout = read(&gzip(GOOD)).expect("good");
-    assert_eq!(
-        (layout.source(), layout.frames(), layout.first_pfn()),
-        ("test", 16, 0)
-    );
+    assert_eq!((layout.source(), layout.frames(), layout.first_pfn()), ("test", 16, 0));
     assert_eq!(layout.blocks().count(), 4);
 }
 
 #[test]
 fn neighbouring_runs_of_one_class_become_one() {
     let parts = GOOD.replace(r#"["free",3]"#, r#"["free",1],["free",2]"#);
-    assert_eq!(
-        read(&gzip(&parts)).expect("good"),
-        read(&gzip(GOOD)).expect("good")
-    );
+    assert_eq!(read(&gzip(&parts)).expect("good"), read(&gzip(GOOD)).expect("good"));
 }
 
 /// Each row changes the good file in one place and names words of the sentence that must come of it.
 #[test]
 fn each_contradiction_has_its_sentence() {
     let rows = [
-        (
-            r#""format":"pagemove-layout""#,
-            r#""format":"other""#,
-            "not a layout file: it doesn't say",
-        ),
-        (
-            r#""format":"pagemove-layout","#,
-            "",
-            "not a layout file: it doesn't say",
-        ),
-        (
-            r#""format":"pagemove-layout""#,
-            r#""format":7"#,
-            "not a layout file: it doesn't say",
-        ),
-        (
-            r#""version":1"#,
-            r#""version":2"#,
-            "has version 2, this program reads version 1",
-        ),
-        (
-            r#""version":1,"source":"test""#,
-            r#""version":9"#,
-            "has version 9",
-        ),
+        (r#""format":"pagemove-layout""#, r#""format":"other""#, "not a layout file: it doesn't say"),
+        (r#""format":"pagemove-layout","#, "", "not a layout file: it doesn't say"),
+        (r#""format":"pagemove-layout""#, r#""format":7"#, "not a layout file: it doesn't say"),
+        (r#""version":1"#, r#""version":2"#, "has version 2, this program reads version 1"),
+        (r#""version":1,"source":"test""#, r#""version":9"#, "has version 9"),
         (r#""version":1"#, r#""version":-1"#, "and a version"),
         (r#""source":"test","#, "", "missing field `source`"),
         (r#""source":"test""#, r#""source":"""#, "1 to 256 bytes"),
-        (
-            r#""source":"test""#,
-            r#""source":"a\u001b[2J""#,
-            "no control characters",
-        ),
-        (
-            r#""pageblock_order":2"#,
-            r#""pageblock_order":0"#,
-            "order of a pageblock is 0",
-        ),
-        (
-            r#""pageblock_order":2"#,
-            r#""pageblock_order":11"#,
-            "order of a pageblock is 11",
-        ),
-        (
-            r#""pageblock_order":2"#,
-            r#""pageblock_order":300"#,
-            "wrong field: invalid value: integer `300`",
-        ),
-        (
-            r#""pageblock_order":2"#,
-            r#""pageblock_order":"2""#,
-            "wrong field: invalid type: string",
-        ),
+        (r#""source":"test""#, r#""source":"a\u001b[2J""#, "no control characters"),
+        (r#""pageblock_order":2"#, r#""pageblock_order":0"#, "order of a pageblock is 0"),
+        (r#""pageblock_order":2"#, r#""pageblock_order":11"#, "order of a pageblock is 11"),
+        (r#""pageblock_order":2"#, r#""pageblock_order":300"#, "wrong field: invalid value: integer `300`"),
+        (r#""pageblock_order":2"#, r#""pageblock_order":"2""#, "wrong field: invalid type: string"),
         (r#""name":"DMA""#, r#""name":"D\nA""#, "the name of a zone"),
-        (
-            r#""spanned":6,"present":5"#,
-            r#""spanned":0,"present":0"#,
-            "spans 0 frames",
-        ),
-        (
-            r#""spanned":6,"present":5"#,
-            r#""spanned":6,"present":7"#,
-            "has 7 of them",
-        ),
-        (
-            r#""start_pfn":8"#,
-            r#""start_pfn":6"#,
-            "zone Normal starts at PFN 6, before",
-        ),
-        (
-            r#""start_pfn":1,"#,
-            r#""start_pfn":18446744073709551615,"#,
-            "beyond any physical address",
-        ),
-        (
-            r#""spanned":8"#,
-            r#""spanned":18446744073709551615"#,
-            "beyond any physical address",
-        ),
-        (
-            r#""spanned":8"#,
-            r#""spanned":1000000000000"#,
-            "limit is 2^34",
-        ),
-        (
-            r#""spanned":8,"present":8"#,
-            r#""spanned":18446744073709551616,"present":8"#,
-            "wrong field",
-        ),
+        (r#""spanned":6,"present":5"#, r#""spanned":0,"present":0"#, "spans 0 frames"),
+        (r#""spanned":6,"present":5"#, r#""spanned":6,"present":7"#, "has 7 of them"),
+        (r#""start_pfn":8"#, r#""start_pfn":6"#, "zone Normal starts at PFN 6, before"),
+        (r#""start_pfn":1,"#, r#""start_pfn":18446744073709551615,"#, "beyond any physical address"),
+        (r#""spanned":8"#, r#""spanned":18446744073709551615"#, "beyond any physical address"),
+        (r#""spanned":8"#, r#""spanned":1000000000000"#, "limit is 2^34"),
+        (r#""spanned":8,"present":8"#, r#""spanned":18446744073709551616,"present":8"#, "wrong field"),
         (r#"["slab",1]"#, r#"["slab",2]"#, "add up to 17 frames"),
         (r#"["slab",1]"#, r#"["slab",0]"#, "run 3 has no frame"),
-        (
-            r#"["slab",1],"#,
-            "",
-            "add up to 15 frames, but the zones' pageblocks cover 16",
-        ),
-        (
-            r#"["slab",1]"#,
-            r#"["slab",18446744073709551615]"#,
-            "add up to 18446744073709551615 frames",
-        ),
-        (
-            r#"["slab",1]"#,
-            r#"["slab",-1]"#,
-            "wrong field: invalid value: integer `-1`",
-        ),
-        (
-            r#"["slab",1]"#,
-            r#"["slab"]"#,
-            "wrong field: invalid length 1",
-        ),
+        (r#"["slab",1],"#, "", "add up to 15 frames, but the zones' pageblocks cover 16"),
+        (r#"["slab",1]"#, r#"["slab",18446744073709551615]"#, "add up to 18446744073709551615 frames"),
+        (r#"["slab",1]"#, r#"["slab",-1]"#, "wrong field: invalid value: integer `-1`"),
+        (r#"["slab",1]"#, r#"["slab"]"#, "wrong field: invalid length 1"),
         (r#"["slab",1]"#, r#"["slab",1,1]"#, "wrong field"),
         (r#"["slab",1]"#, r#"["slob",1]"#, "unknown class \"slob\""),
-        (
-            r#"["slab",1]"#,
-            r#"[3,1]"#,
-            "expected the code of a frame class",
-        ),
-        (
-            r#"["absent",1],["free",3]"#,
-            r#"["free",4]"#,
-            "PFN 0 is free, but belongs to no zone",
-        ),
-        (
-            r#"["slab",1],["absent",1]"#,
-            r#"["slab",2]"#,
-            "PFN 7 is slab, but belongs to no zone",
-        ),
+        (r#"["slab",1]"#, r#"[3,1]"#, "expected the code of a frame class"),
+        (r#"["absent",1],["free",3]"#, r#"["free",4]"#, "PFN 0 is free, but belongs to no zone"),
+        (r#"["slab",1],["absent",1]"#, r#"["slab",2]"#, "PFN 7 is slab, but belongs to no zone"),
         ("\n", "\n[", "not JSON"),
         ("]]}", "]]", "not JSON"),
         ("]]}", "]]}}", "not JSON"),
@@ -224,31 +120,16 @@ fn a_file_cut_anywhere_is_refused() {
     let whole = gzip(GOOD);
     for length in 2..whole.len() {
         let said = sentence(&whole[..length]);
-        assert!(
-            said.contains("truncated"),
-            "cut to {length} it says {said:?}"
-        );
+        assert!(said.contains("truncated"), "cut to {length} it says {said:?}");
     }
 }
 
 #[test]
 fn too_many_zones_and_runs_are_refused() {
-    let zone = |n: u64| Zone {
-        name: "z".into(),
-        node: 0,
-        start_pfn: n * 2,
-        spanned: 2,
-        present: 2,
-    };
-    let runs = vec![Run {
-        class: FrameClass::Free,
-        frames: 2 * 70_000,
-    }];
+    let zone = |n: u64| Zone { name: "z".into(), node: 0, start_pfn: n * 2, spanned: 2, present: 2 };
+    let runs = vec![Run { class: FrameClass::Free, frames: 2 * 70_000 }];
     let zones = (0..70_000).map(zone).collect();
-    assert!(matches!(
-        Layout::new("x".into(), 1, zones, runs),
-        Err(LayoutError::TooManyZones(70_000))
-    ));
+    assert!(matches!(Layout::new("x".into(), 1, zones, runs), Err(LayoutError::TooManyZones(70_000))));
 }
 
 #[test]
@@ -257,10 +138,7 @@ fn what_unpacks_to_too_much_is_refused() {
     assert!(bomb.len() < 1 << 13, "it must be small to be a bomb");
     let said = Layout::read_limited(&mut &bomb[..], (1 << 20) - 1);
     assert!(matches!(said, Err(LayoutError::Unpacked(_))));
-    assert!(matches!(
-        Layout::read_limited(&mut &bomb[..], 1 << 20),
-        Err(LayoutError::NotJson(_))
-    ));
+    assert!(matches!(Layout::read_limited(&mut &bomb[..], 1 << 20), Err(LayoutError::NotJson(_))));
 }
 
 #[test]
@@ -281,17 +159,11 @@ fn flipped_bits_never_panic() {
         let text = String::from_utf8(text).expect("ASCII stays ASCII");
         if let Ok(layout) = read(&gzip(&text)) {
             loaded += 1;
-            let blocks = layout
-                .blocks()
-                .take(1 << 16)
-                .map(|block| block.classes.len() as u64);
+            let blocks = layout.blocks().take(1 << 16).map(|block| block.classes.len() as u64);
             assert!(blocks.max() == Some(layout.frames_per_block()));
         }
     }
-    assert!(
-        loaded > 0,
-        "no flip was harmless: the flips don't reach what they should"
-    );
+    assert!(loaded > 0, "no flip was harmless: the flips don't reach what they should");
 }
 
 #[test]
@@ -302,33 +174,14 @@ fn saving_keeps_everything_and_replaces_the_whole_file() {
     let layout = read(&gzip(GOOD)).expect("good");
     layout.save(&path).expect("saves");
     assert_eq!(Layout::load(&path).expect("loads"), layout);
-    assert_eq!(
-        std::fs::read_dir(folder.path()).expect("lists").count(),
-        1,
-        "a temporary file stayed"
-    );
+    assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 1, "a temporary file stayed");
 
     let nowhere = folder.path().join("none").join("a.layout");
-    let said = layout
-        .save(&nowhere)
-        .expect_err("no such folder")
-        .to_string();
-    assert!(
-        said.ends_with("a.layout: No such file or directory (os error 2)"),
-        "{said}"
-    );
-    assert!(matches!(
-        Layout::load(&nowhere),
-        Err(LayoutError::Unreadable { .. })
-    ));
-    assert!(matches!(
-        Layout::load(folder.path()),
-        Err(LayoutError::Unreadable { .. })
-    ));
-    assert!(matches!(
-        layout.save(folder.path()),
-        Err(LayoutError::Unwritable { .. })
-    ));
+    let said = layout.save(&nowhere).expect_err("no such folder").to_string();
+    assert!(said.ends_with("a.layout: No such file or directory (os error 2)"), "{said}");
+    assert!(matches!(Layout::load(&nowhere), Err(LayoutError::Unreadable { .. })));
+    assert!(matches!(Layout::load(folder.path()), Err(LayoutError::Unreadable { .. })));
+    assert!(matches!(layout.save(folder.path()), Err(LayoutError::Unwritable { .. })));
 }
 
 #[test]
@@ -337,24 +190,9 @@ fn the_sample_is_small_and_has_what_the_command_is_about() {
     let mut bytes = Vec::new();
     sample.write(&mut bytes).expect("writes to memory");
     assert!(bytes.len() < 200_000, "{} bytes", bytes.len());
-    assert_eq!(
-        (sample.pageblock_order(), sample.blocks().count()),
-        (9, 1024)
-    );
+    assert_eq!((sample.pageblock_order(), sample.blocks().count()), (9, 1024));
     use FrameClass::*;
-    for class in [
-        Free,
-        Anon,
-        File,
-        Slab,
-        PageTable,
-        Reserved,
-        DriverMapped,
-        Kernel,
-    ] {
-        assert!(
-            sample.runs().iter().any(|run| run.class == class),
-            "no frame is {class}"
-        );
+    for class in [Free, Anon, File, Slab, PageTable, Reserved, DriverMapped, Kernel] {
+        assert!(sample.runs().iter().any(|run| run.class == class), "no frame is {class}");
     }
 }

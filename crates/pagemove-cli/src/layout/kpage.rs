@@ -150,35 +150,19 @@ mod tests {
             (0, u64::MAX, Kernel),
         ];
         for (flags, map_count, class) in rows {
-            assert_eq!(
-                class_of(flags, map_count),
-                class,
-                "{flags:#x}, count {map_count}"
-            );
+            assert_eq!(class_of(flags, map_count), class, "{flags:#x}, count {map_count}");
         }
     }
 
     fn run(first: u64, frames: &[(u64, u64)]) -> Vec<Seen> {
         let mut classifier = Classifier::default();
-        frames
-            .iter()
-            .zip(first..)
-            .map(|(&(flags, count), pfn)| classifier.next(pfn, flags, count))
-            .collect()
+        frames.iter().zip(first..).map(|(&(flags, count), pfn)| classifier.next(pfn, flags, count)).collect()
     }
 
     #[test]
     fn a_tail_takes_over_its_heads_class() {
         let tail = COMPOUND_TAIL;
-        let huge = run(
-            512,
-            &[
-                (LRU | ANON | COMPOUND_HEAD | MMAP, 1),
-                (tail | MMAP, 1),
-                (tail, 0),
-                (MMAP, 1),
-            ],
-        );
+        let huge = run(512, &[(LRU | ANON | COMPOUND_HEAD | MMAP, 1), (tail | MMAP, 1), (tail, 0), (MMAP, 1)]);
         assert_eq!(huge, [Anon, Anon, Anon, DriverMapped].map(Seen::Class));
         let slab = run(512, &[(SLAB | COMPOUND_HEAD, 0), (tail, 0), (0, 0)]);
         assert_eq!(slab, [Slab, Slab, Kernel].map(Seen::Class));
@@ -191,21 +175,12 @@ mod tests {
     #[test]
     fn nothing_after_a_free_head_may_be_free_up_to_its_alignment() {
         let (free, after, kernel) = (Seen::Class(Free), Seen::AfterFreeHead, Seen::Class(Kernel));
-        assert_eq!(
-            run(4, &[(BUDDY, 0), (0, 0), (0, 0), (0, 0), (0, 0)]),
-            [free, after, after, after, kernel]
-        );
+        assert_eq!(run(4, &[(BUDDY, 0), (0, 0), (0, 0), (0, 0), (0, 0)]), [free, after, after, after, kernel]);
         assert_eq!(run(5, &[(BUDDY, 0), (0, 0)]), [free, kernel]);
         // What shows something ends the block, though the alignment would allow more.
-        assert_eq!(
-            run(8, &[(BUDDY, 0), (0, 0), (SLAB, 0), (0, 0)]),
-            [free, after, Seen::Class(Slab), kernel]
-        );
+        assert_eq!(run(8, &[(BUDDY, 0), (0, 0), (SLAB, 0), (0, 0)]), [free, after, Seen::Class(Slab), kernel]);
         let mut classifier = Classifier::default();
         let far = classifier.next(1 << 20, BUDDY, 0);
-        assert_eq!(
-            (far, classifier.next((1 << 20) + 1024, 0, 0)),
-            (free, kernel)
-        );
+        assert_eq!((far, classifier.next((1 << 20) + 1024, 0, 0)), (free, kernel));
     }
 }

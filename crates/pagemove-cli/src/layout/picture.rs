@@ -47,14 +47,12 @@ impl Picture {
     pub(crate) fn strips(&self, ascii: bool) -> [(&'static str, String); 4] {
         let strip = |of: fn(&Cell) -> u32, all: fn(&Cell) -> u32| {
             let share = |group: &[Cell]| {
-                let (part, whole): (u32, u32) =
-                    (group.iter().map(of).sum(), group.iter().map(all).sum());
+                let (part, whole): (u32, u32) = (group.iter().map(of).sum(), group.iter().map(all).sum());
                 level(part, whole, ascii)
             };
             self.0.chunks(self.blocks_per_char()).map(share).collect()
         };
-        let frames =
-            |cell: &Cell| u32::from(cell.free) + u32::from(cell.movable) + u32::from(cell.stays);
+        let frames = |cell: &Cell| u32::from(cell.free) + u32::from(cell.movable) + u32::from(cell.stays);
         [
             ("free frames", strip(|cell| cell.free.into(), frames)),
             ("movable frames", strip(|cell| cell.movable.into(), frames)),
@@ -92,14 +90,8 @@ mod tests {
     #[test]
     fn each_strip_shows_its_share() {
         let picture = picture(&[(8, 0, 0), (7, 0, 1), (0, 4, 4), (0, 0, 8)]);
-        assert_eq!(
-            picture.strips(false).map(|(_, strip)| strip),
-            ["█▇··", "··▄·", "·▁▄█", "·██·"]
-        );
-        assert_eq!(
-            picture.strips(true).map(|(_, strip)| strip),
-            ["@#  ", "  = ", " .=@", " @@ "]
-        );
+        assert_eq!(picture.strips(false).map(|(_, strip)| strip), ["█▇··", "··▄·", "·▁▄█", "·██·"]);
+        assert_eq!(picture.strips(true).map(|(_, strip)| strip), ["@#  ", "  = ", " .=@", " @@ "]);
     }
 
     #[test]
@@ -109,17 +101,8 @@ mod tests {
         let picture = picture(&blocks);
         assert_eq!(picture.blocks_per_char(), 14);
         let [free, _, stays, hostage] = picture.strips(false).map(|(_, strip)| strip);
-        assert_eq!(
-            [&free, &stays, &hostage].map(|strip| strip.chars().count()),
-            [72; 3]
-        );
-        assert_eq!(
-            (
-                stays.chars().filter(|c| *c != '·').count(),
-                hostage.chars().last()
-            ),
-            (1, Some('▂'))
-        );
+        assert_eq!([&free, &stays, &hostage].map(|strip| strip.chars().count()), [72; 3]);
+        assert_eq!((stays.chars().filter(|c| *c != '·').count(), hostage.chars().last()), (1, Some('▂')));
     }
 
     #[test]

@@ -47,13 +47,7 @@ impl Layout {
             let place = Some((n / kept, *zone));
             if last_zone != place {
                 let Zone { name, node, .. } = self.zones[*zone].clone();
-                zones.push(Zone {
-                    name,
-                    node,
-                    start_pfn: n as u64 * size,
-                    spanned: 0,
-                    present: 0,
-                });
+                zones.push(Zone { name, node, start_pfn: n as u64 * size, spanned: 0, present: 0 });
                 last_zone = place;
             }
             for run in block {
@@ -64,11 +58,8 @@ impl Layout {
             }
             if let Some(zone) = zones.last_mut() {
                 zone.spanned += size;
-                zone.present += block
-                    .iter()
-                    .filter(|run| run.class != FrameClass::Absent)
-                    .map(|run| run.frames)
-                    .sum::<u64>();
+                zone.present +=
+                    block.iter().filter(|run| run.class != FrameClass::Absent).map(|run| run.frames).sum::<u64>();
             }
         }
         Self::new(self.source.clone(), self.pageblock_order, zones, runs)
@@ -86,35 +77,11 @@ mod tests {
 
     /// Ten blocks of two frames, one of them a hole; the n-th of the nine others is of the n-th class.
     fn ten() -> Layout {
-        let zone = |name: &str, start_pfn, spanned| Zone {
-            name: name.into(),
-            node: 0,
-            start_pfn,
-            spanned,
-            present: spanned,
-        };
+        let zone =
+            |name: &str, start_pfn, spanned| Zone { name: name.into(), node: 0, start_pfn, spanned, present: spanned };
         let zones = vec![zone("DMA", 101, 7), zone("Normal", 110, 10)];
-        let mut runs = vec![
-            Run {
-                class: Absent,
-                frames: 1,
-            },
-            Run {
-                class: Free,
-                frames: 1,
-            },
-        ];
-        for class in [
-            Anon,
-            File,
-            Slab,
-            Absent,
-            PageTable,
-            Reserved,
-            Balloon,
-            DriverMapped,
-            Kernel,
-        ] {
+        let mut runs = vec![Run { class: Absent, frames: 1 }, Run { class: Free, frames: 1 }];
+        for class in [Anon, File, Slab, Absent, PageTable, Reserved, Balloon, DriverMapped, Kernel] {
             runs.push(Run { class, frames: 2 });
         }
         Layout::new("test".into(), 1, zones, runs).expect("consistent")
@@ -127,43 +94,18 @@ mod tests {
     #[test]
     fn all_blocks_stay_whole_and_the_hole_is_dropped() {
         let scaled = ten().scale(blocks(9)).expect("scales");
-        assert_eq!(
-            firsts(&scaled),
-            [
-                Free,
-                Anon,
-                File,
-                Slab,
-                PageTable,
-                Reserved,
-                Balloon,
-                DriverMapped,
-                Kernel
-            ]
-        );
-        assert_eq!(
-            scaled.blocks().next().map(|block| block.classes[0]),
-            Some(Absent)
-        );
+        assert_eq!(firsts(&scaled), [Free, Anon, File, Slab, PageTable, Reserved, Balloon, DriverMapped, Kernel]);
+        assert_eq!(scaled.blocks().next().map(|block| block.classes[0]), Some(Absent));
         assert_eq!(scaled.frames(), 18);
-        let zones: Vec<_> = scaled
-            .zones()
-            .iter()
-            .map(|z| (z.name.as_str(), z.start_pfn, z.spanned, z.present))
-            .collect();
+        let zones: Vec<_> =
+            scaled.zones().iter().map(|z| (z.name.as_str(), z.start_pfn, z.spanned, z.present)).collect();
         assert_eq!(zones, [("DMA", 0, 8, 7), ("Normal", 8, 10, 10)]);
     }
 
     #[test]
     fn fewer_are_evenly_spread() {
-        assert_eq!(
-            firsts(&ten().scale(blocks(3)).expect("scales")),
-            [Anon, PageTable, DriverMapped]
-        );
-        assert_eq!(
-            firsts(&ten().scale(blocks(1)).expect("scales")),
-            [PageTable]
-        );
+        assert_eq!(firsts(&ten().scale(blocks(3)).expect("scales")), [Anon, PageTable, DriverMapped]);
+        assert_eq!(firsts(&ten().scale(blocks(1)).expect("scales")), [PageTable]);
         let scaled = ten().scale(blocks(4)).expect("scales");
         assert_eq!(firsts(&scaled), [Anon, Slab, Reserved, DriverMapped]);
         assert_eq!(scaled, ten().scale(blocks(4)).expect("scales"));
@@ -173,44 +115,15 @@ mod tests {
     fn more_repeat_the_pattern() {
         let scaled = ten().scale(blocks(20)).expect("scales");
         let once = firsts(&ten());
-        assert_eq!(
-            firsts(&scaled),
-            once.iter()
-                .chain(&once)
-                .chain(&once[..2])
-                .copied()
-                .collect::<Vec<_>>()
-        );
-        let names: Vec<_> = scaled
-            .zones()
-            .iter()
-            .map(|zone| (zone.name.as_str(), zone.spanned))
-            .collect();
-        assert_eq!(
-            names,
-            [
-                ("DMA", 8),
-                ("Normal", 10),
-                ("DMA", 8),
-                ("Normal", 10),
-                ("DMA", 4)
-            ]
-        );
+        assert_eq!(firsts(&scaled), once.iter().chain(&once).chain(&once[..2]).copied().collect::<Vec<_>>());
+        let names: Vec<_> = scaled.zones().iter().map(|zone| (zone.name.as_str(), zone.spanned)).collect();
+        assert_eq!(names, [("DMA", 8), ("Normal", 10), ("DMA", 8), ("Normal", 10), ("DMA", 4)]);
     }
 
     #[test]
     fn absurd_sizes_are_refused() {
-        assert!(matches!(
-            ten().scale(blocks(usize::MAX)),
-            Err(LayoutError::TooManyFrames(_))
-        ));
-        assert!(matches!(
-            ten().scale(blocks(1 << 34)),
-            Err(LayoutError::TooManyFrames(_))
-        ));
-        assert!(matches!(
-            ten().scale(blocks(1 << 20)),
-            Err(LayoutError::TooManyZones(_))
-        ));
+        assert!(matches!(ten().scale(blocks(usize::MAX)), Err(LayoutError::TooManyFrames(_))));
+        assert!(matches!(ten().scale(blocks(1 << 34)), Err(LayoutError::TooManyFrames(_))));
+        assert!(matches!(ten().scale(blocks(1 << 20)), Err(LayoutError::TooManyZones(_))));
     }
 }

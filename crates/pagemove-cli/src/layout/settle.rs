@@ -29,11 +29,7 @@ struct Restore {
 impl Drop for Restore {
     fn drop(&mut self) {
         if let Err(error) = fs::write(&self.knob, &self.value) {
-            eprintln!(
-                "can't set {} back to {}: {error}",
-                self.knob.display(),
-                self.value
-            );
+            eprintln!("can't set {} back to {}: {error}", self.knob.display(), self.value);
         }
     }
 }
@@ -72,25 +68,13 @@ mod tests {
     #[test]
     fn the_old_value_comes_back_whether_it_works_or_not() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (zones, knob) = (
-            folder.path().join("zoneinfo"),
-            folder.path().join("sys/vm/percpu_pagelist_high_fraction"),
-        );
+        let (zones, knob) =
+            (folder.path().join("zoneinfo"), folder.path().join("sys/vm/percpu_pagelist_high_fraction"));
         fs::create_dir_all(folder.path().join("sys/vm")).expect("makes");
-        fs::write(
-            &zones,
-            "Node 0, zone Normal\n spanned 9\n present 9\n count: 5\n count: 6\n",
-        )
-        .expect("writes");
-        assert!(
-            settle_in(folder.path(), Duration::ZERO).is_err(),
-            "there is no sysctl"
-        );
+        fs::write(&zones, "Node 0, zone Normal\n spanned 9\n present 9\n count: 5\n count: 6\n").expect("writes");
+        assert!(settle_in(folder.path(), Duration::ZERO).is_err(), "there is no sysctl");
         fs::write(&knob, "8\n").expect("writes");
-        assert_eq!(
-            settle_in(folder.path(), Duration::ZERO).expect("settles"),
-            (11, 11)
-        );
+        assert_eq!(settle_in(folder.path(), Duration::ZERO).expect("settles"), (11, 11));
         assert_eq!(fs::read_to_string(&knob).expect("reads"), "8");
 
         // While it waits, the sysctl must be set; then the zones become unreadable, and still the value comes back.

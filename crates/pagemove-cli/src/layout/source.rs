@@ -42,10 +42,7 @@ pub(crate) enum SourceError {
 
 impl LayoutSource {
     /// Gets the layout, and for a live one what Linux says of it; `progress` hears frames read and their total.
-    pub(crate) fn open(
-        &self,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<(Layout, Option<FreeCheck>), SourceError> {
+    pub(crate) fn open(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<(Layout, Option<FreeCheck>), SourceError> {
         match self {
             Self::Live => {
                 let Capture { layout, check } = Layout::capture(progress)?;
@@ -55,10 +52,7 @@ impl LayoutSource {
             Self::File(path) => match Layout::load(path) {
                 Ok(layout) => Ok((layout, None)),
                 Err(error @ LayoutError::Unreadable { .. }) => Err(SourceError::Unreadable(error)),
-                Err(error) => Err(SourceError::File {
-                    path: path.clone(),
-                    error,
-                }),
+                Err(error) => Err(SourceError::File { path: path.clone(), error }),
             },
         }
     }
@@ -92,10 +86,7 @@ mod tests {
 
     #[test]
     fn names_lead_to_sources_and_files_open() {
-        let source = |text: &str| {
-            text.parse::<LayoutSource>()
-                .unwrap_or_else(|never| match never {})
-        };
+        let source = |text: &str| text.parse::<LayoutSource>().unwrap_or_else(|never| match never {});
         assert_eq!(source("live"), LayoutSource::Live);
         assert_eq!(source("./live"), LayoutSource::File("./live".into()));
         let (sample, check) = source("sample").open(&mut |_, _| {}).expect("ships");
@@ -107,13 +98,7 @@ mod tests {
         let file = source(&path.to_string_lossy());
         assert_eq!(file.open(&mut |_, _| {}).expect("opens").0, sample);
         std::fs::write(&path, "no").expect("writes");
-        let said = file
-            .open(&mut |_, _| {})
-            .expect_err("not a layout")
-            .to_string();
-        assert!(
-            said.ends_with("x.layout: not a layout file: it isn't gzip"),
-            "{said}"
-        );
+        let said = file.open(&mut |_, _| {}).expect_err("not a layout").to_string();
+        assert!(said.ends_with("x.layout: not a layout file: it isn't gzip"), "{said}");
     }
 }

@@ -16,19 +16,11 @@ const GROUPS: usize = 4;
 /// A table in the style of all tables here: names on the left, numbers on the right.
 fn table(header: &[String], rows: Vec<Vec<String>>, text_columns: &[usize], ascii: bool) -> Table {
     let mut table = Table::new();
-    table.load_style(if ascii {
-        presets::ASCII_BORDERS_ONLY_CONDENSED
-    } else {
-        presets::UTF8_BORDERS_ONLY
-    });
+    table.load_style(if ascii { presets::ASCII_BORDERS_ONLY_CONDENSED } else { presets::UTF8_BORDERS_ONLY });
     let row = |cells: &[String]| {
         let cell = |(column, text): (usize, &String)| {
             let right = !text_columns.contains(&column);
-            Cell::new(text).set_alignment(if right {
-                CellAlignment::Right
-            } else {
-                CellAlignment::Left
-            })
+            Cell::new(text).set_alignment(if right { CellAlignment::Right } else { CellAlignment::Left })
         };
         cells.iter().enumerate().map(cell).collect::<Vec<_>>()
     };
@@ -39,52 +31,25 @@ fn table(header: &[String], rows: Vec<Vec<String>>, text_columns: &[usize], asci
 
 /// Frames and MiB by class; several tables if the zones don't fit beside each other.
 pub(crate) fn frame_tables(census: &Census, ascii: bool) -> Vec<Table> {
-    let several_nodes = census
-        .zones
-        .iter()
-        .any(|zone| zone.node != census.zones[0].node);
+    let several_nodes = census.zones.iter().any(|zone| zone.node != census.zones[0].node);
     let name = |name: &str, node| {
-        if several_nodes {
-            format!("{name} {node}")
-        } else {
-            name.to_owned()
-        }
+        if several_nodes { format!("{name} {node}") } else { name.to_owned() }
     };
-    let zones = census
-        .zones
-        .iter()
-        .map(|zone| (name(&zone.name, zone.node), &zone.counts));
+    let zones = census.zones.iter().map(|zone| (name(&zone.name, zone.node), &zone.counts));
     let groups: Vec<(String, &Counts)> = zones.chain([("all".to_owned(), &census.total)]).collect();
     let of_group = |groups: &[(String, &Counts)]| {
         let mut header = vec!["frames".to_owned()];
-        header.extend(
-            groups
-                .iter()
-                .flat_map(|(name, _)| [name.clone(), "MiB".to_owned()]),
-        );
-        let classes = FrameClass::ALL
-            .into_iter()
-            .filter(|class| census.total.frames.of(*class) > 0);
+        header.extend(groups.iter().flat_map(|(name, _)| [name.clone(), "MiB".to_owned()]));
+        let classes = FrameClass::ALL.into_iter().filter(|class| census.total.frames.of(*class) > 0);
         let mut rows: Vec<Vec<String>> = classes
             .map(|class| {
                 let counts = groups.iter().map(|(_, counts)| counts.frames.of(class));
-                [
-                    vec![class.name().to_owned()],
-                    counts
-                        .flat_map(|frames| [grouped(frames), mib(frames)])
-                        .collect(),
-                ]
-                .concat()
+                [vec![class.name().to_owned()], counts.flat_map(|frames| [grouped(frames), mib(frames)]).collect()]
+                    .concat()
             })
             .collect();
         let sums = groups.iter().map(|(_, counts)| counts.frames.sum(|_| true));
-        rows.push(
-            [
-                vec!["all".to_owned()],
-                sums.flat_map(|sum| [grouped(sum), mib(sum)]).collect(),
-            ]
-            .concat(),
-        );
+        rows.push([vec!["all".to_owned()], sums.flat_map(|sum| [grouped(sum), mib(sum)]).collect()].concat());
         table(&header, rows, &[0], ascii)
     };
     groups.chunks(GROUPS).map(of_group).collect()
@@ -92,71 +57,29 @@ pub(crate) fn frame_tables(census: &Census, ascii: bool) -> Vec<Table> {
 
 /// Pageblocks by verdict, zone by zone.
 pub(crate) fn block_table(census: &Census, ascii: bool) -> Table {
-    let header = [
-        "blocks",
-        "wholly free",
-        "can be emptied",
-        "hostage",
-        "nothing to gain",
-        "all",
-    ]
-    .map(str::to_owned);
+    let header = ["blocks", "wholly free", "can be emptied", "hostage", "nothing to gain", "all"].map(str::to_owned);
     let row = |name: String, counts: &Counts| {
         let blocks = &counts.blocks;
-        let numbers = [
-            blocks.free,
-            blocks.movable,
-            blocks.hostage,
-            blocks.full,
-            blocks.total,
-        ]
-        .map(grouped);
+        let numbers = [blocks.free, blocks.movable, blocks.hostage, blocks.full, blocks.total].map(grouped);
         [vec![name], numbers.to_vec()].concat()
     };
-    let zones = census
-        .zones
-        .iter()
-        .map(|zone| row(format!("{}, node {}", zone.name, zone.node), &zone.counts));
-    table(
-        &header,
-        zones
-            .chain([row("all".to_owned(), &census.total)])
-            .collect(),
-        &[0],
-        ascii,
-    )
+    let zones = census.zones.iter().map(|zone| row(format!("{}, node {}", zone.name, zone.node), &zone.counts));
+    table(&header, zones.chain([row("all".to_owned(), &census.total)]).collect(), &[0], ascii)
 }
 
 /// Who holds the hostages, most first; none if there are no hostages.
 pub(crate) fn holder_table(census: &Census, ascii: bool) -> Vec<Table> {
     let blocks = &census.total.blocks;
-    let mut holders: Vec<FrameClass> = FrameClass::ALL
-        .into_iter()
-        .filter(|class| blocks.held_by.of(*class) > 0)
-        .collect();
+    let mut holders: Vec<FrameClass> =
+        FrameClass::ALL.into_iter().filter(|class| blocks.held_by.of(*class) > 0).collect();
     holders.sort_by_key(|class| std::cmp::Reverse(blocks.held_by.of(*class)));
-    let header = [
-        "hostage blocks held by",
-        "blocks",
-        "held by it alone",
-        "what it is",
-    ]
-    .map(str::to_owned);
+    let header = ["hostage blocks held by", "blocks", "held by it alone", "what it is"].map(str::to_owned);
     let row = |class: FrameClass| {
         let counts = [blocks.held_by.of(class), blocks.held_only_by.of(class)].map(grouped);
-        [
-            vec![class.name().to_owned()],
-            counts.to_vec(),
-            vec![class.description().to_owned()],
-        ]
-        .concat()
+        [vec![class.name().to_owned()], counts.to_vec(), vec![class.description().to_owned()]].concat()
     };
     let rows: Vec<_> = holders.into_iter().map(row).collect();
-    if rows.is_empty() {
-        Vec::new()
-    } else {
-        vec![table(&header, rows, &[0, 3], ascii)]
-    }
+    if rows.is_empty() { Vec::new() } else { vec![table(&header, rows, &[0, 3], ascii)] }
 }
 
 /// Writes a number with a comma at each thousand.
@@ -175,11 +98,7 @@ pub(crate) fn grouped(number: u64) -> String {
 /// Writes frames as MiB, with a decimal where it says something.
 pub(crate) fn mib(frames: u64) -> String {
     let bytes = frames * FRAME_BYTES;
-    if frames == 0 || bytes >= 100 << 20 {
-        grouped(bytes >> 20)
-    } else {
-        format!("{:.1}", bytes as f64 / 1048576.0)
-    }
+    if frames == 0 || bytes >= 100 << 20 { grouped(bytes >> 20) } else { format!("{:.1}", bytes as f64 / 1048576.0) }
 }
 
 #[cfg(test)]
@@ -189,14 +108,8 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        assert_eq!(
-            [0, 999, 1_000, 12_345, 1_234_567].map(grouped),
-            ["0", "999", "1,000", "12,345", "1,234,567"]
-        );
-        assert_eq!(
-            [0, 1, 512, 25_600, 524_288].map(mib),
-            ["0", "0.0", "2.0", "100", "2,048"]
-        );
+        assert_eq!([0, 999, 1_000, 12_345, 1_234_567].map(grouped), ["0", "999", "1,000", "12,345", "1,234,567"]);
+        assert_eq!([0, 1, 512, 25_600, 524_288].map(mib), ["0", "0.0", "2.0", "100", "2,048"]);
     }
 
     #[test]
@@ -208,45 +121,22 @@ mod tests {
             spanned: 1024,
             present: 1024,
         };
-        let runs = vec![
-            Run {
-                class: FrameClass::Free,
-                frames: 6143,
-            },
-            Run {
-                class: FrameClass::Slab,
-                frames: 1,
-            },
-        ];
-        let layout =
-            Layout::new("test".into(), 9, (0..6).map(zone).collect(), runs).expect("consistent");
+        let runs = vec![Run { class: FrameClass::Free, frames: 6143 }, Run { class: FrameClass::Slab, frames: 1 }];
+        let layout = Layout::new("test".into(), 9, (0..6).map(zone).collect(), runs).expect("consistent");
         let census = Census::take(&layout, |_, _| {});
-        let [first, second] = &frame_tables(&census, true)[..] else {
-            panic!("seven columns make two tables")
-        };
+        let [first, second] = &frame_tables(&census, true)[..] else { panic!("seven columns make two tables") };
         assert!(first.to_string().contains("Normal 3") && !first.to_string().contains("Normal 4"));
-        assert!(
-            second.to_string().contains("Normal 5") && second.to_string().contains("6,144"),
-            "{second}"
-        );
-        assert!(
-            !second.to_string().contains("anonymous"),
-            "a class without frames has a line:\n{second}"
-        );
+        assert!(second.to_string().contains("Normal 5") && second.to_string().contains("6,144"), "{second}");
+        assert!(!second.to_string().contains("anonymous"), "a class without frames has a line:\n{second}");
         let blocks = block_table(&census, true).to_string();
         assert!(
             blocks.lines().any(|line| {
                 let words: Vec<_> = line.split_whitespace().collect();
-                words
-                    .windows(6)
-                    .any(|six| six == ["all", "11", "0", "1", "0", "12"])
+                words.windows(6).any(|six| six == ["all", "11", "0", "1", "0", "12"])
             }),
             "{blocks}"
         );
         let holders = &holder_table(&census, true)[0].to_string();
-        assert!(
-            holders.contains("slab") && !holders.contains("free "),
-            "{holders}"
-        );
+        assert!(holders.contains("slab") && !holders.contains("free "), "{holders}");
     }
 }

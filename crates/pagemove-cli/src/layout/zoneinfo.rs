@@ -23,16 +23,9 @@ pub(super) struct ZoneInfo {
 pub(super) fn parse(text: &str) -> Vec<ZoneInfo> {
     let mut zones: Vec<ZoneInfo> = Vec::new();
     for line in text.lines() {
-        if let Some((node, name)) = line
-            .strip_prefix("Node ")
-            .and_then(|rest| rest.split_once(", zone"))
-        {
+        if let Some((node, name)) = line.strip_prefix("Node ").and_then(|rest| rest.split_once(", zone")) {
             let node = node.trim().parse().unwrap_or_default();
-            zones.push(ZoneInfo {
-                name: name.trim().to_owned(),
-                node,
-                ..ZoneInfo::default()
-            });
+            zones.push(ZoneInfo { name: name.trim().to_owned(), node, ..ZoneInfo::default() });
             continue;
         }
         let mut words = line.split_whitespace();
@@ -75,28 +68,16 @@ pub(super) fn pieces(zones: &[ZoneInfo]) -> Vec<Piece> {
     by_size.sort_by_key(|&zone| zones[zone].spanned);
     let mut pieces: Vec<Piece> = Vec::new();
     for zone in by_size {
-        let ZoneInfo {
-            start_pfn: mut from,
-            spanned,
-            ..
-        } = zones[zone];
+        let ZoneInfo { start_pfn: mut from, spanned, .. } = zones[zone];
         let end = from.saturating_add(spanned);
         let mut gaps = Vec::new();
         for taken in &pieces {
             if taken.end_pfn > from && taken.start_pfn < end {
-                gaps.push(Piece {
-                    zone,
-                    start_pfn: from,
-                    end_pfn: taken.start_pfn.max(from),
-                });
+                gaps.push(Piece { zone, start_pfn: from, end_pfn: taken.start_pfn.max(from) });
                 from = taken.end_pfn;
             }
         }
-        gaps.push(Piece {
-            zone,
-            start_pfn: from,
-            end_pfn: end,
-        });
+        gaps.push(Piece { zone, start_pfn: from, end_pfn: end });
         pieces.extend(gaps.into_iter().filter(|gap| gap.start_pfn < gap.end_pfn));
         pieces.sort_by_key(|piece| piece.start_pfn);
     }
@@ -145,25 +126,13 @@ Node 1, zone   Movable
             per_cpu: 12,
         };
         assert_eq!(parse(TEXT), [dma]);
-        assert_eq!(
-            parse("spanned 3\nNode x\n\nNode 0, zone\n spanned\n present 18446744073709551616"),
-            []
-        );
+        assert_eq!(parse("spanned 3\nNode x\n\nNode 0, zone\n spanned\n present 18446744073709551616"), []);
     }
 
     fn cut(zones: &[(u64, u64)]) -> Vec<(usize, u64, u64)> {
-        let zones: Vec<_> = zones
-            .iter()
-            .map(|&(start_pfn, spanned)| ZoneInfo {
-                start_pfn,
-                spanned,
-                ..ZoneInfo::default()
-            })
-            .collect();
-        pieces(&zones)
-            .iter()
-            .map(|piece| (piece.zone, piece.start_pfn, piece.end_pfn))
-            .collect()
+        let zones: Vec<_> =
+            zones.iter().map(|&(start_pfn, spanned)| ZoneInfo { start_pfn, spanned, ..ZoneInfo::default() }).collect();
+        pieces(&zones).iter().map(|piece| (piece.zone, piece.start_pfn, piece.end_pfn)).collect()
     }
 
     #[test]
@@ -171,13 +140,7 @@ Node 1, zone   Movable
         assert_eq!(cut(&[(0, 10), (10, 90)]), [(0, 0, 10), (1, 10, 100)]);
         assert_eq!(
             cut(&[(0, 100), (20, 10), (50, 20)]),
-            [
-                (0, 0, 20),
-                (1, 20, 30),
-                (0, 30, 50),
-                (2, 50, 70),
-                (0, 70, 100)
-            ]
+            [(0, 0, 20), (1, 20, 30), (0, 30, 50), (2, 50, 70), (0, 70, 100)]
         );
         assert_eq!(cut(&[(0, 60), (40, 50)]), [(0, 0, 40), (1, 40, 90)]);
         assert_eq!(cut(&[(5, 5), (5, 5)]), [(0, 5, 10)]);

@@ -14,11 +14,7 @@ const TOP_HOLDERS: usize = 12;
 
 /// Gives a CSS width that is `part` of `whole`; anything odd has no width rather than a wrong one.
 fn width(part: f64, whole: f64) -> String {
-    let share = if whole > 0.0 && part.is_finite() {
-        (100.0 * part / whole).clamp(0.0, 100.0)
-    } else {
-        0.0
-    };
+    let share = if whole > 0.0 && part.is_finite() { (100.0 * part / whole).clamp(0.0, 100.0) } else { 0.0 };
     format!("width:{share:.2}%")
 }
 
@@ -50,12 +46,7 @@ pub(crate) fn free_blocks(results: &Results) -> Markup {
 /// Gives a table with a row for each holder and a bar for each policy, the greatest holder first.
 pub(crate) fn hostages(results: &Results) -> Markup {
     let rows = rows::holders(results, TOP_HOLDERS);
-    let most = rows
-        .iter()
-        .flat_map(|row| &row.counts)
-        .copied()
-        .max()
-        .unwrap_or(0);
+    let most = rows.iter().flat_map(|row| &row.counts).copied().max().unwrap_or(0);
     if most == 0 {
         return html! { p.nothing { "No block is held hostage under any policy." } };
     }
@@ -128,11 +119,7 @@ mod tests {
         results.policies[1].hostages = vec![("b".into(), 40)];
         results.policies[2].hostages = vec![];
         let page = hostages(&results).into_string();
-        let parts: Vec<_> = page
-            .split("--part:")
-            .skip(1)
-            .map(|rest| &rest[..6])
-            .collect();
+        let parts: Vec<_> = page.split("--part:").skip(1).map(|rest| &rest[..6]).collect();
         assert_eq!(parts, ["1.0000", "0.2500", "0.5000"]);
     }
 
@@ -143,14 +130,8 @@ mod tests {
         results.policies[0].free_blocks_before = 20;
         results.policies[0].free_blocks_after = 5;
         let page = free_blocks(&results).into_string();
-        assert!(
-            page.contains(r#"<span class="kept" style="width:5.00%">"#),
-            "{page}"
-        );
-        assert!(
-            page.contains(r#"<span class="gained" style="width:0.00%">"#),
-            "{page}"
-        );
+        assert!(page.contains(r#"<span class="kept" style="width:5.00%">"#), "{page}");
+        assert!(page.contains(r#"<span class="gained" style="width:0.00%">"#), "{page}");
         assert!(page.contains("(−15)"), "{page}");
     }
 }

@@ -50,11 +50,7 @@ pub(crate) fn section(results: &Results) -> Markup {
 }
 
 fn waits(policy: &PolicyResult) -> u64 {
-    policy
-        .blocked_histogram
-        .iter()
-        .map(|(_, count)| count)
-        .sum()
+    policy.blocked_histogram.iter().map(|(_, count)| count).sum()
 }
 
 /// The two scales, shared by all curves.
@@ -70,27 +66,18 @@ impl Axes {
     /// Fits the scales to all waits; `None` if there are none.
     fn of(results: &Results) -> Option<Self> {
         let bounds = || {
-            let all = results
-                .policies
-                .iter()
-                .flat_map(|policy| &policy.blocked_histogram);
-            all.filter(|(_, count)| *count > 0)
-                .map(|(bound, _)| place(*bound))
+            let all = results.policies.iter().flat_map(|policy| &policy.blocked_histogram);
+            all.filter(|(_, count)| *count > 0).map(|(bound, _)| place(*bound))
         };
         let from = bounds().min_by(f64::total_cmp)?.floor() as i32;
         let to = bounds().max_by(f64::total_cmp)?.ceil() as i32;
         let most = results.policies.iter().map(waits).max()?;
         // A curve ends at one wait of all; the scale has room for one decade at least, even of a single wait.
-        Some(Self {
-            from,
-            to: to.max(from + 1),
-            nines: (most as f64).log10().max(1.0),
-        })
+        Some(Self { from, to: to.max(from + 1), nines: (most as f64).log10().max(1.0) })
     }
 
     fn x(&self, decade: f64) -> f64 {
-        LEFT + (decade - f64::from(self.from)) / f64::from(self.to - self.from)
-            * (WIDTH - LEFT - RIGHT)
+        LEFT + (decade - f64::from(self.from)) / f64::from(self.to - self.from) * (WIDTH - LEFT - RIGHT)
     }
 
     fn y(&self, nines: f64) -> f64 {
@@ -138,11 +125,7 @@ fn chart(results: &Results, axes: &Axes) -> Markup {
 }
 
 fn curve_class(at: usize, policy: &PolicyResult) -> String {
-    if policy.policy == "any" {
-        "curve any".into()
-    } else {
-        format!("curve d{}", at % 3)
-    }
+    if policy.policy == "any" { "curve any".into() } else { format!("curve d{}", at % 3) }
 }
 
 /// Draws the steps: up at each bucket's upper bound, to the share of the waits that it and those below it hold.
@@ -202,9 +185,7 @@ mod tests {
         let mut corners = Vec::new();
         let mut rest = path;
         while let Some(command) = rest.chars().next() {
-            let end = rest[1..]
-                .find(['H', 'V', 'M'])
-                .map_or(rest.len(), |at| at + 1);
+            let end = rest[1..].find(['H', 'V', 'M']).map_or(rest.len(), |at| at + 1);
             let number = rest[1..end].split(' ').next_back().unwrap();
             corners.push((command, number.parse().unwrap()));
             rest = &rest[end..];
@@ -239,11 +220,7 @@ mod tests {
 
     #[test]
     fn the_median_stands_where_half_of_the_waits_are_over() {
-        let axes = Axes {
-            from: 0,
-            to: 2,
-            nines: 3.0,
-        };
+        let axes = Axes { from: 0, to: 2, nines: 3.0 };
         let half = axes.y(-(0.5_f64.log10()));
         assert_eq!(
             curve(&[(1.0, 500), (10.0, 499), (100.0, 1)], &axes),
@@ -269,10 +246,7 @@ mod tests {
         results.policies[1].blocked_histogram = vec![(f64::NAN, 2), (f64::INFINITY, 1)];
         results.policies[2].blocked_histogram = vec![];
         let page = section(&results).into_string();
-        assert!(
-            page.contains("<path") && !page.contains("NaN") && !page.contains("inf"),
-            "{page}"
-        );
+        assert!(page.contains("<path") && !page.contains("NaN") && !page.contains("inf"), "{page}");
         assert_eq!(page.matches(r#"class="curve d0" d="M9"#).count(), 1);
     }
 
@@ -284,10 +258,7 @@ mod tests {
             policy.blocked_us = Default::default();
         }
         let page = section(&results).into_string();
-        assert!(
-            page.contains("No thread was blocked") && !page.contains("<svg"),
-            "{page}"
-        );
+        assert!(page.contains("No thread was blocked") && !page.contains("<svg"), "{page}");
         assert!(page.contains(DASH));
     }
 
@@ -295,9 +266,6 @@ mod tests {
     fn ticks_have_the_unit_that_suits_them() {
         let names: Vec<_> = [-3, -1, 0, 2, 3, 6].map(tick).into();
         assert_eq!(names, ["1 ns", "100 ns", "1 µs", "100 µs", "1 ms", "1 s"]);
-        assert_eq!(
-            [0, 1, 2, 3, 4].map(share),
-            ["0 %", "90 %", "99 %", "99.9 %", "99.99 %"]
-        );
+        assert_eq!([0, 1, 2, 3, 4].map(share), ["0 %", "90 %", "99 %", "99.9 %", "99.99 %"]);
     }
 }

@@ -144,9 +144,7 @@ fn style_class(kind: Kind, shade: u8) -> String {
 
 /// Says what a picture shows, for those who can't see it.
 fn in_words(looks: &[Look]) -> String {
-    let count = |wanted: fn(&Kind) -> bool| {
-        thousands(looks.iter().filter(|(kind, _)| wanted(kind)).count() as u64)
-    };
+    let count = |wanted: fn(&Kind) -> bool| thousands(looks.iter().filter(|(kind, _)| wanted(kind)).count() as u64);
     format!(
         "{} blocks: {} free, {} movable, {} hostage, {} wholly fixed",
         thousands(looks.len() as u64),
@@ -161,24 +159,11 @@ fn in_words(looks: &[Look]) -> String {
 /// with blanks between; `7*512` stands for seven equal blocks.
 fn packed(blocks: &[BlockPicture]) -> String {
     let runs = blocks.chunk_by(|left, right| left == right).map(|run| {
-        let counts = run[0]
-            .frames
-            .map(|count| {
-                if count == 0 {
-                    String::new()
-                } else {
-                    count.to_string()
-                }
-            })
-            .join(",");
+        let counts = run[0].frames.map(|count| if count == 0 { String::new() } else { count.to_string() }).join(",");
         let counts = counts.trim_end_matches(',');
         // An absent block has no counts, and still needs its place.
         let counts = if counts.is_empty() { "0" } else { counts };
-        if run.len() == 1 {
-            counts.to_owned()
-        } else {
-            format!("{}*{counts}", run.len())
-        }
+        if run.len() == 1 { counts.to_owned() } else { format!("{}*{counts}", run.len()) }
     });
     runs.collect::<Vec<_>>().join(" ")
 }
@@ -194,11 +179,7 @@ fn legend(results: &Results) -> Markup {
     let entry = |looks: &[String], text: String| {
         html! { li { span.swatch { @for look in looks { svg viewBox="0 0 1 1" { rect class=(look) width="1" height="1" {} } } } (text) } }
     };
-    let shaded = |kind| {
-        (1..=SHADES)
-            .map(|shade| style_class(kind, shade))
-            .collect::<Vec<_>>()
-    };
+    let shaded = |kind| (1..=SHADES).map(|shade| style_class(kind, shade)).collect::<Vec<_>>();
     html! {
         ul.legend {
             @for kind in kinds {
@@ -224,13 +205,9 @@ mod tests {
         let mut grid = vec![None; cells];
         for (look, path) in paths {
             for run in path.split('M').skip(1) {
-                let numbers: Vec<usize> = run
-                    .split([' ', 'h', 'v', '-', 'z'])
-                    .filter_map(|number| number.parse().ok())
-                    .collect();
-                let [x, y, width, 1, back] = numbers[..] else {
-                    panic!("{run}")
-                };
+                let numbers: Vec<usize> =
+                    run.split([' ', 'h', 'v', '-', 'z']).filter_map(|number| number.parse().ok()).collect();
+                let [x, y, width, 1, back] = numbers[..] else { panic!("{run}") };
                 assert!(width == back && x + width <= columns, "{run}");
                 for cell in &mut grid[y * columns + x..][..width] {
                     assert_eq!(cell.replace(*look), None, "{run}");
@@ -247,11 +224,7 @@ mod tests {
                 let (times, counts) = run.split_once('*').unwrap_or(("1", run));
                 let mut block = BlockPicture::default();
                 for (frames, count) in block.frames.iter_mut().zip(counts.split(',')) {
-                    *frames = if count.is_empty() {
-                        0
-                    } else {
-                        count.parse().unwrap()
-                    };
+                    *frames = if count.is_empty() { 0 } else { count.parse().unwrap() };
                 }
                 vec![block; times.parse().unwrap()]
             })
@@ -262,17 +235,10 @@ mod tests {
     fn every_block_has_one_cell_of_its_look() {
         for size in [1, 2, 63, 64, 65, 1000, 2048, 2049] {
             for policy in &fixture::results(size).policies {
-                let looks: Vec<_> = policy
-                    .after
-                    .iter()
-                    .map(|block| look(block, &policy.policy))
-                    .collect();
+                let looks: Vec<_> = policy.after.iter().map(|block| look(block, &policy.policy)).collect();
                 let painted = painted(&runs(&looks, columns(size)), columns(size), size);
                 assert!(painted.iter().copied().eq(looks.iter().copied().map(Some)));
-                let free = painted
-                    .iter()
-                    .filter(|cell| **cell == Some((Kind::Free, 0)))
-                    .count();
+                let free = painted.iter().filter(|cell| **cell == Some((Kind::Free, 0))).count();
                 assert_eq!(free as u64, policy.free_blocks_after);
             }
         }
@@ -294,9 +260,7 @@ mod tests {
 
     #[test]
     fn shade_follows_occupancy() {
-        let used = |used: u16| BlockPicture {
-            frames: [512 - used, used, 0, 0, 0, 0, 0, 0, 0],
-        };
+        let used = |used: u16| BlockPicture { frames: [512 - used, used, 0, 0, 0, 0, 0, 0, 0] };
         let shades = [1, 128, 129, 384, 512].map(|count| look(&used(count), "any").1);
         assert_eq!(shades, [1, 1, 2, 3, 4]);
         assert_eq!(look(&used(0), "any"), (Kind::Free, 0));

@@ -35,16 +35,8 @@ pub(crate) enum Verdict {
 
 /// Judges the correctness of a run.
 pub(crate) fn verdict(results: &Results) -> Verdict {
-    let lost = results
-        .policies
-        .iter()
-        .map(|policy| policy.lost_writes)
-        .sum();
-    let stale = results
-        .policies
-        .iter()
-        .map(|policy| policy.stale_reads)
-        .sum();
+    let lost = results.policies.iter().map(|policy| policy.lost_writes).sum();
+    let stale = results.policies.iter().map(|policy| policy.stale_reads).sum();
     let unchecked: Vec<_> = results
         .policies
         .iter()
@@ -72,15 +64,8 @@ pub(crate) fn baseline(results: &Results) -> Option<&PolicyResult> {
 
 /// Gives the number of blocks of the memory, also where no pictures were taken.
 pub(crate) fn all_blocks(results: &Results) -> u64 {
-    let drawn = results
-        .policies
-        .iter()
-        .map(|policy| policy.after.len() as u64)
-        .max();
-    let whole = results
-        .layout
-        .frames
-        .checked_shr(u32::from(results.layout.pageblock_order));
+    let drawn = results.policies.iter().map(|policy| policy.after.len() as u64).max();
+    let whole = results.layout.frames.checked_shr(u32::from(results.layout.pageblock_order));
     drawn.unwrap_or(0).max(whole.unwrap_or(0))
 }
 
@@ -91,10 +76,7 @@ pub(crate) fn finding(results: &Results) -> Finding {
     let mut caveats = caveats(results);
     let claim = match verdict(results) {
         Verdict::Broken { lost, stale } => {
-            caveats.insert(
-                0,
-                format!("The counts of blocks alone would have read: “{gain}.”"),
-            );
+            caveats.insert(0, format!("The counts of blocks alone would have read: “{gain}.”"));
             format!(
                 "This run corrupted memory ({}, {}), so its other numbers prove nothing",
                 counted(lost, "lost write"),
@@ -103,26 +85,18 @@ pub(crate) fn finding(results: &Results) -> Finding {
         }
         Verdict::Sound | Verdict::Unchecked(_) => gain,
     };
-    Finding {
-        claim,
-        detail,
-        caveats,
-    }
+    Finding { claim, detail, caveats }
 }
 
 /// States what moving mapped driver pages gained, and the numbers behind it.
 fn gain(results: &Results, size: &str) -> (String, String) {
     let all = all_blocks(results);
     if all == 0 || results.policies.is_empty() {
-        return (
-            "This run compacted no blocks".into(),
-            "There is nothing to compare.".into(),
-        );
+        return ("This run compacted no blocks".into(), "There is nothing to compare.".into());
     }
     let of_all = format!("{} blocks of {size}", thousands(all));
     let (Some(any), Some(other)) = (named(results, "any"), baseline(results)) else {
-        let claim =
-            "This run did not compare moving mapped driver pages with another policy".into();
+        let claim = "This run did not compare moving mapped driver pages with another policy".into();
         let detail: Vec<_> = results
             .policies
             .iter()
@@ -141,19 +115,13 @@ fn gain(results: &Results, size: &str) -> (String, String) {
     let claim = if any.free_blocks_after > other.free_blocks_after {
         let more = any.free_blocks_after - other.free_blocks_after;
         let noun = if more == 1 { "block" } else { "blocks" };
-        format!(
-            "Moving mapped driver pages frees {} more {size} {noun}",
-            thousands(more)
-        )
+        format!("Moving mapped driver pages frees {} more {size} {noun}", thousands(more))
     } else if any.free_blocks_after == other.free_blocks_after {
         format!("Moving mapped driver pages freed no more {size} blocks in this run")
     } else {
         let fewer = other.free_blocks_after - any.free_blocks_after;
         let noun = if fewer == 1 { "block" } else { "blocks" };
-        format!(
-            "Moving mapped driver pages freed {} fewer {size} {noun} in this run",
-            thousands(fewer)
-        )
+        format!("Moving mapped driver pages freed {} fewer {size} {noun} in this run", thousands(fewer))
     };
     let mut detail = format!(
         "Of {of_all}, {} were wholly free before compaction. After it: {} if driver pages move even while mapped",
@@ -162,14 +130,10 @@ fn gain(results: &Results, size: &str) -> (String, String) {
     );
     if let Some(linux) = named(results, "unmapped") {
         let free = thousands(linux.free_blocks_after);
-        detail +=
-            &format!(", {free} if they move only while unmapped (the rule of Linux since 4.8)");
+        detail += &format!(", {free} if they move only while unmapped (the rule of Linux since 4.8)");
     }
     if let Some(never) = named(results, "unmovable") {
-        detail += &format!(
-            ", {} if they never move",
-            thousands(never.free_blocks_after)
-        );
+        detail += &format!(", {} if they never move", thousands(never.free_blocks_after));
     }
     detail.push('.');
     (claim, detail)
@@ -181,17 +145,11 @@ fn caveats(results: &Results) -> Vec<String> {
         pair[0].before == pair[1].before && pair[0].free_blocks_before == pair[1].free_blocks_before
     };
     if !results.policies.windows(2).all(same) {
-        caveats.push("The policies did not start from the same state of memory, so their numbers don't compare.".into());
+        caveats
+            .push("The policies did not start from the same state of memory, so their numbers don't compare.".into());
     }
-    for policy in results
-        .policies
-        .iter()
-        .filter(|policy| policy.free_blocks_after < policy.free_blocks_before)
-    {
-        caveats.push(format!(
-            "Under “{}” fewer blocks were free after compaction than before it.",
-            policy.policy
-        ));
+    for policy in results.policies.iter().filter(|policy| policy.free_blocks_after < policy.free_blocks_before) {
+        caveats.push(format!("Under “{}” fewer blocks were free after compaction than before it.", policy.policy));
     }
     caveats
 }
@@ -210,24 +168,14 @@ mod tests {
 
     #[test]
     fn a_gain_is_counted_against_the_rule_of_linux() {
-        assert_eq!(
-            finding(&with_free(20, 51)).claim,
-            "Moving mapped driver pages frees 31 more 2 MiB blocks"
-        );
-        assert_eq!(
-            finding(&with_free(20, 21)).claim,
-            "Moving mapped driver pages frees 1 more 2 MiB block"
-        );
+        assert_eq!(finding(&with_free(20, 51)).claim, "Moving mapped driver pages frees 31 more 2 MiB blocks");
+        assert_eq!(finding(&with_free(20, 21)).claim, "Moving mapped driver pages frees 1 more 2 MiB block");
     }
 
     #[test]
     fn no_gain_and_loss_are_said() {
         assert!(finding(&with_free(20, 20)).claim.contains("freed no more"));
-        assert!(
-            finding(&with_free(21, 20))
-                .claim
-                .contains("freed 1 fewer 2 MiB block in")
-        );
+        assert!(finding(&with_free(21, 20)).claim.contains("freed 1 fewer 2 MiB block in"));
     }
 
     #[test]
@@ -237,11 +185,7 @@ mod tests {
         results.policies[0].free_blocks_after = 11;
         let finding = finding(&results);
         assert!(finding.claim.contains("frees 40 more"), "{}", finding.claim);
-        assert!(
-            finding.detail.ends_with("mapped, 11 if they never move."),
-            "{}",
-            finding.detail
-        );
+        assert!(finding.detail.ends_with("mapped, 11 if they never move."), "{}", finding.detail);
     }
 
     #[test]
@@ -262,10 +206,7 @@ mod tests {
         }
         assert_eq!(all_blocks(&results), 64);
         assert!(finding(&results).claim.contains("frees 31 more"));
-        assert_eq!(
-            finding(&fixture::results(0)).claim,
-            "This run compacted no blocks"
-        );
+        assert_eq!(finding(&fixture::results(0)).claim, "This run compacted no blocks");
     }
 
     #[test]
@@ -275,11 +216,7 @@ mod tests {
         results.policies[2].stale_reads = 2;
         assert_eq!(verdict(&results), Verdict::Broken { lost: 1, stale: 2 });
         let finding = finding(&results);
-        assert!(
-            finding.claim.contains("1 lost write, 2 stale reads"),
-            "{}",
-            finding.claim
-        );
+        assert!(finding.claim.contains("1 lost write, 2 stale reads"), "{}", finding.claim);
         assert!(finding.caveats[0].contains("31 more"));
     }
 
@@ -288,10 +225,7 @@ mod tests {
         let mut results = with_free(20, 51);
         assert_eq!(verdict(&results), Verdict::Sound);
         results.policies[1].words_checked = 0;
-        assert_eq!(
-            verdict(&results),
-            Verdict::Unchecked(vec!["unmapped".into()])
-        );
+        assert_eq!(verdict(&results), Verdict::Unchecked(vec!["unmapped".into()]));
         results.policies.clear();
         assert_eq!(verdict(&results), Verdict::Unchecked(vec![]));
     }

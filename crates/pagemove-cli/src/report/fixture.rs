@@ -9,9 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::kind::{self, Kind};
-use crate::results::{
-    BlockPicture, BlockedMicros, CLASSES, LayoutInfo, PolicyResult, Results, Throughput,
-};
+use crate::results::{BlockPicture, BlockedMicros, CLASSES, LayoutInfo, PolicyResult, Results, Throughput};
 
 /// Frames of a block of order 9.
 const FRAMES: u16 = 512;
@@ -26,16 +24,9 @@ pub(crate) fn results(blocks: usize) -> Results {
         .collect();
     Results {
         seed: 2016,
-        layout: LayoutInfo {
-            source: "sample".into(),
-            frames: blocks as u64 * u64::from(FRAMES),
-            pageblock_order: 9,
-        },
+        layout: LayoutInfo { source: "sample".into(), frames: blocks as u64 * u64::from(FRAMES), pageblock_order: 9 },
         policies,
-        throughput: Throughput {
-            moved_gb_per_s: 4.38,
-            memcpy_gb_per_s: 6.12,
-        },
+        throughput: Throughput { moved_gb_per_s: 4.38, memcpy_gb_per_s: 6.12 },
     }
 }
 
@@ -45,22 +36,12 @@ fn fragmented(rng: &mut ChaCha8Rng, at: usize) -> BlockPicture {
     let kernel_near = at < 40 && rng.random_bool(0.8);
     match rng.random_range(0..100) {
         _ if at < 6 => frames[8] = FRAMES,
-        _ if kernel_near => {
-            frames[7] = if rng.random_bool(0.5) {
-                FRAMES
-            } else {
-                rng.random_range(60..400)
-            }
-        }
+        _ if kernel_near => frames[7] = if rng.random_bool(0.5) { FRAMES } else { rng.random_range(60..400) },
         0..3 => {}
         3..40 => frames[3] = rng.random_range(1..60),
         40..55 => {
             frames[2] = rng.random_range(1..40);
-            frames[3] = if rng.random_bool(0.3) {
-                rng.random_range(1..20)
-            } else {
-                0
-            };
+            frames[3] = if rng.random_bool(0.3) { rng.random_range(1..20) } else { 0 };
         }
         55..63 => frames[5] = rng.random_range(1..120),
         63..66 => frames[6] = rng.random_range(1..30),
@@ -88,9 +69,8 @@ fn compacted(before: &[BlockPicture], policy: &str) -> (Vec<BlockPicture>, u64) 
         }
     }
     let moved = homeless.iter().sum();
-    let (hostages, rest): (Vec<_>, Vec<_>) = after
-        .iter_mut()
-        .partition(|block| matches!(kind::kind(block, policy), Kind::Hostage(_)));
+    let (hostages, rest): (Vec<_>, Vec<_>) =
+        after.iter_mut().partition(|block| matches!(kind::kind(block, policy), Kind::Hostage(_)));
     for block in hostages.into_iter().chain(rest) {
         for (class, left) in homeless.iter_mut().enumerate().skip(1) {
             let fits = block.frames[0].min(u16::try_from(*left).unwrap_or(FRAMES));
@@ -104,17 +84,9 @@ fn compacted(before: &[BlockPicture], policy: &str) -> (Vec<BlockPicture>, u64) 
 
 fn policy(name: &str, before: &[BlockPicture], slow: f64, rng: &mut ChaCha8Rng) -> PolicyResult {
     let (after, moved) = compacted(before, name);
-    let free = |blocks: &[BlockPicture]| {
-        blocks
-            .iter()
-            .filter(|block| kind::kind(block, name) == Kind::Free)
-            .count() as u64
-    };
-    let histogram = if before.is_empty() {
-        Vec::new()
-    } else {
-        blocked(slow, rng)
-    };
+    let free =
+        |blocks: &[BlockPicture]| blocks.iter().filter(|block| kind::kind(block, name) == Kind::Free).count() as u64;
+    let histogram = if before.is_empty() { Vec::new() } else { blocked(slow, rng) };
     PolicyResult {
         policy: name.into(),
         free_blocks_before: free(before),
@@ -139,13 +111,7 @@ fn policy(name: &str, before: &[BlockPicture], slow: f64, rng: &mut ChaCha8Rng) 
 }
 
 fn holders(after: &[BlockPicture], policy: &str) -> Vec<(String, u64)> {
-    let names = [
-        &["chardev0", "gpu-shm", "net-rx"][..],
-        &["zsmalloc"],
-        &["dentry", "inode"],
-        &["tables"],
-        &["kernel"],
-    ];
+    let names = [&["chardev0", "gpu-shm", "net-rx"][..], &["zsmalloc"], &["dentry", "inode"], &["tables"], &["kernel"]];
     let mut by_name = BTreeMap::<String, u64>::new();
     for (at, block) in after.iter().enumerate() {
         let group = match kind::kind(block, policy) {
@@ -165,12 +131,7 @@ fn holders(after: &[BlockPicture], policy: &str) -> Vec<(String, u64)> {
 }
 
 fn reasons(after: &[BlockPicture], policy: &str) -> BTreeMap<String, u64> {
-    let sum = |class: usize| {
-        after
-            .iter()
-            .map(|block| u64::from(block.frames[class]))
-            .sum::<u64>()
-    };
+    let sum = |class: usize| after.iter().map(|block| u64::from(block.frames[class])).sum::<u64>();
     let mut reasons = BTreeMap::from([
         ("pinned".to_string(), sum(4)),
         ("unmovable owner".to_string(), sum(5) + sum(6) + sum(7)),
@@ -191,18 +152,11 @@ fn blocked(slow: f64, rng: &mut ChaCha8Rng) -> Vec<(f64, u64)> {
     let mut buckets = BTreeMap::<i32, u64>::new();
     for _ in 0..6_000 {
         let normal = (0..3).map(|_| rng.random_range(0.0..1.0)).sum::<f64>() * 2.0 - 3.0;
-        let tail = if rng.random_bool(0.002) {
-            rng.random_range(0.5..1.6)
-        } else {
-            0.0
-        };
+        let tail = if rng.random_bool(0.002) { rng.random_range(0.5..1.6) } else { 0.0 };
         let bucket = ((6.0 * slow).log10() + normal * 0.22 + tail) * 10.0;
         *buckets.entry(bucket.ceil() as i32).or_default() += 1;
     }
-    buckets
-        .into_iter()
-        .map(|(tenth, count)| (10_f64.powf(f64::from(tenth) / 10.0), count))
-        .collect()
+    buckets.into_iter().map(|(tenth, count)| (10_f64.powf(f64::from(tenth) / 10.0), count)).collect()
 }
 
 fn quantile(histogram: &[(f64, u64)], wanted: f64) -> f64 {

@@ -87,10 +87,7 @@ pub(crate) fn kind(block: &BlockPicture, policy: &str) -> Kind {
 
 /// Gives how many of the blocks are hostages of a policy.
 pub(crate) fn hostages(blocks: &[BlockPicture], policy: &str) -> u64 {
-    blocks
-        .iter()
-        .filter(|block| matches!(kind(block, policy), Kind::Hostage(_)))
-        .count() as u64
+    blocks.iter().filter(|block| matches!(kind(block, policy), Kind::Hostage(_))).count() as u64
 }
 
 #[cfg(test)]
@@ -133,26 +130,17 @@ mod tests {
     fn what_no_policy_moves_holds_under_every_policy() {
         for class in PINNED..CLASSES.len() {
             for policy in ["unmovable", "unmapped", "any", "unheard of"] {
-                assert_eq!(
-                    kind(&block(&[(FREE, 511), (class, 1)]), policy),
-                    Kind::Hostage(class)
-                );
+                assert_eq!(kind(&block(&[(FREE, 511), (class, 1)]), policy), Kind::Hostage(class));
             }
         }
         let names = [FREE, DRIVER_UNMAPPED, DRIVER_MAPPED, PINNED].map(|class| CLASSES[class]);
-        assert_eq!(
-            names,
-            ["free", "driver, unmapped", "driver, mapped", "pinned"]
-        );
+        assert_eq!(names, ["free", "driver, unmapped", "driver, mapped", "pinned"]);
     }
 
     #[test]
     fn full_of_what_stays_is_no_hostage() {
         assert_eq!(kind(&block(&[(7, 512)]), "any"), Kind::Fixed);
-        assert_eq!(
-            kind(&block(&[(DRIVER_MAPPED, 256), (8, 256)]), "unmapped"),
-            Kind::Fixed
-        );
+        assert_eq!(kind(&block(&[(DRIVER_MAPPED, 256), (8, 256)]), "unmapped"), Kind::Fixed);
     }
 
     #[test]

@@ -22,9 +22,7 @@ use std::path::{Path, PathBuf};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use self::finding::{Verdict, baseline, finding, named, verdict};
-use self::numbers::{
-    DASH, block_size, change, frames_size, micros, percent, significant, thousands,
-};
+use self::numbers::{DASH, block_size, change, frames_size, micros, percent, significant, thousands};
 use crate::results::{CLASSES, Results};
 
 /// Name of the page in its folder.
@@ -53,25 +51,16 @@ pub(crate) enum ReportError {
 
 /// Writes the report of a run as `report.html` in a folder, which it makes if need be, and gives the page's path.
 pub(crate) fn write(results: &Results, dir: &Path) -> Result<PathBuf, ReportError> {
-    std::fs::create_dir_all(dir).map_err(|source| ReportError::Folder {
-        dir: dir.into(),
-        source,
-    })?;
+    std::fs::create_dir_all(dir).map_err(|source| ReportError::Folder { dir: dir.into(), source })?;
     let path = dir.join(FILE_NAME);
-    write_whole(page(results).into_string().as_bytes(), dir, &path).map_err(|source| {
-        ReportError::Write {
-            path: path.clone(),
-            source,
-        }
-    })?;
+    write_whole(page(results).into_string().as_bytes(), dir, &path)
+        .map_err(|source| ReportError::Write { path: path.clone(), source })?;
     Ok(path)
 }
 
 fn write_whole(bytes: &[u8], dir: &Path, path: &Path) -> io::Result<()> {
     // Others may read it, as far as the umask lets them; a temporary file is its owner's alone otherwise.
-    let mut file = tempfile::Builder::new()
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(dir)?;
+    let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(dir)?;
     file.write_all(bytes)?;
     // Or else a power failure could leave an empty file under the final name.
     file.as_file().sync_all()?;

@@ -78,11 +78,7 @@ pub(crate) fn percent(part: f64, whole: f64) -> String {
         return DASH.into();
     }
     let share = 100.0 * part / whole;
-    if share == 0.0 || share >= 9.95 {
-        format!("{share:.0} %")
-    } else {
-        format!("{share:.1} %")
-    }
+    if share == 0.0 || share >= 9.95 { format!("{share:.0} %") } else { format!("{share:.1} %") }
 }
 
 /// Gives the size of a pageblock of this order: 9 is `2 MiB`.
@@ -115,12 +111,7 @@ mod tests {
 
     #[test]
     fn groups_by_three() {
-        for (number, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1000, "1,000"),
-            (1_234_567, "1,234,567"),
-        ] {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(thousands(number), text);
         }
         assert_eq!(thousands(u64::MAX), "18,446,744,073,709,551,615");

@@ -44,11 +44,7 @@ pub(crate) fn everything(results: &Results) -> Markup {
         }
     };
     let blocked = |policy: &PolicyResult, time: f64| {
-        if policy.blocked_us.max > 0.0 {
-            micros(time)
-        } else {
-            DASH.into()
-        }
+        if policy.blocked_us.max > 0.0 { micros(time) } else { DASH.into() }
     };
     html! {
         table.numbers {
@@ -107,10 +103,6 @@ mod tests {
         for policy in &mut results.policies {
             policy.not_moved.clear();
         }
-        assert!(
-            super::reasons(&results)
-                .into_string()
-                .contains("No page stayed")
-        );
+        assert!(super::reasons(&results).into_string().contains("No page stayed"));
     }
 }

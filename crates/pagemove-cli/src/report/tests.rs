@@ -48,13 +48,7 @@ fn a_large_page_is_well_formed_and_small_enough_to_mail() {
             .split(r#" d=""#)
             .skip(1)
             .flat_map(|path| path[..path.find('"').unwrap()].split('M').skip(1))
-            .map(|run| {
-                run.split(['h', 'v'])
-                    .nth(1)
-                    .unwrap()
-                    .parse::<usize>()
-                    .unwrap()
-            })
+            .map(|run| run.split(['h', 'v']).nth(1).unwrap().parse::<usize>().unwrap())
             .sum();
         assert_eq!(cells, 2048);
     }
@@ -63,9 +57,7 @@ fn a_large_page_is_well_formed_and_small_enough_to_mail() {
 #[test]
 fn the_page_loads_nothing() {
     let page = page(&fixture::results(64)).into_string();
-    for way_out in [
-        "http:", "https:", "src=", "href=", "@import", "url(//", "fetch(",
-    ] {
+    for way_out in ["http:", "https:", "src=", "href=", "@import", "url(//", "fetch("] {
         assert!(!page.contains(way_out), "{way_out}");
     }
     assert!(page.contains("default-src 'none'"));
@@ -92,16 +84,9 @@ fn small_and_empty_runs_have_a_page() {
     for blocks in [0, 1, 2, 65] {
         let page = page(&fixture::results(blocks)).into_string();
         nested(&page);
-        assert!(
-            !page.contains("NaN") && !page.contains("inf%"),
-            "{blocks} blocks"
-        );
+        assert!(!page.contains("NaN") && !page.contains("inf%"), "{blocks} blocks");
     }
-    assert!(
-        page(&fixture::results(0))
-            .into_string()
-            .contains("This run compacted no blocks.")
-    );
+    assert!(page(&fixture::results(0)).into_string().contains("This run compacted no blocks."));
 
     let mut results = fixture::results(8);
     results.policies.clear();
@@ -114,11 +99,7 @@ fn small_and_empty_runs_have_a_page() {
 #[test]
 fn the_verdict_has_a_sign_for_each_case() {
     let mut results = fixture::results(8);
-    assert!(
-        judged(&results)
-            .into_string()
-            .contains("✓ No data was lost.")
-    );
+    assert!(judged(&results).into_string().contains("✓ No data was lost."));
     results.policies[1].words_checked = 0;
     assert!(judged(&results).into_string().contains("under “unmapped”."));
     results.policies[2].stale_reads = 1;
@@ -142,15 +123,9 @@ fn the_file_replaces_an_older_one_and_leaves_no_other() {
     let kept = dir.path().join("kept");
     std::fs::hard_link(&first, &kept).unwrap();
     let second = write(&fixture::results(2), &nested).unwrap();
-    assert_eq!(
-        std::fs::read_to_string(&kept).unwrap(),
-        page(&fixture::results(1)).into_string()
-    );
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), page(&fixture::results(1)).into_string());
     assert_eq!(first, second);
-    assert_eq!(
-        std::fs::read_to_string(&second).unwrap(),
-        page(&fixture::results(2)).into_string()
-    );
+    assert_eq!(std::fs::read_to_string(&second).unwrap(), page(&fixture::results(2)).into_string());
     assert_eq!(std::fs::read_dir(&nested).unwrap().count(), 1);
     // Not its owner's alone, as a temporary file would be: the same as any new file.
     std::fs::write(nested.join("any"), "").unwrap();

@@ -1,0 +1,64 @@
+//! A balloon: pages given to the hypervisor, which a driver owns and nothing maps. They move like any others.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use pagemove::{
+    Engine,
+    frame::Kind,
+    movable::{PageIndex, Registration},
+    units::Pfn,
+    zone::AllocError,
+};
+
+/// A balloon.
+pub struct Balloon {
+    pages: Arc<PageIndex>,
+    _registration: Registration,
+    next: AtomicU32,
+}
+
+impl Balloon {
+    /// Makes an empty balloon.
+    pub fn new(engine: &Engine) -> Self {
+        let pages = PageIndex::new(engine, Kind::Driver, "balloon");
+        let registration = engine.owners().register(pages.clone());
+        pages.set_owner(&registration);
+        Self { pages, _registration: registration, next: AtomicU32::new(0) }
+    }
+
+    /// Takes `pages` pages from the machine; gives back what it took if there are not so many.
+    pub fn inflate(&self, pages: u32) -> Result<(), AllocError> {
+        for taken in 0..pages {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = self.pages.lock_or_insert(index) {
+                self.deflate(taken);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over one frame, allocated as [`Kind::Driver`], for rebuilding a layout.
+    pub fn adopt(&self, pfn: Pfn) -> bool {
+        self.pages.insert(self.next.fetch_add(1, Ordering::Relaxed), pfn).is_some()
+    }
+
+    /// Gives up to `pages` pages back, also ones that are being moved; gives their number.
+    pub fn deflate(&self, pages: u32) -> u32 {
+        let mut freed = 0;
+        while freed < pages
+            && let Some(index) = self.pages.next_index(0)
+        {
+            freed += u32::from(self.pages.remove(index));
+        }
+        freed
+    }
+
+    /// Gives the number of pages in the balloon.
+    pub fn pages(&self) -> usize {
+        self.pages.len()
+    }
+}

@@ -1,0 +1,140 @@
+//! A character device with private pages for each open file, mapped by `mmap` and `fault`: the founding case.
+//!
+//! Its pages carry the driver's operations **and** the reverse map of the file. They can be mapped in several processes
+//! at once, at different addresses and protections, and read and written by the driver itself; and they move meanwhile.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use pagemove::{
+    Engine,
+    frame::Kind,
+    movable::{LockedPage, MovableOps, OwnedMove, PageIndex, Refusal, Registration},
+    rmap::RangeMap,
+    space::{FileError, Mappable},
+    units::Pfn,
+    zone::AllocError,
+};
+
+/// A character device.
+pub struct CharDevice {
+    engine: Arc<Engine>,
+    name: String,
+}
+
+/// An open file of the device, with pages of its own. Its pages live until it is dropped: closed, and mapped nowhere.
+pub struct DeviceFile {
+    driver: Arc<Driver>,
+    registration: Registration,
+    pages: u32,
+}
+
+/// The driver's side of a move.
+struct Driver {
+    name: String,
+    index: Arc<PageIndex>,
+    moves: AtomicU64,
+}
+
+impl MovableOps for Driver {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
+        page.copy();
+        self.index.repoint(page)?;
+        self.moves.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl CharDevice {
+    /// Makes the device.
+    pub fn new(engine: &Arc<Engine>, name: impl Into<String>) -> Self {
+        Self { engine: engine.clone(), name: name.into() }
+    }
+
+    /// Opens the device: a file of `pages` pages, each allocated and cleared when it is first used.
+    pub fn open(&self, pages: u32) -> Arc<DeviceFile> {
+        let index = PageIndex::new(&self.engine, Kind::Driver, self.name.clone());
+        let driver = Arc::new(Driver { name: self.name.clone(), index, moves: AtomicU64::new(0) });
+        let registration = self.engine.owners().register(driver.clone());
+        driver.index.set_owner(&registration);
+        Arc::new(DeviceFile { driver, registration, pages })
+    }
+}
+
+impl DeviceFile {
+    fn page(&self, page: u32) -> Result<LockedPage<'_>, FileError> {
+        if page >= self.pages {
+            return Err(FileError::BeyondEnd(page));
+        }
+        Ok(self.driver.index.lock_or_insert(page)?)
+    }
+
+    /// Reads a word, as the driver does by itself. The page stays where it is meanwhile, no longer.
+    pub fn read(&self, page: u32, word: usize) -> Result<u64, FileError> {
+        let words = self.page(page)?;
+        Ok(words.words().get(word).ok_or(FileError::BeyondEnd(page))?.load(Ordering::Acquire))
+    }
+
+    /// Writes a word, as the driver does by itself.
+    pub fn write(&self, page: u32, word: usize, value: u64) -> Result<(), FileError> {
+        let words = self.page(page)?;
+        words.words().get(word).ok_or(FileError::BeyondEnd(page))?.store(value, Ordering::Release);
+        words.mark_dirty();
+        Ok(())
+    }
+
+    /// Allocates all pages now, not with their first use.
+    pub fn populate(&self) -> Result<(), AllocError> {
+        (0..self.pages).try_for_each(|page| self.driver.index.lock_or_insert(page).map(drop))
+    }
+
+    /// Puts a frame at `page`, for rebuilding a layout; the frame was allocated as [`Kind::Driver`]. False if there is one.
+    pub fn adopt(&self, page: u32, pfn: Pfn) -> bool {
+        page < self.pages && self.driver.index.insert(page, pfn).is_some()
+    }
+
+    /// Frees a page while others may have it mapped, or a move may be under way; the next use gets a cleared one.
+    pub fn free(&self, page: u32) -> bool {
+        self.driver.index.remove(page)
+    }
+
+    /// Tells how many moves the driver has carried out.
+    pub fn moves(&self) -> u64 {
+        self.driver.moves.load(Ordering::Relaxed)
+    }
+
+    /// Tells the frame of a page right now.
+    pub fn peek(&self, page: u32) -> Option<Pfn> {
+        self.driver.index.peek(page)
+    }
+
+    /// Gives the number of pages.
+    pub fn pages(&self) -> u32 {
+        self.pages
+    }
+
+    /// Gives the registration, for unregistering while the file is open: its pages then stay where they are.
+    pub fn registration(&self) -> &Registration {
+        &self.registration
+    }
+}
+
+impl Mappable for DeviceFile {
+    fn name(&self) -> &str {
+        &self.driver.name
+    }
+
+    fn reverse_map(&self) -> &Arc<RangeMap> {
+        self.driver.index.reverse_map()
+    }
+
+    fn fault(&self, index: u32) -> Result<LockedPage<'_>, FileError> {
+        self.page(index)
+    }
+}

@@ -1,0 +1,176 @@
+//! The hosted machine: RAM, virtual processors, and the TLB of choice.
+
+use std::{
+    io,
+    sync::{Arc, Once, atomic::AtomicU32},
+    time::Instant,
+};
+
+use pagemove::port::{Contents, FlushRange, Lent, Machine, Ram};
+
+use crate::{
+    cpu,
+    os::{self, Area, MemoryFile},
+    tlb::{HostTlb, SoftTlb, Tlb},
+};
+
+/// Which TLB the virtual processors have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TlbKind {
+    /// In software: slow, and stale until flushed.
+    Soft,
+    /// The host's MMU.
+    Host,
+}
+
+/// What machine to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Frames of RAM.
+    pub frames: u32,
+    /// Virtual processors.
+    pub cpus: usize,
+    /// Their TLB.
+    pub tlb: TlbKind,
+    /// Whether data frames have contents.
+    pub contents: Contents,
+}
+
+/// Why a machine can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum HostedError {
+    /// More memory than the host has free.
+    #[error("{asked} MiB of memory were asked for, but only {available} MiB are available; ask for less")]
+    NotEnoughMemory {
+        /// MiB asked for.
+        asked: u64,
+        /// MiB available.
+        available: u64,
+    },
+    /// Nothing was asked for.
+    #[error("a machine needs at least one frame and one processor")]
+    Nothing,
+    /// The host TLB needs map areas, and too few are left.
+    #[error(
+        "the host TLB needs at least {needed} free map areas, but of vm.max_map_count = {most} only {free} are left; raise it (sysctl vm.max_map_count=65530) or take the soft TLB"
+    )]
+    MapAreas {
+        /// What is needed.
+        needed: usize,
+        /// The host's limit.
+        most: usize,
+        /// What is left of it.
+        free: usize,
+    },
+    /// The host refused memory.
+    #[error("the host gave no memory for {what}: {source}")]
+    Host {
+        /// What for.
+        what: &'static str,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+/// A machine inside this program.
+pub struct Hosted {
+    file: MemoryFile,
+    ram: Area,
+    config: Config,
+    tlb: Tlb,
+    started: Instant,
+}
+
+/// Memory beyond the frames' that a machine needs, at most: metadata, and the program's own.
+const MARGIN: u64 = 64 << 20;
+
+impl Hosted {
+    /// Makes a machine. Its RAM is taken from the host page by page, as it is first used.
+    pub fn new(config: Config) -> Result<Arc<Self>, HostedError> {
+        if config.frames == 0 || config.cpus == 0 {
+            return Err(HostedError::Nothing);
+        }
+        let bytes = config.frames as usize * pagemove::units::PAGE_SIZE;
+        if config.contents == Contents::All
+            && let Some(available) = os::available_memory()
+            && bytes as u64 + MARGIN > available
+        {
+            return Err(HostedError::NotEnoughMemory { asked: bytes as u64 >> 20, available: available >> 20 });
+        }
+        let host = |what| move |source| HostedError::Host { what, source };
+        let file = MemoryFile::new(bytes).map_err(host("RAM"))?;
+        let ram = Area::of_file(&file).map_err(host("the direct map"))?;
+        let tlb = match config.tlb {
+            TlbKind::Soft => Tlb::Soft(SoftTlb::new(config.cpus)),
+            TlbKind::Host => {
+                static HANDLER: Once = Once::new();
+                HANDLER.call_once(crate::tlb::install_handler);
+                Tlb::Host(HostTlb::new()?)
+            }
+        };
+        Ok(Arc::new(Self { file, ram, config, tlb, started: Instant::now() }))
+    }
+
+    /// Gives what the machine was made as.
+    pub fn config(&self) -> Config {
+        self.config
+    }
+
+    pub(crate) fn tlb(&self) -> &Tlb {
+        &self.tlb
+    }
+
+    pub(crate) fn file(&self) -> &MemoryFile {
+        &self.file
+    }
+}
+
+impl Machine for Hosted {
+    fn ram(&self) -> Ram {
+        #[allow(unsafe_code)]
+        // SAFETY: the area is mapped for reading and writing as long as `self`, page-aligned, of that many frames. Besides
+        // the engine only processes' accesses reach it, through the engine's page tables.
+        unsafe {
+            Ram::new(self.ram.start(), self.config.frames, self.config.contents)
+        }
+    }
+
+    fn lend(&self, bytes: usize) -> Option<Lent> {
+        let area = Area::zeroed(bytes.max(1)).ok()?;
+        let (start, bytes) = (area.start(), area.bytes());
+        #[allow(unsafe_code)]
+        // SAFETY: fresh zeroed memory, page-aligned, the borrower's alone until the area, which is kept, is dropped.
+        Some(unsafe { Lent::new(start, bytes, Box::new(area)) })
+    }
+
+    fn flush(&self, ranges: &[FlushRange]) {
+        match &self.tlb {
+            Tlb::Soft(tlb) => tlb.flush(ranges),
+            Tlb::Host(tlb) => tlb.flush(ranges),
+        }
+    }
+
+    fn cpus(&self) -> usize {
+        self.config.cpus
+    }
+
+    fn cpu(&self) -> usize {
+        cpu::current() % self.config.cpus
+    }
+
+    fn wait(&self, word: &AtomicU32, value: u32) {
+        atomic_wait::wait(word, value);
+    }
+
+    fn wake(&self, word: &AtomicU32) {
+        atomic_wait::wake_all(word);
+    }
+
+    fn pause(&self) {
+        std::thread::yield_now();
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
+}

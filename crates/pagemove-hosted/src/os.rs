@@ -1,0 +1,139 @@
+//! System calls, typed: memory files, mappings, and what the host has of memory and map areas.
+//!
+//! `unsafe`: calls of mmap and its kin on ranges that this module mapped itself, or that a caller's type vouches for.
+#![allow(unsafe_code)]
+
+use std::{
+    fs, io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    ptr::NonNull,
+};
+
+/// A mapping of this program, unmapped when dropped.
+pub(crate) struct Area {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: a range of addresses; what is in it is shared as atomics, or by the engine's protocol, as its users say.
+unsafe impl Send for Area {}
+// SAFETY: as above.
+unsafe impl Sync for Area {}
+
+impl Area {
+    fn map(bytes: usize, protection: i32, flags: i32, file: i32) -> io::Result<Self> {
+        // SAFETY: a new range, wherever the kernel puts it.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, file, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        NonNull::new(start.cast())
+            .map(|start| Self { start, bytes })
+            .ok_or_else(|| io::Error::other("mmap gave address 0"))
+    }
+
+    /// Maps zeroed private memory; huge pages where the host likes, since it is walked at random.
+    pub(crate) fn zeroed(bytes: usize) -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let area = Self::map(bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1)?;
+        // SAFETY: the range is ours; advice changes no contents. Refused advice is no matter.
+        unsafe { libc::madvise(area.start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+        Ok(area)
+    }
+
+    /// Maps a whole memory file.
+    pub(crate) fn of_file(file: &MemoryFile) -> io::Result<Self> {
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        Self::map(file.bytes, libc::PROT_READ | libc::PROT_WRITE, flags, file.fd.as_raw_fd())
+    }
+
+    /// Reserves addresses; every access faults.
+    pub(crate) fn reserved(bytes: usize) -> io::Result<Self> {
+        Self::map(bytes, libc::PROT_NONE, RESERVED, -1)
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Maps `bytes` of `file` from `at` on over the range from `offset` on, for loads, or also for stores.
+    pub(crate) fn show(
+        &self,
+        offset: usize,
+        bytes: usize,
+        file: &MemoryFile,
+        at: usize,
+        store: bool,
+    ) -> io::Result<()> {
+        assert!(offset + bytes <= self.bytes && at + bytes <= file.bytes, "a mapping outside its area");
+        let protection = if store { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+        // Populated: else the first access would fault once more, in the kernel.
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE | libc::MAP_POPULATE;
+        self.replace(offset, bytes, protection, flags, file.fd.as_raw_fd(), at)
+    }
+
+    /// Makes every access to the range fault again. When it returns no processor of the host uses the old mapping.
+    pub(crate) fn hide(&self, offset: usize, bytes: usize) -> io::Result<()> {
+        assert!(offset + bytes <= self.bytes, "a mapping outside its area");
+        self.replace(offset, bytes, libc::PROT_NONE, RESERVED | libc::MAP_FIXED, -1, 0)
+    }
+
+    fn replace(&self, offset: usize, bytes: usize, protection: i32, flags: i32, fd: i32, at: usize) -> io::Result<()> {
+        // SAFETY: within this area, by the callers' assertions; Rust references into it are to atomics in shared memory,
+        // which any frame of RAM is, and an access to a hidden part traps.
+        let got = unsafe {
+            let start = self.start.as_ptr().add(offset).cast();
+            libc::mmap(start, bytes, protection, flags, fd, at as libc::off_t)
+        };
+        if got == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+const RESERVED: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        // SAFETY: the range is this value's alone.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// Memory without a name in any file system. Its pages exist from the first store on.
+pub(crate) struct MemoryFile {
+    fd: OwnedFd,
+    bytes: usize,
+}
+
+impl MemoryFile {
+    pub(crate) fn new(bytes: usize) -> io::Result<Self> {
+        // SAFETY: a C string, and no pointer kept.
+        let fd = unsafe { libc::memfd_create(c"pagemove-ram".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a new descriptor that nobody else has.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: no pointers.
+        if unsafe { libc::ftruncate(fd.as_raw_fd(), bytes as libc::off_t) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { fd, bytes })
+    }
+}
+
+/// Gives the bytes of memory that can be had without swapping, as far as the host tells.
+pub(crate) fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+/// Gives how many mappings this program may have, and how many it has.
+pub(crate) fn map_areas() -> Option<(usize, usize)> {
+    let most = fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok()?;
+    Some((most, fs::read_to_string("/proc/self/maps").ok()?.lines().count()))
+}

@@ -1,0 +1,120 @@
+//! A process on the hosted machine: an address space, and loads and stores through its TLB.
+#![allow(unsafe_code)]
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use pagemove::{
+    Engine,
+    port::Machine,
+    space::{AddressSpace, FaultError, SpaceError},
+    units::{VirtAddr, VirtRange},
+};
+
+use crate::{
+    machine::{Hosted, HostedError},
+    tlb::{Tlb, Window},
+};
+
+/// A process.
+pub struct Process {
+    machine: Arc<Hosted>,
+    space: Arc<AddressSpace>,
+    window: Option<Arc<Window>>,
+}
+
+/// First address and pages of every process: 64 GiB from 4 MiB on, so that address 0 is never mapped.
+const FIRST: u64 = 4 << 20;
+const PAGES: u32 = 16 << 20;
+
+impl Process {
+    /// Makes a process with nothing mapped.
+    pub fn new(machine: &Arc<Hosted>, engine: &Arc<Engine>) -> Result<Self, HostedError> {
+        let bounds = VirtAddr::new(FIRST).and_then(|first| VirtRange::new(first, PAGES)).ok_or(HostedError::Nothing)?;
+        let space = AddressSpace::new(engine, bounds).map_err(|error| HostedError::Host {
+            what: "a page table",
+            source: std::io::Error::new(std::io::ErrorKind::OutOfMemory, error.to_string()),
+        })?;
+        Self::with_space(machine, space)
+    }
+
+    fn with_space(machine: &Arc<Hosted>, space: AddressSpace) -> Result<Self, HostedError> {
+        let space = Arc::new(space);
+        let window = match machine.tlb() {
+            Tlb::Soft(_) => None,
+            Tlb::Host(tlb) => Some(tlb.open(machine, &space)?),
+        };
+        Ok(Self { machine: machine.clone(), space, window })
+    }
+
+    /// Makes a child with the same mappings.
+    pub fn fork(&self) -> Result<Self, ForkError> {
+        Ok(Self::with_space(&self.machine, self.space.fork()?)?)
+    }
+
+    /// Gives the address space, for system calls.
+    pub fn space(&self) -> &Arc<AddressSpace> {
+        &self.space
+    }
+
+    /// Loads the word at `address`, a multiple of 8, on this thread's virtual processor.
+    ///
+    /// With the host TLB a true violation kills the program with SIGSEGV, as it would kill a process; the soft TLB
+    /// returns it.
+    pub fn load(&self, address: VirtAddr) -> Result<u64, FaultError> {
+        self.access(address, false, |word| word.load(Ordering::Acquire))
+    }
+
+    /// Stores to the word at `address`, a multiple of 8; as [`Self::load`] otherwise.
+    pub fn store(&self, address: VirtAddr, value: u64) -> Result<(), FaultError> {
+        self.access(address, true, |word| word.store(value, Ordering::Release))
+    }
+
+    fn access<R>(&self, address: VirtAddr, store: bool, act: impl Fn(&AtomicU64) -> R) -> Result<R, FaultError> {
+        if address.get() % 8 != 0 {
+            return Err(FaultError::NotMapped(address));
+        }
+        match (&self.window, self.machine.tlb()) {
+            (None, Tlb::Soft(tlb)) => {
+                let ram = self.space.engine().physical();
+                let cpu = self.machine.cpu();
+                tlb.access(cpu, &self.space, address, store, |pfn, word| act(&ram.ram_words(pfn)[word]))
+            }
+            (Some(window), _) => {
+                let pointer = window.host_address(address).ok_or(FaultError::NotMapped(address))?;
+                // SAFETY: aligned, within a window that stays reserved as long as `self`; what is mapped there is shared
+                // memory that all access as atomics, and where nothing is, the access traps.
+                Ok(act(unsafe { &*pointer.cast::<AtomicU64>() }))
+            }
+            (None, Tlb::Host(_)) => Err(FaultError::NotMapped(address)),
+        }
+    }
+
+    /// Gives where `address` lies in this program, for native code; `None` with the soft TLB, or outside the bounds.
+    pub fn host_address(&self, address: VirtAddr) -> Option<*mut u8> {
+        self.window.as_ref()?.host_address(address)
+    }
+}
+
+/// Why there is no child.
+#[derive(Debug, thiserror::Error)]
+pub enum ForkError {
+    /// The address space could not be copied.
+    #[error(transparent)]
+    Space(#[from] SpaceError),
+    /// The host has no room for another process.
+    #[error(transparent)]
+    Host(#[from] HostedError),
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.space.exit();
+        match self.machine.tlb() {
+            Tlb::Soft(tlb) => tlb.forget(self.space.id()),
+            Tlb::Host(tlb) => tlb.close(self.space.id()),
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The host TLB: a process's addresses are a window of this program, and the host's MMU enforces the engine's tables.
+//!
+//! A window starts with nothing mapped. A load or store that misses raises SIGSEGV; the handler lets the engine make the
+//! access good, walks its tables, and maps the frame of the memory file there, for stores only once the dirty mark is set.
+//! A flush unmaps. The number of translations is bounded by the host's limit of map areas, by evicting the oldest, which
+//! a TLB may do at any time.
+//!
+//! `unsafe`: installing a signal handler, and reading what the kernel hands to it. The handler takes locks and may
+//! allocate: it is safe since it does so only for faults at addresses of windows, which nobody touches while he holds a
+//! lock of the engine, of this module or of an allocator: only `Process::load` and `Process::store`, and user code that
+//! was handed a window's addresses, do.
+#![allow(unsafe_code)]
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    mem::MaybeUninit,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use pagemove::{
+    paging::Walk,
+    port::{FlushRange, SpaceId},
+    space::{Access, AddressSpace},
+    units::{HUGE_ORDER, Order, PAGE_SHIFT, VirtAddr},
+};
+use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
+
+use crate::{
+    machine::{Hosted, HostedError},
+    os::{self, Area},
+};
+
+/// Windows of all machines by their first address, for the signal handler.
+static WINDOWS: RwLock<BTreeMap<usize, Weak<Window>>> = RwLock::new(BTreeMap::new());
+
+/// Translations that all windows hold together, and how many they may.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// Map areas that are left for the rest of the program, and the least that is worth starting with.
+const RESERVE: usize = 4096;
+const LEAST: usize = 1024;
+
+/// The windows of one machine.
+pub(crate) struct HostTlb {
+    windows: RwLock<FxHashMap<SpaceId, Arc<Window>>>,
+    most: usize,
+}
+
+impl HostTlb {
+    pub(crate) fn new() -> Result<Self, HostedError> {
+        let (most, used) = os::map_areas().unwrap_or((65530, 0));
+        let free = most.saturating_sub(used);
+        if free < RESERVE + LEAST {
+            return Err(HostedError::MapAreas { needed: RESERVE + LEAST, most, free });
+        }
+        // A translation can cost two areas: its own, and the cut in what is reserved around it.
+        Ok(Self { windows: RwLock::default(), most: (free - RESERVE) / 2 })
+    }
+
+    /// Opens a window for an address space.
+    pub(crate) fn open(&self, machine: &Arc<Hosted>, space: &Arc<AddressSpace>) -> Result<Arc<Window>, HostedError> {
+        let bounds = space.bounds();
+        let bytes = (bounds.pages() as usize) << PAGE_SHIFT;
+        let area = Area::reserved(bytes).map_err(|source| HostedError::Host { what: "a window", source })?;
+        let window = Arc::new(Window {
+            machine: Arc::downgrade(machine),
+            space: Arc::downgrade(space),
+            first: bounds.start(),
+            most: self.most,
+            held: Mutex::default(),
+            area,
+        });
+        WINDOWS.write().insert(window.area.start().as_ptr() as usize, Arc::downgrade(&window));
+        self.windows.write().insert(space.id(), window.clone());
+        Ok(window)
+    }
+
+    /// Closes an address space's window.
+    pub(crate) fn close(&self, space: SpaceId) {
+        let window = self.windows.write().remove(&space);
+        if let Some(window) = window {
+            WINDOWS.write().remove(&(window.area.start().as_ptr() as usize));
+        }
+    }
+
+    pub(crate) fn flush(&self, ranges: &[FlushRange]) {
+        for of_space in ranges.chunk_by(|one, next| one.space == next.space) {
+            let window = self.windows.read().get(&of_space[0].space).cloned();
+            if let Some(window) = window {
+                window.flush(of_space);
+            }
+        }
+    }
+}
+
+/// Translations of one window.
+#[derive(Default)]
+struct Held {
+    // By virtual page number of the page's start.
+    pages: FxHashMap<u64, Order>,
+    // Oldest first; may name pages that were flushed since.
+    ages: VecDeque<u64>,
+}
+
+/// A process's addresses.
+pub(crate) struct Window {
+    machine: Weak<Hosted>,
+    space: Weak<AddressSpace>,
+    first: VirtAddr,
+    most: usize,
+    held: Mutex<Held>,
+    area: Area,
+}
+
+impl Window {
+    /// Gives where `address` lies in this program; `None` outside the window.
+    pub(crate) fn host_address(&self, address: VirtAddr) -> Option<*mut u8> {
+        let offset = address.get().checked_sub(self.first.get())? as usize;
+        // SAFETY: within the area, by the check.
+        (offset < self.area.bytes()).then(|| unsafe { self.area.start().as_ptr().add(offset) })
+    }
+
+    fn offset(&self, vpn: u64) -> usize {
+        ((vpn - self.first.vpn()) << PAGE_SHIFT) as usize
+    }
+
+    /// Makes the access at `offset` good, so that it can be repeated; false if it's a genuine violation.
+    fn fault(&self, offset: usize, access: Access) -> bool {
+        let (Some(machine), Some(space)) = (self.machine.upgrade(), self.space.upgrade()) else { return false };
+        let Some(address) = VirtAddr::new(self.first.get() + offset as u64) else { return false };
+        let walk = match access {
+            Access::Write => Walk::Store,
+            Access::Read => Walk::Load,
+            // Frames are never mapped for execution: no program's code is in them.
+            Access::Execute => return false,
+        };
+        while !self.fill(&machine, &space, address, walk) {
+            if space.fault(address, access).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Walks, and maps what was found; false if the walk faults.
+    fn fill(&self, machine: &Hosted, space: &AddressSpace, address: VirtAddr, walk: Walk) -> bool {
+        // Over walk and map: a flush comes before, and then the walk sees the change, or after, and then it unmaps.
+        let mut held = self.held.lock();
+        let Some(found) = space.table().translate(address, walk) else { return false };
+        let start = if found.order == HUGE_ORDER { address.align_down_huge() } else { address.page() };
+        let bytes = (found.order.frames() as usize) << PAGE_SHIFT;
+        let at = found.first.index() << PAGE_SHIFT;
+        if held.pages.insert(start.vpn(), found.order).is_none() {
+            held.ages.push_back(start.vpn());
+            HELD.fetch_add(1, Ordering::Relaxed);
+            self.evict(&mut held);
+        }
+        let shown = self.area.show(self.offset(start.vpn()), bytes, machine.file(), at, found.storable);
+        // The host has no areas left for us, though we stay below its limit: the rest of the program took them.
+        shown.is_ok()
+    }
+
+    /// Unmaps the oldest translations of this window while there are too many in all; then, or if it has few, of others.
+    fn evict(&self, held: &mut Held) {
+        // Some at once, as neighbours go with one call.
+        if HELD.load(Ordering::Relaxed) <= self.most {
+            return;
+        }
+        let few = held.pages.len() < EVICTED * 2;
+        if !few {
+            return self.evict_oldest(held);
+        }
+        let others: Vec<Arc<Window>> = WINDOWS.read().values().filter_map(Weak::upgrade).collect();
+        for other in others.iter().filter(|other| !std::ptr::eq(&***other, self)) {
+            // Never waits: two windows could wait for each other.
+            if let Some(mut theirs) = other.held.try_lock()
+                && theirs.pages.len() >= EVICTED * 2
+            {
+                return other.evict_oldest(&mut theirs);
+            }
+        }
+    }
+
+    fn evict_oldest(&self, held: &mut Held) {
+        let mut pages = Vec::with_capacity(EVICTED);
+        // Not the newest, which is being filled.
+        while pages.len() < EVICTED && held.ages.len() > 1 {
+            let Some(vpn) = held.ages.pop_front() else { break };
+            if let Some(order) = held.pages.remove(&vpn) {
+                pages.push((vpn, order));
+            }
+        }
+        self.hide(pages);
+    }
+
+    fn flush(&self, ranges: &[FlushRange]) {
+        let mut held = self.held.lock();
+        let held = &mut *held;
+        let mut gone = Vec::new();
+        for range in ranges {
+            let (first, behind) = (range.start.vpn(), range.start.vpn() + u64::from(range.pages));
+            if u64::from(range.pages) > held.pages.len() as u64 {
+                gone.extend(
+                    held.pages.extract_if(|&vpn, order| vpn < behind && vpn + u64::from(order.frames()) > first),
+                );
+                continue;
+            }
+            let mut forget = |vpn: u64, least: Order| {
+                if let Some(&order) = held.pages.get(&vpn)
+                    && order >= least
+                {
+                    held.pages.remove(&vpn);
+                    gone.push((vpn, order));
+                }
+            };
+            // A 2 MiB page that begins before the range.
+            forget(range.start.align_down_huge().vpn(), HUGE_ORDER);
+            (first..behind).for_each(|vpn| forget(vpn, Order::ZERO));
+        }
+        self.hide(gone);
+        if held.ages.len() > held.pages.len() * 2 + EVICTED {
+            held.ages.retain(|vpn| held.pages.contains_key(vpn));
+        }
+    }
+
+    /// Unmaps pages, those that lie in a row with one call.
+    fn hide(&self, mut pages: Vec<(u64, Order)>) {
+        HELD.fetch_sub(pages.len(), Ordering::Relaxed);
+        pages.sort_unstable();
+        for run in pages.chunk_by(|(one, order), (next, _)| one + u64::from(order.frames()) == *next) {
+            let frames: u64 = run.iter().map(|(_, order)| u64::from(order.frames())).sum();
+            let hidden = self.area.hide(self.offset(run[0].0), (frames << PAGE_SHIFT) as usize);
+            // Unmapping only fails when it would need one more area than the limit; we stay far below.
+            assert!(hidden.is_ok(), "the host did not unmap a translation: {hidden:?}");
+        }
+    }
+}
+
+/// Translations evicted at once.
+const EVICTED: usize = 64;
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.held.get_mut().pages.len(), Ordering::Relaxed);
+    }
+}
+
+/// What handled SIGSEGV before us.
+static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
+
+/// Installs the handler, once for the program.
+pub(crate) fn install_handler() {
+    // On the thread's own stack: the engine needs more of it than the alternate stack has.
+    // SAFETY: zeroes are a valid sigaction.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_RESTART;
+    action.sa_sigaction = on_segv as *const () as usize;
+    let mut previous = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: both point to valid actions; the handler has the form that SA_SIGINFO asks for.
+    let previous = unsafe {
+        libc::sigaction(libc::SIGSEGV, &action, previous.as_mut_ptr());
+        previous.assume_init()
+    };
+    let _ = PREVIOUS.set(previous);
+}
+
+extern "C" fn on_segv(_signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: errno's place is valid in every thread.
+    let errno = unsafe { *libc::__errno_location() };
+    // SAFETY: the kernel hands both to a handler of this form.
+    let (address, code) = unsafe {
+        let context = &*context.cast::<libc::ucontext_t>();
+        ((*info).si_addr() as usize, context.uc_mcontext.gregs[libc::REG_ERR as usize])
+    };
+    // Intel SDM volume 3, section 4.7: bit 1 a store, bit 4 fetching an instruction.
+    let access = match code {
+        code if code & 2 != 0 => Access::Write,
+        code if code & 16 != 0 => Access::Execute,
+        _ => Access::Read,
+    };
+    let window = {
+        let windows = WINDOWS.read();
+        windows.range(..=address).next_back().and_then(|(&start, window)| Some((address - start, window.upgrade()?)))
+    };
+    let good = window.is_some_and(|(offset, window)| offset < window.area.bytes() && window.fault(offset, access));
+    if !good {
+        // Not ours, or a true violation: the handler before us, or the kernel, sees it when the access is repeated.
+        if let Some(previous) = PREVIOUS.get() {
+            // SAFETY: an action that was in force before.
+            unsafe { libc::sigaction(libc::SIGSEGV, previous, std::ptr::null_mut()) };
+        }
+    }
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}

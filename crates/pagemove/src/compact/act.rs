@@ -1,0 +1,149 @@
+//! Carrying a plan out, and allocating a large block by compacting for it.
+
+use alloc::vec::Vec;
+
+use super::{Goal, Observation, Plan};
+use crate::{
+    engine::Engine,
+    frame::Kind,
+    migrate::{Mover, Options, TheseFrames},
+    report::{Counter, Reason},
+    units::{FrameRange, Order, Pfn},
+    zone::{AllocError, Physical},
+};
+
+/// What became of a block that was to be emptied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockOutcome {
+    /// Its number.
+    pub block: u32,
+    /// Base pages moved out.
+    pub moved: u64,
+    /// Pages that stayed, and why.
+    pub stayed: Vec<(Pfn, Reason)>,
+    /// It's all free now.
+    pub free: bool,
+}
+
+/// A plan being carried out, a block at a time, so that a caller can show progress, and stop between two.
+pub struct Act<'e> {
+    physical: &'e Physical,
+    mover: Mover<'e>,
+    destination: TheseFrames<'e>,
+    plan: &'e Plan,
+    options: Options,
+    next: usize,
+    sources: Vec<Pfn>,
+}
+
+impl<'e> Act<'e> {
+    /// Begins to carry out `plan`.
+    pub fn new(engine: &'e Engine, plan: &'e Plan, options: Options) -> Self {
+        let physical = engine.physical();
+        // Frames on processors' lists are free, but no block is until they are back.
+        physical.drain_cpu_lists();
+        Self {
+            physical,
+            mover: Mover::new(engine),
+            destination: TheseFrames::new(physical, plan.fill.iter().copied()),
+            plan,
+            options,
+            next: 0,
+            sources: Vec::with_capacity(physical.blocks().order().frames() as usize),
+        }
+    }
+
+    /// Isolates the block, moves its pages out, ends the isolation; a block that can't be emptied is given up.
+    fn empty(&mut self, block: u32) -> BlockOutcome {
+        let counters = self.physical.counters();
+        counters.add(Counter::CompactBlocks, 1);
+        let mut outcome = BlockOutcome { block, moved: 0, stayed: Vec::new(), free: false };
+        let Some(migratetype) = self.physical.isolate_block(block) else { return outcome };
+        // Twice at most: pages that were on their way to a processor's list, or allocated just before, are met then.
+        for attempt in 0..2 {
+            movable_frames(self.physical, self.physical.blocks().range(block), &mut self.sources);
+            if !self.sources.is_empty() {
+                let now = self.mover.migrate(&self.sources, &mut self.destination, self.options);
+                outcome.moved += now.moved;
+                outcome.stayed = now.stayed;
+            }
+            outcome.free = self.physical.is_block_free(block);
+            if outcome.free || !outcome.stayed.is_empty() || attempt == 1 {
+                break;
+            }
+            self.physical.drain_cpu_lists();
+            outcome.free = self.physical.is_block_free(block);
+            if outcome.free {
+                break;
+            }
+        }
+        self.physical.unisolate_block(block, migratetype);
+        counters.add(if outcome.free { Counter::CompactSuccess } else { Counter::CompactFail }, 1);
+        outcome
+    }
+}
+
+impl Iterator for Act<'_> {
+    type Item = BlockOutcome;
+
+    fn next(&mut self) -> Option<BlockOutcome> {
+        let block = self.plan.empty.get(self.next)?.block;
+        self.next += 1;
+        Some(self.empty(block))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.plan.empty.len() - self.next;
+        (left, Some(left))
+    }
+}
+
+/// Lists the heads of what is in use and movable by its kind, upwards.
+fn movable_frames(physical: &Physical, range: FrameRange, out: &mut Vec<Pfn>) {
+    out.clear();
+    let mut at = range.start;
+    while at < range.end() {
+        let state = physical.frame(at).state();
+        if state.kind().is_movable() {
+            out.push(at);
+        }
+        let step = if matches!(state.kind(), Kind::Free | Kind::Tail | Kind::Cached) && !state.is_free_head() {
+            1
+        } else {
+            state.order().frames()
+        };
+        at = at.up(step);
+    }
+}
+
+/// Observes, plans and acts once on `range`; gives what became of each block that was to be emptied.
+pub fn compact(engine: &Engine, range: FrameRange, goal: Goal, options: Options) -> Vec<BlockOutcome> {
+    let plan = Plan::new(&Observation::of(engine.physical(), range, options.policy), goal);
+    Act::new(engine, &plan, options).collect()
+}
+
+/// Allocates `order.frames()` frames in a row for `kind`; compacts if no such block is free.
+///
+/// Orders up to a pageblock's are compacted for. On failure the reasons are in the counters and events.
+pub fn alloc_compacting(engine: &Engine, order: Order, kind: Kind, options: Options) -> Result<Pfn, AllocError> {
+    let physical = engine.physical();
+    let error = match physical.alloc(order, kind) {
+        Ok(pfn) => return Ok(pfn),
+        Err(error) if order > physical.blocks().order() => return Err(error),
+        Err(error) => error,
+    };
+    physical.counters().add(Counter::CompactStall, 1);
+    // The cheapest block of any zone first; if it can't be emptied after all, the next ones.
+    let ranges: Vec<FrameRange> = physical.zones().collect();
+    for blocks in [1, 8, u32::MAX] {
+        for &range in ranges.iter().rev() {
+            let plan = Plan::new(&Observation::of(physical, range, options.policy), Goal::Blocks(blocks));
+            if Act::new(engine, &plan, options).any(|outcome| outcome.free)
+                && let Ok(pfn) = physical.alloc(order, kind)
+            {
+                return Ok(pfn);
+            }
+        }
+    }
+    Err(error)
+}

@@ -1,0 +1,188 @@
+//! Which blocks to empty, and which to fill with what comes out of them: a pure function of what was observed.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::{Observation, Observed};
+
+/// How much to compact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// As many free blocks as can be.
+    All,
+    /// So many more free blocks, at the least cost.
+    Blocks(u32),
+}
+
+/// A block to empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Emptied {
+    /// Its number.
+    pub block: u32,
+    /// Pages to move out.
+    pub pages: u32,
+}
+
+/// What to do.
+///
+/// # Invariants
+/// No block is both emptied and filled; the blocks to fill have at least as many free frames as pages are to move.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Blocks to empty, the cheapest first.
+    pub empty: Vec<Emptied>,
+    /// Blocks to fill, in this order.
+    pub fill: Vec<u32>,
+    /// Pages that will be moved.
+    pub moves: u64,
+    /// Free frames in the blocks to fill.
+    pub room: u64,
+}
+
+impl Plan {
+    /// Decides. Blocks with pages that can't move are filled first, since they are lost anyway, the fullest of them
+    /// first; then, from the fullest on, those that would be dearest to empty. Emptied are the cheapest.
+    pub fn new(observation: &Observation, goal: Goal) -> Self {
+        let (mut hostages, mut clean): (Vec<&Observed>, Vec<&Observed>) =
+            observation.blocks.iter().filter(|seen| !seen.tally.is_free()).partition(|seen| seen.tally.fixed > 0);
+        hostages.retain(|seen| seen.tally.free > 0);
+        hostages.sort_unstable_by_key(|seen| (seen.tally.free, seen.block));
+        // Fewest pages first; of equals the upper block, so that low memory fills.
+        clean.sort_unstable_by_key(|seen| (seen.tally.movable, u32::MAX - seen.block));
+        let most = match goal {
+            Goal::All => usize::MAX,
+            Goal::Blocks(blocks) => blocks as usize,
+        };
+        let mut room: u64 = hostages.iter().map(|seen| u64::from(seen.tally.free)).sum();
+        let mut plan = Self::default();
+        // The two ends of `clean`: emptied from the front, filled from the back, until they meet.
+        let mut filled = clean.len();
+        for (number, seen) in clean.iter().enumerate() {
+            if plan.empty.len() >= most || number >= filled {
+                break;
+            }
+            let need = plan.moves + u64::from(seen.tally.movable);
+            while room < need && filled > number + 1 {
+                filled -= 1;
+                room += u64::from(clean[filled].tally.free);
+            }
+            if room < need {
+                break;
+            }
+            plan.moves = need;
+            plan.empty.push(Emptied { block: seen.block, pages: seen.tally.movable });
+        }
+        // A block that would have been emptied next, and was counted on to be filled instead, stays as it is if unneeded.
+        let mut needed = plan.moves;
+        for seen in hostages.into_iter().chain(clean[filled.max(plan.empty.len())..].iter().rev().copied()) {
+            if needed == 0 {
+                break;
+            }
+            needed = needed.saturating_sub(u64::from(seen.tally.free));
+            plan.room += u64::from(seen.tally.free);
+            plan.fill.push(seen.block);
+        }
+        plan
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "empty {} block(s) by moving {} page(s) into {} free frame(s) of {} block(s)",
+            self.empty.len(),
+            self.moves,
+            self.room,
+            self.fill.len()
+        )?;
+        for Emptied { block, pages } in &self.empty {
+            writeln!(f, "  empty block {block}: {pages} page(s)")?;
+        }
+        for block in &self.fill {
+            writeln!(f, "  fill block {block}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        compact::{Observed, Tally},
+        migrate::Policy,
+    };
+
+    fn observation(tallies: &[(u32, u32, u32)]) -> Observation {
+        let blocks = tallies
+            .iter()
+            .enumerate()
+            .map(|(block, &(free, movable, fixed))| Observed {
+                block: block as u32,
+                tally: Tally { free, movable, fixed },
+            })
+            .collect();
+        Observation { policy: Policy::Any, block_frames: 512, blocks }
+    }
+
+    #[test]
+    fn empties_the_cheap_and_fills_the_full() {
+        let seen = observation(&[(500, 12, 0), (100, 412, 0), (300, 212, 0)]);
+        let plan = Plan::new(&seen, Goal::All);
+        assert_eq!(plan.empty, [Emptied { block: 0, pages: 12 }]);
+        assert_eq!(plan.fill, [1]);
+        assert_eq!(plan.moves, 12);
+    }
+
+    #[test]
+    fn hostages_are_filled_first_and_never_emptied() {
+        let seen = observation(&[(400, 112, 0), (411, 100, 1), (400, 112, 0)]);
+        let plan = Plan::new(&seen, Goal::All);
+        assert_eq!(plan.empty.len(), 2);
+        assert_eq!(plan.fill, [1]);
+        assert_eq!(plan.moves, 224);
+    }
+
+    #[test]
+    fn a_goal_of_one_block_moves_no_more_than_that_block() {
+        let seen = observation(&[(400, 112, 0), (500, 12, 0), (450, 62, 0), (12, 500, 0)]);
+        let plan = Plan::new(&seen, Goal::Blocks(1));
+        assert_eq!(plan.empty, [Emptied { block: 1, pages: 12 }]);
+        assert_eq!(plan.fill, [3]);
+    }
+
+    #[test]
+    fn without_room_nothing_is_planned() {
+        assert_eq!(Plan::new(&observation(&[(0, 512, 0), (0, 512, 0)]), Goal::All), Plan::default());
+        assert_eq!(Plan::new(&observation(&[(100, 412, 0)]), Goal::All), Plan::default());
+        assert_eq!(Plan::new(&observation(&[]), Goal::All), Plan::default());
+    }
+
+    /// What is promised for any input: rooms suffice, nothing is both emptied and filled, no fixed page is moved.
+    #[test]
+    fn invariants_hold_for_many_inputs() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = move |below: u32| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 33) % u64::from(below)) as u32
+        };
+        for _ in 0..500 {
+            let tallies: Vec<_> = (0..random(40))
+                .map(|_| {
+                    let free = random(513);
+                    let fixed = if random(2) == 0 { 0 } else { random(513 - free) };
+                    (free, 512 - free - fixed, fixed)
+                })
+                .collect();
+            let seen = observation(&tallies);
+            let plan = Plan::new(&seen, Goal::All);
+            assert!(plan.room >= plan.moves);
+            assert_eq!(plan.moves, plan.empty.iter().map(|empty| u64::from(empty.pages)).sum::<u64>());
+            for empty in &plan.empty {
+                assert_eq!(tallies[empty.block as usize].2, 0);
+                assert!(!plan.fill.contains(&empty.block));
+            }
+        }
+    }
+}

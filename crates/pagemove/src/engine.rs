@@ -1,0 +1,52 @@
+//! The engine: physical memory, and the registries in which frames' reverse maps and owners are found.
+
+use alloc::sync::Arc;
+
+use crate::{
+    movable::Owners,
+    port::{Machine, SpaceId},
+    rmap::{Registry, ReverseMap},
+    sync::{AtomicU32, Ordering},
+    zone::{BootError, Config, Physical},
+};
+
+/// What a kernel holds one of.
+pub struct Engine {
+    physical: Arc<Physical>,
+    rmaps: Arc<Registry<dyn ReverseMap>>,
+    owners: Owners,
+    next_space: AtomicU32,
+}
+
+impl Engine {
+    /// Takes over the machine's RAM.
+    pub fn boot(machine: Arc<dyn Machine>, config: &Config) -> Result<Arc<Self>, BootError> {
+        let physical = Arc::new(Physical::boot(machine.clone(), config)?);
+        Ok(Arc::new(Self {
+            physical,
+            rmaps: Arc::default(),
+            owners: Owners::new(machine),
+            next_space: AtomicU32::new(1),
+        }))
+    }
+
+    /// Gives the physical memory.
+    pub fn physical(&self) -> &Arc<Physical> {
+        &self.physical
+    }
+
+    /// Gives the reverse maps by number.
+    pub fn reverse_maps(&self) -> &Arc<Registry<dyn ReverseMap>> {
+        &self.rmaps
+    }
+
+    /// Gives the drivers by number.
+    pub fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
+    /// Gives a name to a new address space; 2^32 of them wrap, as a machine's own numbers do.
+    pub(crate) fn name_space(&self) -> SpaceId {
+        SpaceId(self.next_space.fetch_add(1, Ordering::Relaxed))
+    }
+}

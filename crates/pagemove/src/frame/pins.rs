@@ -1,0 +1,48 @@
+//! Who pins which frame, and since when. Pins are few and long; so a side table, not bytes of every frame.
+
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
+
+use crate::{sync::Mutex, units::Pfn};
+
+/// One pin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinRecord {
+    /// Who pinned, as the pinning call named itself.
+    pub who: String,
+    /// When, in the machine's nanoseconds.
+    pub since_ns: u64,
+}
+
+/// All pins of an engine.
+#[derive(Debug, Default)]
+pub struct Pins {
+    records: Mutex<BTreeMap<Pfn, Vec<PinRecord>>>,
+}
+
+impl Pins {
+    pub(crate) fn add(&self, pfn: Pfn, who: &str, since_ns: u64) {
+        self.records.lock().entry(pfn).or_default().push(PinRecord { who: who.into(), since_ns });
+    }
+
+    pub(crate) fn remove(&self, pfn: Pfn, who: &str) {
+        let mut records = self.records.lock();
+        if let Some(of_frame) = records.get_mut(&pfn) {
+            if let Some(at) = of_frame.iter().position(|record| record.who == who) {
+                of_frame.remove(at);
+            }
+            if of_frame.is_empty() {
+                records.remove(&pfn);
+            }
+        }
+    }
+
+    /// Tells who pins `pfn`, oldest first.
+    pub fn of(&self, pfn: Pfn) -> Vec<PinRecord> {
+        self.records.lock().get(&pfn).cloned().unwrap_or_default()
+    }
+
+    /// Gives all pinned frames with who pins them, by frame number.
+    pub fn all(&self) -> Vec<(Pfn, Vec<PinRecord>)> {
+        self.records.lock().iter().map(|(&pfn, records)| (pfn, records.clone())).collect()
+    }
+}

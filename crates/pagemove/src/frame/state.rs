@@ -1,0 +1,215 @@
+//! The state word of a frame: kind, the class it counts as in its pageblock, order, and marks of one bit each.
+
+use bitflags::bitflags;
+
+use crate::units::Order;
+
+/// What a frame is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// Free: head of a free block (marked [`Marks::HEAD`]) or inside one.
+    Free = 0,
+    /// Free, on a processor's list or set aside as a destination: not to be merged with its buddy.
+    Cached = 1,
+    /// Not head of a larger allocation.
+    Tail = 2,
+    /// Not the engine's to use.
+    Reserved = 3,
+    /// The kernel's own use.
+    Kernel = 4,
+    /// A slab.
+    Slab = 5,
+    /// A page table.
+    PageTable = 6,
+    /// Anonymous memory of processes, on the LRU.
+    Anon = 7,
+    /// Page cache, on the LRU.
+    File = 8,
+    /// A driver's, movable by its [`crate::movable::MovableOps`].
+    Driver = 9,
+}
+
+impl Kind {
+    const ALL: [Kind; 10] = [
+        Kind::Free,
+        Kind::Cached,
+        Kind::Tail,
+        Kind::Reserved,
+        Kind::Kernel,
+        Kind::Slab,
+        Kind::PageTable,
+        Kind::Anon,
+        Kind::File,
+        Kind::Driver,
+    ];
+
+    /// Tells whether a move is possible at all.
+    pub const fn is_movable(self) -> bool {
+        matches!(self, Kind::Anon | Kind::File | Kind::Driver)
+    }
+
+    /// Gives the class that a new frame of this kind counts as.
+    pub const fn first_class(self) -> Class {
+        match self {
+            Kind::Free | Kind::Cached | Kind::Tail => Class::Free,
+            Kind::Reserved => Class::Reserved,
+            Kind::Kernel => Class::Kernel,
+            Kind::Slab => Class::Slab,
+            Kind::PageTable => Class::PageTable,
+            Kind::Anon | Kind::File => Class::Lru,
+            Kind::Driver => Class::DriverUnmapped,
+        }
+    }
+}
+
+/// What a frame counts as in the summary of its pageblock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Class {
+    /// Free, or on a processor's list.
+    Free = 0,
+    /// On the LRU: anonymous memory and page cache.
+    Lru = 1,
+    /// A driver's movable page that nothing maps.
+    DriverUnmapped = 2,
+    /// A driver's movable page that processes map: the founding case.
+    DriverMapped = 3,
+    /// Movable but for a pin.
+    Pinned = 4,
+    /// A slab.
+    Slab = 5,
+    /// A page table.
+    PageTable = 6,
+    /// The kernel's own use.
+    Kernel = 7,
+    /// Not the engine's to use.
+    Reserved = 8,
+}
+
+impl Class {
+    /// All classes, in the order of their numbers.
+    pub const ALL: [Class; 9] = [
+        Class::Free,
+        Class::Lru,
+        Class::DriverUnmapped,
+        Class::DriverMapped,
+        Class::Pinned,
+        Class::Slab,
+        Class::PageTable,
+        Class::Kernel,
+        Class::Reserved,
+    ];
+
+    /// Gives the name that reports print.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Class::Free => "free",
+            Class::Lru => "lru",
+            Class::DriverUnmapped => "driver, unmapped",
+            Class::DriverMapped => "driver, mapped",
+            Class::Pinned => "pinned",
+            Class::Slab => "slab",
+            Class::PageTable => "page table",
+            Class::Kernel => "kernel",
+            Class::Reserved => "reserved",
+        }
+    }
+}
+
+bitflags! {
+    /// Marks of a frame. Each has a bit of its own, which nothing but that mark's calls touch.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Marks: u32 {
+        /// Head of a free block of the buddy allocator; the order is the block's.
+        const HEAD = 1 << 16;
+        /// Isolated for a move: off its LRU or driver.
+        const ISOLATED = 1 << 17;
+        /// Written to since it was last clean; collected from page-table entries.
+        const DIRTY = 1 << 18;
+        /// Being written to its backing store.
+        const WRITEBACK = 1 << 19;
+    }
+}
+
+/// A value of the state word: kind in bits 0-3, class in 4-7, order in 8-11, marks from 16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State(u32);
+
+impl State {
+    /// Makes a state without marks.
+    pub const fn new(kind: Kind, class: Class, order: Order) -> Self {
+        Self(kind as u32 | (class as u32) << 4 | (order.get() as u32) << 8)
+    }
+
+    pub(super) const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    pub(super) const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Gives the kind.
+    pub const fn kind(self) -> Kind {
+        Kind::ALL[(self.0 & 0xf) as usize]
+    }
+
+    /// Gives the class that the frame counts as.
+    pub const fn class(self) -> Class {
+        Class::ALL[(self.0 >> 4 & 0xf) as usize]
+    }
+
+    /// Gives the order of the allocation or free block that the frame heads.
+    pub const fn order(self) -> Order {
+        match Order::new((self.0 >> 8 & 0xf) as u8) {
+            Some(order) => order,
+            None => Order::ZERO,
+        }
+    }
+
+    /// Gives the marks.
+    pub const fn marks(self) -> Marks {
+        Marks::from_bits_truncate(self.0)
+    }
+
+    /// Adds marks.
+    pub const fn with(self, marks: Marks) -> Self {
+        Self(self.0 | marks.bits())
+    }
+
+    pub(crate) const fn with_class(self, class: Class) -> Self {
+        Self(self.0 & !0xf0 | (class as u32) << 4)
+    }
+
+    /// Tells whether the frame heads a free block of the buddy allocator.
+    pub const fn is_free_head(self) -> bool {
+        matches!(self.kind(), Kind::Free) && self.marks().contains(Marks::HEAD)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_do_not_touch_each_other() {
+        for kind in Kind::ALL {
+            for class in Class::ALL {
+                for order in crate::units::MAX_ORDER.up_to() {
+                    let state = State::new(kind, class, order).with(Marks::all());
+                    assert_eq!((state.kind(), state.class(), state.order()), (kind, class, order));
+                    assert_eq!(state.marks(), Marks::all());
+                    assert_eq!(state.with_class(Class::Lru).kind(), kind);
+                    assert_eq!(state.with_class(Class::Lru).class(), Class::Lru);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zero_is_free_inside_a_block() {
+        let zero = State::from_bits(0);
+        assert_eq!((zero.kind(), zero.class(), zero.is_free_head()), (Kind::Free, Class::Free, false));
+    }
+}

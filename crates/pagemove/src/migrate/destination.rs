@@ -1,0 +1,99 @@
+//! Where pages move to.
+
+use alloc::{collections::VecDeque, vec::Vec};
+
+use crate::{
+    frame::Kind,
+    units::{Order, Pfn},
+    zone::Physical,
+};
+
+/// Gives frames to move to. A frame given is set aside: neither free nor in use, until the move takes it or gives it back.
+pub trait Destination {
+    /// Gives a frame for a base page; `None` if there is none.
+    fn take(&mut self) -> Option<Pfn>;
+
+    /// Takes back a frame that was not used.
+    fn give_back(&mut self, pfn: Pfn);
+
+    /// Allocates a frame for a larger page; `None` if this destination takes base pages only.
+    fn take_larger(&mut self, order: Order) -> Option<Pfn> {
+        let _ = order;
+        None
+    }
+}
+
+/// Any free frame, as the allocator would give it.
+pub struct AnyFree<'p> {
+    physical: &'p Physical,
+    frames: Vec<Pfn>,
+    ahead: usize,
+}
+
+impl<'p> AnyFree<'p> {
+    /// Fetches `ahead` frames at once.
+    pub fn new(physical: &'p Physical, ahead: usize) -> Self {
+        Self { physical, frames: Vec::with_capacity(ahead.max(1)), ahead: ahead.max(1) }
+    }
+}
+
+impl Destination for AnyFree<'_> {
+    fn take(&mut self) -> Option<Pfn> {
+        if self.frames.is_empty() {
+            self.physical.reserve(self.ahead, &mut self.frames);
+        }
+        self.frames.pop()
+    }
+
+    fn give_back(&mut self, pfn: Pfn) {
+        self.frames.push(pfn);
+    }
+
+    fn take_larger(&mut self, order: Order) -> Option<Pfn> {
+        // As the kernel's, until the move gives it its page's kind.
+        self.physical.alloc(order, Kind::Kernel).ok()
+    }
+}
+
+impl Drop for AnyFree<'_> {
+    fn drop(&mut self) {
+        self.physical.unreserve(self.frames.drain(..));
+    }
+}
+
+/// The free frames of chosen pageblocks, in their order: the places that a plan fills.
+pub struct TheseFrames<'p> {
+    physical: &'p Physical,
+    blocks: VecDeque<u32>,
+    frames: Vec<Pfn>,
+}
+
+impl<'p> TheseFrames<'p> {
+    /// Fills the pageblocks `blocks`, the first one first.
+    pub fn new(physical: &'p Physical, blocks: impl IntoIterator<Item = u32>) -> Self {
+        let most = physical.blocks().order().frames() as usize;
+        Self { physical, blocks: blocks.into_iter().collect(), frames: Vec::with_capacity(most) }
+    }
+}
+
+impl Destination for TheseFrames<'_> {
+    fn take(&mut self) -> Option<Pfn> {
+        while self.frames.is_empty() {
+            let block = self.blocks.pop_front()?;
+            self.physical.reserve_from_block(block, usize::MAX, |pfn| self.frames.push(pfn));
+            // Upwards, so that the block fills without holes.
+            self.frames.reverse();
+        }
+        self.frames.pop()
+    }
+
+    fn give_back(&mut self, pfn: Pfn) {
+        self.frames.push(pfn);
+    }
+}
+
+impl Drop for TheseFrames<'_> {
+    fn drop(&mut self) {
+        self.physical.unreserve(self.frames.drain(..));
+    }
+}

@@ -1,0 +1,338 @@
+//! A mover: the room that a batch needs, kept from batch to batch, and the steps of a move.
+
+use alloc::{sync::Arc, vec::Vec};
+
+use super::{Destination, Options, Outcome, Policy};
+use crate::{
+    engine::Engine,
+    frame::{Class, Kind, Marks, State},
+    movable::{Mode, OwnedMove, OwnedPage, Owner, OwnerUse, Refusal},
+    paging::FlushDebt,
+    report::{Counter, Event, Reason},
+    rmap::{MovingPage, ReverseMap},
+    units::{Order, Pfn},
+    zone::Physical,
+};
+
+/// Moves pages. Keeps its room and the last look-ups, so that a batch allocates nothing.
+pub struct Mover<'e> {
+    engine: &'e Engine,
+    pages: Vec<MovingPage>,
+    uses: Vec<Option<OwnerUse>>,
+    debt: FlushDebt<'e>,
+    rmap: Option<(u32, Arc<dyn ReverseMap>)>,
+    owner: Option<(u32, Arc<Owner>)>,
+}
+
+impl<'e> Mover<'e> {
+    /// Makes a mover with room for the largest batch.
+    pub fn new(engine: &'e Engine) -> Self {
+        let mut debt = FlushDebt::new(engine.physical());
+        debt.reserve(Options::MOST);
+        Self {
+            engine,
+            pages: Vec::with_capacity(Options::MOST),
+            uses: Vec::with_capacity(Options::MOST),
+            debt,
+            rmap: None,
+            owner: None,
+        }
+    }
+
+    fn physical(&self) -> &'e Physical {
+        self.engine.physical()
+    }
+
+    /// Moves the pages of `sources` to frames of `destination`. A page that was freed meanwhile counts as neither moved
+    /// nor stayed. Programs may use the pages all along.
+    pub fn migrate(&mut self, sources: &[Pfn], destination: &mut dyn Destination, options: Options) -> Outcome {
+        let mut outcome = Outcome::default();
+        let size = options.batch.clamp(1, Options::MOST);
+        for batch in sources.chunks(size) {
+            self.run(batch, destination, options, false, &mut outcome);
+        }
+        for attempt in 1..options.tries() {
+            if !outcome.stayed.iter().any(|(_, reason)| reason.is_transient()) {
+                break;
+            }
+            self.physical().machine().pause();
+            let stayed = core::mem::take(&mut outcome.stayed);
+            let (again, settled): (Vec<_>, _) = stayed.into_iter().partition(|(_, reason)| reason.is_transient());
+            outcome.stayed = settled;
+            let again: Vec<Pfn> = again.into_iter().map(|(pfn, _)| pfn).collect();
+            // Alone a page may wait for locks: nobody waits for anything that we hold.
+            let alone = options.mode > Mode::Async && attempt > 1;
+            for batch in again.chunks(if alone { 1 } else { size }) {
+                self.run(batch, destination, options, alone, &mut outcome);
+            }
+        }
+        let counters = self.physical().counters();
+        counters.add(Counter::PgmigrateSuccess, outcome.moved);
+        for &(pfn, reason) in &outcome.stayed {
+            counters.stayed(reason);
+            self.physical().events().push(Event::Stayed { pfn, reason });
+        }
+        // Nothing is kept alive by us between moves.
+        (self.rmap, self.owner) = (None, None);
+        outcome
+    }
+
+    fn run(
+        &mut self,
+        batch: &[Pfn],
+        destination: &mut dyn Destination,
+        options: Options,
+        wait: bool,
+        outcome: &mut Outcome,
+    ) {
+        for &pfn in batch {
+            if let Err(Some(reason)) = self.claim(pfn, destination, options, wait) {
+                outcome.stayed.push((pfn, reason));
+            }
+        }
+        self.block(options.mode > Mode::Async);
+        self.debt.pay();
+        self.copy(options.mode);
+        self.rebind();
+        self.release(destination, options.mode, outcome);
+    }
+
+    /// Claims a page: reference, lock, off its owner's lists, a destination, the mark. An error without
+    /// reason: it was freed meanwhile.
+    fn claim(
+        &mut self,
+        pfn: Pfn,
+        destination: &mut dyn Destination,
+        options: Options,
+        wait: bool,
+    ) -> Result<(), Option<Reason>> {
+        let physical = self.physical();
+        if !physical.is_managed(pfn) {
+            return Err(Some(Reason::CrossedZone));
+        }
+        let frame = physical.frame(pfn);
+        match frame.state().kind() {
+            kind if kind.is_movable() => {}
+            Kind::Free | Kind::Cached => return Err(None),
+            _ => return Err(Some(Reason::Unmovable)),
+        }
+        if !frame.get_unless_zero() {
+            // Freed, or frozen by another move.
+            return Err(physical.frames().is_locked(pfn).then_some(Reason::Locked));
+        }
+        if wait {
+            physical.frames().lock_raw(pfn);
+        } else if !physical.frames().try_lock_raw(pfn) {
+            physical.put(pfn);
+            return Err(Some(Reason::Locked));
+        }
+        let claimed = self.claim_locked(pfn, options).and_then(|order| {
+            let to = if order == Order::ZERO { destination.take() } else { destination.take_larger(order) };
+            let reason = if order == Order::ZERO { Reason::NoDestination } else { Reason::Order };
+            let to = to.ok_or(reason)?;
+            let key = frame.key();
+            let owner = match frame.owner() {
+                0 => None,
+                number => match self.isolate(number, pfn, key.index, options.mode) {
+                    Ok(owner) => Some(owner),
+                    Err(reason) => {
+                        give_back(physical, destination, to, order);
+                        return Err(reason);
+                    }
+                },
+            };
+            Ok((MovingPage { from: pfn, to, key, order, stay: None }, owner))
+        });
+        match claimed {
+            Ok((page, owner)) => {
+                frame.mark(Marks::ISOLATED);
+                // Nobody looks for it before it's dressed, but who finds it by an entry must wait for us.
+                physical.frames().lock_raw(page.to);
+                self.pages.push(page);
+                self.uses.push(owner);
+                Ok(())
+            }
+            Err(reason) => {
+                physical.frames().unlock_raw(pfn);
+                physical.put(pfn);
+                Err(Some(reason))
+            }
+        }
+    }
+
+    /// Tells the size of a locked page that may move, or why it may not.
+    fn claim_locked(&self, pfn: Pfn, options: Options) -> Result<Order, Reason> {
+        let frame = self.physical().frame(pfn);
+        let state = frame.state();
+        if !state.kind().is_movable() {
+            return Err(Reason::Unmovable);
+        }
+        if frame.pins() > 0 {
+            return Err(Reason::Pinned);
+        }
+        if state.marks().contains(Marks::WRITEBACK) {
+            if options.mode < Mode::Sync {
+                return Err(Reason::Writeback);
+            }
+            self.physical().frames().wait_writeback(pfn);
+        }
+        if state.kind() == Kind::Driver {
+            match options.policy {
+                Policy::Unmovable => return Err(Reason::Unmovable),
+                Policy::Unmapped if frame.maps() > 0 => return Err(Reason::Mapped),
+                _ => {}
+            }
+        }
+        if state.kind() != Kind::Anon && frame.owner() == 0 {
+            // Taken out of its index while somebody holds it: nobody could be told of a new place.
+            return Err(if frame.refs() > 1 { Reason::Referenced } else { Reason::OwnerGone });
+        }
+        Ok(state.order())
+    }
+
+    fn isolate(&mut self, number: u32, pfn: Pfn, index: u32, mode: Mode) -> Result<OwnerUse, Reason> {
+        if self.owner.as_ref().is_none_or(|(known, _)| *known != number) {
+            self.owner = self.engine.owners().get(number).map(|owner| (number, owner));
+        }
+        let (_, owner) = self.owner.as_ref().ok_or(Reason::OwnerGone)?;
+        let owner = owner.begin().ok_or(Reason::OwnerGone)?;
+        owner.ops().isolate(OwnedPage { pfn, index, mode }).map_err(reason_of)?;
+        Ok(owner)
+    }
+
+    /// Calls `act` with each run of pages that have the same reverse map.
+    fn for_each_map(&mut self, mut act: impl FnMut(&dyn ReverseMap, &mut [MovingPage], &mut FlushDebt<'e>)) {
+        let Self { engine, pages, debt, rmap, .. } = self;
+        for run in pages.chunk_by_mut(|one, next| one.key.rmap == next.key.rmap) {
+            let Some(number) = run.first().map(|page| page.key.rmap).filter(|&number| number != 0) else { continue };
+            if rmap.as_ref().is_none_or(|(known, _)| *known != number) {
+                *rmap = engine.reverse_maps().get(number).map(|map| (number, map));
+            }
+            if let Some((_, map)) = rmap {
+                act(&**map, run, debt);
+            }
+        }
+    }
+
+    fn block(&mut self, wait: bool) {
+        let physical = self.physical();
+        self.for_each_map(|map, pages, debt| map.block(physical, pages, wait, debt));
+        for page in &mut self.pages {
+            if page.stay.is_none() && physical.frame(page.from).maps() > 0 {
+                // A mapping was on its way in or out while we looked.
+                page.stay = Some(Reason::Raced);
+            }
+        }
+    }
+
+    /// Freezes and copies each page; from here on whoever looks for it waits at the destination's lock or the source's.
+    fn copy(&mut self, mode: Mode) {
+        let physical = self.physical();
+        for (page, owner) in self.pages.iter_mut().zip(&self.uses) {
+            if page.stay.is_some() {
+                continue;
+            }
+            let from = physical.frame(page.from);
+            // Ours, and the owner's.
+            let expected = 1 + u32::from(owner.is_some());
+            if !from.freeze(expected) {
+                page.stay = Some(if from.pins() > 0 { Reason::Pinned } else { Reason::Referenced });
+                continue;
+            }
+            dress_destination(physical, page);
+            let to = physical.frame(page.to);
+            to.set_refs(expected);
+            match owner {
+                None => physical.ram().copy(page.from, page.to, page.order),
+                Some(owner) => {
+                    let (from, to, index) = (page.from, page.to, page.key.index);
+                    let moved = owner.ops().migrate(&OwnedMove { physical, from, to, index, mode });
+                    if let Err(refusal) = moved {
+                        page.stay = Some(reason_of(refusal));
+                        undress_destination(physical, page);
+                        physical.frame(from).set_refs(expected);
+                    }
+                }
+            }
+        }
+    }
+
+    fn rebind(&mut self) {
+        let physical = self.physical();
+        self.for_each_map(|map, pages, _| map.rebind(physical, pages));
+    }
+
+    fn release(&mut self, destination: &mut dyn Destination, mode: Mode, outcome: &mut Outcome) {
+        let physical = self.physical();
+        let frames = physical.frames();
+        for (page, owner) in self.pages.iter().zip(&self.uses) {
+            let kept = page.target();
+            if let Some(owner) = owner {
+                owner.ops().putback(OwnedPage { pfn: kept, index: page.key.index, mode });
+            }
+            if physical.frame(kept).state().kind() == Kind::Driver {
+                physical.settle_class(kept);
+            }
+            match page.stay {
+                None => {
+                    outcome.moved += u64::from(page.order.frames());
+                    frames.unlock_raw(page.to);
+                    physical.put(page.to);
+                    // Frozen since the copy, so nobody has it; who waits for its lock looks anew at what led him here.
+                    frames.unlock_raw(page.from);
+                    physical.free(page.from);
+                }
+                Some(reason) => {
+                    outcome.stayed.push((page.from, reason));
+                    physical.frame(page.from).unmark(Marks::ISOLATED);
+                    frames.unlock_raw(page.to);
+                    give_back(physical, destination, page.to, page.order);
+                    frames.unlock_raw(page.from);
+                    physical.put(page.from);
+                }
+            }
+        }
+        self.pages.clear();
+        // After all locks: the last use of an owner that is gone may free its pages.
+        self.uses.clear();
+    }
+}
+
+fn reason_of(refusal: Refusal) -> Reason {
+    match refusal {
+        Refusal::No => Reason::Refused,
+        Refusal::Retry => Reason::Retry,
+    }
+}
+
+fn give_back(physical: &Physical, destination: &mut dyn Destination, pfn: Pfn, order: Order) {
+    if order == Order::ZERO { destination.give_back(pfn) } else { physical.put(pfn) }
+}
+
+/// Makes the destination what the source is: kind, size, owner, place and marks.
+fn dress_destination(physical: &Physical, page: &MovingPage) {
+    let (from, to) = (physical.frame(page.from), physical.frame(page.to));
+    let state = from.state();
+    if page.order == Order::ZERO {
+        physical.dress(page.to, page.order, state.kind());
+    } else {
+        let class = state.kind().first_class();
+        let before = to.state().class();
+        physical.count(page.to, page.order, before, class);
+        to.set_state(State::new(state.kind(), class, page.order));
+    }
+    to.set_owner(from.owner(), page.key);
+    to.mark(state.marks() & Marks::DIRTY);
+}
+
+fn undress_destination(physical: &Physical, page: &MovingPage) {
+    let to = physical.frame(page.to);
+    if page.order == Order::ZERO {
+        to.set_refs(0);
+        physical.undress_to_reserved(page.to);
+    } else {
+        physical.count(page.to, page.order, to.state().class(), Class::Kernel);
+        to.set_state(State::new(Kind::Kernel, Class::Kernel, page.order));
+        to.set_refs(1);
+    }
+}

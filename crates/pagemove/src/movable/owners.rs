@@ -1,0 +1,132 @@
+//! Registering drivers, and unregistering them while their pages may be isolated or moving.
+
+use alloc::sync::Arc;
+
+use super::MovableOps;
+use crate::{
+    port::Machine,
+    rmap::Registry,
+    sync::{AtomicU32, Ordering},
+};
+
+const CLOSING: u32 = 1 << 31;
+
+/// A registered driver. `uses` counts the moves between `isolate` and `putback`, and has a bit that admits no more.
+pub struct Owner {
+    ops: Arc<dyn MovableOps>,
+    uses: AtomicU32,
+    machine: Arc<dyn Machine>,
+}
+
+/// The drivers of an engine.
+pub struct Owners {
+    registry: Arc<Registry<Owner>>,
+    machine: Arc<dyn Machine>,
+}
+
+impl Owners {
+    pub(crate) fn new(machine: Arc<dyn Machine>) -> Self {
+        Self { registry: Arc::default(), machine }
+    }
+
+    /// Registers a driver: its pages can be moved until the registration ends.
+    pub fn register(&self, ops: Arc<dyn MovableOps>) -> Registration {
+        let owner = Arc::new(Owner { ops, uses: AtomicU32::new(0), machine: self.machine.clone() });
+        let number = self.registry.add(Arc::downgrade(&owner));
+        Registration { registry: self.registry.clone(), owner, number }
+    }
+
+    /// Finds the driver that frames name by `number`.
+    pub fn get(&self, number: u32) -> Option<Arc<Owner>> {
+        self.registry.get(number)
+    }
+}
+
+impl Owner {
+    /// Gives the driver's name.
+    pub fn name(&self) -> &str {
+        self.ops.name()
+    }
+
+    /// Begins a use of the driver's callbacks; `None` once it unregisters.
+    pub(crate) fn begin(self: &Arc<Self>) -> Option<OwnerUse> {
+        self.uses
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |uses| (uses & CLOSING == 0).then_some(uses + 1))
+            .ok()
+            .map(|_| OwnerUse { owner: self.clone() })
+    }
+
+    fn close(&self) -> u32 {
+        // AcqRel: what moves did (their Release in `drop`) is seen by the driver that unregisters.
+        self.uses.fetch_or(CLOSING, Ordering::AcqRel) & !CLOSING
+    }
+}
+
+/// A use of a driver's callbacks, from `isolate` to `putback`.
+pub struct OwnerUse {
+    owner: Arc<Owner>,
+}
+
+impl OwnerUse {
+    pub(crate) fn ops(&self) -> &dyn MovableOps {
+        &*self.owner.ops
+    }
+}
+
+impl Drop for OwnerUse {
+    fn drop(&mut self) {
+        // Release pairs with `close`.
+        if self.owner.uses.fetch_sub(1, Ordering::AcqRel) == CLOSING | 1 {
+            self.owner.machine.wake(&self.owner.uses);
+        }
+    }
+}
+
+/// Some of the driver's pages are isolated or moving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unregister: {moving} page(s) of the driver are isolated or moving")]
+pub struct StillMoving {
+    /// How many.
+    pub moving: u32,
+}
+
+/// A driver's registration; ends when dropped, as [`Registration::unregister`] does.
+pub struct Registration {
+    registry: Arc<Registry<Owner>>,
+    owner: Arc<Owner>,
+    number: u32,
+}
+
+impl Registration {
+    /// Gives the number that frames name the driver by.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Ends the registration if no page is isolated or moving now; otherwise it goes on unchanged.
+    pub fn try_unregister(&self) -> Result<(), StillMoving> {
+        match self.owner.uses.compare_exchange(0, CLOSING, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => Ok(()),
+            Err(uses) if uses & !CLOSING == 0 => Ok(()),
+            Err(uses) => Err(StillMoving { moving: uses & !CLOSING }),
+        }
+    }
+
+    /// Ends the registration: begins no further use of the callbacks, and waits for those under way. Afterwards none runs.
+    ///
+    /// Must not be called by a callback, nor by who holds a frame's lock.
+    pub fn unregister(&self) {
+        let mut uses = self.owner.close();
+        while uses != 0 {
+            self.owner.machine.wait(&self.owner.uses, uses | CLOSING);
+            uses = self.owner.uses.load(Ordering::Acquire) & !CLOSING;
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.unregister();
+        self.registry.remove(self.number);
+    }
+}

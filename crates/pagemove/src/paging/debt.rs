@@ -1,0 +1,86 @@
+//! What a change of page tables owes: a TLB flush, and until then the frames that old translations still reach.
+
+use alloc::vec::Vec;
+
+use crate::{
+    port::{FlushRange, SpaceId},
+    report::Counter,
+    units::{Pfn, VirtAddr},
+    zone::Physical,
+};
+
+/// Flushes that are owed. References and tables put in are given back after the flush, so no frame is reused before it.
+///
+/// # Invariants
+/// Paid before it's dropped: dropping an unpaid debt pays it, so that nothing is lost, and panics where debug assertions
+/// are on, since whoever forgot it has most likely already used what the flush should have guarded.
+#[must_use = "translations stay in TLBs until the debt is paid"]
+pub struct FlushDebt<'p> {
+    physical: &'p Physical,
+    ranges: Vec<FlushRange>,
+    references: Vec<Pfn>,
+    tables: Vec<Pfn>,
+}
+
+impl<'p> FlushDebt<'p> {
+    /// Makes a debt of nothing.
+    pub fn new(physical: &'p Physical) -> Self {
+        Self { physical, ranges: Vec::new(), references: Vec::new(), tables: Vec::new() }
+    }
+
+    /// Makes room for `pages` separate pages, so that adding them does not allocate.
+    pub fn reserve(&mut self, pages: usize) {
+        self.ranges.reserve(pages);
+    }
+
+    /// Owes a flush of `pages` pages from `start`.
+    pub fn owe(&mut self, space: SpaceId, start: VirtAddr, pages: u32) {
+        if let Some(last) = self.ranges.last_mut()
+            && last.space == space
+            && last.start.up(last.pages) == start
+        {
+            last.pages += pages;
+        } else {
+            self.ranges.push(FlushRange { space, start, pages });
+        }
+    }
+
+    /// Keeps a reference until the flush is done.
+    pub fn keep_reference(&mut self, pfn: Pfn) {
+        self.references.push(pfn);
+    }
+
+    /// Keeps a page table, taken out of its tree, until the flush is done.
+    pub(crate) fn keep_table(&mut self, pfn: Pfn) {
+        self.tables.push(pfn);
+    }
+
+    /// Tells whether nothing is owed.
+    pub fn is_paid(&self) -> bool {
+        self.ranges.is_empty() && self.references.is_empty() && self.tables.is_empty()
+    }
+
+    /// Flushes, then gives back what was kept. The debt can be used again.
+    pub fn pay(&mut self) {
+        if !self.ranges.is_empty() {
+            self.physical.machine().flush(&self.ranges);
+            self.physical.counters().add(Counter::TlbFlush, 1);
+            self.physical.counters().add(Counter::TlbFlushRanges, self.ranges.len() as u64);
+            self.ranges.clear();
+        }
+        for pfn in self.references.drain(..) {
+            self.physical.put(pfn);
+        }
+        for pfn in self.tables.drain(..) {
+            self.physical.put(pfn);
+        }
+    }
+}
+
+impl Drop for FlushDebt<'_> {
+    fn drop(&mut self) {
+        let paid = self.is_paid();
+        self.pay();
+        debug_assert!(paid, "a flush debt was dropped unpaid");
+    }
+}

@@ -1,0 +1,143 @@
+//! One entry of an x86-64 page table (Intel SDM volume 3, section 5.5; AMD APM volume 2, section 5.3), and migration entries.
+//!
+//! A migration entry is the entry it stands for, with `PRESENT` taken out and `MIGRATION` put in: whatever the entry said
+//! (write, accessed, dirty, soft-dirty, exclusive, no-execute) it still says when it becomes present again. Its frame
+//! number is stored inverted, since processors with the L1 terminal fault read ahead through entries that aren't present.
+
+use bitflags::bitflags;
+
+use crate::units::Pfn;
+
+bitflags! {
+    /// Bits of an entry. Those that hardware ignores (9 to 11) are the engine's.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Flags: u64 {
+        /// The processor may use the entry.
+        const PRESENT = 1;
+        /// Stores are allowed.
+        const WRITE = 1 << 1;
+        /// User mode may use the entry.
+        const USER = 1 << 2;
+        /// The processor used the entry.
+        const ACCESSED = 1 << 5;
+        /// The processor stored through the entry.
+        const DIRTY = 1 << 6;
+        /// In the second level: maps 2 MiB, not a table.
+        const HUGE = 1 << 7;
+        /// The frame is anonymous and this mapping's alone: a store needs no copy.
+        const EXCLUSIVE = 1 << 9;
+        /// Stored through since the marks were last cleared, as Linux's soft-dirty.
+        const SOFT_DIRTY = 1 << 10;
+        /// Not present since its frame moves: who faults on it waits.
+        const MIGRATION = 1 << 11;
+        /// Instructions can't be fetched.
+        const NO_EXECUTE = 1 << 63;
+    }
+}
+
+/// Frame number bits, 12 to 51.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// A value of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Entry(u64);
+
+impl Entry {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+
+    /// Makes a present entry for `pfn`.
+    pub const fn present(pfn: Pfn, flags: Flags) -> Self {
+        Self(pfn.address().get() | flags.bits() | Flags::PRESENT.bits())
+    }
+
+    /// Makes an entry for the table of the next level, which limits nothing itself.
+    pub const fn table(pfn: Pfn) -> Self {
+        Self::present(pfn, Flags::WRITE.union(Flags::USER))
+    }
+
+    /// Reads back a stored word.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// Gives the word to store.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Gives the flags.
+    pub const fn flags(self) -> Flags {
+        Flags::from_bits_truncate(self.0)
+    }
+
+    /// Tells whether all of `flags` are set.
+    pub const fn has(self, flags: Flags) -> bool {
+        self.0 & flags.bits() == flags.bits()
+    }
+
+    /// Tells whether the entry is empty.
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Tells whether the processor may use the entry.
+    pub const fn is_present(self) -> bool {
+        self.has(Flags::PRESENT)
+    }
+
+    /// Tells whether this is a migration entry.
+    pub const fn is_migration(self) -> bool {
+        !self.is_present() && self.has(Flags::MIGRATION)
+    }
+
+    /// Gives the frame of a present or migration entry.
+    pub const fn pfn(self) -> Pfn {
+        let stored = if self.is_present() { self.0 } else { !self.0 };
+        Pfn::new(((stored & ADDRESS) >> 12) as u32)
+    }
+
+    /// Adds flags other than `PRESENT`.
+    pub const fn with(self, flags: Flags) -> Self {
+        Self(self.0 | flags.bits())
+    }
+
+    /// Takes flags other than `PRESENT` out.
+    pub const fn without(self, flags: Flags) -> Self {
+        Self(self.0 & !flags.bits())
+    }
+
+    /// Gives the migration entry that stands for this present entry.
+    pub const fn blocked(self) -> Self {
+        Self((self.0 ^ ADDRESS) & !Flags::PRESENT.bits() | Flags::MIGRATION.bits())
+    }
+
+    /// Gives the present entry that this migration entry stands for, pointing to `pfn`.
+    pub const fn unblocked(self, pfn: Pfn) -> Self {
+        let flags = self.0 & !ADDRESS & !Flags::MIGRATION.bits();
+        Self(flags | Flags::PRESENT.bits() | pfn.address().get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_migration_entry_keeps_every_bit_but_present() {
+        let all = Flags::all() - Flags::PRESENT - Flags::MIGRATION;
+        for kept in [Flags::empty(), all, Flags::DIRTY, Flags::WRITE | Flags::EXCLUSIVE, Flags::NO_EXECUTE] {
+            let entry = Entry::present(Pfn::new(0x1234_5678), kept);
+            let blocked = entry.blocked();
+            assert!(blocked.is_migration() && !blocked.is_present() && !entry.is_migration());
+            assert_eq!(blocked.pfn(), entry.pfn());
+            assert_eq!(blocked.unblocked(Pfn::new(7)), Entry::present(Pfn::new(7), kept));
+        }
+    }
+
+    #[test]
+    fn a_migration_entry_names_no_cacheable_frame_in_the_address_bits() {
+        let blocked = Entry::present(Pfn::new(5), Flags::WRITE).blocked();
+        assert_ne!((blocked.bits() & ADDRESS) >> 12, 5);
+    }
+}

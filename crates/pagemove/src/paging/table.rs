@@ -1,0 +1,289 @@
+//! A page table: four levels of x86-64, in the machine's own RAM, entries changed by compare-and-swap only.
+//!
+//! # Protocol
+//! Who wants to change a leaf reads it, decides, and swaps; if it changed meanwhile he decides anew. So of a fault, an
+//! unmapping, a move and the processor setting accessed or dirty, one wins, and the others see what it did.
+//! Tables are added by faults at any time, and taken away only by their address space's exclusive holder, for ranges in
+//! which no mapping and no reverse map is left; their frames are free after the flush. So who walks under the address
+//! space's lock, under a reverse map's lock within its range, or under the machine's exclusion of flushes, is safe.
+
+use alloc::sync::Arc;
+
+use super::{Entry, Flags, FlushDebt};
+use crate::{
+    frame::Kind,
+    port::SpaceId,
+    sync::{AtomicU64, Ordering},
+    units::{HUGE_ORDER, Order, PAGE_SHIFT, Pfn, VirtAddr, VirtRange},
+    zone::{AllocError, Physical},
+};
+
+const LEVELS: u32 = 4;
+const BITS: u32 = 9;
+
+/// A page table tree.
+pub struct PageTable {
+    physical: Arc<Physical>,
+    space: SpaceId,
+    root: Pfn,
+}
+
+/// What a processor walks the tables for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Walk {
+    /// A load.
+    Load,
+    /// A store.
+    Store,
+    /// Fetching an instruction.
+    Fetch,
+}
+
+/// What a processor's walk found, to be kept in its TLB until it's flushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Translation {
+    /// First frame of the page.
+    pub first: Pfn,
+    /// Size of the page: order 0 or 9.
+    pub order: Order,
+    /// A store needs no further walk: it's allowed, and the dirty mark is set.
+    pub storable: bool,
+}
+
+/// A leaf's place in the tree.
+#[derive(Clone, Copy)]
+pub struct Slot<'a> {
+    word: &'a AtomicU64,
+    order: Order,
+}
+
+impl Slot<'_> {
+    /// Gives what the leaf maps: order 0 or 9.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// Reads the entry.
+    pub fn load(&self) -> Entry {
+        // Acquire pairs with the Release of `swap_if`: the frame's fields are as of before it was mapped, or later.
+        Entry::from_bits(self.word.load(Ordering::Acquire))
+    }
+
+    /// Changes the entry from `old` to `new`; gives what stands there instead if it is no longer `old`.
+    pub fn swap_if(&self, old: Entry, new: Entry) -> Result<(), Entry> {
+        // AcqRel: Release publishes the frame's fields and contents to who walks here; Acquire as in `load`.
+        self.word
+            .compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Acquire)
+            .map(drop)
+            .map_err(Entry::from_bits)
+    }
+
+    /// Takes the entry out.
+    pub(crate) fn take(&self) -> Entry {
+        Entry::from_bits(self.word.swap(0, Ordering::AcqRel))
+    }
+
+    /// Changes the entry by `change` until it holds; `None` from it leaves things as they are. Gives the entry before.
+    pub(crate) fn update(&self, mut change: impl FnMut(Entry) -> Option<Entry>) -> Option<Entry> {
+        let mut old = self.load();
+        loop {
+            let new = change(old)?;
+            match self.swap_if(old, new) {
+                Ok(()) => return Some(old),
+                Err(now) => old = now,
+            }
+        }
+    }
+}
+
+impl PageTable {
+    /// Makes an empty table for address space `space`.
+    pub fn new(physical: Arc<Physical>, space: SpaceId) -> Result<Self, AllocError> {
+        let root = new_table(&physical, |_| Entry::NONE)?;
+        Ok(Self { physical, space, root })
+    }
+
+    /// Names the address space in flushes.
+    pub fn space(&self) -> SpaceId {
+        self.space
+    }
+
+    /// Gives the frame of the top level (what CR3 would hold).
+    pub fn root(&self) -> Pfn {
+        self.root
+    }
+
+    /// Finds the leaf of `address`, if the tables reach down to one.
+    pub fn slot(&self, address: VirtAddr) -> Option<Slot<'_>> {
+        let mut table = self.root;
+        for level in (1..LEVELS).rev() {
+            let word = self.word(table, index(address, level));
+            let entry = Entry::from_bits(word.load(Ordering::Acquire));
+            if entry.has(Flags::HUGE) {
+                return Some(Slot { word, order: HUGE_ORDER });
+            }
+            if !entry.is_present() {
+                return None;
+            }
+            table = entry.pfn();
+        }
+        Some(Slot { word: self.word(table, index(address, 0)), order: Order::ZERO })
+    }
+
+    /// Does what a processor's walk does: checks the rights, and sets the accessed mark, and for a store the dirty mark,
+    /// in one step with reading the entry. `None`: the access faults.
+    pub fn translate(&self, address: VirtAddr, access: Walk) -> Option<Translation> {
+        let slot = self.slot(address)?;
+        let mut entry = slot.load();
+        loop {
+            let needed = match access {
+                Walk::Load => Flags::PRESENT | Flags::USER,
+                Walk::Store => Flags::PRESENT | Flags::USER | Flags::WRITE,
+                Walk::Fetch => Flags::PRESENT | Flags::USER,
+            };
+            if !entry.has(needed) || (access == Walk::Fetch && entry.has(Flags::NO_EXECUTE)) {
+                return None;
+            }
+            let marks = if access == Walk::Store { Flags::ACCESSED | Flags::DIRTY } else { Flags::ACCESSED };
+            let marked = entry.with(marks);
+            if marked == entry || slot.swap_if(entry, marked).is_ok() {
+                let storable = marked.has(Flags::WRITE | Flags::DIRTY);
+                return Some(Translation { first: marked.pfn(), order: slot.order(), storable });
+            }
+            entry = slot.load();
+        }
+    }
+
+    /// Finds the leaf of `address`, adding the tables above it. A 2 MiB entry in the way is the leaf.
+    pub fn slot_or_create(&self, address: VirtAddr) -> Result<Slot<'_>, AllocError> {
+        self.descend(address, 0)
+    }
+
+    /// Finds the second-level entry of `address`, adding the tables above it: empty, a table, or a 2 MiB entry.
+    pub(crate) fn huge_slot(&self, address: VirtAddr) -> Result<Slot<'_>, AllocError> {
+        self.descend(address, 1)
+    }
+
+    fn descend(&self, address: VirtAddr, to: u32) -> Result<Slot<'_>, AllocError> {
+        let mut table = self.root;
+        for level in (to + 1..LEVELS).rev() {
+            let word = self.word(table, index(address, level));
+            let mut entry = Entry::from_bits(word.load(Ordering::Acquire));
+            if entry.is_none() {
+                entry = self.add_table(word)?;
+            }
+            if entry.has(Flags::HUGE) {
+                return Ok(Slot { word, order: HUGE_ORDER });
+            }
+            table = entry.pfn();
+        }
+        let order = if to == 0 { Order::ZERO } else { HUGE_ORDER };
+        Ok(Slot { word: self.word(table, index(address, to)), order })
+    }
+
+    fn add_table(&self, word: &AtomicU64) -> Result<Entry, AllocError> {
+        let table = new_table(&self.physical, |_| Entry::NONE)?;
+        let entry = Entry::table(table);
+        // Release publishes the cleared table.
+        match word.compare_exchange(0, entry.bits(), Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Ok(entry),
+            Err(other) => {
+                self.physical.put(table);
+                Ok(Entry::from_bits(other))
+            }
+        }
+    }
+
+    /// Makes a table of the lowest level that hangs nowhere yet, with an entry for each number from 0 to 511.
+    pub(crate) fn new_leaf_table(&self, entry: impl Fn(u32) -> Entry) -> Result<Pfn, AllocError> {
+        new_table(&self.physical, entry)
+    }
+
+    fn word(&self, table: Pfn, index: usize) -> &AtomicU64 {
+        // The map of RAM lives as long as the machine, which `physical` keeps; the frame is a table by the tree.
+        &self.physical.ram_words(table)[index]
+    }
+
+    /// Calls `see` with each leaf of the range that is not empty, upwards, with the address it maps.
+    pub(crate) fn for_each_leaf(&self, range: VirtRange, mut see: impl FnMut(VirtAddr, Slot<'_>)) {
+        self.for_each_leaf_below(self.root, LEVELS - 1, VirtAddr::default(), range, &mut see);
+    }
+
+    fn for_each_leaf_below(
+        &self,
+        table: Pfn,
+        level: u32,
+        base: VirtAddr,
+        range: VirtRange,
+        see: &mut impl FnMut(VirtAddr, Slot<'_>),
+    ) {
+        let pages = 1u64 << (BITS * level);
+        let first = range.start().max(base).vpn().saturating_sub(base.vpn()) / pages;
+        let behind = (range.end().vpn() - base.vpn()).div_ceil(pages).min(1 << BITS);
+        for number in first..behind {
+            let word = self.word(table, number as usize);
+            let entry = Entry::from_bits(word.load(Ordering::Acquire));
+            if entry.is_none() {
+                continue;
+            }
+            let Some(at) = VirtAddr::new(base.get() + ((number * pages) << PAGE_SHIFT)) else { return };
+            if level == 0 {
+                see(at, Slot { word, order: Order::ZERO });
+            } else if entry.has(Flags::HUGE) {
+                see(at, Slot { word, order: HUGE_ORDER });
+            } else {
+                self.for_each_leaf_below(entry.pfn(), level - 1, at, range, see);
+            }
+        }
+    }
+
+    /// Takes the tables out that serve nothing but `gap`, in which no leaf and no mapping is left; the address space is
+    /// the caller's alone. Their frames go into the debt.
+    pub(crate) fn prune(&self, gap: VirtRange, debt: &mut FlushDebt<'_>) {
+        self.prune_below(self.root, LEVELS - 1, VirtAddr::default(), gap, debt);
+    }
+
+    fn prune_below(&self, table: Pfn, level: u32, base: VirtAddr, gap: VirtRange, debt: &mut FlushDebt<'_>) {
+        let pages = 1u64 << (BITS * level);
+        let first = gap.start().max(base).vpn().saturating_sub(base.vpn()) / pages;
+        let behind = (gap.end().vpn() - base.vpn()).div_ceil(pages).min(1 << BITS);
+        for number in first..behind {
+            let word = self.word(table, number as usize);
+            let entry = Entry::from_bits(word.load(Ordering::Acquire));
+            if !entry.is_present() || entry.has(Flags::HUGE) {
+                continue;
+            }
+            let Some(at) = VirtAddr::new(base.get() + ((number * pages) << PAGE_SHIFT)) else { return };
+            if level > 1 {
+                self.prune_below(entry.pfn(), level - 1, at, gap, debt);
+            }
+            let end = at.get() + (pages << PAGE_SHIFT);
+            if gap.start() <= at && end <= gap.end().get() {
+                word.store(0, Ordering::Release);
+                // A processor may still walk through the table: its frame is free after the flush.
+                debt.owe(self.space, at, 1);
+                debt.keep_table(entry.pfn());
+            }
+        }
+    }
+}
+
+impl Drop for PageTable {
+    fn drop(&mut self) {
+        // The address space has unmapped and pruned everything; nobody walks a table that nobody has.
+        self.physical.put(self.root);
+    }
+}
+
+fn index(address: VirtAddr, level: u32) -> usize {
+    (address.vpn() >> (BITS * level)) as usize & ((1 << BITS) - 1)
+}
+
+fn new_table(physical: &Physical, entry: impl Fn(u32) -> Entry) -> Result<Pfn, AllocError> {
+    let pfn = physical.alloc(Order::ZERO, Kind::PageTable)?;
+    for (number, word) in physical.ram_words(pfn).iter().enumerate() {
+        // Relaxed: published with the entry that points here.
+        word.store(entry(number as u32).bits(), Ordering::Relaxed);
+    }
+    Ok(pfn)
+}

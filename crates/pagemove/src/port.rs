@@ -1,0 +1,179 @@
+//! What a machine must offer: a direct map of its RAM, storage, TLB flushes, a processor's number, waiting and time.
+//!
+//! This folder's only `unsafe` is access to RAM through the direct map, relying on what [`Ram::new`] asks of its caller.
+#![allow(unsafe_code)]
+
+use alloc::boxed::Box;
+use core::{any::Any, ptr::NonNull};
+
+use crate::{
+    sync::{AtomicU32, AtomicU64},
+    units::{Order, PAGE_SIZE, Pfn, VirtAddr},
+};
+
+/// The machine below the engine. A kernel implements it over its hardware; `pagemove-hosted` does inside a Linux process.
+pub trait Machine: Send + Sync + 'static {
+    /// Gives the direct map of all RAM that the engine may manage.
+    fn ram(&self) -> Ram;
+
+    /// Lends `bytes` of zeroed memory, aligned to 64 bytes, for the engine's metadata; `None` if it can't be had.
+    fn lend(&self, bytes: usize) -> Option<Lent>;
+
+    /// Removes the translations of all `ranges` from every processor's TLB, and waits until no processor uses one.
+    ///
+    /// Accesses that used an old translation are complete when this returns. A fill that read the tables before must
+    /// not become visible afterwards.
+    fn flush(&self, ranges: &[FlushRange]);
+
+    /// Gives the number of processors; [`Self::cpu`] stays below it.
+    fn cpus(&self) -> usize;
+
+    /// Gives the number of the processor that runs this. A caller that is moved to another one meanwhile loses speed only.
+    fn cpu(&self) -> usize;
+
+    /// Sleeps while `word` holds `value`, until [`Self::wake`] is called for it; may return early.
+    fn wait(&self, word: &AtomicU32, value: u32);
+
+    /// Wakes all that wait on `word`.
+    fn wake(&self, word: &AtomicU32);
+
+    /// Lets others run for a moment.
+    fn pause(&self) {
+        core::hint::spin_loop();
+    }
+
+    /// Gives a monotonic time in nanoseconds.
+    fn now_ns(&self) -> u64;
+}
+
+/// Names an address space in flushes (an ASID or PCID without its limit of bits).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpaceId(pub u32);
+
+/// Translations to flush: `pages` pages from `start` in `space`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlushRange {
+    /// The address space.
+    pub space: SpaceId,
+    /// First page.
+    pub start: VirtAddr,
+    /// Number of 4 KiB pages.
+    pub pages: u32,
+}
+
+/// Memory lent by the machine; given back (by dropping what keeps it) when the engine ends.
+pub struct Lent {
+    start: NonNull<u8>,
+    bytes: usize,
+    _keep: Box<dyn Any + Send + Sync>,
+}
+
+// SAFETY: the memory is the borrower's alone by `new`'s contract, and only shared as atomics by `as_slice`.
+unsafe impl Send for Lent {}
+// SAFETY: as above.
+unsafe impl Sync for Lent {}
+
+impl Lent {
+    /// Wraps memory that lives as long as `keep` does.
+    ///
+    /// # Safety
+    /// `bytes` bytes at `start` are zeroed, aligned to 64 bytes, readable, writable, and used by nobody else until `keep` is dropped.
+    pub unsafe fn new(start: NonNull<u8>, bytes: usize, keep: Box<dyn Any + Send + Sync>) -> Self {
+        Self { start, bytes, _keep: keep }
+    }
+
+    /// Views the first `count` values of `T`; `None` if they don't fit.
+    pub(crate) fn as_slice<T: Zeroed>(&self, count: usize) -> Option<&[T]> {
+        if count.checked_mul(size_of::<T>())? > self.bytes || align_of::<T>() > 64 {
+            return None;
+        }
+        // SAFETY: in bounds and aligned by the check, alive as long as `self`, and any bits are a valid `T` by `Zeroed`.
+        // Writers only go through the atomics inside `T`.
+        Some(unsafe { core::slice::from_raw_parts(self.start.as_ptr().cast::<T>(), count) })
+    }
+}
+
+/// Types made of atomics only, for which all bit patterns, zero among them, are valid.
+///
+/// # Safety
+/// As the first line says.
+pub(crate) unsafe trait Zeroed {}
+
+/// The direct map: all RAM of the machine as one range of the engine's own addresses.
+#[derive(Debug, Clone, Copy)]
+pub struct Ram {
+    base: NonNull<u8>,
+    frames: u32,
+    contents: Contents,
+}
+
+/// Whether frames have contents to copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contents {
+    /// All do.
+    All,
+    /// Only page tables do: moving data is bookkeeping alone, for zones larger than the host's memory.
+    TablesOnly,
+}
+
+// SAFETY: the memory outlives every copy of this handle by `new`'s contract; accesses are atomic, or exclusive by protocol.
+unsafe impl Send for Ram {}
+// SAFETY: as above.
+unsafe impl Sync for Ram {}
+
+impl Ram {
+    /// Wraps a direct map of `frames` frames; frame 0 starts at `base`.
+    ///
+    /// # Safety
+    /// `frames * 4096` bytes at `base` are mapped readable and writable, page-aligned, and stay so as long as the
+    /// machine does. Nobody but the machine's processors, through page tables and this map, writes them.
+    pub const unsafe fn new(base: NonNull<u8>, frames: u32, contents: Contents) -> Self {
+        Self { base, frames, contents }
+    }
+
+    /// Gives the number of frames.
+    pub const fn frames(self) -> u32 {
+        self.frames
+    }
+
+    /// Tells whether data frames have contents.
+    pub const fn contents(self) -> Contents {
+        self.contents
+    }
+
+    fn frame(self, pfn: Pfn, order: Order) -> *mut u8 {
+        assert!(pfn.get() as u64 + order.frames() as u64 <= self.frames as u64, "frame {pfn} is outside RAM");
+        // SAFETY: the offset is within the mapping by the assertion and `new`'s contract.
+        unsafe { self.base.as_ptr().add(pfn.index() * PAGE_SIZE) }
+    }
+
+    /// Copies the contents of `order.frames()` frames. Nobody writes either side meanwhile: the source is blocked and
+    /// frozen, the destination not yet visible.
+    pub fn copy(self, from: Pfn, to: Pfn, order: Order) {
+        if self.contents == Contents::TablesOnly {
+            return;
+        }
+        let (from, to) = (self.frame(from, order), self.frame(to, order));
+        // SAFETY: both in bounds; two different groups of the same order don't overlap. Were a program still writing the
+        // source (a broken flush), it would write raw memory through another mapping, whose bytes may come out torn; no
+        // reference to it exists.
+        unsafe { core::ptr::copy_nonoverlapping(from, to, PAGE_SIZE * order.frames() as usize) }
+    }
+
+    /// Clears the contents of `order.frames()` frames, which belong to the caller alone.
+    pub fn zero(self, pfn: Pfn, order: Order) {
+        if self.contents == Contents::All {
+            let start = self.frame(pfn, order);
+            // SAFETY: in bounds, and the caller's alone.
+            unsafe { core::ptr::write_bytes(start, 0, PAGE_SIZE * order.frames() as usize) }
+        }
+    }
+
+    /// Views a frame as words: a page table's entries, or data that the engine's caller reads and writes.
+    ///
+    /// The view must not outlive the machine; whoever keeps it keeps what borrows the machine, too.
+    pub(crate) fn words<'a>(self, pfn: Pfn) -> &'a [AtomicU64; 512] {
+        // SAFETY: in bounds, aligned to a page, valid for all bit patterns, alive as long as the machine.
+        unsafe { &*self.frame(pfn, Order::ZERO).cast() }
+    }
+}

@@ -1,0 +1,169 @@
+//! Counters under the names of Linux's `/proc/vmstat` where it has them; read and written without locks.
+
+use super::Reason;
+use crate::sync::{AtomicU64, Ordering};
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Counter {
+    /// Pages moved.
+    PgmigrateSuccess,
+    /// Pages that stayed.
+    PgmigrateFail,
+    /// Blocks that compaction tried to empty.
+    CompactBlocks,
+    /// Blocks that compaction emptied.
+    CompactSuccess,
+    /// Blocks that compaction gave up.
+    CompactFail,
+    /// Allocations that compacted because no block was free.
+    CompactStall,
+    /// Page faults.
+    Pgfault,
+    /// Faults that waited for a moving page.
+    MigrationWait,
+    /// TLB flushes ordered.
+    TlbFlush,
+    /// Ranges in these flushes.
+    TlbFlushRanges,
+}
+
+impl Counter {
+    /// All counters, in the order of their numbers.
+    pub const ALL: [Counter; 10] = [
+        Counter::PgmigrateSuccess,
+        Counter::PgmigrateFail,
+        Counter::CompactBlocks,
+        Counter::CompactSuccess,
+        Counter::CompactFail,
+        Counter::CompactStall,
+        Counter::Pgfault,
+        Counter::MigrationWait,
+        Counter::TlbFlush,
+        Counter::TlbFlushRanges,
+    ];
+
+    /// Gives the name, as `/proc/vmstat` would print it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Counter::PgmigrateSuccess => "pgmigrate_success",
+            Counter::PgmigrateFail => "pgmigrate_fail",
+            Counter::CompactBlocks => "compact_blocks",
+            Counter::CompactSuccess => "compact_success",
+            Counter::CompactFail => "compact_fail",
+            Counter::CompactStall => "compact_stall",
+            Counter::Pgfault => "pgfault",
+            Counter::MigrationWait => "migration_wait",
+            Counter::TlbFlush => "tlb_flush",
+            Counter::TlbFlushRanges => "tlb_flush_ranges",
+        }
+    }
+}
+
+/// Buckets of the histogram of blocked times: eight to each power of two of nanoseconds.
+const BUCKETS: usize = 64 * 8;
+
+/// All counters of an engine.
+#[derive(Debug)]
+pub struct Counters {
+    values: [AtomicU64; Counter::ALL.len()],
+    stayed: [AtomicU64; Reason::ALL.len()],
+    blocked: [AtomicU64; BUCKETS],
+    blocked_max: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            values: [const { AtomicU64::new(0) }; _],
+            stayed: [const { AtomicU64::new(0) }; _],
+            blocked: [const { AtomicU64::new(0) }; _],
+            blocked_max: AtomicU64::new(0),
+        }
+    }
+}
+
+// Relaxed throughout: each counter stands alone, nothing is published through it.
+impl Counters {
+    /// Adds `by` to a counter.
+    pub fn add(&self, counter: Counter, by: u64) {
+        self.values[counter as usize].fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Reads a counter.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.values[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// Counts a page that stayed, with its reason.
+    pub fn stayed(&self, reason: Reason) {
+        self.stayed[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.add(Counter::PgmigrateFail, 1);
+    }
+
+    /// Reads how many pages stayed for `reason`.
+    pub fn stayed_for(&self, reason: Reason) -> u64 {
+        self.stayed[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// Records that a thread was blocked on a moving page for `ns` nanoseconds.
+    pub fn blocked(&self, ns: u64) {
+        self.blocked[bucket(ns)].fetch_add(1, Ordering::Relaxed);
+        self.blocked_max.fetch_max(ns, Ordering::Relaxed);
+        self.add(Counter::MigrationWait, 1);
+    }
+
+    /// Walks the non-empty buckets of the histogram of blocked times: upper bound in nanoseconds, count; rising.
+    pub fn blocked_histogram(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.blocked.iter().enumerate().filter_map(|(bucket, count)| {
+            let count = count.load(Ordering::Relaxed);
+            (count > 0).then(|| (upper_bound(bucket), count))
+        })
+    }
+
+    /// Gives the longest time that a thread was blocked, in nanoseconds.
+    pub fn blocked_max_ns(&self) -> u64 {
+        self.blocked_max.load(Ordering::Relaxed)
+    }
+}
+
+fn bucket(ns: u64) -> usize {
+    if ns < 16 {
+        return ns as usize;
+    }
+    let power = 63 - ns.leading_zeros() as usize;
+    (power - 3) * 8 + ((ns >> (power - 3)) & 7) as usize + 8
+}
+
+fn upper_bound(bucket: usize) -> u64 {
+    if bucket < 16 {
+        return bucket as u64;
+    }
+    let (power, step) = ((bucket - 8) / 8 + 3, (bucket - 8) % 8);
+    ((1u128 << power) + ((step as u128 + 1) << (power - 3)) - 1) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_hold_their_values_within_an_eighth() {
+        for ns in (0..4096).chain([1 << 20, (1 << 40) + 12345, u64::MAX]) {
+            let bound = upper_bound(bucket(ns));
+            assert!(bound >= ns && bound - ns <= ns / 8, "{ns} {bound}");
+            assert!(bucket(ns) < BUCKETS);
+        }
+    }
+
+    #[test]
+    fn names_match_numbers() {
+        for (number, counter) in Counter::ALL.into_iter().enumerate() {
+            assert_eq!(counter as usize, number);
+        }
+        for (number, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number);
+        }
+    }
+}

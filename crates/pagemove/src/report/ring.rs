@@ -1,0 +1,101 @@
+//! A ring of the engine's last events, for the report of a failure; writers never wait for each other or for a reader.
+
+use super::Reason;
+use crate::{
+    sync::{AtomicU64, Ordering},
+    units::Pfn,
+};
+
+/// Events kept.
+const EVENTS: usize = 1024;
+
+/// Something that happened to a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// `from` was moved to `to`.
+    Moved {
+        /// Source frame.
+        from: Pfn,
+        /// Destination frame.
+        to: Pfn,
+    },
+    /// `pfn` stayed.
+    Stayed {
+        /// The frame.
+        pfn: Pfn,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// The ring. Each event is two words, written without a lock; a reader skips what is overwritten while it reads.
+#[derive(Debug)]
+pub struct Ring {
+    next: AtomicU64,
+    slots: [[AtomicU64; 2]; EVENTS],
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self { next: AtomicU64::new(0), slots: [const { [AtomicU64::new(0), AtomicU64::new(0)] }; _] }
+    }
+}
+
+const STAYED: u64 = 1 << 32;
+
+impl Ring {
+    /// Appends an event, over the oldest one.
+    pub fn push(&self, event: Event) {
+        // Relaxed: the ticket only has to be unique.
+        let ticket = self.next.fetch_add(1, Ordering::Relaxed);
+        let [stamp, value] = &self.slots[ticket as usize % EVENTS];
+        let (first, second) = match event {
+            Event::Moved { from, to } => (from.get(), u64::from(to.get())),
+            Event::Stayed { pfn, reason } => (pfn.get(), STAYED | reason as u64),
+        };
+        // Release on both: a reader that sees the new value has seen the cleared stamp, and so can tell a torn event.
+        stamp.store(0, Ordering::Release);
+        value.store(second, Ordering::Release);
+        stamp.store(((ticket + 1) & 0xffff_ffff) << 32 | u64::from(first), Ordering::Release);
+    }
+
+    /// Calls `see` with the events that are still there, oldest first.
+    pub fn for_each(&self, mut see: impl FnMut(Event)) {
+        let end = self.next.load(Ordering::Acquire);
+        for ticket in end.saturating_sub(EVENTS as u64)..end {
+            let [stamp, value] = &self.slots[ticket as usize % EVENTS];
+            let before = stamp.load(Ordering::Acquire);
+            let second = value.load(Ordering::Acquire);
+            if before != stamp.load(Ordering::Acquire) || before >> 32 != (ticket + 1) & 0xffff_ffff {
+                continue;
+            }
+            let pfn = Pfn::new(before as u32);
+            see(if second & STAYED != 0 {
+                let Some(&reason) = Reason::ALL.get(second as u32 as usize) else { continue };
+                Event::Stayed { pfn, reason }
+            } else {
+                Event::Moved { from: pfn, to: Pfn::new(second as u32) }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn keeps_the_last_events_in_order() {
+        let ring = Ring::default();
+        for number in 0..3000u32 {
+            ring.push(Event::Moved { from: Pfn::new(number), to: Pfn::new(number + 1) });
+        }
+        ring.push(Event::Stayed { pfn: Pfn::new(7), reason: Reason::Mapped });
+        let mut seen = Vec::new();
+        ring.for_each(|event| seen.push(event));
+        assert_eq!(seen.len(), EVENTS);
+        assert_eq!(seen[0], Event::Moved { from: Pfn::new(1977), to: Pfn::new(1978) });
+        assert_eq!(seen[EVENTS - 1], Event::Stayed { pfn: Pfn::new(7), reason: Reason::Mapped });
+    }
+}

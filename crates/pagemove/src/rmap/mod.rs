@@ -1,0 +1,73 @@
+//! Reverse maps: who maps a frame. The second of the two questions about a frame, answered apart from who owns it.
+//!
+//! A move asks a frame's [`ReverseMap`] to block all its mappings, and afterwards to rebind them. Processes' mappings of
+//! files and of anonymous memory are [`RangeMap`]s; a device with page tables of its own (IOMMU, GPU) brings another one.
+
+mod ranges;
+mod registry;
+
+pub(crate) use ranges::entry_removed;
+pub use ranges::{Mapping, RangeMap};
+pub use registry::Registry;
+
+use crate::{
+    frame::Key,
+    paging::FlushDebt,
+    report::Reason,
+    units::{Order, Pfn},
+    zone::Physical,
+};
+
+/// A page on its way from one frame to another.
+#[derive(Debug, Clone, Copy)]
+pub struct MovingPage {
+    /// Where it is; locked by the move.
+    pub from: Pfn,
+    /// Where it's to be; locked by the move.
+    pub to: Pfn,
+    /// Where its mappings are found.
+    pub key: Key,
+    /// Its size.
+    pub order: Order,
+    /// Why it stays, once that is known.
+    pub stay: Option<Reason>,
+}
+
+impl MovingPage {
+    /// Gives the frame that the blocked mappings are to point to: the destination, or the source if the page stays.
+    pub fn target(&self) -> Pfn {
+        if self.stay.is_some() { self.from } else { self.to }
+    }
+}
+
+/// Answers who maps the pages of one object, and points the mappings elsewhere.
+///
+/// Both calls get pages of this map only, whose frames the move holds locked, and keep each frame's counts: an entry
+/// taken out gives its map count and its reference back, an entry put in takes them
+/// (with [`mapping_removed`] and [`mapping_added`]).
+pub trait ReverseMap: Send + Sync {
+    /// Blocks every mapping of the pages that don't stay: an access through one waits, or faults and waits, until
+    /// [`Self::rebind`]. What was dirty is marked so on the frame. Owes the flushes to `debt`.
+    ///
+    /// Sets `stay` on pages that can't be blocked. With `wait` false it never waits for a lock that a sleeper can hold.
+    /// A page with `stay` set may be left partly blocked: `rebind` restores it.
+    fn block(&self, physical: &Physical, pages: &mut [MovingPage], wait: bool, debt: &mut FlushDebt<'_>);
+
+    /// Points every blocked mapping of the pages to [`MovingPage::target`], with all rights and marks that it had.
+    /// Mappings that were removed meanwhile stay so. Can't fail.
+    fn rebind(&self, physical: &Physical, pages: &[MovingPage]);
+}
+
+/// Counts a mapping of `pfn` that was just blocked or removed, whose reference goes with it. The frame is locked by a
+/// move, which holds a reference itself.
+pub fn mapping_removed(physical: &Physical, pfn: Pfn) {
+    let frame = physical.frame(pfn);
+    frame.unmapped();
+    // The move's own reference is left.
+    let _ = frame.put();
+}
+
+/// Counts a mapping of `pfn` that is about to be put in place, before it is.
+pub fn mapping_added(physical: &Physical, pfn: Pfn) {
+    physical.frame(pfn).mapped();
+}

@@ -1,0 +1,200 @@
+//! The reverse map of a file, or of anonymous memory with all its forks: an interval tree of mappings over page offsets.
+//!
+//! # Protocol
+//! Its lock is held shared by who walks from a page to its entries (moves, truncation), and exclusively by who makes the
+//! set of mappings change under a walk: mmap, munmap, and fork and mremap while they copy or move entries, so that a walk
+//! sees an entry either before or after, and never misses one that was copied behind its back.
+
+use alloc::sync::{Arc, Weak};
+use core::ops::Range;
+
+use iset::IntervalMap;
+
+use super::{MovingPage, Registry, ReverseMap, mapping_added, mapping_removed};
+use crate::{
+    frame::Marks,
+    paging::{Entry, Flags, FlushDebt, PageTable, Slot},
+    port::SpaceId,
+    report::Reason,
+    sync::{RwLock, RwLockWriteGuard},
+    units::{Order, Pfn, VirtAddr},
+    zone::Physical,
+};
+
+/// A range of an object's pages mapped at consecutive addresses.
+#[derive(Clone)]
+pub struct Mapping {
+    /// Where the entries are.
+    pub table: Arc<PageTable>,
+    /// Address of the range's first page.
+    pub start: VirtAddr,
+}
+
+type Tree = IntervalMap<u32, Mapping>;
+
+/// Up to so many mappings, a walk goes over the mappings once and looks for all pages of a batch in each; an interval
+/// search for each page costs more.
+const FEW: usize = 8;
+
+/// Mappings of one object.
+pub struct RangeMap {
+    id: u32,
+    registry: Arc<Registry<dyn ReverseMap>>,
+    tree: RwLock<Tree>,
+}
+
+impl RangeMap {
+    /// Makes a map without mappings.
+    pub fn new(registry: &Arc<Registry<dyn ReverseMap>>) -> Arc<Self> {
+        Arc::new_cyclic(|this: &Weak<Self>| Self {
+            id: registry.add(this.clone()),
+            registry: registry.clone(),
+            tree: RwLock::new(IntervalMap::new()),
+        })
+    }
+
+    /// Gives the number that frames name it by.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Gives the number of mappings.
+    pub fn mappings(&self) -> usize {
+        self.tree.read().len()
+    }
+
+    /// Locks the set of mappings for changing it, or for copying entries.
+    pub(crate) fn write(&self) -> Changing<'_> {
+        Changing { tree: self.tree.write() }
+    }
+
+    /// Removes every entry that maps `pfn` at `index`, for truncation; the caller holds the frame's lock and a reference.
+    pub(crate) fn unmap(&self, physical: &Physical, index: u32, pfn: Pfn, debt: &mut FlushDebt<'_>) {
+        for (range, mapping) in self.tree.read().overlap(index) {
+            let address = mapping.start.up(index - range.start);
+            let Some(slot) = mapping.table.slot(address) else { continue };
+            let taken = slot.update(|entry| (entry.is_present() && entry.pfn() == pfn).then_some(Entry::NONE));
+            if let Some(entry) = taken {
+                entry_removed(physical, entry, mapping.table.space(), address, slot.order(), debt);
+            }
+        }
+    }
+}
+
+/// Settles what a present entry, just taken out of its table, leaves: its dirty mark, its map count, its reference.
+pub(crate) fn entry_removed(
+    physical: &Physical,
+    entry: Entry,
+    space: SpaceId,
+    address: VirtAddr,
+    order: Order,
+    debt: &mut FlushDebt<'_>,
+) {
+    let frame = physical.frame(entry.pfn());
+    if entry.has(Flags::DIRTY) {
+        // On the frame, whoever owns it: trap 2 was to look for a page cache here.
+        frame.mark(Marks::DIRTY);
+    }
+    frame.unmapped();
+    physical.settle_class(entry.pfn());
+    debt.owe(space, address, order.frames());
+    debt.keep_reference(entry.pfn());
+}
+
+/// Exclusive hold of a map's set of mappings.
+pub(crate) struct Changing<'a> {
+    tree: RwLockWriteGuard<'a, Tree>,
+}
+
+impl Changing<'_> {
+    pub(crate) fn insert(&mut self, pages: Range<u32>, mapping: Mapping) {
+        self.tree.force_insert(pages, mapping);
+    }
+
+    pub(crate) fn remove(&mut self, pages: Range<u32>, space: SpaceId, start: VirtAddr) {
+        let removed = self.tree.remove_where(pages, |mapping| mapping.table.space() == space && mapping.start == start);
+        debug_assert!(removed.is_some(), "a mapping was missing from its reverse map");
+    }
+}
+
+impl Drop for RangeMap {
+    fn drop(&mut self) {
+        self.registry.remove(self.id);
+    }
+}
+
+impl ReverseMap for RangeMap {
+    fn block(&self, physical: &Physical, pages: &mut [MovingPage], wait: bool, debt: &mut FlushDebt<'_>) {
+        let tree = if wait { Some(self.tree.read()) } else { self.tree.try_read() };
+        let Some(tree) = tree else {
+            pages.iter_mut().for_each(|page| page.stay = page.stay.or(Some(Reason::Locked)));
+            return;
+        };
+        for_each_slot(&tree, pages, |page, slot, space, address| {
+            if page.stay.is_none() {
+                block_slot(physical, page, slot, space, address, debt);
+            }
+        });
+    }
+
+    fn rebind(&self, physical: &Physical, pages: &[MovingPage]) {
+        for_each_slot(&self.tree.read(), pages, |page, slot, _, _| {
+            let (from, to) = (page.from, page.target());
+            let mut entry = slot.load();
+            // Others may change a migration entry (mprotect, fork) or take it out meanwhile, so look and try again.
+            while entry.is_migration() && entry.pfn() == from {
+                mapping_added(physical, to);
+                match slot.swap_if(entry, entry.unblocked(to)) {
+                    Ok(()) => break,
+                    Err(now) => {
+                        mapping_removed(physical, to);
+                        entry = now;
+                    }
+                }
+            }
+        });
+    }
+}
+
+fn block_slot(
+    physical: &Physical,
+    page: &MovingPage,
+    slot: Slot<'_>,
+    space: SpaceId,
+    address: VirtAddr,
+    debt: &mut FlushDebt<'_>,
+) {
+    let taken = slot.update(|entry| (entry.is_present() && entry.pfn() == page.from).then(|| entry.blocked()));
+    if let Some(entry) = taken {
+        if entry.has(Flags::DIRTY) {
+            physical.frame(page.from).mark(Marks::DIRTY);
+        }
+        mapping_removed(physical, page.from);
+        debt.owe(space, address, slot.order().frames());
+    }
+}
+
+/// Calls `see` with every leaf that may map one of the pages.
+fn for_each_slot(tree: &Tree, pages: &[MovingPage], mut see: impl FnMut(&MovingPage, Slot<'_>, SpaceId, VirtAddr)) {
+    let mut visit = |page: &MovingPage, range: &Range<u32>, mapping: &Mapping| {
+        let address = mapping.start.up(page.key.index - range.start);
+        if let Some(slot) = mapping.table.slot(address)
+            && slot.order() == page.order
+        {
+            see(page, slot, mapping.table.space(), address);
+        }
+    };
+    if tree.len() <= FEW {
+        for (range, mapping) in tree.unsorted_iter() {
+            for page in pages.iter().filter(|page| range.contains(&page.key.index)) {
+                visit(page, &range, mapping);
+            }
+        }
+    } else {
+        for page in pages {
+            for (range, mapping) in tree.overlap(page.key.index) {
+                visit(page, &range, mapping);
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Changes of mappings: mmap, munmap, mprotect, and clearing soft-dirty marks.
+
+use alloc::vec::Vec;
+
+use super::{AddressSpace, Map, Protection, Source, SpaceError, Vma, Vmas, find, overlapping};
+use crate::{
+    paging::{Entry, Flags, FlushDebt},
+    rmap::{RangeMap, entry_removed},
+    units::{HUGE_ORDER, VirtAddr, VirtRange},
+};
+
+impl AddressSpace {
+    /// Maps what `map` describes; gives where. Pages come with the first access.
+    pub fn mmap(&self, map: &Map) -> Result<VirtRange, SpaceError> {
+        let stage = "mmap";
+        let mut vmas = self.vmas.write();
+        let range = match map.at {
+            Some(at) => {
+                let range = VirtRange::new(at, map.pages).filter(|&range| self.bounds.covers(range));
+                let range = range.ok_or(SpaceError::BadRange { stage })?;
+                if let Some(vma) = overlapping(&vmas, range).next() {
+                    return Err(SpaceError::Overlap { stage, at: vma.range.start().max(range.start()) });
+                }
+                range
+            }
+            None => self.free_range(&vmas, map.pages, matches!(map.source, Source::Anonymous { huge: true }), stage)?,
+        };
+        let anonymous = || Some(RangeMap::new(self.engine.reverse_maps()));
+        let (file, first, shared, anonymous, huge) = match &map.source {
+            &Source::Anonymous { huge } => (None, 0, false, anonymous(), huge),
+            Source::Shared { file, first } => (Some(file.clone()), *first, true, None, false),
+            Source::Private { file, first } => (Some(file.clone()), *first, false, anonymous(), false),
+        };
+        first.checked_add(range.pages()).ok_or(SpaceError::TooFar { stage })?;
+        let vma = Vma { range, protection: map.protection, first, file, shared, anonymous, huge };
+        vma.link(&self.table);
+        vmas.insert(range.start(), vma);
+        Ok(range)
+    }
+
+    pub(super) fn free_range(
+        &self,
+        vmas: &Vmas,
+        pages: u32,
+        huge: bool,
+        stage: &'static str,
+    ) -> Result<VirtRange, SpaceError> {
+        let align = |at: VirtAddr| if huge { at.up(HUGE_ORDER.frames() - 1).align_down_huge() } else { at };
+        let fits = |at: VirtAddr| VirtRange::new(at, pages).filter(|&range| self.bounds.covers(range));
+        let mut at = align(self.bounds.start());
+        for vma in vmas.values() {
+            if fits(at).is_some_and(|range| range.end() <= vma.range.start()) {
+                break;
+            }
+            at = at.max(align(vma.range.end()));
+        }
+        if pages == 0 {
+            return Err(SpaceError::BadRange { stage });
+        }
+        fits(at).ok_or(SpaceError::NoRoom { stage, pages })
+    }
+
+    /// Unmaps `range`; parts of it that aren't mapped don't matter.
+    pub fn munmap(&self, range: VirtRange) -> Result<(), SpaceError> {
+        if !self.bounds.covers(range) {
+            return Err(SpaceError::BadRange { stage: "munmap" });
+        }
+        let mut vmas = self.vmas.write();
+        self.unmap_locked(&mut vmas, range, "munmap")
+    }
+
+    pub(super) fn unmap_locked(
+        &self,
+        vmas: &mut Vmas,
+        range: VirtRange,
+        stage: &'static str,
+    ) -> Result<(), SpaceError> {
+        self.split_edges(range, stage)?;
+        let touched: Vec<Vma> = overlapping(vmas, range).cloned().collect();
+        let mut debt = self.debt();
+        for vma in touched {
+            if let Some(part) = vma.part(range) {
+                self.zap(part.range, &mut debt);
+            }
+            let rest = vma.outside(range);
+            vma.relink(&self.table, rest.iter().flatten());
+            vmas.remove(&vma.range.start());
+            for part in rest.into_iter().flatten() {
+                vmas.insert(part.range.start(), part);
+            }
+        }
+        if let Some(gap) = self.gap_around(vmas, range) {
+            self.table.prune(gap, &mut debt);
+        }
+        debt.pay();
+        Ok(())
+    }
+
+    /// Gives the widest range around `range` in which nothing is mapped.
+    fn gap_around(&self, vmas: &Vmas, range: VirtRange) -> Option<VirtRange> {
+        let below = vmas.range(..range.start()).next_back().map_or(self.bounds.start(), |(_, vma)| vma.range.end());
+        let above = vmas.range(range.end()..).next().map_or(self.bounds.end(), |(&start, _)| start);
+        VirtRange::new(below, (above.vpn() - below.vpn()) as u32)
+    }
+
+    /// Empties all entries of `range`. A migration entry has no reference: its move finds it gone.
+    pub(super) fn zap(&self, range: VirtRange, debt: &mut FlushDebt<'_>) {
+        self.table.for_each_leaf(range, |address, slot| {
+            let entry = slot.take();
+            if entry.is_present() {
+                entry_removed(self.physical(), entry, self.id(), address, slot.order(), debt);
+            }
+        });
+    }
+
+    /// Sets the rights of `range`, all of which must be mapped.
+    pub fn mprotect(&self, range: VirtRange, protection: Protection) -> Result<(), SpaceError> {
+        let stage = "mprotect";
+        if !self.bounds.covers(range) {
+            return Err(SpaceError::BadRange { stage });
+        }
+        let mut vmas = self.vmas.write();
+        let mut at = range.start();
+        while at < range.end() {
+            at = find(&vmas, at).ok_or(SpaceError::NotMapped { stage, at })?.range.end();
+        }
+        self.split_edges(range, stage)?;
+        let touched: Vec<Vma> = overlapping(&vmas, range).cloned().collect();
+        let mut debt = self.debt();
+        for vma in touched {
+            let Some(part) = vma.part(range) else { continue };
+            let part = Vma { protection, ..part };
+            let flags = part.read_flags();
+            // Rights are taken at once, also from migration entries; given with the next fault.
+            let keep = if protection.contains(Protection::WRITE) { Flags::WRITE } else { Flags::empty() };
+            self.change_entries(part.range, &mut debt, |entry| {
+                entry.without((Flags::WRITE | Flags::USER | Flags::NO_EXECUTE) - keep).with(flags - Flags::ACCESSED)
+            });
+            let parts: Vec<Vma> = vma.outside(range).into_iter().flatten().chain([part]).collect();
+            vma.relink(&self.table, parts.iter());
+            vmas.remove(&vma.range.start());
+            vmas.extend(parts.into_iter().map(|part| (part.range.start(), part)));
+        }
+        debt.pay();
+        Ok(())
+    }
+
+    /// Applies `change` to all present and migration entries of `range`, and owes the flush of those it changed.
+    pub(super) fn change_entries(&self, range: VirtRange, debt: &mut FlushDebt<'_>, change: impl Fn(Entry) -> Entry) {
+        self.table.for_each_leaf(range, |address, slot| {
+            let before = slot.update(|entry| Some(change(entry)).filter(|&new| !entry.is_none() && new != entry));
+            if before.is_some_and(Entry::is_present) {
+                debt.owe(self.id(), address, slot.order().frames());
+            }
+        });
+    }
+
+    /// Clears all soft-dirty marks, and lets the next store to each page set its mark again; as writing 4 to Linux's
+    /// `/proc/PID/clear_refs` does.
+    pub fn clear_soft_dirty(&self) {
+        let _vmas = self.vmas.write();
+        let mut debt = self.debt();
+        self.change_entries(self.bounds, &mut debt, |entry| entry.without(Flags::SOFT_DIRTY | Flags::WRITE));
+        debt.pay();
+    }
+}

@@ -1,0 +1,93 @@
+//! What can be mapped: a file or device gives a page for each offset. And the page cache, the plain file.
+
+use alloc::{boxed::Box, string::String, sync::Arc};
+
+use crate::{
+    engine::Engine,
+    frame::Kind,
+    movable::{LockedPage, PageIndex, Registration},
+    rmap::RangeMap,
+    zone::AllocError,
+};
+
+/// Why a file gives no page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// The offset lies behind the end (`SIGBUS`).
+    #[error("the file has no page at offset {0}")]
+    BeyondEnd(u32),
+    /// No frame is left.
+    #[error(transparent)]
+    OutOfMemory(#[from] AllocError),
+}
+
+/// A file or device that processes map: Linux's `mmap` and `fault` of `file_operations`, with its `f_mapping`.
+pub trait Mappable: Send + Sync {
+    /// Names it in reports.
+    fn name(&self) -> &str;
+
+    /// Gives the reverse map of its pages; the same at every call, and the one that its pages' keys name.
+    fn reverse_map(&self) -> &Arc<RangeMap>;
+
+    /// Gives the page at offset `index`, locked, so that it can't move before it is mapped. May allocate it.
+    fn fault(&self, index: u32) -> Result<LockedPage<'_>, FileError>;
+}
+
+/// Reads a page from its backing store: gets the page offset, and fills the page's words.
+pub type ReadPage = dyn Fn(u32, &[core::sync::atomic::AtomicU64; 512]) + Send + Sync;
+
+/// A file whose pages stand in the page cache, on the LRU: a memory file, or one with a backing store to read from.
+pub struct PageCache {
+    index: Arc<PageIndex>,
+    registration: Registration,
+    pages: u32,
+    read: Option<Box<ReadPage>>,
+}
+
+impl PageCache {
+    /// Makes a memory file of `pages` pages.
+    pub fn new(engine: &Engine, name: impl Into<String>, pages: u32) -> Arc<Self> {
+        Self::with_store(engine, name, pages, None)
+    }
+
+    /// Makes a file of `pages` pages, each filled by `read` when it is first used.
+    pub fn with_store(engine: &Engine, name: impl Into<String>, pages: u32, read: Option<Box<ReadPage>>) -> Arc<Self> {
+        let index = PageIndex::new(engine, Kind::File, name);
+        let registration = engine.owners().register(index.clone());
+        index.set_owner(&registration);
+        Arc::new(Self { index, registration, pages, read })
+    }
+
+    /// Gives the pages.
+    pub fn index(&self) -> &Arc<PageIndex> {
+        &self.index
+    }
+
+    /// Gives the number that the pages' frames name as their owner.
+    pub fn owner(&self) -> u32 {
+        self.registration.number()
+    }
+}
+
+impl Mappable for PageCache {
+    fn name(&self) -> &str {
+        crate::movable::MovableOps::name(&*self.index)
+    }
+
+    fn reverse_map(&self) -> &Arc<RangeMap> {
+        self.index.reverse_map()
+    }
+
+    fn fault(&self, index: u32) -> Result<LockedPage<'_>, FileError> {
+        if index >= self.pages {
+            return Err(FileError::BeyondEnd(index));
+        }
+        let page = self.index.lock_or_insert(index)?;
+        if page.is_fresh()
+            && let Some(read) = &self.read
+        {
+            read(index, page.words());
+        }
+        Ok(page)
+    }
+}

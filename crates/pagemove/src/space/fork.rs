@@ -1,0 +1,98 @@
+//! Fork: a second address space with the same mappings, anonymous pages shared until one of the two stores.
+
+use super::{AddressSpace, SpaceError, Vma};
+use crate::{
+    frame::Kind,
+    paging::{Entry, Flags, FlushDebt, Slot},
+    units::{Order, VirtAddr},
+    zone::AllocError,
+};
+
+impl AddressSpace {
+    /// Makes the child's address space. On failure this one is as before, but for pages that now copy on the next store.
+    pub fn fork(&self) -> Result<AddressSpace, SpaceError> {
+        let out_of_memory = |cause| SpaceError::OutOfMemory { stage: "fork", cause };
+        let child = AddressSpace::new(&self.engine, self.bounds).map_err(out_of_memory)?;
+        let vmas = self.vmas.write();
+        let mut debt = self.debt();
+        let mut result = Ok(());
+        for vma in vmas.values() {
+            result = self.split_range(vma.range, "fork").and_then(|()| {
+                vma.link(&child.table);
+                child.vmas.write().insert(vma.range.start(), vma.clone());
+                self.copy_entries(&child, vma, &mut debt).map_err(out_of_memory)
+            });
+            if result.is_err() {
+                break;
+            }
+        }
+        // Before the child can run: the parent's stores must fault from now on.
+        debt.pay();
+        drop(vmas);
+        result.map(|()| child)
+    }
+
+    fn copy_entries(&self, child: &AddressSpace, vma: &Vma, debt: &mut FlushDebt<'_>) -> Result<(), AllocError> {
+        // Exclusive, so that a move sees both entries or one, and none appears behind it: file first, the order of the
+        // locks. Tables are added before, as far as there is anything to copy.
+        let mut result = Ok(());
+        self.table.for_each_leaf(vma.range, |address, _| {
+            result = result.and_then(|()| child.table.slot_or_create(address).map(drop));
+        });
+        result?;
+        let mut maps = vma.reverse_maps();
+        let _first = maps.next().map(|map| map.write());
+        let _second = maps.next().map(|map| map.write());
+        self.table.for_each_leaf(vma.range, |address, slot| {
+            result = result.and_then(|()| self.copy_entry(child, vma, address, &slot, debt));
+        });
+        result
+    }
+
+    fn copy_entry(
+        &self,
+        child: &AddressSpace,
+        vma: &Vma,
+        address: VirtAddr,
+        slot: &Slot<'_>,
+        debt: &mut FlushDebt<'_>,
+    ) -> Result<(), AllocError> {
+        let Some(to) = child.table.slot(address) else { return Ok(()) };
+        loop {
+            let entry = slot.load();
+            if entry.is_none() {
+                return Ok(());
+            }
+            let pfn = entry.pfn();
+            let own = !vma.shared && self.physical().frame(pfn).state().kind() == Kind::Anon;
+            if own && entry.is_present() && self.physical().frame(pfn).pins() > 0 && entry.has(Flags::EXCLUSIVE) {
+                // What a device writes into must stay the parent's: the child gets its copy now.
+                let new = child.new_anonymous(vma, address, Some(pfn))?;
+                let flags = entry.flags() - Flags::PRESENT - Flags::DIRTY;
+                let placed = to.swap_if(Entry::NONE, Entry::present(new, flags));
+                debug_assert_eq!(placed, Ok(()), "somebody mapped into a child that does not run yet");
+                return Ok(());
+            }
+            let copy = if vma.shared { entry } else { entry.without(Flags::WRITE | Flags::EXCLUSIVE) };
+            if copy != entry {
+                if slot.swap_if(entry, copy).is_err() {
+                    continue;
+                }
+                if entry.is_present() {
+                    debt.owe(self.id(), address, Order::ZERO.frames());
+                }
+            }
+            if copy.is_present() {
+                // The parent's entry holds a reference, and can't go while its address space and reverse maps are ours.
+                self.physical().frame(pfn).mapped();
+            }
+            // The processor's marks are of the parent's accesses.
+            let placed = to.swap_if(Entry::NONE, copy.without(Flags::DIRTY | Flags::ACCESSED));
+            debug_assert_eq!(placed, Ok(()), "somebody mapped into a child that does not run yet");
+            if copy.is_present() {
+                self.physical().settle_class(pfn);
+            }
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Pins of user pages (Linux: `pin_user_pages`, the field's GUP): a device or the kernel uses them for long, and they
+//! stay where they are until unpinned. Each pin has a name, so that a page that can't move tells who holds it.
+
+use alloc::{string::String, sync::Arc, vec::Vec};
+
+use super::{Access, AddressSpace, FaultError, find};
+use crate::{
+    frame::{Kind, Marks},
+    paging::Flags,
+    sync::AtomicU64,
+    units::{HUGE_ORDER, Pfn, VirtAddr, VirtRange},
+    zone::Physical,
+};
+
+/// Why pages were not pinned; none of them is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PinError {
+    /// A page could not be made present with the rights asked for.
+    #[error("pin: {0}")]
+    Fault(#[from] FaultError),
+    /// The range passes the address space's bounds.
+    #[error("pin: the range passes the bounds of the address space")]
+    BadRange,
+    /// A 2 MiB page had to be split first, and could not.
+    #[error("pin: a 2 MiB page can't be split: {0}")]
+    Split(crate::zone::AllocError),
+}
+
+/// A pinned page; unpinned when dropped.
+pub struct PinnedPage {
+    physical: Arc<Physical>,
+    pfn: Pfn,
+    write: bool,
+    who: String,
+}
+
+impl PinnedPage {
+    /// Names the frame, which stays the page's until this is dropped.
+    pub fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
+    /// Views the contents, as a device would by DMA.
+    pub fn words(&self) -> &[AtomicU64; 512] {
+        self.physical.ram_words(self.pfn)
+    }
+}
+
+impl Drop for PinnedPage {
+    fn drop(&mut self) {
+        let frame = self.physical.frame(self.pfn);
+        if self.write {
+            frame.mark(Marks::DIRTY);
+        }
+        self.physical.pins().remove(self.pfn, &self.who);
+        frame.unpin();
+        self.physical.settle_class(self.pfn);
+        self.physical.put(self.pfn);
+    }
+}
+
+impl AddressSpace {
+    /// Pins the pages of `range` for `who`, for reading or also for writing; faults them in first. All or none.
+    pub fn pin(&self, range: VirtRange, write: bool, who: &str) -> Result<Vec<PinnedPage>, PinError> {
+        if !self.bounds.covers(range) {
+            return Err(PinError::BadRange);
+        }
+        range.iter().map(|address| self.pin_page(address, write, who)).collect()
+    }
+
+    fn pin_page(&self, address: VirtAddr, write: bool, who: &str) -> Result<PinnedPage, PinError> {
+        loop {
+            if let Some(pin) = self.try_pin(address, write, who) {
+                return Ok(pin);
+            }
+            self.split_for_pin(address)?;
+            // A private page is made the process's own also for a pin that only reads: else a later store would give
+            // the process a copy, and leave the device with the old page.
+            let own = {
+                let vmas = self.vmas.read();
+                find(&vmas, address).is_some_and(|vma| !vma.shared && vma.protection.contains(super::Protection::WRITE))
+            };
+            self.fault(address, if write || own { Access::Write } else { Access::Read })?;
+        }
+    }
+
+    fn split_for_pin(&self, address: VirtAddr) -> Result<(), PinError> {
+        if self.table.slot(address).is_none_or(|slot| slot.order() != HUGE_ORDER) {
+            return Ok(());
+        }
+        let _vmas = self.vmas.write();
+        let Some(page) = VirtRange::new(address.page(), 1) else { return Ok(()) };
+        match self.split_range(page, "pin") {
+            Err(super::SpaceError::OutOfMemory { cause, .. }) => Err(PinError::Split(cause)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Pins the page if its entry has what is needed.
+    fn try_pin(&self, address: VirtAddr, write: bool, who: &str) -> Option<PinnedPage> {
+        // Shared hold: no unmapping, no fork; moves and other faults go on.
+        let vmas = self.vmas.read();
+        let vma = find(&vmas, address)?;
+        let needed = if write { super::Protection::WRITE } else { super::Protection::READ };
+        if !vma.protection.contains(needed) {
+            return None;
+        }
+        let slot = self.table.slot(address).filter(|slot| slot.order() != HUGE_ORDER)?;
+        let entry = slot.load();
+        if !entry.has(Flags::PRESENT | Flags::USER) || (write && !entry.has(Flags::WRITE)) {
+            return None;
+        }
+        let physical = self.engine.physical();
+        let pfn = entry.pfn();
+        let frame = physical.frame(pfn);
+        if !frame.get_unless_zero() {
+            physical.frames().wait_unlocked(pfn);
+            return None;
+        }
+        let writable = vma.protection.contains(super::Protection::WRITE);
+        let shared_anonymous = frame.state().kind() == Kind::Anon && !entry.has(Flags::EXCLUSIVE);
+        let file_page = !vma.shared && frame.state().kind() != Kind::Anon;
+        // The reference first, then the entry again: a move blocks the entry first, then freezes the references. So
+        // either we see the entry blocked, or the move sees our reference.
+        let unchanged = {
+            let now = slot.load();
+            let marks = Flags::ACCESSED | Flags::DIRTY | Flags::SOFT_DIRTY;
+            now.without(marks) == entry.without(marks)
+        };
+        if !unchanged || (writable && (shared_anonymous || file_page)) {
+            physical.put(pfn);
+            return None;
+        }
+        frame.pin();
+        physical.pins().add(pfn, who, physical.machine().now_ns());
+        physical.settle_class(pfn);
+        Some(PinnedPage { physical: physical.clone(), pfn, write, who: who.into() })
+    }
+}

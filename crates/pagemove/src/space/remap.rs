@@ -1,0 +1,122 @@
+//! mremap: the same pages at another address, or a mapping made longer or shorter.
+
+use super::{AddressSpace, SpaceError, Vma, find, overlapping};
+use crate::{
+    paging::{Entry, FlushDebt},
+    units::{HUGE_ORDER, Order, VirtAddr, VirtRange},
+};
+
+impl AddressSpace {
+    /// Moves the mapping of `old`, which is one mapping or part of one, to `pages` pages at `to` (`None`: where it fits;
+    /// in place, if that does). What is mapped at `to` must not overlap. Gives the new range.
+    pub fn mremap(&self, old: VirtRange, pages: u32, to: Option<VirtAddr>) -> Result<VirtRange, SpaceError> {
+        let stage = "mremap";
+        let mut vmas = self.vmas.write();
+        let at = old.start();
+        let vma = find(&vmas, at).cloned().ok_or(SpaceError::NotMapped { stage, at })?;
+        let part = vma.part(old).filter(|part| part.range == old);
+        let part = part.ok_or(SpaceError::NotMapped { stage, at: vma.range.end() })?;
+        part.first.checked_add(pages).ok_or(SpaceError::TooFar { stage })?;
+        if pages < old.pages() {
+            let kept = VirtRange::new(at, pages).ok_or(SpaceError::BadRange { stage })?;
+            let cut = VirtRange::new(kept.end(), old.pages() - pages).ok_or(SpaceError::BadRange { stage })?;
+            if to.is_none() {
+                self.unmap_locked(&mut vmas, cut, stage)?;
+                return Ok(kept);
+            }
+        }
+        let new = match to {
+            Some(to) => VirtRange::new(to, pages).ok_or(SpaceError::BadRange { stage })?,
+            None => {
+                let longer = VirtRange::new(at, pages).ok_or(SpaceError::BadRange { stage })?;
+                let behind = VirtRange::new(old.end(), pages - old.pages());
+                let free = behind.is_none_or(|behind| overlapping(&vmas, behind).next().is_none());
+                if self.bounds.covers(longer) && free && old.end() == vma.range.end() {
+                    let grown = vma.range.pages() + (pages - old.pages());
+                    let range = VirtRange::new(vma.range.start(), grown).ok_or(SpaceError::BadRange { stage })?;
+                    let wider = Vma { range, ..vma.clone() };
+                    vma.relink(&self.table, core::iter::once(&wider));
+                    vmas.insert(range.start(), wider);
+                    return Ok(longer);
+                }
+                self.free_range(&vmas, pages, vma.huge, stage)?
+            }
+        };
+        if !self.bounds.covers(new) || new.overlaps(old) {
+            return Err(SpaceError::BadRange { stage });
+        }
+        if let Some(other) = overlapping(&vmas, new).next() {
+            return Err(SpaceError::Overlap { stage, at: other.range.start().max(new.start()) });
+        }
+        if old.start().get() % HUGE_BYTES == new.start().get() % HUGE_BYTES {
+            self.split_edges(old, stage)?;
+        } else {
+            self.split_range(old, stage)?;
+        }
+        let moved = Vma { range: new, ..part.clone() };
+        self.prepare_tables(old, new).map_err(|cause| SpaceError::OutOfMemory { stage, cause })?;
+        let mut debt = self.debt();
+        if let Some(cut) = pages.checked_sub(1).and_then(|_| beyond(old, pages)) {
+            self.zap(cut, &mut debt);
+        }
+        {
+            // Exclusive, so that a move finds each entry at one of the two addresses.
+            let mut maps = part.reverse_maps();
+            let mut locks = [maps.next(), maps.next()].map(|map| map.map(|map| map.write()));
+            let rest = vma.outside(old);
+            for lock in locks.iter_mut().flatten() {
+                lock.remove(vma.first..vma.first + vma.range.pages(), self.id(), vma.range.start());
+                for part in rest.iter().flatten().chain([&moved]) {
+                    let mapping = crate::rmap::Mapping { table: self.table.clone(), start: part.range.start() };
+                    lock.insert(part.first..part.first + part.range.pages(), mapping);
+                }
+            }
+            self.move_entries(old, new, &mut debt);
+            vmas.remove(&vma.range.start());
+            vmas.extend(rest.into_iter().flatten().map(|part| (part.range.start(), part)));
+            vmas.insert(new.start(), moved);
+        }
+        debt.pay();
+        Ok(new)
+    }
+
+    /// Adds the tables that `new` needs for what `old` has, so that the move itself can't fail.
+    fn prepare_tables(&self, old: VirtRange, new: VirtRange) -> Result<(), crate::zone::AllocError> {
+        let mut result = Ok(());
+        self.table.for_each_leaf(old, |address, slot| {
+            let page = old.offset_of(address);
+            if page < new.pages() && result.is_ok() {
+                let to = new.start().up(page);
+                result = if slot.order() == HUGE_ORDER {
+                    // An empty table of 4 KiB entries may be left there by an earlier mapping.
+                    self.table.huge_slot(to).map(drop)
+                } else {
+                    self.table.slot_or_create(to).map(drop)
+                };
+            }
+        });
+        result
+    }
+
+    fn move_entries(&self, old: VirtRange, new: VirtRange, debt: &mut FlushDebt<'_>) {
+        self.table.for_each_leaf(old, |address, slot| {
+            let to = new.start().up(old.offset_of(address));
+            let target = if slot.order() == HUGE_ORDER { self.table.huge_slot(to).ok() } else { self.table.slot(to) };
+            let Some(target) = target else { return };
+            let entry = slot.take();
+            if entry.is_present() {
+                debt.owe(self.id(), address, slot.order().frames());
+            }
+            let placed = target.swap_if(Entry::NONE, entry);
+            debug_assert_eq!(placed, Ok(()), "something was mapped where a mapping was moved to");
+            debug_assert!(slot.order() == target.order() || slot.order() == Order::ZERO);
+        });
+    }
+}
+
+const HUGE_BYTES: u64 = (HUGE_ORDER.frames() as u64) << crate::units::PAGE_SHIFT;
+
+/// Gives the part of `range` behind its first `pages` pages.
+fn beyond(range: VirtRange, pages: u32) -> Option<VirtRange> {
+    VirtRange::new(range.start().up(pages), range.pages().checked_sub(pages)?)
+}

@@ -1,0 +1,99 @@
+//! Splitting 2 MiB entries and their frames into 4 KiB ones, where a change of mappings needs part of one.
+
+use super::{AddressSpace, SpaceError};
+use crate::{
+    frame::{Class, Key, Kind, Marks, State},
+    paging::{Entry, Flags, Slot},
+    sync::Ordering,
+    units::{FrameRange, HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
+    zone::AllocError,
+};
+
+impl AddressSpace {
+    /// Splits the 2 MiB entries that `range` cuts through; the address space is the caller's alone.
+    pub(super) fn split_edges(&self, range: VirtRange, stage: &'static str) -> Result<(), SpaceError> {
+        for edge in [range.start(), range.end()] {
+            if edge != edge.align_down_huge() {
+                self.split_at(edge).map_err(|cause| SpaceError::OutOfMemory { stage, cause })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Splits all 2 MiB entries of `range`; the address space is the caller's alone.
+    pub(super) fn split_range(&self, range: VirtRange, stage: &'static str) -> Result<(), SpaceError> {
+        let mut at = range.start().align_down_huge();
+        while at < range.end() {
+            self.split_at(at).map_err(|cause| SpaceError::OutOfMemory { stage, cause })?;
+            at = at.up(HUGE_ORDER.frames());
+        }
+        Ok(())
+    }
+
+    /// Splits the 2 MiB entry at `address`, if there is one: waits for the move of its page, then puts a table of 512
+    /// entries in its place, each with a frame of its own.
+    fn split_at(&self, address: VirtAddr) -> Result<(), AllocError> {
+        let start = address.align_down_huge();
+        loop {
+            let Some(slot) = self.table.slot(start).filter(|slot| slot.order() == HUGE_ORDER) else { return Ok(()) };
+            let entry = slot.load();
+            if entry.is_migration() {
+                self.physical().frames().wait_unlocked(entry.pfn());
+                continue;
+            }
+            if !entry.is_present() {
+                return Ok(());
+            }
+            let lower = self.table.new_leaf_table(|number| {
+                Entry::present(entry.pfn().up(number), entry.flags() - Flags::PRESENT - Flags::HUGE)
+            })?;
+            // The lock keeps moves out; the entry, which only we change but for the processor's marks, keeps the frame.
+            let lock = self.physical().frames().lock(entry.pfn());
+            let split = self.split_frame(start, &slot, entry, lower);
+            drop(lock);
+            if split {
+                return Ok(());
+            }
+            self.physical().put(lower);
+        }
+    }
+
+    /// Does it under the frame's lock; false if the entry or the frame's references changed meanwhile.
+    fn split_frame(&self, start: VirtAddr, slot: &Slot<'_>, entry: Entry, lower: Pfn) -> bool {
+        let physical = self.physical();
+        let head = physical.frame(entry.pfn());
+        if slot.load() != entry || !head.get_unless_zero() {
+            return false;
+        }
+        // Ours and the entry's. Others hold references for a moment only: pins split before they pin.
+        if !head.freeze(2) {
+            physical.put(entry.pfn());
+            return false;
+        }
+        // Blocked while frames change, so that accesses of the old size are over before there are 512 frames. The
+        // address space is ours and the frame locked, so that only the processor's marks can change under us.
+        let Some(before) = slot.update(|now| now.is_present().then(|| now.blocked())) else {
+            head.set_refs(1);
+            return false;
+        };
+        let mut debt = self.debt();
+        debt.owe(self.id(), start, HUGE_ORDER.frames());
+        debt.pay();
+        let key = head.key();
+        let dirty = head.state().marks() & Marks::DIRTY;
+        for (number, pfn) in (FrameRange { start: entry.pfn(), frames: HUGE_ORDER.frames() }).iter().enumerate() {
+            let frame = physical.frame(pfn);
+            frame.set_owner(0, Key { index: key.index + number as u32, ..key });
+            frame.set_state(State::new(Kind::Anon, Class::Lru, Order::ZERO).with(dirty));
+            frame.set_maps(1);
+            frame.set_refs(1);
+        }
+        let marks = before.flags() & (Flags::ACCESSED | Flags::DIRTY);
+        for word in physical.ram_words(lower) {
+            word.fetch_or(marks.bits(), Ordering::Relaxed);
+        }
+        let swapped = slot.swap_if(before.blocked(), Entry::table(lower));
+        assert_eq!(swapped, Ok(()), "a blocked entry changed under its frame's lock");
+        true
+    }
+}

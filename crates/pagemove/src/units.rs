@@ -1,0 +1,297 @@
+//! Units that can't be mixed up: page frame numbers, orders, ranges, physical and virtual addresses.
+//!
+//! Takes nothing from the other layers. Arithmetic that can leave the type's range is either checked or named.
+
+use core::fmt;
+
+/// Shift from bytes to 4 KiB pages.
+pub const PAGE_SHIFT: u32 = 12;
+/// Bytes of a base page.
+pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
+/// Largest order that the buddy allocator hands out (order 10: 4 MiB).
+pub const MAX_ORDER: Order = Order(10);
+/// Order of a 2 MiB page, the size of one entry in the second level of x86-64 page tables.
+pub const HUGE_ORDER: Order = Order(9);
+
+/// A page frame number: index of a 4 KiB frame of physical memory.
+///
+/// 32 bits name 16 TiB, and let the links of free lists fit beside each other in a frame's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Pfn(u32);
+
+impl Pfn {
+    /// Names frame `number`.
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Gives the number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// Gives the number as an index into tables.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Gives the frame `frames` above this one.
+    pub const fn up(self, frames: u32) -> Self {
+        Self(self.0 + frames)
+    }
+
+    /// Gives the first frame of the aligned group of `order` that holds this one.
+    pub const fn align_down(self, order: Order) -> Self {
+        Self(self.0 & !(order.frames() - 1))
+    }
+
+    /// Tells whether this frame starts an aligned group of `order`.
+    pub const fn is_aligned(self, order: Order) -> bool {
+        self.0 & (order.frames() - 1) == 0
+    }
+
+    /// Gives the other half of the group of order `order + 1` that holds this group of `order`.
+    pub const fn buddy(self, order: Order) -> Self {
+        Self(self.0 ^ order.frames())
+    }
+
+    /// Gives the physical address of the frame's first byte.
+    pub const fn address(self) -> PhysAddr {
+        PhysAddr((self.0 as u64) << PAGE_SHIFT)
+    }
+}
+
+impl fmt::Display for Pfn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// Power of two of a number of frames: order 0 is one frame, order 9 is 2 MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Order(u8);
+
+impl Order {
+    /// One frame.
+    pub const ZERO: Self = Self(0);
+
+    /// Makes an order; `None` above [`MAX_ORDER`].
+    pub const fn new(order: u8) -> Option<Self> {
+        if order <= MAX_ORDER.0 { Some(Self(order)) } else { None }
+    }
+
+    /// Gives the exponent.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// Gives the number of frames, 2 to the power of the order.
+    pub const fn frames(self) -> u32 {
+        1 << self.0
+    }
+
+    /// Gives the orders from 0 up to and with this one.
+    pub fn up_to(self) -> impl DoubleEndedIterator<Item = Order> {
+        (0..=self.0).map(Order)
+    }
+}
+
+/// A half-open range of frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct FrameRange {
+    /// First frame.
+    pub start: Pfn,
+    /// Number of frames.
+    pub frames: u32,
+}
+
+impl FrameRange {
+    /// Names the `frames` frames from `start`; `None` if they would pass the last frame number.
+    pub const fn new(start: Pfn, frames: u32) -> Option<Self> {
+        match start.0.checked_add(frames) {
+            Some(_) => Some(Self { start, frames }),
+            None => None,
+        }
+    }
+
+    /// Gives the first frame behind the range.
+    pub const fn end(self) -> Pfn {
+        Pfn(self.start.0 + self.frames)
+    }
+
+    /// Tells whether `pfn` lies in the range.
+    pub const fn contains(self, pfn: Pfn) -> bool {
+        pfn.0 >= self.start.0 && pfn.0 - self.start.0 < self.frames
+    }
+
+    /// Tells whether the two ranges share a frame.
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.start.0 < other.end().0 && other.start.0 < self.end().0
+    }
+
+    /// Walks the frames upwards.
+    pub fn iter(self) -> impl DoubleEndedIterator<Item = Pfn> + ExactSizeIterator {
+        (self.start.0..self.start.0 + self.frames).map(Pfn)
+    }
+}
+
+/// A physical address in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PhysAddr(u64);
+
+impl PhysAddr {
+    /// Gives the address in bytes.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// A virtual address of a process, below 2^47 (the lower half of the x86-64 address space).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct VirtAddr(u64);
+
+impl VirtAddr {
+    /// First address that user space can't have.
+    pub const LIMIT: u64 = 1 << 47;
+
+    /// Makes an address; `None` at or above [`Self::LIMIT`].
+    pub const fn new(address: u64) -> Option<Self> {
+        if address < Self::LIMIT { Some(Self(address)) } else { None }
+    }
+
+    /// Gives the address in bytes.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Tells whether the address starts a 4 KiB page.
+    pub const fn is_page_aligned(self) -> bool {
+        self.0 & (PAGE_SIZE as u64 - 1) == 0
+    }
+
+    /// Gives the first address of the page that holds this one.
+    pub const fn page(self) -> Self {
+        Self(self.0 & !(PAGE_SIZE as u64 - 1))
+    }
+
+    /// Gives the virtual page number.
+    pub const fn vpn(self) -> u64 {
+        self.0 >> PAGE_SHIFT
+    }
+
+    /// Gives the address `pages` pages above. The caller keeps within a range that was checked when it was made.
+    pub const fn up(self, pages: u32) -> Self {
+        Self(self.0 + ((pages as u64) << PAGE_SHIFT))
+    }
+
+    /// Gives the first address of the 2 MiB range that holds this one.
+    pub const fn align_down_huge(self) -> Self {
+        Self(self.0 & !((PAGE_SIZE as u64 * HUGE_ORDER.frames() as u64) - 1))
+    }
+}
+
+impl fmt::Display for VirtAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// A half-open, page-aligned range of virtual addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct VirtRange {
+    start: VirtAddr,
+    pages: u32,
+}
+
+impl VirtRange {
+    /// Names `pages` pages from `start`; `None` if `start` is not aligned, `pages` is 0, or the end passes user space.
+    pub const fn new(start: VirtAddr, pages: u32) -> Option<Self> {
+        let bytes = (pages as u64) << PAGE_SHIFT;
+        if start.is_page_aligned() && pages > 0 && start.0 + bytes <= VirtAddr::LIMIT {
+            Some(Self { start, pages })
+        } else {
+            None
+        }
+    }
+
+    /// Gives the first address.
+    pub const fn start(self) -> VirtAddr {
+        self.start
+    }
+
+    /// Gives the first address behind the range (may equal [`VirtAddr::LIMIT`]).
+    pub const fn end(self) -> VirtAddr {
+        self.start.up(self.pages)
+    }
+
+    /// Gives the number of pages.
+    pub const fn pages(self) -> u32 {
+        self.pages
+    }
+
+    /// Tells whether `address` lies in the range.
+    pub const fn contains(self, address: VirtAddr) -> bool {
+        address.0 >= self.start.0 && address.0 < self.end().0
+    }
+
+    /// Gives the part that both ranges share.
+    pub fn intersect(self, other: Self) -> Option<Self> {
+        let start = self.start.max(other.start);
+        let end = self.end().min(other.end());
+        (start < end).then(|| Self { start, pages: ((end.0 - start.0) >> PAGE_SHIFT) as u32 })
+    }
+
+    /// Tells whether the two ranges share a page.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.intersect(other).is_some()
+    }
+
+    /// Tells whether `other` lies wholly inside.
+    pub fn covers(self, other: Self) -> bool {
+        self.intersect(other) == Some(other)
+    }
+
+    /// Gives the number of pages from the range's start to `address`, which lies in or just behind it.
+    pub const fn offset_of(self, address: VirtAddr) -> u32 {
+        ((address.0 - self.start.0) >> PAGE_SHIFT) as u32
+    }
+
+    /// Walks the addresses of the pages upwards.
+    pub fn iter(self) -> impl ExactSizeIterator<Item = VirtAddr> {
+        (0..self.pages).map(move |page| self.start.up(page))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_refuse_what_does_not_fit() {
+        assert_eq!(VirtAddr::new(VirtAddr::LIMIT), None);
+        let last = VirtAddr::new(VirtAddr::LIMIT - PAGE_SIZE as u64).unwrap();
+        assert!(VirtRange::new(last, 1).is_some());
+        assert!(VirtRange::new(last, 2).is_none());
+        assert!(VirtRange::new(last, 0).is_none());
+        assert!(VirtRange::new(VirtAddr::new(1).unwrap(), 1).is_none());
+        assert!(FrameRange::new(Pfn::new(u32::MAX), 1).is_none());
+        assert_eq!(Order::new(11), None);
+    }
+
+    #[test]
+    fn buddies_are_mutual_and_aligned() {
+        let order = Order::new(3).unwrap();
+        let pfn = Pfn::new(24);
+        assert_eq!(pfn.buddy(order), Pfn::new(16));
+        assert_eq!(pfn.buddy(order).buddy(order), pfn);
+        assert_eq!(Pfn::new(31).align_down(order), pfn);
+    }
+
+    #[test]
+    fn intersections() {
+        let at = |start: u64, pages| VirtRange::new(VirtAddr::new(start << 12).unwrap(), pages).unwrap();
+        assert_eq!(at(1, 4).intersect(at(3, 9)), Some(at(3, 2)));
+        assert_eq!(at(1, 2).intersect(at(3, 1)), None);
+        assert!(at(1, 4).covers(at(2, 3)) && !at(1, 4).covers(at(2, 4)));
+    }
+}

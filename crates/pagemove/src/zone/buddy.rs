@@ -1,0 +1,351 @@
+//! The buddy allocator of one zone: free lists by order and migratetype, linked through the free frames themselves.
+//!
+//! All calls are under the zone's lock. A free block is on the list of the migratetype that its head's pageblock has now.
+
+use super::pageblock::{Migratetype, Pageblocks};
+use crate::{
+    frame::{Class, FrameTable, Kind, Marks, State},
+    units::{FrameRange, MAX_ORDER, Order, Pfn},
+};
+
+const NIL: u32 = u32::MAX;
+const ORDERS: usize = MAX_ORDER.get() as usize + 1;
+
+#[derive(Debug, Clone, Copy)]
+struct List {
+    head: u32,
+    blocks: u32,
+}
+
+/// Free lists of a zone, with what they are lists of.
+pub(super) struct Buddy {
+    range: FrameRange,
+    lists: [[List; Migratetype::ALL.len()]; ORDERS],
+    free_frames: u32,
+}
+
+/// The tables beside the lists.
+#[derive(Clone, Copy)]
+pub(super) struct Tables<'a> {
+    pub(super) frames: &'a FrameTable,
+    pub(super) blocks: &'a Pageblocks,
+}
+
+impl Buddy {
+    /// Makes the lists of a zone all of whose frames are free, as the largest blocks that fit; touches their heads only.
+    pub(super) fn new(tables: Tables<'_>, range: FrameRange) -> Self {
+        let empty = List { head: NIL, blocks: 0 };
+        let mut buddy = Self { range, lists: [[empty; _]; _], free_frames: 0 };
+        let mut at = range.start;
+        while at < range.end() {
+            let order = MAX_ORDER
+                .up_to()
+                .rev()
+                .find(|&order| at.is_aligned(order) && at.get() + order.frames() <= range.end().get())
+                .unwrap_or(Order::ZERO);
+            buddy.push(tables, at, order);
+            at = at.up(order.frames());
+        }
+        buddy
+    }
+
+    pub(super) fn free_frames(&self) -> u32 {
+        self.free_frames
+    }
+
+    fn list_of(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order) -> &mut List {
+        let migratetype = tables.blocks.migratetype(tables.blocks.number(pfn));
+        &mut self.lists[order.get() as usize][migratetype as usize]
+    }
+
+    fn push(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order) {
+        let list = self.list_of(tables, pfn, order);
+        let next = list.head;
+        list.head = pfn.get();
+        list.blocks += 1;
+        let head = &tables.frames[pfn];
+        head.set_links(NIL, next);
+        head.set_state(State::new(Kind::Free, Class::Free, order).with(Marks::HEAD));
+        if next != NIL {
+            let next = &tables.frames[Pfn::new(next)];
+            let (_, behind) = next.links();
+            next.set_links(pfn.get(), behind);
+        }
+        self.free_frames += order.frames();
+    }
+
+    fn unlink(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order) {
+        let head = &tables.frames[pfn];
+        let (previous, next) = head.links();
+        let list = self.list_of(tables, pfn, order);
+        list.blocks -= 1;
+        if previous == NIL {
+            list.head = next;
+        } else {
+            let before = &tables.frames[Pfn::new(previous)];
+            before.set_links(before.links().0, next);
+        }
+        if next != NIL {
+            let behind = &tables.frames[Pfn::new(next)];
+            behind.set_links(previous, behind.links().1);
+        }
+        head.set_state(State::new(Kind::Free, Class::Free, Order::ZERO));
+        self.free_frames -= order.frames();
+    }
+
+    /// Takes a block of `order`, from `migratetype` or what it falls back to.
+    pub(super) fn take(&mut self, tables: Tables<'_>, order: Order, migratetype: Migratetype) -> Option<Pfn> {
+        for larger in order.get()..=MAX_ORDER.get() {
+            let head = self.lists[larger as usize][migratetype as usize].head;
+            if head != NIL {
+                return self.take_part(tables, Pfn::new(head), Order::new(larger)?, Pfn::new(head), order);
+            }
+        }
+        // From others the largest first, so that as few blocks as can be hold several types.
+        for larger in (order.get()..=MAX_ORDER.get()).rev() {
+            for &other in migratetype.fallbacks() {
+                let head = self.lists[larger as usize][other as usize].head;
+                if head != NIL {
+                    self.convert(tables, Pfn::new(head), migratetype);
+                    return self.take_part(tables, Pfn::new(head), Order::new(larger)?, Pfn::new(head), order);
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives the pageblocks of a free block to `migratetype`, if at least half of the first one is free.
+    fn convert(&mut self, tables: Tables<'_>, head: Pfn, migratetype: Migratetype) {
+        let order = tables.frames[head].state().order();
+        let number = tables.blocks.number(head);
+        if order >= tables.blocks.order() {
+            self.retype(tables, FrameRange { start: head, frames: order.frames() }, migratetype);
+        } else if tables.blocks.summary(number).of(Class::Free) >= tables.blocks.order().frames() / 2 {
+            self.retype(tables, tables.blocks.range(number), migratetype);
+        }
+    }
+
+    /// Sets the migratetype of whole pageblocks, and puts their free blocks on its lists.
+    fn retype(&mut self, tables: Tables<'_>, range: FrameRange, migratetype: Migratetype) {
+        let mut heads = FreeHeads::new(range);
+        // One at a time: unlinking needs the old type, linking the new one.
+        let first = tables.blocks.number(range.start);
+        let last = tables.blocks.number(Pfn::new(range.end().get() - 1));
+        let old = tables.blocks.migratetype(first);
+        while let Some((pfn, order)) = heads.next(tables) {
+            self.unlink(tables, pfn, order);
+            (first..=last).for_each(|number| tables.blocks.set_migratetype(number, migratetype));
+            self.push(tables, pfn, order);
+            (first..=last).for_each(|number| tables.blocks.set_migratetype(number, old));
+        }
+        (first..=last).for_each(|number| tables.blocks.set_migratetype(number, migratetype));
+    }
+
+    /// Takes the aligned part of `order` at `want` out of the free block of `of` at `head`; the rest stays free.
+    fn take_part(&mut self, tables: Tables<'_>, head: Pfn, of: Order, want: Pfn, order: Order) -> Option<Pfn> {
+        self.unlink(tables, head, of);
+        let (mut head, mut at) = (head, of);
+        while at > order {
+            at = Order::new(at.get() - 1)?;
+            let upper = head.up(at.frames());
+            if want >= upper {
+                self.push(tables, head, at);
+                head = upper;
+            } else {
+                self.push(tables, upper, at);
+            }
+        }
+        Some(head)
+    }
+
+    /// Takes just the frame `pfn`, if it's free in the buddy lists.
+    pub(super) fn take_exactly(&mut self, tables: Tables<'_>, pfn: Pfn) -> bool {
+        match self.free_block_of(tables, pfn) {
+            Some((head, order)) => self.take_part(tables, head, order, pfn, Order::ZERO).is_some(),
+            None => false,
+        }
+    }
+
+    fn free_block_of(&self, tables: Tables<'_>, pfn: Pfn) -> Option<(Pfn, Order)> {
+        MAX_ORDER.up_to().find_map(|order| {
+            let head = pfn.align_down(order);
+            let state = tables.frames.get(head)?.state();
+            (head >= self.range.start && state.is_free_head() && state.order() >= order
+                // A smaller block that starts at the same frame does not reach `pfn`.
+                && pfn.get() < head.get() + state.order().frames())
+            .then(|| (head, state.order()))
+        })
+    }
+
+    /// Gives back a block of `order`, merged with its buddies as far as they are free.
+    pub(super) fn give(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order) {
+        let (mut pfn, mut order) = (pfn, order);
+        let blocks = tables.blocks;
+        while order < MAX_ORDER {
+            let buddy = pfn.buddy(order);
+            let whole = FrameRange { start: pfn.min(buddy), frames: order.frames() * 2 };
+            if whole.start < self.range.start || whole.end() > self.range.end() {
+                break;
+            }
+            let state = tables.frames[buddy].state();
+            if !state.is_free_head() || state.order() != order {
+                break;
+            }
+            if order >= blocks.order() {
+                let (mine, other) = (blocks.migratetype(blocks.number(pfn)), blocks.migratetype(blocks.number(buddy)));
+                if mine != other {
+                    if mine == Migratetype::Isolated || other == Migratetype::Isolated {
+                        break;
+                    }
+                    self.retype(tables, FrameRange { start: buddy, frames: order.frames() }, mine);
+                }
+            }
+            self.unlink(tables, buddy, order);
+            pfn = whole.start;
+            let Some(larger) = Order::new(order.get() + 1) else { break };
+            order = larger;
+        }
+        self.push(tables, pfn, order);
+    }
+
+    /// Takes all free frames of a pageblock, one by one, into `out`, up to `most`.
+    pub(super) fn take_from(
+        &mut self,
+        tables: Tables<'_>,
+        number: u32,
+        most: usize,
+        mut out: impl FnMut(Pfn),
+    ) -> usize {
+        let range = tables.blocks.range(number);
+        self.split_to_pageblock(tables, range.start);
+        let mut heads = FreeHeads::new(range);
+        let mut taken = 0;
+        while let Some((head, order)) = heads.next(tables) {
+            if taken == most {
+                break;
+            }
+            self.unlink(tables, head, order);
+            let block = FrameRange { start: head, frames: order.frames() };
+            for pfn in block.iter() {
+                if taken < most {
+                    taken += 1;
+                    out(pfn);
+                } else {
+                    self.give(tables, pfn, Order::ZERO);
+                }
+            }
+        }
+        taken
+    }
+
+    /// Splits a free block that is larger than a pageblock, so that the pageblock at `start` stands alone.
+    fn split_to_pageblock(&mut self, tables: Tables<'_>, start: Pfn) {
+        if let Some((head, order)) = self.free_block_of(tables, start)
+            && order > tables.blocks.order()
+            && let Some(alone) = self.take_part(tables, head, order, start, tables.blocks.order())
+        {
+            self.push(tables, alone, tables.blocks.order());
+        }
+    }
+
+    /// Sets the migratetype of pageblock `number`, and puts its free blocks on the lists of that type.
+    pub(super) fn set_migratetype(&mut self, tables: Tables<'_>, number: u32, migratetype: Migratetype) {
+        let range = tables.blocks.range(number);
+        self.split_to_pageblock(tables, range.start);
+        self.retype(tables, range, migratetype);
+        // A free block that now may merge with its neighbours does.
+        if migratetype != Migratetype::Isolated
+            && let state = tables.frames[range.start].state()
+            && state.is_free_head()
+            && state.order() == tables.blocks.order()
+        {
+            self.unlink(tables, range.start, state.order());
+            self.give(tables, range.start, tables.blocks.order());
+        }
+    }
+
+    /// Checks that lists, links and states agree, and that no two free buddies stand apart. Gives the free frames found.
+    pub(super) fn validate(&self, tables: Tables<'_>) -> Result<u32, (Pfn, &'static str)> {
+        let mut total = 0;
+        for (order, by_type) in self.lists.iter().enumerate() {
+            for (migratetype, list) in by_type.iter().enumerate() {
+                let (mut at, mut previous, mut seen) = (list.head, NIL, 0);
+                while at != NIL {
+                    let pfn = Pfn::new(at);
+                    let state = tables.frames[pfn].state();
+                    let (back, next) = tables.frames[pfn].links();
+                    if !state.is_free_head() || state.order().get() as usize != order {
+                        return Err((
+                            pfn,
+                            "is on a free list, but its state is not that of a free block of this order",
+                        ));
+                    }
+                    if back != previous {
+                        return Err((pfn, "has a wrong link to the block before it on its free list"));
+                    }
+                    let of_block = tables.blocks.migratetype(tables.blocks.number(pfn));
+                    if of_block as usize != migratetype {
+                        return Err((pfn, "is on the free list of another migratetype than its pageblock's"));
+                    }
+                    self.check_unmerged(tables, pfn, state.order(), of_block)?;
+                    seen += 1;
+                    total += state.order().frames();
+                    (previous, at) = (at, next);
+                }
+                if seen != list.blocks {
+                    return Err((self.range.start, "a free list's count differs from its length"));
+                }
+            }
+        }
+        if total != self.free_frames {
+            return Err((self.range.start, "the zone's count of free frames differs from its lists"));
+        }
+        Ok(total)
+    }
+
+    fn check_unmerged(
+        &self,
+        tables: Tables<'_>,
+        pfn: Pfn,
+        order: Order,
+        migratetype: Migratetype,
+    ) -> Result<(), (Pfn, &'static str)> {
+        let buddy = pfn.buddy(order);
+        if order == MAX_ORDER || buddy < self.range.start || buddy.get() + order.frames() > self.range.end().get() {
+            return Ok(());
+        }
+        let state = tables.frames[buddy].state();
+        let isolation_differs = order >= tables.blocks.order()
+            && (migratetype == Migratetype::Isolated)
+                != (tables.blocks.migratetype(tables.blocks.number(buddy)) == Migratetype::Isolated);
+        if state.is_free_head() && state.order() == order && !isolation_differs {
+            return Err((pfn, "and its buddy are both free, but not merged"));
+        }
+        Ok(())
+    }
+}
+
+/// Walks the heads of the free blocks of a range; the list may change behind the walk.
+struct FreeHeads {
+    at: Pfn,
+    end: Pfn,
+}
+
+impl FreeHeads {
+    fn new(range: FrameRange) -> Self {
+        Self { at: range.start, end: range.end() }
+    }
+
+    fn next(&mut self, tables: Tables<'_>) -> Option<(Pfn, Order)> {
+        while self.at < self.end {
+            let pfn = self.at;
+            let state = tables.frames[pfn].state();
+            if state.is_free_head() {
+                self.at = pfn.up(state.order().frames());
+                return Some((pfn, state.order()));
+            }
+            self.at = pfn.up(1);
+        }
+        None
+    }
+}

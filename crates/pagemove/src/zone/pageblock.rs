@@ -1,0 +1,260 @@
+//! Pageblocks: the unit of grouping and compaction (order 9 unless configured), each with a summary of what is in it.
+//!
+//! A summary is two words of 12-bit counts by [`Class`], changed with one atomic addition as a frame changes its class.
+//! An index of one bit a block names those that compaction can do anything with, so that looking for work costs by the
+//! blocks in use, not by the size of memory (Illuminator, ASPLOS'18, shows what knowing them saves).
+
+use crate::{
+    frame::Class,
+    port::{Lent, Machine, Zeroed},
+    sync::{AtomicU32, AtomicU64, Ordering},
+    units::{FrameRange, Order, Pfn},
+};
+
+/// What a pageblock's frames are meant for; a hint that fallback may override.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Migratetype {
+    /// Pages that a move can take away.
+    Movable = 0,
+    /// Pages that none can.
+    Unmovable = 1,
+    /// Pages that can be reclaimed, not moved.
+    Reclaimable = 2,
+    /// Being emptied: nothing is allocated from it.
+    Isolated = 3,
+}
+
+impl Migratetype {
+    pub(crate) const ALL: [Self; 4] = [Self::Movable, Self::Unmovable, Self::Reclaimable, Self::Isolated];
+
+    /// Gives the types to take from when there is nothing of this one, best first.
+    pub(crate) const fn fallbacks(self) -> &'static [Self] {
+        match self {
+            Self::Movable => &[Self::Reclaimable, Self::Unmovable],
+            Self::Unmovable => &[Self::Reclaimable, Self::Movable],
+            Self::Reclaimable => &[Self::Unmovable, Self::Movable],
+            Self::Isolated => &[],
+        }
+    }
+}
+
+/// Bits of a count; a block of order 10 has 1024 frames.
+const BITS: u32 = 12;
+/// Classes in the first word, those that change often.
+const FIRST: usize = 5;
+
+#[repr(C, align(32))]
+struct Block {
+    first: AtomicU64,
+    second: AtomicU64,
+    migratetype: AtomicU32,
+    zone: AtomicU32,
+}
+
+const _: () = assert!(size_of::<Block>() == 32);
+
+#[allow(unsafe_code)]
+// SAFETY: atomics only.
+unsafe impl Zeroed for Block {}
+#[allow(unsafe_code)]
+// SAFETY: an atomic.
+unsafe impl Zeroed for AtomicU64 {}
+
+/// How many frames of each class a pageblock holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    counts: [u16; Class::ALL.len()],
+}
+
+impl Summary {
+    /// Gives the number of frames of `class`.
+    pub fn of(&self, class: Class) -> u32 {
+        u32::from(self.counts[class as usize])
+    }
+
+    /// Adds a frame of `class`.
+    pub fn count(&mut self, class: Class) {
+        self.counts[class as usize] += 1;
+    }
+}
+
+fn place(class: Class) -> (bool, u32) {
+    let number = class as usize;
+    if number < FIRST { (true, number as u32 * BITS) } else { (false, (number - FIRST) as u32 * BITS) }
+}
+
+fn field(word: u64, number: usize) -> u16 {
+    (word >> (number as u32 * BITS) & ((1 << BITS) - 1)) as u16
+}
+
+/// All pageblocks.
+pub struct Pageblocks {
+    blocks: Lent,
+    index: Lent,
+    count: u32,
+    order: Order,
+}
+
+impl Pageblocks {
+    /// Gives the bytes of metadata for memory of `frames` frames, the index included.
+    pub const fn bytes(frames: u32, order: Order) -> usize {
+        let count = frames.div_ceil(order.frames()) as usize;
+        count * size_of::<Block>() + count.div_ceil(64) * 8
+    }
+
+    pub(super) fn new(machine: &dyn Machine, frames: u32, order: Order) -> Option<Self> {
+        let count = frames.div_ceil(order.frames());
+        let blocks = machine.lend(count as usize * size_of::<Block>())?;
+        let index = machine.lend((count as usize).div_ceil(64) * 8)?;
+        blocks.as_slice::<Block>(count as usize)?;
+        index.as_slice::<AtomicU64>((count as usize).div_ceil(64))?;
+        let new = Self { blocks, index, count, order };
+        for number in 0..count {
+            // What no zone takes stays reserved.
+            new.block(number).second.store(new.whole() << place(Class::Reserved).1, Ordering::Relaxed);
+            new.block(number).zone.store(u32::MAX, Ordering::Relaxed);
+        }
+        Some(new)
+    }
+
+    pub(super) fn give_to_zone(&self, range: FrameRange, zone: u32) {
+        for number in self.numbers(range) {
+            let block = self.block(number);
+            block.first.store(self.whole() << place(Class::Free).1, Ordering::Relaxed);
+            block.second.store(0, Ordering::Relaxed);
+            block.zone.store(zone, Ordering::Relaxed);
+        }
+    }
+
+    fn whole(&self) -> u64 {
+        u64::from(self.order.frames())
+    }
+
+    fn block(&self, number: u32) -> &Block {
+        &self.blocks.as_slice::<Block>(self.count as usize).unwrap_or_default()[number as usize]
+    }
+
+    fn index(&self) -> &[AtomicU64] {
+        self.index.as_slice((self.count as usize).div_ceil(64)).unwrap_or_default()
+    }
+
+    /// Gives the number of blocks.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Gives the order of a block.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// Gives the number of the block that holds `pfn`.
+    pub fn number(&self, pfn: Pfn) -> u32 {
+        pfn.get() >> self.order.get()
+    }
+
+    fn numbers(&self, range: FrameRange) -> core::ops::Range<u32> {
+        self.number(range.start)..range.end().get().div_ceil(self.order.frames())
+    }
+
+    /// Gives the frames of block `number`.
+    pub fn range(&self, number: u32) -> FrameRange {
+        FrameRange { start: Pfn::new(number << self.order.get()), frames: self.order.frames() }
+    }
+
+    /// Reads what block `number` is meant for.
+    pub fn migratetype(&self, number: u32) -> Migratetype {
+        // Acquire pairs with `set_migratetype`: a free that sees the block isolated goes to the buddy lists.
+        Migratetype::ALL[self.block(number).migratetype.load(Ordering::Acquire) as usize & 3]
+    }
+
+    /// Under the zone's lock.
+    pub(super) fn set_migratetype(&self, number: u32, migratetype: Migratetype) {
+        self.block(number).migratetype.store(migratetype as u32, Ordering::Release);
+    }
+
+    /// Gives the zone of block `number`; `None` if it has none.
+    pub fn zone(&self, number: u32) -> Option<usize> {
+        let zone = self.block(number).zone.load(Ordering::Relaxed);
+        (zone != u32::MAX).then_some(zone as usize)
+    }
+
+    /// Counts `frames` frames of `pfn`'s block out of one class and into another.
+    pub(crate) fn moved(&self, pfn: Pfn, from: Class, to: Class, frames: u32) {
+        if from == to {
+            return;
+        }
+        let number = self.number(pfn);
+        let block = self.block(number);
+        let (mut first, mut second) = (0u64, 0u64);
+        for (class, sign) in [(from, u64::MAX), (to, 1)] {
+            let (in_first, shift) = place(class);
+            let delta = (u64::from(frames) << shift).wrapping_mul(sign);
+            let word = if in_first { &mut first } else { &mut second };
+            *word = word.wrapping_add(delta);
+        }
+        // Relaxed: counts are hints while frames change hands, and exact at quiet points, which others order.
+        if second != 0 {
+            block.second.fetch_add(second, Ordering::Relaxed);
+        }
+        if first != 0 {
+            let before = block.first.fetch_add(first, Ordering::AcqRel);
+            if !self.is_candidate(before) && self.is_candidate(before.wrapping_add(first)) {
+                // After the count, and AcqRel: pairs with `for_each_candidate`, which clears the bit before it reads the count.
+                self.index()[number as usize / 64].fetch_or(1 << (number % 64), Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Something movable in it, or partly free: it can be emptied or filled.
+    fn is_candidate(&self, first: u64) -> bool {
+        let free = u64::from(field(first, Class::Free as usize));
+        let movable = [Class::Lru, Class::DriverUnmapped, Class::DriverMapped, Class::Pinned]
+            .iter()
+            .any(|&c| field(first, c as usize) > 0);
+        movable || (free > 0 && free < self.whole())
+    }
+
+    /// Reads the summary of block `number`.
+    pub fn summary(&self, number: u32) -> Summary {
+        let block = self.block(number);
+        let (first, second) = (block.first.load(Ordering::Acquire), block.second.load(Ordering::Acquire));
+        let mut counts = [0; Class::ALL.len()];
+        for (number, count) in counts.iter_mut().enumerate() {
+            *count = if number < FIRST { field(first, number) } else { field(second, number - FIRST) };
+        }
+        Summary { counts }
+    }
+
+    /// Calls `see` with each block of `range` that can be emptied or filled, upwards. Costs one bit for each other one.
+    pub fn for_each_candidate(&self, range: FrameRange, mut see: impl FnMut(u32, Summary)) {
+        let numbers = self.numbers(range);
+        for word in numbers.start / 64..numbers.end.div_ceil(64) {
+            let mut bits = self.index()[word as usize].load(Ordering::Acquire);
+            while bits != 0 {
+                let bit = bits.trailing_zeros();
+                bits &= bits - 1;
+                let number = word * 64 + bit;
+                if !numbers.contains(&number) {
+                    continue;
+                }
+                if !self.is_candidate(self.block(number).first.load(Ordering::Acquire)) {
+                    // Bits are cleared only here. Clear first, then look again: a count that rises meanwhile is either
+                    // seen now, or its own setting of the bit comes after our clearing.
+                    self.index()[word as usize].fetch_and(!(1 << bit), Ordering::AcqRel);
+                    if !self.is_candidate(self.block(number).first.load(Ordering::Acquire)) {
+                        continue;
+                    }
+                    self.index()[word as usize].fetch_or(1 << bit, Ordering::AcqRel);
+                }
+                see(number, self.summary(number));
+            }
+        }
+    }
+
+    /// Counts the wholly free blocks of `range`.
+    pub fn free_blocks(&self, range: FrameRange) -> u32 {
+        self.numbers(range).filter(|&number| self.summary(number).of(Class::Free) == self.order.frames()).count() as u32
+    }
+}

@@ -1,0 +1,468 @@
+//! Physical memory: boot, allocation, freeing, and the moves of frames between classes.
+
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+
+use super::{
+    buddy::{Buddy, Tables},
+    pageblock::{Migratetype, Pageblocks},
+    percpu::{BATCH, CpuLists, HIGH},
+};
+use crate::{
+    frame::{Class, Frame, FrameTable, Key, Kind, Pins, Put, State},
+    port::{Machine, Ram},
+    report::{Counters, Ring},
+    sync::{AtomicU64, Mutex},
+    units::{FrameRange, Order, Pfn},
+};
+
+/// How memory is laid out at boot.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Zones, rising, each a whole number of pageblocks; what lies in none is reserved.
+    pub zones: Vec<FrameRange>,
+    /// Order of a pageblock, 1 to 10; 9 is 2 MiB.
+    pub pageblock_order: Order,
+}
+
+/// Why memory can't be managed as configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BootError {
+    /// The pageblock's order is 0.
+    #[error("boot: the order of a pageblock must be 1 to 10, not {}", .0.get())]
+    PageblockOrder(Order),
+    /// There is no zone, or one without frames.
+    #[error("boot: there is no zone, or zone {0} is empty")]
+    Empty(usize),
+    /// A zone isn't a whole number of pageblocks.
+    #[error("boot: zone {0} does not start and end on a pageblock's border")]
+    Misaligned(usize),
+    /// A zone overlaps the one before it, or comes before it.
+    #[error("boot: zone {0} overlaps the one before it, or lies before it")]
+    Overlap(usize),
+    /// A zone ends behind RAM.
+    #[error("boot: zone {0} ends behind the machine's RAM")]
+    BeyondRam(usize),
+    /// The machine lends no memory for metadata.
+    #[error("boot: the machine lends no memory for the metadata of {0} frames")]
+    NoMetadata(u32),
+}
+
+/// No frame of the order is free in any zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no block of {} free page(s) in a row", .order.frames())]
+pub struct AllocError {
+    /// The order asked for.
+    pub order: Order,
+}
+
+struct Zone {
+    range: FrameRange,
+    buddy: Mutex<Buddy>,
+    cpus: Box<[Mutex<CpuLists>]>,
+}
+
+/// The physical memory of a machine.
+pub struct Physical {
+    machine: Arc<dyn Machine>,
+    ram: Ram,
+    frames: FrameTable,
+    blocks: Pageblocks,
+    zones: Vec<Zone>,
+    pins: Pins,
+    counters: Counters,
+    events: Ring,
+}
+
+impl Physical {
+    /// Takes over the machine's RAM: all frames of the zones are free.
+    pub fn boot(machine: Arc<dyn Machine>, config: &Config) -> Result<Self, BootError> {
+        let ram = machine.ram();
+        check(config, ram.frames())?;
+        let no_metadata = BootError::NoMetadata(ram.frames());
+        let frames = FrameTable::new(machine.clone(), ram.frames()).ok_or(no_metadata)?;
+        let blocks = Pageblocks::new(&*machine, ram.frames(), config.pageblock_order).ok_or(no_metadata)?;
+        let cpus = machine.cpus().max(1);
+        let zones = config
+            .zones
+            .iter()
+            .enumerate()
+            .map(|(number, &range)| {
+                blocks.give_to_zone(range, number as u32);
+                Zone {
+                    range,
+                    buddy: Mutex::new(Buddy::new(Tables { frames: &frames, blocks: &blocks }, range)),
+                    cpus: (0..cpus).map(|_| Mutex::new(CpuLists::new())).collect(),
+                }
+            })
+            .collect();
+        let (pins, counters, events) = Default::default();
+        Ok(Self { machine, ram, frames, blocks, zones, pins, counters, events })
+    }
+
+    /// Gives the machine.
+    pub fn machine(&self) -> &dyn Machine {
+        &*self.machine
+    }
+
+    /// Gives the direct map.
+    pub fn ram(&self) -> Ram {
+        self.ram
+    }
+
+    /// Views a frame's contents as words: a page table's entries, or data that the caller keeps from moving meanwhile.
+    pub fn ram_words(&self, pfn: Pfn) -> &[AtomicU64; 512] {
+        // Bound to `self`, which keeps the machine.
+        self.ram.words(pfn)
+    }
+
+    /// Gives the frame table.
+    pub fn frames(&self) -> &FrameTable {
+        &self.frames
+    }
+
+    /// Gives one frame's entry. Panics beyond RAM: frame numbers come from this memory.
+    pub fn frame(&self, pfn: Pfn) -> &Frame {
+        &self.frames[pfn]
+    }
+
+    /// Gives the pageblocks.
+    pub fn blocks(&self) -> &Pageblocks {
+        &self.blocks
+    }
+
+    /// Gives who pins which frame.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Gives the counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Gives the last events.
+    pub fn events(&self) -> &Ring {
+        &self.events
+    }
+
+    /// Gives the ranges of the zones.
+    pub fn zones(&self) -> impl ExactSizeIterator<Item = FrameRange> + '_ {
+        self.zones.iter().map(|zone| zone.range)
+    }
+
+    pub(super) fn tables(&self) -> Tables<'_> {
+        Tables { frames: &self.frames, blocks: &self.blocks }
+    }
+
+    pub(super) fn with_buddies<R>(&self, mut see: impl FnMut(FrameRange, &Buddy) -> R) -> Vec<R> {
+        self.zones.iter().map(|zone| see(zone.range, &zone.buddy.lock())).collect()
+    }
+
+    fn zone_of(&self, pfn: Pfn) -> Option<&Zone> {
+        self.frames.get(pfn)?;
+        self.zones.get(self.blocks.zone(self.blocks.number(pfn))?)
+    }
+
+    /// Tells whether the frame belongs to a zone.
+    pub fn is_managed(&self, pfn: Pfn) -> bool {
+        self.zone_of(pfn).is_some()
+    }
+
+    /// Allocates `order.frames()` frames for `kind`, with one reference; contents are what they were.
+    ///
+    /// Zones are tried from the last one down, as low memory is the scarcer.
+    pub fn alloc(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
+        let migratetype = migratetype_of(kind);
+        for zone in self.zones.iter().rev() {
+            let pfn = if order == Order::ZERO {
+                self.take_cached(zone, migratetype)
+            } else {
+                zone.buddy.lock().take(self.tables(), order, migratetype)
+            };
+            if let Some(pfn) = pfn {
+                self.dress(pfn, order, kind);
+                return Ok(pfn);
+            }
+        }
+        if order > Order::ZERO || self.zones.iter().any(|zone| zone.cpus.len() > 1) {
+            // What is missing may lie on the processors' lists.
+            self.drain_cpu_lists();
+            for zone in self.zones.iter().rev() {
+                if let Some(pfn) = zone.buddy.lock().take(self.tables(), order, migratetype) {
+                    self.dress(pfn, order, kind);
+                    return Ok(pfn);
+                }
+            }
+        }
+        Err(AllocError { order })
+    }
+
+    fn take_cached(&self, zone: &Zone, migratetype: Migratetype) -> Option<Pfn> {
+        let mut lists = zone.cpus[self.machine.cpu() % zone.cpus.len()].lock();
+        let list = lists.list(migratetype)?;
+        if list.is_empty() {
+            let mut buddy = zone.buddy.lock();
+            while list.len() < BATCH
+                && let Some(pfn) = buddy.take(self.tables(), Order::ZERO, migratetype)
+            {
+                self.frames[pfn].set_state(CACHED);
+                list.push(pfn);
+            }
+        }
+        list.pop()
+    }
+
+    /// Makes free frames, which are the caller's alone (set aside, or just taken), an allocation of `kind` with one reference.
+    pub(crate) fn dress(&self, pfn: Pfn, order: Order, kind: Kind) {
+        let class = kind.first_class();
+        if order > Order::ZERO {
+            for tail in (FrameRange { start: pfn, frames: order.frames() }).iter().skip(1) {
+                self.frames[tail].set_state(State::new(Kind::Tail, class, Order::ZERO));
+            }
+        }
+        let frame = &self.frames[pfn];
+        frame.set_owner(0, Key::default());
+        frame.set_maps(0);
+        frame.set_state(State::new(kind, class, order));
+        frame.set_refs(1);
+        self.count(pfn, order, Class::Free, class);
+    }
+
+    /// Counts an allocation of `order` out of one class and into another, in every pageblock that it covers.
+    pub(crate) fn count(&self, pfn: Pfn, order: Order, from: Class, to: Class) {
+        let block = self.blocks.order();
+        if order <= block {
+            self.blocks.moved(pfn, from, to, order.frames());
+        } else {
+            for part in 0..order.frames() / block.frames() {
+                self.blocks.moved(pfn.up(part * block.frames()), from, to, block.frames());
+            }
+        }
+    }
+
+    /// Gives a reference back; the last one frees the frame.
+    pub fn put(&self, pfn: Pfn) {
+        if self.frames[pfn].put() == Put::Last {
+            self.free(pfn);
+        }
+    }
+
+    /// Frees an allocation that is the caller's alone: no references, no mappings, no pins.
+    pub(crate) fn free(&self, pfn: Pfn) {
+        let state = self.undress(pfn);
+        let Some(zone) = self.zone_of(pfn) else { return };
+        let migratetype = self.blocks.migratetype(self.blocks.number(pfn));
+        if state.order() == Order::ZERO && migratetype != Migratetype::Isolated {
+            let mut lists = zone.cpus[self.machine.cpu() % zone.cpus.len()].lock();
+            if let Some(list) = lists.list(migratetype) {
+                self.frames[pfn].set_state(CACHED);
+                list.push(pfn);
+                if list.len() > HIGH {
+                    self.spill(zone, list);
+                }
+                return;
+            }
+        }
+        zone.buddy.lock().give(self.tables(), pfn, state.order());
+    }
+
+    /// Takes the allocation's marks off: its frames count as free. Gives the state that it had.
+    fn undress(&self, pfn: Pfn) -> State {
+        let frame = &self.frames[pfn];
+        let state = frame.state();
+        debug_assert_eq!(
+            (frame.refs(), frame.maps(), frame.pins()),
+            (0, 0, 0),
+            "frame {pfn} is freed in use: {frame:?}"
+        );
+        debug_assert!(!matches!(state.kind(), Kind::Free | Kind::Cached | Kind::Tail), "frame {pfn} is freed twice");
+        let order = state.order();
+        for pfn in (FrameRange { start: pfn, frames: order.frames() }).iter() {
+            self.frames[pfn].set_state(State::new(Kind::Free, Class::Free, Order::ZERO));
+        }
+        self.count(pfn, order, state.class(), Class::Free);
+        state
+    }
+
+    /// Sets a base page, which is the caller's alone, aside again.
+    pub(crate) fn undress_to_reserved(&self, pfn: Pfn) {
+        self.undress(pfn);
+        self.frames[pfn].set_state(CACHED);
+    }
+
+    fn spill(&self, zone: &Zone, list: &mut Vec<Pfn>) {
+        let mut buddy = zone.buddy.lock();
+        // The oldest go: the newest are still in the processor's cache.
+        for pfn in list.drain(..HIGH / 2) {
+            self.frames[pfn].set_state(FREE);
+            buddy.give(self.tables(), pfn, Order::ZERO);
+        }
+    }
+
+    /// Gives all frames on the processors' lists back to the buddy lists.
+    pub fn drain_cpu_lists(&self) {
+        for zone in &self.zones {
+            for cpu in &zone.cpus {
+                let mut lists = cpu.lock();
+                let mut buddy = zone.buddy.lock();
+                lists.drain(|pfn| {
+                    self.frames[pfn].set_state(FREE);
+                    buddy.give(self.tables(), pfn, Order::ZERO);
+                });
+            }
+        }
+    }
+
+    /// Allocates just the frame `pfn` for `kind`, if it's free; for rebuilding a layout and for contiguous ranges.
+    pub fn alloc_exactly(&self, pfn: Pfn, kind: Kind) -> bool {
+        let Some(zone) = self.zone_of(pfn) else { return false };
+        let taken = zone.buddy.lock().take_exactly(self.tables(), pfn);
+        if taken {
+            self.dress(pfn, Order::ZERO, kind);
+        }
+        taken
+    }
+
+    /// Sets aside up to `most` free frames of pageblock `number` as destinations; calls `out` with each.
+    pub(crate) fn reserve_from_block(&self, number: u32, most: usize, mut out: impl FnMut(Pfn)) -> usize {
+        let Some(zone) = self.zone_of(self.blocks.range(number).start) else { return 0 };
+        zone.buddy.lock().take_from(self.tables(), number, most, |pfn| {
+            self.frames[pfn].set_state(CACHED);
+            out(pfn);
+        })
+    }
+
+    /// Sets aside up to `most` free frames of any block as destinations, from this processor's list first.
+    pub(crate) fn reserve(&self, most: usize, out: &mut Vec<Pfn>) {
+        for zone in self.zones.iter().rev() {
+            let mut lists = zone.cpus[self.machine.cpu() % zone.cpus.len()].lock();
+            if let Some(list) = lists.list(Migratetype::Movable) {
+                let from = list.len() - (most - out.len()).min(list.len());
+                out.extend(list.drain(from..));
+            }
+            let mut buddy = zone.buddy.lock();
+            while out.len() < most {
+                let Some(pfn) = buddy.take(self.tables(), Order::ZERO, Migratetype::Movable) else { break };
+                self.frames[pfn].set_state(CACHED);
+                out.push(pfn);
+            }
+        }
+    }
+
+    /// Gives back frames that were set aside and not used.
+    pub(crate) fn unreserve(&self, pfns: impl Iterator<Item = Pfn>) {
+        for pfn in pfns {
+            if let Some(zone) = self.zone_of(pfn) {
+                let mut buddy = zone.buddy.lock();
+                self.frames[pfn].set_state(FREE);
+                buddy.give(self.tables(), pfn, Order::ZERO);
+            }
+        }
+    }
+
+    /// Isolates pageblock `number`: nothing is allocated from it any more. Gives the type to give back later.
+    pub(crate) fn isolate_block(&self, number: u32) -> Option<Migratetype> {
+        let zone = self.zone_of(self.blocks.range(number).start)?;
+        let mut buddy = zone.buddy.lock();
+        let before = self.blocks.migratetype(number);
+        if before == Migratetype::Isolated {
+            return None;
+        }
+        buddy.set_migratetype(self.tables(), number, Migratetype::Isolated);
+        Some(before)
+    }
+
+    /// Ends the isolation of pageblock `number`.
+    pub(crate) fn unisolate_block(&self, number: u32, migratetype: Migratetype) {
+        if let Some(zone) = self.zone_of(self.blocks.range(number).start) {
+            zone.buddy.lock().set_migratetype(self.tables(), number, migratetype);
+        }
+    }
+
+    /// Tells whether all frames of pageblock `number` are free in the buddy lists (and not on a processor's list).
+    pub(crate) fn is_block_free(&self, number: u32) -> bool {
+        let start = self.blocks.range(number).start;
+        let state = self.frames[start].state();
+        state.is_free_head() && state.order() >= self.blocks.order()
+    }
+
+    /// Brings the class that a frame counts as up to date with its kind, mappings and pins. The caller has a reference.
+    pub(crate) fn settle_class(&self, pfn: Pfn) {
+        let frame = &self.frames[pfn];
+        loop {
+            let want = self.class_of(frame);
+            let before = frame.reclass(want);
+            if before != want {
+                self.count(pfn, frame.state().order(), before, want);
+            }
+            // Somebody may have mapped or unmapped, looked before us and swapped after us; so whoever is last looks again.
+            if self.class_of(frame) == want {
+                return;
+            }
+        }
+    }
+
+    fn class_of(&self, frame: &Frame) -> Class {
+        match frame.state().kind() {
+            kind if kind.is_movable() && frame.pins() > 0 => Class::Pinned,
+            Kind::Driver if frame.maps() > 0 => Class::DriverMapped,
+            kind => kind.first_class(),
+        }
+    }
+
+    /// Counts the free frames of all zones; exact at a quiet point.
+    pub fn free_frames(&self) -> u32 {
+        let on_lists = |zone: &Zone| -> u32 {
+            zone.cpus
+                .iter()
+                .map(|cpu| {
+                    let mut lists = cpu.lock();
+                    [Migratetype::Movable, Migratetype::Unmovable, Migratetype::Reclaimable]
+                        .iter()
+                        .map(|&migratetype| lists.list(migratetype).map_or(0, |list| list.len() as u32))
+                        .sum::<u32>()
+                })
+                .sum()
+        };
+        self.zones.iter().map(|zone| on_lists(zone) + zone.buddy.lock().free_frames()).sum()
+    }
+}
+
+const CACHED: State = State::new(Kind::Cached, Class::Free, Order::ZERO);
+const FREE: State = State::new(Kind::Free, Class::Free, Order::ZERO);
+
+fn migratetype_of(kind: Kind) -> Migratetype {
+    match kind {
+        kind if kind.is_movable() => Migratetype::Movable,
+        Kind::Slab => Migratetype::Reclaimable,
+        _ => Migratetype::Unmovable,
+    }
+}
+
+fn check(config: &Config, frames: u32) -> Result<(), BootError> {
+    if config.pageblock_order == Order::ZERO {
+        return Err(BootError::PageblockOrder(config.pageblock_order));
+    }
+    if config.zones.is_empty() {
+        return Err(BootError::Empty(0));
+    }
+    let mut last = 0;
+    for (number, zone) in config.zones.iter().enumerate() {
+        let (start, end) = (u64::from(zone.start.get()), u64::from(zone.start.get()) + u64::from(zone.frames));
+        let block = u64::from(config.pageblock_order.frames());
+        if zone.frames == 0 {
+            return Err(BootError::Empty(number));
+        }
+        if start % block != 0 || end % block != 0 {
+            return Err(BootError::Misaligned(number));
+        }
+        if start < last {
+            return Err(BootError::Overlap(number));
+        }
+        if end > u64::from(frames) {
+            return Err(BootError::BeyondRam(number));
+        }
+        last = end;
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! Checks at a quiet point that zones, lists, states and summaries agree (invariants 3 and 8 of DESIGN).
+
+use super::{Physical, Summary};
+use crate::{
+    frame::{Class, Kind, Marks},
+    units::{Order, Pfn},
+};
+
+/// What does not agree, and at which frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("frame {pfn}: {what}")]
+pub struct Invalid {
+    /// The frame, or the first one of the zone or block.
+    pub pfn: Pfn,
+    /// What is wrong with it.
+    pub what: &'static str,
+}
+
+impl Physical {
+    /// Checks the whole memory; nothing may allocate, free or move meanwhile. Costs a look at every frame.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        for found in self.with_buddies(|_, buddy| buddy.validate(self.tables())) {
+            found.map_err(|(pfn, what)| Invalid { pfn, what })?;
+        }
+        for range in self.zones() {
+            let mut in_free_block = 0;
+            let mut in_allocation = (0, Class::Free);
+            let mut block = Summary::default();
+            for pfn in range.iter() {
+                let frame = self.frame(pfn);
+                let state = frame.state();
+                let wrong = |what| Err(Invalid { pfn, what });
+                if in_free_block > 0 {
+                    if state.kind() != Kind::Free || state.is_free_head() {
+                        return wrong("lies in a free block, but is not free");
+                    }
+                    in_free_block -= 1;
+                } else if in_allocation.0 > 0 {
+                    if state.kind() != Kind::Tail {
+                        return wrong("lies in a larger allocation, but is not its tail");
+                    }
+                    in_allocation.0 -= 1;
+                } else {
+                    match state.kind() {
+                        Kind::Free if !state.is_free_head() => return wrong("is free, but on no list"),
+                        Kind::Free => in_free_block = state.order().frames() - 1,
+                        Kind::Tail => return wrong("is the tail of no allocation"),
+                        _ => in_allocation = (state.order().frames() - 1, state.class()),
+                    }
+                }
+                match state.kind() {
+                    Kind::Free | Kind::Cached | Kind::Tail => {
+                        if (frame.refs(), frame.maps(), frame.pins()) != (0, 0, 0) {
+                            return wrong("is free or a tail, but has references, mappings or pins");
+                        }
+                    }
+                    _ => {
+                        if frame.refs() < frame.maps() || frame.refs() == 0 {
+                            return wrong("has fewer references than mappings, or none");
+                        }
+                        if state.marks().contains(Marks::ISOLATED) {
+                            return wrong("is still isolated, but nothing moves");
+                        }
+                    }
+                }
+                if self.frames().is_locked(pfn) {
+                    return wrong("is still locked, but nothing moves");
+                }
+                block.count(if state.kind() == Kind::Tail { in_allocation.1 } else { state.class() });
+                if pfn.up(1).is_aligned(self.blocks().order()) {
+                    if block != self.blocks().summary(self.blocks().number(pfn)) {
+                        return wrong("ends a pageblock whose summary differs from its frames");
+                    }
+                    block = Summary::default();
+                }
+            }
+            debug_assert!(range.end().is_aligned(Order::ZERO));
+        }
+        Ok(())
+    }
+}
