@@ -68,7 +68,7 @@ pub struct Lent {
     _keep: Box<dyn Any + Send + Sync>,
 }
 
-// SAFETY: the memory is the borrower's alone by `new`'s contract, and only shared as atomics by `as_slice`.
+// SAFETY: the memory is the borrower's alone by `new`'s contract, and only shared as atomics, by `into_table`.
 unsafe impl Send for Lent {}
 // SAFETY: as above.
 unsafe impl Sync for Lent {}
@@ -82,14 +82,32 @@ impl Lent {
         Self { start, bytes, _keep: keep }
     }
 
-    /// Views the first `count` values of `T`; `None` if they don't fit.
-    pub(crate) fn as_slice<T: Zeroed>(&self, count: usize) -> Option<&[T]> {
-        if count.checked_mul(size_of::<T>())? > self.bytes || align_of::<T>() > 64 {
-            return None;
-        }
-        // SAFETY: in bounds and aligned by the check, alive as long as `self`, and any bits are a valid `T` by `Zeroed`.
+    /// Views it as `count` values of `T`; `None` if they don't fit.
+    pub(crate) fn into_table<T: Zeroed>(self, count: usize) -> Option<Table<T>> {
+        let fits = count.checked_mul(size_of::<T>())? <= self.bytes && align_of::<T>() <= 64;
+        fits.then(|| Table { start: self.start.cast(), count, _keep: self })
+    }
+}
+
+/// Lent memory as values that are all shared.
+pub(crate) struct Table<T> {
+    start: NonNull<T>,
+    count: usize,
+    _keep: Lent,
+}
+
+// SAFETY: as a slice of `T`, which is made of atomics by the bound of `into_table`, would be.
+unsafe impl<T> Send for Table<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Table<T> {}
+
+impl<T> core::ops::Deref for Table<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: in bounds and aligned by `into_table`, alive as long as `self`, and any bits are a valid `T` by `Zeroed`.
         // Writers only go through the atomics inside `T`.
-        Some(unsafe { core::slice::from_raw_parts(self.start.as_ptr().cast::<T>(), count) })
+        unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.count) }
     }
 }
 

@@ -14,6 +14,52 @@ use crate::{
     zone::Physical,
 };
 
+/// Where the time of moves went, in nanoseconds, by step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StepTimes {
+    /// References, locks, owners, destinations.
+    pub claim: u64,
+    /// Migration entries.
+    pub block: u64,
+    /// TLB flushes.
+    pub flush: u64,
+    /// Freezing, dressing the destination, contents, owners' tables.
+    pub copy: u64,
+    /// Entries for the destination.
+    pub rebind: u64,
+    /// Waking, freeing, putting back.
+    pub release: u64,
+}
+
+impl StepTimes {
+    fn add(&mut self, other: Self) {
+        self.claim += other.claim;
+        self.block += other.block;
+        self.flush += other.flush;
+        self.copy += other.copy;
+        self.rebind += other.rebind;
+        self.release += other.release;
+    }
+}
+
+/// A stopwatch that only looks at the clock if asked to.
+struct Clock<'p> {
+    physical: Option<&'p Physical>,
+    last: u64,
+}
+
+impl<'p> Clock<'p> {
+    fn new(physical: &'p Physical, on: bool) -> Self {
+        Self { physical: on.then_some(physical), last: if on { physical.machine().now_ns() } else { 0 } }
+    }
+
+    fn lap(&mut self) -> u64 {
+        let Some(physical) = self.physical else { return 0 };
+        let now = physical.machine().now_ns();
+        core::mem::replace(&mut self.last, now).abs_diff(now)
+    }
+}
+
 /// Moves pages. Keeps its room and the last look-ups, so that a batch allocates nothing.
 pub struct Mover<'e> {
     engine: &'e Engine,
@@ -22,6 +68,7 @@ pub struct Mover<'e> {
     debt: FlushDebt<'e>,
     rmap: Option<(u32, Arc<dyn ReverseMap>)>,
     owner: Option<(u32, Arc<Owner>)>,
+    times: Option<StepTimes>,
 }
 
 impl<'e> Mover<'e> {
@@ -36,7 +83,18 @@ impl<'e> Mover<'e> {
             debt,
             rmap: None,
             owner: None,
+            times: None,
         }
+    }
+
+    /// Measures the steps from now on; that costs two looks at the clock for each step of a batch.
+    pub fn measure_steps(&mut self) {
+        self.times = Some(StepTimes::default());
+    }
+
+    /// Gives where the time went since [`Self::measure_steps`].
+    pub fn step_times(&self) -> Option<StepTimes> {
+        self.times
     }
 
     fn physical(&self) -> &'e Physical {
@@ -85,16 +143,27 @@ impl<'e> Mover<'e> {
         wait: bool,
         outcome: &mut Outcome,
     ) {
+        let mut clock = Clock::new(self.physical(), self.times.is_some());
+        let mut times = StepTimes::default();
         for &pfn in batch {
             if let Err(Some(reason)) = self.claim(pfn, destination, options, wait) {
                 outcome.stayed.push((pfn, reason));
             }
         }
+        times.claim = clock.lap();
         self.block(options.mode > Mode::Async);
+        times.block = clock.lap();
         self.debt.pay();
+        times.flush = clock.lap();
         self.copy(options.mode);
+        times.copy = clock.lap();
         self.rebind();
+        times.rebind = clock.lap();
         self.release(destination, options.mode, outcome);
+        times.release = clock.lap();
+        if let Some(sum) = &mut self.times {
+            sum.add(times);
+        }
     }
 
     /// Claims a page: reference, lock, off its owner's lists, a destination, the mark. An error without
