@@ -26,8 +26,9 @@ struct Figures {
 
 fn main() {
     let mut rows = vec![["pages", "move ns", "memcpy ns", "of memcpy's rate", "move GB/s"].map(String::from).to_vec()];
-    let mut steps =
-        vec![["ns a page", "claim", "block", "flush", "copy", "rebind", "release"].map(String::from).to_vec()];
+    let mut steps = vec![
+        ["ns a page", "claim", "block", "flush", "freeze", "copy", "rebind", "release"].map(String::from).to_vec(),
+    ];
     for (name, contents, driver) in [
         ("anonymous, mapped once", Contents::All, false),
         ("driver's, mapped once", Contents::All, true),
@@ -43,9 +44,11 @@ fn main() {
             ratio,
             format!("{:.2}", PAGE_SIZE as f64 / moved),
         ]);
-        let StepTimes { claim, block, flush, copy, rebind, release } = figures.steps;
+        let StepTimes { claim, block, flush, freeze, copy, rebind, release } = figures.steps;
         let each = |ns: u64| format!("{:.1}", ns as f64 / (f64::from(PAGES) * ROUNDS as f64));
-        steps.push([name.into()].into_iter().chain([claim, block, flush, copy, rebind, release].map(each)).collect());
+        steps.push(
+            [name.into()].into_iter().chain([claim, block, flush, freeze, copy, rebind, release].map(each)).collect(),
+        );
     }
     print("Moving 4 KiB pages, one thread, batch 512 (median of rounds)", &rows);
     print("Where the time goes (mean; copy includes the memcpy)", &steps);

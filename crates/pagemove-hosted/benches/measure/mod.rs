@@ -18,6 +18,10 @@ pub fn boot(frames: u32, cpus: usize, contents: Contents) -> (Arc<Hosted>, Arc<E
     let zones = vec![FrameRange::new(Pfn::new(0), frames).expect("frame numbers suffice")];
     let pageblock_order = Order::new(9).expect("an order");
     let engine = Engine::boot(machine.clone(), &zone::Config { zones, pageblock_order }).expect("a valid layout");
+    if contents == Contents::All {
+        // Now, since the host gives a page of RAM at its first use only: that would be measured instead.
+        (0..frames).for_each(|pfn| engine.physical().ram().zero(Pfn::new(pfn), Order::ZERO));
+    }
     (machine, engine)
 }
 

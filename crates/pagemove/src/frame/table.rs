@@ -92,6 +92,12 @@ impl FrameTable {
         }
     }
 
+    /// Locks a frame that was set aside: nobody else takes its lock, at most somebody waits for a lock that it had before.
+    pub(crate) fn lock_set_aside(&self, pfn: Pfn) {
+        // Relaxed: what led here is the allocator's lock. No compare-and-swap: it's free, and only we would take it.
+        self[pfn].lock.store(HELD, Ordering::Relaxed);
+    }
+
     pub(crate) fn unlock_raw(&self, pfn: Pfn) {
         let lock = &self[pfn].lock;
         // Release pairs with the Acquire of the next holder and of `wait_unlocked`.

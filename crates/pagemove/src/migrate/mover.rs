@@ -11,7 +11,7 @@ use crate::{
     report::{Counter, Event, Reason},
     rmap::{MovingPage, ReverseMap},
     units::{Order, Pfn},
-    zone::Physical,
+    zone::{ClassRun, Physical},
 };
 
 /// Where the time of moves went, in nanoseconds, by step.
@@ -23,7 +23,9 @@ pub struct StepTimes {
     pub block: u64,
     /// TLB flushes.
     pub flush: u64,
-    /// Freezing, dressing the destination, contents, owners' tables.
+    /// Freezing, and making the destination what the source is.
+    pub freeze: u64,
+    /// Contents, and owners' tables.
     pub copy: u64,
     /// Entries for the destination.
     pub rebind: u64,
@@ -36,6 +38,7 @@ impl StepTimes {
         self.claim += other.claim;
         self.block += other.block;
         self.flush += other.flush;
+        self.freeze += other.freeze;
         self.copy += other.copy;
         self.rebind += other.rebind;
         self.release += other.release;
@@ -155,6 +158,8 @@ impl<'e> Mover<'e> {
         times.block = clock.lap();
         self.debt.pay();
         times.flush = clock.lap();
+        self.freeze();
+        times.freeze = clock.lap();
         self.copy(options.mode);
         times.copy = clock.lap();
         self.rebind();
@@ -216,7 +221,7 @@ impl<'e> Mover<'e> {
             Ok((page, owner)) => {
                 frame.mark(Marks::ISOLATED);
                 // Nobody looks for it before it's dressed, but who finds it by an entry must wait for us.
-                physical.frames().lock_raw(page.to);
+                physical.frames().lock_set_aside(page.to);
                 self.pages.push(page);
                 self.uses.push(owner);
                 Ok(())
@@ -286,44 +291,53 @@ impl<'e> Mover<'e> {
     fn block(&mut self, wait: bool) {
         let physical = self.physical();
         self.for_each_map(|map, pages, debt| map.block(physical, pages, wait, debt));
-        for page in &mut self.pages {
-            if page.stay.is_none() && physical.frame(page.from).maps() > 0 {
-                // A mapping was on its way in or out while we looked.
-                page.stay = Some(Reason::Raced);
-            }
-        }
     }
 
-    /// Freezes and copies each page; from here on whoever looks for it waits at the destination's lock or the source's.
+    /// Freezes each page, and makes its destination what it is. From here on nobody gets a reference to either.
+    fn freeze(&mut self) {
+        let physical = self.physical();
+        let mut classes = ClassRun::default();
+        for (page, owner) in self.pages.iter_mut().zip(&self.uses) {
+            if page.stay.is_some() {
+                continue;
+            }
+            let from = physical.frame(page.from);
+            let expected = expected(owner);
+            if !from.freeze(expected) {
+                page.stay = Some(match from {
+                    from if from.pins() > 0 => Reason::Pinned,
+                    // A mapping was on its way in or out while we looked.
+                    from if from.maps() > 0 => Reason::Raced,
+                    _ => Reason::Referenced,
+                });
+                continue;
+            }
+            dress_destination(physical, page, expected, &mut classes);
+        }
+        classes.finish(physical.blocks());
+    }
+
+    /// Copies each frozen page; who looks for it waits at the source's lock or the destination's.
     fn copy(&mut self, mode: Mode) {
         let physical = self.physical();
         for (page, owner) in self.pages.iter_mut().zip(&self.uses) {
             if page.stay.is_some() {
                 continue;
             }
-            let from = physical.frame(page.from);
-            // Ours, and the owner's.
-            let expected = 1 + u32::from(owner.is_some());
-            if !from.freeze(expected) {
-                page.stay = Some(if from.pins() > 0 { Reason::Pinned } else { Reason::Referenced });
-                continue;
-            }
-            dress_destination(physical, page);
-            let to = physical.frame(page.to);
-            to.set_refs(expected);
             match owner {
-                None => physical.ram().copy(page.from, page.to, page.order),
-                Some(owner) => {
+                None => physical.ram().copy_streaming(page.from, page.to, page.order),
+                Some(used) => {
                     let (from, to, index) = (page.from, page.to, page.key.index);
-                    let moved = owner.ops().migrate(&OwnedMove { physical, from, to, index, mode });
+                    let moved = used.ops().migrate(&OwnedMove { physical, from, to, index, mode });
                     if let Err(refusal) = moved {
                         page.stay = Some(reason_of(refusal));
                         undress_destination(physical, page);
-                        physical.frame(from).set_refs(expected);
+                        physical.frame(from).set_counts(expected(owner), 0);
                     }
                 }
             }
         }
+        physical.ram().settle_copies();
     }
 
     fn rebind(&mut self) {
@@ -334,6 +348,7 @@ impl<'e> Mover<'e> {
     fn release(&mut self, destination: &mut dyn Destination, mode: Mode, outcome: &mut Outcome) {
         let physical = self.physical();
         let frames = physical.frames();
+        let mut classes = ClassRun::default();
         for (page, owner) in self.pages.iter().zip(&self.uses) {
             let kept = page.target();
             if let Some(owner) = owner {
@@ -347,9 +362,18 @@ impl<'e> Mover<'e> {
                     outcome.moved += u64::from(page.order.frames());
                     frames.unlock_raw(page.to);
                     physical.put(page.to);
-                    // Frozen since the copy, so nobody has it; who waits for its lock looks anew at what led him here.
+                    // Frozen, so nobody has it; who waits for its lock looks anew at what led him there.
                     frames.unlock_raw(page.from);
-                    physical.free(page.from);
+                    if page.order == Order::ZERO {
+                        classes.add(
+                            physical.blocks(),
+                            page.from,
+                            physical.frame(page.from).state().class(),
+                            Class::Free,
+                        );
+                    } else {
+                        physical.free(page.from);
+                    }
                 }
                 Some(reason) => {
                     outcome.stayed.push((page.from, reason));
@@ -361,10 +385,18 @@ impl<'e> Mover<'e> {
                 }
             }
         }
+        classes.finish(physical.blocks());
+        let moved = self.pages.iter().filter(|page| page.stay.is_none() && page.order == Order::ZERO);
+        physical.free_counted(moved.map(|page| page.from));
         self.pages.clear();
         // After all locks: the last use of an owner that is gone may free its pages.
         self.uses.clear();
     }
+}
+
+/// References of a page that is claimed and blocked: ours, and its owner's.
+fn expected(owner: &Option<OwnerUse>) -> u32 {
+    1 + u32::from(owner.is_some())
 }
 
 fn reason_of(refusal: Refusal) -> Reason {
@@ -378,30 +410,29 @@ fn give_back(physical: &Physical, destination: &mut dyn Destination, pfn: Pfn, o
     if order == Order::ZERO { destination.give_back(pfn) } else { physical.put(pfn) }
 }
 
-/// Makes the destination what the source is: kind, size, owner, place and marks.
-fn dress_destination(physical: &Physical, page: &MovingPage) {
+/// Makes the destination what the source is: kind, size, owner, place and marks; with the references of both of us.
+fn dress_destination(physical: &Physical, page: &MovingPage, refs: u32, classes: &mut ClassRun) {
     let (from, to) = (physical.frame(page.from), physical.frame(page.to));
     let state = from.state();
+    let class = state.kind().first_class();
     if page.order == Order::ZERO {
-        physical.dress(page.to, page.order, state.kind());
+        classes.add(physical.blocks(), page.to, Class::Free, class);
     } else {
-        let class = state.kind().first_class();
-        let before = to.state().class();
-        physical.count(page.to, page.order, before, class);
-        to.set_state(State::new(state.kind(), class, page.order));
+        physical.count(page.to, page.order, Class::Kernel, class);
     }
     to.set_owner(from.owner(), page.key);
-    to.mark(state.marks() & Marks::DIRTY);
+    to.set_state(State::new(state.kind(), class, page.order).with(state.marks() & Marks::DIRTY));
+    to.set_counts(refs, 0);
 }
 
 fn undress_destination(physical: &Physical, page: &MovingPage) {
     let to = physical.frame(page.to);
     if page.order == Order::ZERO {
-        to.set_refs(0);
+        to.set_counts(0, 0);
         physical.undress_to_reserved(page.to);
     } else {
         physical.count(page.to, page.order, to.state().class(), Class::Kernel);
         to.set_state(State::new(Kind::Kernel, Class::Kernel, page.order));
-        to.set_refs(1);
+        to.set_counts(1, 0);
     }
 }

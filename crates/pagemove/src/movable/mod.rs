@@ -50,7 +50,10 @@ pub struct OwnedMove<'a> {
 impl OwnedMove<'_> {
     /// Copies the contents.
     pub fn copy(&self) {
-        self.physical.ram().copy(self.from, self.to, self.physical.frame(self.from).state().order());
+        let ram = self.physical.ram();
+        ram.copy_streaming(self.from, self.to, self.physical.frame(self.from).state().order());
+        // What the driver does next may make the copy visible to others.
+        ram.settle_copies();
     }
 }
 

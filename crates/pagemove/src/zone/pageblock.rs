@@ -88,6 +88,32 @@ fn field(word: u64, number: usize) -> u16 {
     (word >> (number as u32 * BITS) & ((1 << BITS) - 1)) as u16
 }
 
+/// Changes of class that are counted together while they are in the same pageblock; a batch of pages mostly lies in few.
+#[derive(Default)]
+pub(crate) struct ClassRun {
+    pfn: Pfn,
+    change: Option<(Class, Class)>,
+    frames: u32,
+}
+
+impl ClassRun {
+    /// Counts one frame; [`Self::finish`] must follow.
+    pub(crate) fn add(&mut self, blocks: &Pageblocks, pfn: Pfn, from: Class, to: Class) {
+        if self.change != Some((from, to)) || blocks.number(pfn) != blocks.number(self.pfn) {
+            self.finish(blocks);
+            (self.pfn, self.change) = (pfn, Some((from, to)));
+        }
+        self.frames += 1;
+    }
+
+    /// Counts what is left.
+    pub(crate) fn finish(&mut self, blocks: &Pageblocks) {
+        if let Some((from, to)) = self.change.take() {
+            blocks.moved(self.pfn, from, to, core::mem::take(&mut self.frames));
+        }
+    }
+}
+
 /// All pageblocks.
 pub struct Pageblocks {
     blocks: Table<Block>,

@@ -221,7 +221,7 @@ impl Physical {
     }
 
     /// Makes free frames, which are the caller's alone (set aside, or just taken), an allocation of `kind` with one reference.
-    pub(crate) fn dress(&self, pfn: Pfn, order: Order, kind: Kind) {
+    fn dress(&self, pfn: Pfn, order: Order, kind: Kind) {
         let class = kind.first_class();
         if order > Order::ZERO {
             for tail in (FrameRange { start: pfn, frames: order.frames() }).iter().skip(1) {
@@ -230,9 +230,8 @@ impl Physical {
         }
         let frame = &self.frames[pfn];
         frame.set_owner(0, Key::default());
-        frame.set_maps(0);
         frame.set_state(State::new(kind, class, order));
-        frame.set_refs(1);
+        frame.set_counts(1, 0);
         self.count(pfn, order, Class::Free, class);
     }
 
@@ -259,22 +258,39 @@ impl Physical {
     pub(crate) fn free(&self, pfn: Pfn) {
         let state = self.undress(pfn);
         let Some(zone) = self.zone_of(pfn) else { return };
-        let migratetype = self.blocks.migratetype(self.blocks.number(pfn));
-        if state.order() == Order::ZERO
-            && let Some(mut lists) = zone.cpus[self.machine.cpu()].try_lock()
-        {
-            let high = lists.high();
-            // An isolated block's frames have no list: they go to the buddy lists at once.
-            if let Some(list) = lists.list(migratetype) {
-                self.frames[pfn].set_state(CACHED);
-                list.push(pfn);
-                if list.len() > high {
-                    self.spill(zone, list);
-                }
-                return;
-            }
+        if state.order() == Order::ZERO {
+            let mut lists = zone.cpus[self.machine.cpu()].try_lock();
+            self.free_base(zone, lists.as_deref_mut(), pfn);
+        } else {
+            zone.buddy.lock().give(self.tables(), pfn, state.order());
         }
-        zone.buddy.lock().give(self.tables(), pfn, state.order());
+    }
+
+    /// Puts a base page on a processor's list; without one, or from an isolated block, on the buddy lists.
+    fn free_base(&self, zone: &Zone, lists: Option<&mut CpuLists>, pfn: Pfn) {
+        let migratetype = self.blocks.migratetype(self.blocks.number(pfn));
+        let high = lists.as_ref().map_or(0, |lists| lists.high());
+        if let Some(list) = lists.and_then(|lists| lists.list(migratetype)) {
+            self.frames[pfn].set_state(CACHED);
+            list.push(pfn);
+            if list.len() > high {
+                self.spill(zone, list);
+            }
+        } else {
+            self.frames[pfn].set_state(FREE);
+            zone.buddy.lock().give(self.tables(), pfn, Order::ZERO);
+        }
+    }
+
+    /// Frees base pages, which are the caller's alone and counted as free already, with one hold of the lists' lock.
+    pub(crate) fn free_counted(&self, pfns: impl Iterator<Item = Pfn>) {
+        let mut held = None;
+        for pfn in pfns {
+            let Some(zone) = self.zone_of(pfn) else { continue };
+            let (of, lists) = held.get_or_insert_with(|| (zone, zone.cpus[self.machine.cpu()].try_lock()));
+            let lists = if core::ptr::eq(*of, zone) { lists.as_deref_mut() } else { None };
+            self.free_base(zone, lists, pfn);
+        }
     }
 
     /// Takes the allocation's marks off: its frames count as free. Gives the state that it had.
