@@ -317,27 +317,28 @@ impl<'e> Mover<'e> {
         classes.finish(physical.blocks());
     }
 
-    /// Copies each frozen page; who looks for it waits at the source's lock or the destination's.
+    /// Copies each frozen page, then points the owners to the copies; who looks for one meanwhile waits at the source's
+    /// lock or the destination's.
     fn copy(&mut self, mode: Mode) {
         let physical = self.physical();
-        for (page, owner) in self.pages.iter_mut().zip(&self.uses) {
-            if page.stay.is_some() {
-                continue;
-            }
+        for (page, owner) in self.pages.iter_mut().zip(&self.uses).filter(|(page, _)| page.stay.is_none()) {
             match owner {
                 None => physical.ram().copy_streaming(page.from, page.to, page.order),
                 Some(used) => {
-                    let (from, to, index) = (page.from, page.to, page.key.index);
-                    let moved = used.ops().migrate(&OwnedMove { physical, from, to, index, mode });
-                    if let Err(refusal) = moved {
-                        page.stay = Some(reason_of(refusal));
-                        undress_destination(physical, page);
-                        physical.frame(from).set_counts(expected(owner), 0);
+                    if let Err(refusal) = used.ops().copy(&owned_move(physical, page, mode)) {
+                        unfreeze(physical, page, refusal, owner);
                     }
                 }
             }
         }
         physical.ram().settle_copies();
+        for (page, owner) in self.pages.iter_mut().zip(&self.uses).filter(|(page, _)| page.stay.is_none()) {
+            if let Some(used) = owner
+                && let Err(refusal) = used.ops().migrate(&owned_move(physical, page, mode))
+            {
+                unfreeze(physical, page, refusal, owner);
+            }
+        }
     }
 
     fn rebind(&mut self) {
@@ -410,11 +411,23 @@ fn give_back(physical: &Physical, destination: &mut dyn Destination, pfn: Pfn, o
     if order == Order::ZERO { destination.give_back(pfn) } else { physical.put(pfn) }
 }
 
+fn owned_move<'p>(physical: &'p Physical, page: &MovingPage, mode: Mode) -> OwnedMove<'p> {
+    OwnedMove { physical, from: page.from, to: page.to, index: page.key.index, mode }
+}
+
+/// Undoes the freeze of a page that its owner refuses.
+fn unfreeze(physical: &Physical, page: &mut MovingPage, refusal: Refusal, owner: &Option<OwnerUse>) {
+    page.stay = Some(reason_of(refusal));
+    undress_destination(physical, page);
+    physical.frame(page.from).set_counts(expected(owner), 0);
+}
+
 /// Makes the destination what the source is: kind, size, owner, place and marks; with the references of both of us.
 fn dress_destination(physical: &Physical, page: &MovingPage, refs: u32, classes: &mut ClassRun) {
     let (from, to) = (physical.frame(page.from), physical.frame(page.to));
     let state = from.state();
-    let class = state.kind().first_class();
+    // Its mappings will be the same, too.
+    let class = state.class();
     if page.order == Order::ZERO {
         classes.add(physical.blocks(), page.to, Class::Free, class);
     } else {
