@@ -16,11 +16,13 @@ pub fn enter(cpu: usize) {
     CPU.set(Some(cpu));
 }
 
-/// Gives this thread's number.
-pub(crate) fn current() -> usize {
-    CPU.get().unwrap_or_else(|| {
+/// Gives this thread's number, below `cpus`.
+pub(crate) fn current(cpus: usize) -> usize {
+    let cpu = CPU.get().unwrap_or_else(|| {
         let cpu = NEXT.fetch_add(1, Ordering::Relaxed);
         enter(cpu);
         cpu
-    })
+    });
+    // Mostly it is below already, and a division costs as much as an allocation may.
+    if cpu < cpus { cpu } else { cpu % cpus }
 }

@@ -155,7 +155,7 @@ impl Machine for Hosted {
     }
 
     fn cpu(&self) -> usize {
-        cpu::current() % self.config.cpus
+        cpu::current(self.config.cpus)
     }
 
     fn wait(&self, word: &AtomicU32, value: u32) {

@@ -5,7 +5,7 @@ use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use super::{
     buddy::{Buddy, Tables},
     pageblock::{Migratetype, Pageblocks},
-    percpu::{BATCH, CpuLists, HIGH},
+    percpu::{BATCH, CpuLists, CpuLock},
 };
 use crate::{
     frame::{Class, Frame, FrameTable, Key, Kind, Pins, Put, State},
@@ -58,7 +58,7 @@ pub struct AllocError {
 struct Zone {
     range: FrameRange,
     buddy: Mutex<Buddy>,
-    cpus: Box<[Mutex<CpuLists>]>,
+    cpus: Box<[CpuLock]>,
 }
 
 /// The physical memory of a machine.
@@ -91,7 +91,7 @@ impl Physical {
                 Zone {
                     range,
                     buddy: Mutex::new(Buddy::new(Tables { frames: &frames, blocks: &blocks }, range)),
-                    cpus: (0..cpus).map(|_| Mutex::new(CpuLists::new())).collect(),
+                    cpus: (0..cpus).map(|_| CpuLock::new(CpuLists::new(range.frames, cpus))).collect(),
                 }
             })
             .collect();
@@ -198,22 +198,30 @@ impl Physical {
     }
 
     fn take_cached(&self, zone: &Zone, migratetype: Migratetype) -> Option<Pfn> {
-        let mut lists = zone.cpus[self.machine.cpu() % zone.cpus.len()].lock();
-        let list = lists.list(migratetype)?;
-        if list.is_empty() {
-            let mut buddy = zone.buddy.lock();
-            while list.len() < BATCH
-                && let Some(pfn) = buddy.take(self.tables(), Order::ZERO, migratetype)
-            {
-                self.frames[pfn].set_state(CACHED);
-                list.push(pfn);
+        if let Some(mut lists) = zone.cpus[self.machine.cpu()].try_lock()
+            && let Some(list) = lists.list(migratetype)
+        {
+            if list.is_empty() {
+                self.refill(zone, migratetype, list, BATCH);
             }
+            return list.pop();
         }
-        list.pop()
+        zone.buddy.lock().take(self.tables(), Order::ZERO, migratetype)
+    }
+
+    /// Takes frames from the buddy lists until `list` has `most`, or there are none.
+    fn refill(&self, zone: &Zone, migratetype: Migratetype, list: &mut Vec<Pfn>, most: usize) {
+        let mut buddy = zone.buddy.lock();
+        while list.len() < most
+            && let Some(pfn) = buddy.take(self.tables(), Order::ZERO, migratetype)
+        {
+            self.frames[pfn].set_state(CACHED);
+            list.push(pfn);
+        }
     }
 
     /// Makes free frames, which are the caller's alone (set aside, or just taken), an allocation of `kind` with one reference.
-    pub(crate) fn dress(&self, pfn: Pfn, order: Order, kind: Kind) {
+    fn dress(&self, pfn: Pfn, order: Order, kind: Kind) {
         let class = kind.first_class();
         if order > Order::ZERO {
             for tail in (FrameRange { start: pfn, frames: order.frames() }).iter().skip(1) {
@@ -222,9 +230,8 @@ impl Physical {
         }
         let frame = &self.frames[pfn];
         frame.set_owner(0, Key::default());
-        frame.set_maps(0);
         frame.set_state(State::new(kind, class, order));
-        frame.set_refs(1);
+        frame.set_counts(1, 0);
         self.count(pfn, order, Class::Free, class);
     }
 
@@ -251,19 +258,39 @@ impl Physical {
     pub(crate) fn free(&self, pfn: Pfn) {
         let state = self.undress(pfn);
         let Some(zone) = self.zone_of(pfn) else { return };
-        let migratetype = self.blocks.migratetype(self.blocks.number(pfn));
-        if state.order() == Order::ZERO && migratetype != Migratetype::Isolated {
-            let mut lists = zone.cpus[self.machine.cpu() % zone.cpus.len()].lock();
-            if let Some(list) = lists.list(migratetype) {
-                self.frames[pfn].set_state(CACHED);
-                list.push(pfn);
-                if list.len() > HIGH {
-                    self.spill(zone, list);
-                }
-                return;
-            }
+        if state.order() == Order::ZERO {
+            let mut lists = zone.cpus[self.machine.cpu()].try_lock();
+            self.free_base(zone, lists.as_deref_mut(), pfn);
+        } else {
+            zone.buddy.lock().give(self.tables(), pfn, state.order());
         }
-        zone.buddy.lock().give(self.tables(), pfn, state.order());
+    }
+
+    /// Puts a base page on a processor's list; without one, or from an isolated block, on the buddy lists.
+    fn free_base(&self, zone: &Zone, lists: Option<&mut CpuLists>, pfn: Pfn) {
+        let migratetype = self.blocks.migratetype(self.blocks.number(pfn));
+        let high = lists.as_ref().map_or(0, |lists| lists.high());
+        if let Some(list) = lists.and_then(|lists| lists.list(migratetype)) {
+            self.frames[pfn].set_state(CACHED);
+            list.push(pfn);
+            if list.len() > high {
+                self.spill(zone, list);
+            }
+        } else {
+            self.frames[pfn].set_state(FREE);
+            zone.buddy.lock().give(self.tables(), pfn, Order::ZERO);
+        }
+    }
+
+    /// Frees base pages, which are the caller's alone and counted as free already, with one hold of the lists' lock.
+    pub(crate) fn free_counted(&self, pfns: impl Iterator<Item = Pfn>) {
+        let mut held = None;
+        for pfn in pfns {
+            let Some(zone) = self.zone_of(pfn) else { continue };
+            let (of, lists) = held.get_or_insert_with(|| (zone, zone.cpus[self.machine.cpu()].try_lock()));
+            let lists = if core::ptr::eq(*of, zone) { lists.as_deref_mut() } else { None };
+            self.free_base(zone, lists, pfn);
+        }
     }
 
     /// Takes the allocation's marks off: its frames count as free. Gives the state that it had.
@@ -278,7 +305,7 @@ impl Physical {
         debug_assert!(!matches!(state.kind(), Kind::Free | Kind::Cached | Kind::Tail), "frame {pfn} is freed twice");
         let order = state.order();
         for pfn in (FrameRange { start: pfn, frames: order.frames() }).iter() {
-            self.frames[pfn].set_state(State::new(Kind::Free, Class::Free, Order::ZERO));
+            self.frames[pfn].set_state(FREE);
         }
         self.count(pfn, order, state.class(), Class::Free);
         state
@@ -293,7 +320,7 @@ impl Physical {
     fn spill(&self, zone: &Zone, list: &mut Vec<Pfn>) {
         let mut buddy = zone.buddy.lock();
         // The oldest go: the newest are still in the processor's cache.
-        for pfn in list.drain(..HIGH / 2) {
+        for pfn in list.drain(..list.len() / 2) {
             self.frames[pfn].set_state(FREE);
             buddy.give(self.tables(), pfn, Order::ZERO);
         }
@@ -335,17 +362,13 @@ impl Physical {
     /// Sets aside up to `most` free frames of any block as destinations, from this processor's list first.
     pub(crate) fn reserve(&self, most: usize, out: &mut Vec<Pfn>) {
         for zone in self.zones.iter().rev() {
-            let mut lists = zone.cpus[self.machine.cpu() % zone.cpus.len()].lock();
-            if let Some(list) = lists.list(Migratetype::Movable) {
+            if let Some(mut lists) = zone.cpus[self.machine.cpu()].try_lock()
+                && let Some(list) = lists.list(Migratetype::Movable)
+            {
                 let from = list.len() - (most - out.len()).min(list.len());
                 out.extend(list.drain(from..));
             }
-            let mut buddy = zone.buddy.lock();
-            while out.len() < most {
-                let Some(pfn) = buddy.take(self.tables(), Order::ZERO, Migratetype::Movable) else { break };
-                self.frames[pfn].set_state(CACHED);
-                out.push(pfn);
-            }
+            self.refill(zone, Migratetype::Movable, out, most);
         }
     }
 
@@ -408,6 +431,15 @@ impl Physical {
             Kind::Driver if frame.maps() > 0 => Class::DriverMapped,
             kind => kind.first_class(),
         }
+    }
+
+    /// Gives the bytes of all that is kept about frames, processors' lists and this structure included.
+    pub fn metadata_bytes(&self) -> usize {
+        let lists = |zone: &Zone| size_of::<Zone>() + zone.cpus.iter().map(|cpu| cpu.lock().bytes()).sum::<usize>();
+        FrameTable::bytes(self.frames.len())
+            + Pageblocks::bytes(self.frames.len(), self.blocks.order())
+            + size_of::<Self>()
+            + self.zones.iter().map(lists).sum::<usize>()
     }
 
     /// Counts the free frames of all zones; exact at a quiet point.
