@@ -58,6 +58,13 @@ impl Lab {
         Process::new(&self.machine, &self.engine).unwrap()
     }
 
+    /// What a new process loads from the first word of page `page` of a file.
+    pub fn process_reading(&self, file: &Arc<PageCache>, page: u32) -> u64 {
+        let process = self.process();
+        let at = shared(&process, file.clone(), page + 1, Protection::READ);
+        process.load(at.start().up(page)).unwrap()
+    }
+
     /// Why no further process can be had, if so.
     pub fn process_error(&self) -> Option<HostedError> {
         Process::new(&self.machine, &self.engine).err()

@@ -15,6 +15,7 @@ use super::Lab;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     Isolate(Pfn, u32),
+    Copy(Pfn, Pfn, u32),
     Migrate(Pfn, Pfn, u32),
     Putback(Pfn, u32),
 }
@@ -22,12 +23,13 @@ pub enum Call {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
     Isolate,
+    Copy,
     Migrate,
     Putback,
 }
 
 impl Stage {
-    pub const ALL: [Stage; 3] = [Stage::Isolate, Stage::Migrate, Stage::Putback];
+    pub const ALL: [Stage; 4] = [Stage::Isolate, Stage::Copy, Stage::Migrate, Stage::Putback];
 }
 
 type Hook = Box<dyn FnOnce() + Send>;
@@ -73,7 +75,7 @@ impl Device {
 }
 
 impl Scripted {
-    /// Refuses at `stage` (isolate or migrate) from now on.
+    /// Refuses at `stage` (any but putback) from now on.
     pub fn refuse(&self, stage: Stage, refusal: Refusal) {
         self.script.lock().unwrap().refuse = Some((stage, refusal));
     }
@@ -117,9 +119,14 @@ impl MovableOps for Scripted {
         self.called(Stage::Isolate, Call::Isolate(page.pfn, page.index))
     }
 
+    fn copy(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
+        self.called(Stage::Copy, Call::Copy(page.from, page.to, page.index))?;
+        page.copy();
+        Ok(())
+    }
+
     fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
         self.called(Stage::Migrate, Call::Migrate(page.from, page.to, page.index))?;
-        page.copy();
         self.index.repoint(page)
     }
 
