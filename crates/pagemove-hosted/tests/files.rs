@@ -230,7 +230,8 @@ fn a_balloon_moves_inflates_and_deflates() {
         balloon.inflate(100).unwrap();
         assert_eq!((balloon.pages(), lab.free_frames()), (100, 412));
         let physical = lab.engine.physical();
-        let pages: Vec<_> = range(0, 512).iter().filter(|&pfn| physical.frame(pfn).state().kind() == Kind::Driver).collect();
+        let pages: Vec<_> =
+            range(0, 512).iter().filter(|&pfn| physical.frame(pfn).state().kind() == Kind::Driver).collect();
         let outcome = lab.migrate_all(&pages, pagemove::migrate::Options::new(Mode::Async));
         assert_eq!((outcome.moved, outcome.stayed), (100, vec![]));
         assert_eq!(balloon.deflate(30), 30);

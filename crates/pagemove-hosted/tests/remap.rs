@@ -185,10 +185,10 @@ fn wrong_calls_are_refused_and_change_nothing() {
         assert_eq!(space.mremap(at, 8, Some(space.bounds().end())), bad);
         let overlap = Err(SpaceError::Overlap { stage, at: other.start() });
         assert_eq!(space.mremap(part(at, 0, 2), 2, Some(other.start())), overlap);
-        assert_eq!(space.mremap(part(at, 0, 1), 3, Some(at.start().up(6))), Err(SpaceError::Overlap {
-            stage,
-            at: at.start().up(6)
-        }));
+        assert_eq!(
+            space.mremap(part(at, 0, 1), 3, Some(at.start().up(6))),
+            Err(SpaceError::Overlap { stage, at: at.start().up(6) })
+        );
         let unmapped = Err(SpaceError::NotMapped { stage, at: free });
         assert_eq!(space.mremap(VirtRange::new(free, 1).unwrap(), 1, None), unmapped);
         let over_the_end = Err(SpaceError::NotMapped { stage, at: at.end() });
@@ -196,10 +196,10 @@ fn wrong_calls_are_refused_and_change_nothing() {
         let far = Source::Shared { file, first: u32::MAX - 10 };
         let far = space.mmap(&Map { at: Some(free), pages: 5, protection: RW, source: far }).unwrap();
         assert_eq!(space.mremap(far, 11, None), Err(SpaceError::TooFar { stage }));
-        assert_eq!(space.mremap(part(at, 0, 1), space.bounds().pages(), None), Err(SpaceError::NoRoom {
-            stage,
-            pages: space.bounds().pages()
-        }));
+        assert_eq!(
+            space.mremap(part(at, 0, 1), space.bounds().pages(), None),
+            Err(SpaceError::NoRoom { stage, pages: space.bounds().pages() })
+        );
         assert_eq!(space.vmas().len(), 3);
         assert_holds(&process, at, 0);
     });

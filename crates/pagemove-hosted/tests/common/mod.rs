@@ -13,7 +13,7 @@ pub use snapshot::Snapshot;
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use pagemove::{
@@ -155,6 +155,15 @@ pub fn on_both(blocks: u32, test: impl Fn(&Lab)) {
         let free = lab.free_frames();
         test(&lab);
         lab.assert_all_free(free);
+    }
+}
+
+/// Sets a flag when dropped, so that threads which run until it's set end also when a check fails.
+pub struct SetAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
