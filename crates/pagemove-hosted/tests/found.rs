@@ -2,18 +2,21 @@
 //! are to be moved to the file of their subject.
 mod common;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, mpsc::channel},
+    time::Duration,
+};
 
 use common::*;
 use pagemove::{
     frame::Kind,
-    migrate::{Mode, Options},
+    migrate::{AnyFree, Mode, Mover, Options},
     paging::Flags,
     report::Event,
     space::{PageCache, Protection},
-    units::{HUGE_ORDER, Pfn},
+    units::{VirtAddr, VirtRange},
 };
-use pagemove_hosted::{TlbKind, enter_cpu};
+use pagemove_hosted::{Process, TlbKind, enter_cpu};
 
 /// The tables of the second and third level are pruned only if all addresses that they serve lie in the gap, and gaps
 /// end at the bounds of the address space. Those begin at 4 MiB, so the first table of each of these levels, which
@@ -25,6 +28,109 @@ fn a_process_that_ends_gives_all_its_page_tables_back() {
     process.store(anonymous(&process, 1).start(), 1).unwrap();
     drop(process);
     assert_eq!((lab.count_kind(Kind::PageTable), lab.free_frames()), (0, 512));
+}
+
+/// Does `deed` between the blocking of a page's entry and the flush of its move, on the thread that moves it, when the
+/// processor still has a translation for stores from before. Gives the process, and what was found.
+fn before_the_flush<R: Send + 'static>(deed: impl FnOnce(&Process, VirtRange) -> R + Send + 'static) -> R {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 2);
+    let process = Arc::new(lab.process());
+    // Between neighbours, so that no table goes with it, which would be flushed.
+    let at = part(anonymous(&process, 3), 1, 1);
+    process.store(at.start(), 7).unwrap();
+    let (send, receive) = channel();
+    let other = process.clone();
+    hooked.before_next_flush(move |_| send.send(deed(&other, at)).unwrap());
+    lab.migrate(pfn_at(&process, at.start()), Mode::Sync).unwrap();
+    receive.recv().unwrap()
+}
+
+/// Whoever changes or removes a **migration entry** owes no flush (`zap`, `change_entries`, `move_entries`, `copy_entry` do
+/// for present entries only). But the move that blocked it may not have flushed yet; so the call returns while processors
+/// still have the old translation. Here: what was unmapped is still there, and shows through what is mapped next.
+#[test]
+fn munmap_of_a_moving_page_flushes() {
+    let found = before_the_flush(|process, at| {
+        process.space().munmap(at).unwrap();
+        let after = process.load(at.start());
+        let again = anonymous(process, 1);
+        assert_eq!(again, at);
+        (after.is_err(), process.load(again.start()).unwrap())
+    });
+    assert_eq!(found, (true, 0), "(the load after munmap fails, new memory is zero)");
+}
+
+/// The same: rights are not taken when mprotect returns.
+#[test]
+fn mprotect_of_a_moving_page_flushes() {
+    let stored = before_the_flush(|process, at| {
+        process.space().mprotect(at, Protection::READ).unwrap();
+        process.store(at.start(), 8)
+    });
+    assert!(stored.is_err(), "a store to a read-only mapping went through");
+}
+
+/// The same: the old address still works.
+#[test]
+fn mremap_of_a_moving_page_flushes() {
+    let loaded = before_the_flush(|process, at| {
+        process.space().mremap(at, 1, Some(at.start().up(9))).unwrap();
+        process.load(at.start())
+    });
+    assert!(loaded.is_err(), "the page is still at its old address");
+}
+
+/// The same: the parent's stores after the fork, by a translation from before it, go to the frame that both share.
+#[test]
+fn fork_of_a_moving_page_flushes() {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 2);
+    let parent = Arc::new(lab.process());
+    let at = anonymous(&parent, 1);
+    parent.store(at.start(), 7).unwrap();
+    let (send, receive) = channel();
+    let other = parent.clone();
+    hooked.before_next_flush(move |_| {
+        let child = other.fork().unwrap();
+        // If the translation is gone, as it should be, this waits for the page; so on a thread of its own.
+        let storing = std::thread::spawn(move || {
+            enter_cpu(0);
+            other.store(at.start(), 8).unwrap();
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        send.send((child, storing)).unwrap();
+    });
+    enter_cpu(0);
+    parent.store(at.start(), 7).unwrap();
+    lab.migrate(pfn_at(&parent, at.start()), Mode::Sync).unwrap_or_default();
+    let (child, storing) = receive.recv().unwrap();
+    storing.join().unwrap();
+    assert_eq!(parent.load(at.start()).unwrap(), 8);
+    assert_eq!(child.load(at.start()).unwrap(), 7, "a store of the parent shows in its child");
+}
+
+/// The same: a store after `clear_soft_dirty` sets no mark.
+#[test]
+fn clear_soft_dirty_of_a_moving_page_flushes() {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 2);
+    let process = Arc::new(lab.process());
+    let at = anonymous(&process, 1);
+    enter_cpu(0);
+    process.store(at.start(), 7).unwrap();
+    let (send, receive) = channel();
+    let other = process.clone();
+    hooked.before_next_flush(move |_| {
+        other.space().clear_soft_dirty();
+        let storing = std::thread::spawn(move || {
+            enter_cpu(0);
+            other.store(at.start(), 8).unwrap();
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        send.send(storing).unwrap();
+    });
+    lab.migrate(pfn_at(&process, at.start()), Mode::Sync).unwrap();
+    receive.recv().unwrap().join().unwrap();
+    assert_eq!(process.load(at.start()).unwrap(), 8);
+    assert!(process.space().entry(at.start()).has(Flags::SOFT_DIRTY), "a store left no soft-dirty mark");
 }
 
 /// `mremap` moves the entries, lets go of the reverse maps, and flushes the old addresses only then. A move that comes in
@@ -39,62 +145,51 @@ fn a_store_by_the_old_address_is_not_lost_when_the_page_moves_in_the_midst_of_mr
     process.store(at.start(), 1).unwrap();
     enter_cpu(0);
     let (engine, other, old) = (lab.engine.clone(), process.clone(), pfn_at(&process, at.start()));
-    let stored: Arc<Mutex<Option<u64>>> = Arc::default();
-    let by_other = stored.clone();
-    // The hook runs where mremap is about to flush.
+    let (send, receive) = channel();
+    // Where mremap is about to flush.
     hooked.before_next_flush(move |_| {
-        let mut to = pagemove::migrate::AnyFree::new(engine.physical(), 1);
-        pagemove::migrate::Mover::new(&engine).migrate(&[old], &mut to, Options::new(Mode::Async));
-        // The other processor's thread, which has not heard of any of it; a fault would make it wait, as it should.
-        enter_cpu(1);
-        let counters = engine.physical().counters();
-        let faults = counters.get(pagemove::report::Counter::Pgfault);
-        if lab_would_hit(&other, at.start()) {
-            other.store(at.start(), 2).unwrap();
-            assert_eq!(counters.get(pagemove::report::Counter::Pgfault), faults);
-            *by_other.lock().unwrap() = Some(2);
-        }
-        enter_cpu(0);
+        let mut to = AnyFree::new(engine.physical(), 1);
+        Mover::new(&engine).migrate(&[old], &mut to, Options::new(Mode::Async));
+        send.send(stores_at_once(&other, at.start())).unwrap();
     });
     let new = process.space().mremap(at, 1, Some(at.start().up(10))).unwrap();
-    let expected = stored.lock().unwrap().unwrap_or(1);
+    let expected = if receive.recv().unwrap() { 2 } else { 1 };
     assert_eq!(process.load(new.start()).unwrap(), expected, "a store that completed was lost");
 }
 
-/// Tells whether a store would go through without a fault, by trying it on a thread that may wait for ever.
-fn lab_would_hit(process: &Arc<pagemove_hosted::Process>, at: pagemove::units::VirtAddr) -> bool {
-    let (send, receive) = std::sync::mpsc::channel();
-    let process = process.clone();
-    std::thread::spawn(move || {
-        enter_cpu(1);
-        let stored = process.store(at, 2).is_ok();
-        let _ = send.send(stored);
-    });
-    receive.recv_timeout(std::time::Duration::from_millis(300)).unwrap_or(false)
-}
-
-/// As above with truncation, which frees the frame: the old translation then reaches a frame that is somebody else's.
+/// As above with truncation, which frees the frame: the old translation then reaches a frame that is free, or another's.
 #[test]
-fn a_frame_is_not_reused_while_an_old_translation_reaches_it_in_the_midst_of_mremap() {
+fn a_frame_is_not_free_while_an_old_translation_reaches_it_in_the_midst_of_mremap() {
     let (lab, hooked) = Hooked::lab(TlbKind::Soft, 1);
     let process = Arc::new(lab.process());
     let file = PageCache::new(&lab.engine, "file", 1);
     let at = shared(&process, file.clone(), 1, RW);
+    enter_cpu(1);
     process.store(at.start(), 1).unwrap();
+    enter_cpu(0);
     let frame = pfn_at(&process, at.start());
     let (engine, index, other) = (lab.engine.clone(), file.index().clone(), process.clone());
-    let reached: Arc<Mutex<bool>> = Arc::default();
-    let found = reached.clone();
+    let (send, receive) = channel();
     hooked.before_next_flush(move |_| {
         // Truncation finds the entry at its new address, and flushes that.
         index.remove(0);
-        let physical = engine.physical();
-        if physical.frame(frame).refs() == 0 && lab_would_hit(&other, at.start()) {
-            *found.lock().unwrap() = physical.ram_words(frame)[0].load(std::sync::atomic::Ordering::SeqCst) == 2;
-        }
+        let free = engine.physical().frame(frame).refs() == 0;
+        send.send(free && stores_at_once(&other, at.start())).unwrap();
     });
     process.space().mremap(at, 1, Some(at.start().up(10))).unwrap();
-    assert!(!*reached.lock().unwrap(), "a store went to a frame that was free");
+    assert!(!receive.recv().unwrap(), "a store went to a frame that was free");
+}
+
+/// Tells whether processor 1 stores 2 at `at` by a translation that it has. Without one it would fault and wait for the
+/// address space, which its caller has locked; so it's tried on a thread of its own, and not waited for in that case.
+fn stores_at_once(process: &Arc<Process>, at: VirtAddr) -> bool {
+    let (send, receive) = channel();
+    let process = process.clone();
+    std::thread::spawn(move || {
+        enter_cpu(1);
+        let _ = send.send(process.store(at, 2).is_ok());
+    });
+    receive.recv_timeout(Duration::from_millis(200)).unwrap_or(false)
 }
 
 /// `mremap` to a fixed place, and shorter by part of a 2 MiB page: the edges of the old range are split, the place of the
@@ -114,6 +209,12 @@ fn mremap_that_cuts_through_a_huge_page_keeps_the_pages_before_the_cut() {
 /// release builds lose the page.
 #[test]
 fn mremap_of_a_huge_page_to_where_small_ones_have_been() {
+    // In a process of its own: the assertion leaves a debt unpaid, whose panic while unwinding aborts the program.
+    if case().is_none() {
+        let output = run_case("mremap_of_a_huge_page_to_where_small_ones_have_been", "run");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
     let lab = Lab::new(TlbKind::Soft, 6);
     let process = lab.process();
     let small = anonymous(&process, 4);
@@ -249,7 +350,7 @@ fn a_translation_that_is_filled_anew_is_not_forgotten_by_evicting_it() {
     if case().is_none() {
         // Alone in a process, since the number of translations is counted for all of it.
         let output = run_case(TEST, "evict");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         return;
     }
     let areas = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse::<u32>().unwrap();
@@ -275,5 +376,4 @@ fn a_translation_that_is_filled_anew_is_not_forgotten_by_evicting_it() {
             assert_eq!(held, page.get() + 1, "a store went to a frame that the page has left");
         }
     }
-    let _ = (HUGE_ORDER, Pfn::new(0));
 }
