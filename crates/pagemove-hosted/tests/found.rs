@@ -377,3 +377,33 @@ fn a_translation_that_is_filled_anew_is_not_forgotten_by_evicting_it() {
         }
     }
 }
+
+/// A batch in SYNC mode waits for the writeback of one page while it holds the locks of the pages claimed before it. If
+/// what ends the writeback needs one of these (here: the driver looks at a neighbour), both wait for ever. A batch is not
+/// to wait at all; alone the page may.
+#[test]
+fn a_batch_that_waits_for_writeback_holds_no_other_page() {
+    let lab = Arc::new(Lab::new(TlbKind::Soft, 1));
+    let device = Device::open(&lab);
+    let (neighbour, written) = (device.fill(0, 1), device.fill(1, 1));
+    let mover = lab.clone();
+    lab.engine.physical().frames().start_writeback(written);
+    // On its way: the first page is isolated, and so locked.
+    let (begun, wait_begun) = channel();
+    device.driver.during_next(Stage::Isolate, move || begun.send(()).unwrap());
+    let moving = std::thread::spawn(move || mover.migrate_all(&[neighbour, written], Options::new(Mode::Sync)));
+    wait_begun.recv().unwrap();
+    let (done, wait_done) = channel();
+    let (driver, engine) = (device.driver.clone(), lab.engine.clone());
+    let ending = std::thread::spawn(move || {
+        drop(driver.index.lock_page(0));
+        let _ = done.send(());
+        engine.physical().frames().end_writeback(written);
+    });
+    let ended = wait_done.recv_timeout(Duration::from_secs(2)).is_ok();
+    // Lets both go on if they wait for each other.
+    lab.engine.physical().frames().end_writeback(written);
+    ending.join().unwrap();
+    assert_eq!(moving.join().unwrap().moved, 2);
+    assert!(ended, "the move and the end of the writeback waited for each other");
+}
