@@ -349,7 +349,6 @@ impl<'e> Mover<'e> {
     fn release(&mut self, destination: &mut dyn Destination, mode: Mode, outcome: &mut Outcome) {
         let physical = self.physical();
         let frames = physical.frames();
-        let mut classes = ClassRun::default();
         for (page, owner) in self.pages.iter().zip(&self.uses) {
             let kept = page.target();
             if let Some(owner) = owner {
@@ -365,14 +364,7 @@ impl<'e> Mover<'e> {
                     physical.put(page.to);
                     // Frozen, so nobody has it; who waits for its lock looks anew at what led him there.
                     frames.unlock_raw(page.from);
-                    if page.order == Order::ZERO {
-                        classes.add(
-                            physical.blocks(),
-                            page.from,
-                            physical.frame(page.from).state().class(),
-                            Class::Free,
-                        );
-                    } else {
+                    if page.order > Order::ZERO {
                         physical.free(page.from);
                     }
                 }
@@ -386,9 +378,8 @@ impl<'e> Mover<'e> {
                 }
             }
         }
-        classes.finish(physical.blocks());
         let moved = self.pages.iter().filter(|page| page.stay.is_none() && page.order == Order::ZERO);
-        physical.free_counted(moved.map(|page| page.from));
+        physical.free_all(moved.map(|page| page.from));
         self.pages.clear();
         // After all locks: the last use of an owner that is gone may free its pages.
         self.uses.clear();
@@ -429,9 +420,9 @@ fn dress_destination(physical: &Physical, page: &MovingPage, refs: u32, classes:
     // Its mappings will be the same, too.
     let class = state.class();
     if page.order == Order::ZERO {
-        classes.add(physical.blocks(), page.to, Class::Free, class);
+        classes.add(physical.blocks(), page.to, to.state().class(), class);
     } else {
-        physical.count(page.to, page.order, Class::Kernel, class);
+        physical.count(page.to, page.order, to.state().class(), class);
     }
     to.set_owner(from.owner(), page.key);
     to.set_state(State::new(state.kind(), class, page.order).with(state.marks() & Marks::DIRTY));
