@@ -275,7 +275,11 @@ impl Physical {
     pub(crate) fn free(&self, pfn: Pfn) {
         let order = self.frames[pfn].state().order();
         if order == Order::ZERO {
-            self.free_all(core::iter::once(pfn));
+            if let Some(zone) = self.zone_of(pfn) {
+                let mut run = ClassRun::default();
+                self.with_own_lists(zone, |lists| self.free_base(zone, lists, pfn, &mut run));
+                run.finish(&self.blocks);
+            }
             return;
         }
         let class = self.check_freed(pfn);
