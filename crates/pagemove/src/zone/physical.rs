@@ -453,6 +453,15 @@ impl Physical {
         }
     }
 
+    /// Does what [`Self::settle_class`] does, without a change where there is none to make. The caller has locked the frame,
+    /// so that nobody adds a mapping; who removes one settles by himself.
+    pub(crate) fn settle_class_if_changed(&self, pfn: Pfn) {
+        let frame = &self.frames[pfn];
+        if frame.state().class() != self.class_of(frame) {
+            self.settle_class(pfn);
+        }
+    }
+
     fn class_of(&self, frame: &Frame) -> Class {
         match frame.state().kind() {
             kind if kind.is_movable() && frame.pins() > 0 => Class::Pinned,
