@@ -39,6 +39,18 @@ thread_local! {
     static NUMBER: Number = Number::new();
     // What the other one holds, without a look at whether that still lives: allocations ask for it.
     static KNOWN: Cell<usize> = const { Cell::new(NONE) };
+    static TLB: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Makes this thread use the TLB of virtual processor `cpu` (modulo the machine's number of them) from now on, so that one
+/// thread can act for several. Its own lists of free frames stay those of its number.
+pub fn enter(cpu: usize) {
+    TLB.set(Some(cpu));
+}
+
+/// Gives the number of the TLB that this thread uses.
+pub(crate) fn tlb() -> usize {
+    TLB.get().or_else(number).unwrap_or(0)
 }
 
 /// Gives this thread's number; `None` while the thread ends.

@@ -120,7 +120,7 @@ impl Hosted {
 
     /// Gives the number of the TLB that this thread uses.
     pub(crate) fn tlb_number(&self) -> usize {
-        let number = cpu::number().unwrap_or(0);
+        let number = cpu::tlb();
         // Mostly it is below already, and a division costs as much as the look-up.
         if number < self.config.cpus { number } else { number % self.config.cpus }
     }

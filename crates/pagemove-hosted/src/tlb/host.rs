@@ -100,10 +100,11 @@ impl HostTlb {
 /// Translations of one window.
 #[derive(Default)]
 struct Held {
-    // By virtual page number of the page's start.
-    pages: FxHashMap<u64, Order>,
-    // Oldest first; may name pages that were flushed since.
-    ages: VecDeque<u64>,
+    // By virtual page number of the page's start: its size, and the number of its fill.
+    pages: FxHashMap<u64, (Order, u64)>,
+    // Page and number of its fill, oldest first; may name fills whose page was flushed since.
+    ages: VecDeque<(u64, u64)>,
+    fills: u64,
 }
 
 /// A process's addresses.
@@ -160,8 +161,11 @@ impl Window {
         let start = if found.order == HUGE_ORDER { address.align_down_huge() } else { address.page() };
         let bytes = (found.order.frames() as usize) << PAGE_SHIFT;
         let at = found.first.index() << PAGE_SHIFT;
-        if held.pages.insert(start.vpn(), found.order).is_none() {
-            held.ages.push_back(start.vpn());
+        if !held.pages.contains_key(&start.vpn()) {
+            held.fills += 1;
+            let fill = held.fills;
+            held.pages.insert(start.vpn(), (found.order, fill));
+            held.ages.push_back((start.vpn(), fill));
             if HELD.fetch_add(1, Ordering::Relaxed) >= self.most {
                 self.evict(&mut held);
             }
@@ -199,8 +203,12 @@ impl Window {
         let mut pages = Vec::with_capacity(EVICTED);
         // Not the newest, which is being filled.
         while pages.len() < EVICTED && held.ages.len() > 1 {
-            let Some(vpn) = held.ages.pop_front() else { break };
-            if let Some(order) = held.pages.remove(&vpn) {
+            let Some((vpn, fill)) = held.ages.pop_front() else { break };
+            // Filled anew since: that one's age stands further behind.
+            if let Some(&(order, now)) = held.pages.get(&vpn)
+                && now == fill
+            {
+                held.pages.remove(&vpn);
                 pages.push((vpn, order));
             }
         }
@@ -216,13 +224,13 @@ impl Window {
         for range in ranges {
             let (first, behind) = (range.start.vpn(), range.start.vpn() + u64::from(range.pages));
             if u64::from(range.pages) > held.pages.len() as u64 {
-                gone.extend(
-                    held.pages.extract_if(|&vpn, order| vpn < behind && vpn + u64::from(order.frames()) > first),
-                );
+                let inside = |vpn: u64, order: Order| vpn < behind && vpn + u64::from(order.frames()) > first;
+                let found = held.pages.extract_if(|&vpn, &mut (order, _)| inside(vpn, order));
+                gone.extend(found.map(|(vpn, (order, _))| (vpn, order)));
                 continue;
             }
             let mut forget = |vpn: u64, least: Order| {
-                if let Some(&order) = held.pages.get(&vpn)
+                if let Some(&(order, _)) = held.pages.get(&vpn)
                     && order >= least
                 {
                     held.pages.remove(&vpn);
@@ -235,7 +243,7 @@ impl Window {
         }
         self.hide(gone);
         if held.ages.len() > held.pages.len() * 2 + EVICTED {
-            held.ages.retain(|vpn| held.pages.contains_key(vpn));
+            held.ages.retain(|(vpn, fill)| held.pages.get(vpn).is_some_and(|(_, now)| now == fill));
         }
     }
 

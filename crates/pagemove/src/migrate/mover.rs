@@ -133,10 +133,8 @@ impl<'e> Mover<'e> {
         }
         let counters = self.physical().counters();
         counters.add(Counter::PgmigrateSuccess, outcome.moved);
-        for &(pfn, reason) in &outcome.stayed {
-            counters.stayed(reason);
-            self.physical().events().push(Event::Stayed { pfn, reason });
-        }
+        outcome.stayed.iter().for_each(|&(_, reason)| counters.stayed(reason));
+        self.physical().events().push(outcome.stayed.iter().map(|&(pfn, reason)| Event::Stayed { pfn, reason }));
         // Nothing is kept alive by us between moves.
         (self.rmap, self.owner) = (None, None);
         outcome
@@ -387,6 +385,8 @@ impl<'e> Mover<'e> {
         }
         let moved = self.pages.iter().filter(|page| page.stay.is_none() && page.order == Order::ZERO);
         physical.free_all(moved.map(|page| page.from));
+        self.pages.retain(|page| page.stay.is_none());
+        physical.events().push(self.pages.iter().map(|page| Event::Moved { from: page.from, to: page.to }));
         self.pages.clear();
         self.owners.clear();
         // After all locks: the last use of an owner that is gone may free its pages.

@@ -17,6 +17,9 @@ impl AddressSpace {
         let part = vma.part(old).filter(|part| part.range == old);
         let part = part.ok_or(SpaceError::NotMapped { stage, at: vma.range.end() })?;
         part.first.checked_add(pages).ok_or(SpaceError::TooFar { stage })?;
+        if pages == old.pages() && to.is_none() {
+            return Ok(old);
+        }
         if pages < old.pages() {
             let kept = VirtRange::new(at, pages).ok_or(SpaceError::BadRange { stage })?;
             let cut = VirtRange::new(kept.end(), old.pages() - pages).ok_or(SpaceError::BadRange { stage })?;
@@ -68,6 +71,9 @@ impl AddressSpace {
                 }
             }
             self.move_entries(old, new, &mut debt);
+            // Before the locks go: a move or truncation that then finds a page at its new address flushes only that one,
+            // while a store by the old address would still go through (Linux: CVE-2018-18281).
+            debt.pay();
             vmas.remove(&vma.range.start());
             vmas.extend(rest.into_iter().flatten().map(|part| (part.range.start(), part)));
             vmas.insert(new.start(), moved);

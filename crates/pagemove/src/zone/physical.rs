@@ -184,14 +184,13 @@ impl Physical {
                 return Ok(pfn);
             }
         }
-        if order > Order::ZERO || self.zones.iter().any(|zone| zone.cpus.len() > 1) {
-            // What is missing may lie on the processors' lists.
-            self.drain_cpu_lists();
-            for zone in self.zones.iter().rev() {
-                if let Some(pfn) = zone.buddy.lock().take(self.tables(), order, migratetype) {
-                    self.dress(pfn, order, kind);
-                    return Ok(pfn);
-                }
+        // What is missing may lie on the processors' lists.
+        self.drain_cpu_lists();
+        for zone in self.zones.iter().rev() {
+            let pfn = zone.buddy.lock().take(self.tables(), order, migratetype);
+            if let Some(pfn) = pfn {
+                self.dress(pfn, order, kind);
+                return Ok(pfn);
             }
         }
         Err(AllocError { order })
@@ -371,7 +370,12 @@ impl Physical {
     /// Allocates just the frame `pfn` for `kind`, if it's free; for rebuilding a layout and for contiguous ranges.
     pub fn alloc_exactly(&self, pfn: Pfn, kind: Kind) -> bool {
         let Some(zone) = self.zone_of(pfn) else { return false };
-        let taken = zone.buddy.lock().take_exactly(self.tables(), pfn);
+        let take = || zone.buddy.lock().take_exactly(self.tables(), pfn);
+        let mut taken = take();
+        if !taken && self.frames[pfn].state().kind() == Kind::Cached {
+            self.drain_cpu_lists();
+            taken = take();
+        }
         if taken {
             self.dress(pfn, Order::ZERO, kind);
         }
