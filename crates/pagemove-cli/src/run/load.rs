@@ -1,0 +1,305 @@
+//! The load: processes, files and devices that fill memory, and churn it until it is fragmented.
+//!
+//! Allocations come in bursts of one kind, a few pages each, and bursts in phases: in some a program that uses a device
+//! is at work, in others none. So driver pages stand among those of the processes that ran at the same time, in some
+//! blocks and not in all, as they do on a machine that has run for weeks; they also live longer than memory of
+//! processes and cached files. The shares are a choice, made so that the policies can differ: a desktop with a GPU or a
+//! packet capture has more mapped driver pages, a plain server fewer.
+
+use pagemove::{
+    frame::Kind,
+    space::{PageCache, Source},
+    units::{Order, VirtRange},
+};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    cancel::Stop,
+    error::{EngineError, RunError},
+    region::{Backing, Region},
+    world::World,
+};
+
+/// Memory is filled until this share of it is free, and again in each round.
+const FULL: f64 = 0.10;
+/// Rounds of freeing and filling.
+const ROUNDS: u32 = 3;
+/// What a round frees of the pages that are there.
+const CHURNED: f64 = 0.3;
+/// Share of memory that is free in the end.
+const FREE: f64 = 0.45;
+/// Frees a driver makes for each that processes and caches make: its pages live longer.
+const DRIVER_FREES: f64 = 0.5;
+/// Pages that are freed together, at most.
+const RUN: u32 = 16;
+/// Blocks for each pinned page.
+const BLOCKS_PER_PIN: u32 = 64;
+/// Pages allocated in a phase, at least and below.
+const PHASE: std::ops::Range<u32> = 1024..4096;
+
+/// What a burst allocates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Anonymous,
+    Cached,
+    CachedMapped,
+    Private,
+    DeviceMapped,
+    DeviceUnmapped,
+    Kernel,
+}
+
+impl Use {
+    /// Weight in a phase with and without devices at work, pages of a burst at most, pages of a region.
+    const TABLE: [(Use, u32, u32, u32); 7] = [
+        (Use::Anonymous, 44, 64, 512),
+        (Use::Cached, 16, 64, 256),
+        (Use::CachedMapped, 12, 32, 256),
+        (Use::Private, 8, 16, 128),
+        (Use::DeviceMapped, 40, 16, 64),
+        (Use::DeviceUnmapped, 22, 16, 64),
+        (Use::Kernel, 6, 2, 0),
+    ];
+}
+
+/// Which devices are at work.
+#[derive(Debug, Clone, Copy)]
+struct Phase {
+    mapped: bool,
+    unmapped: bool,
+    left: u32,
+}
+
+/// Fills memory, churns it, and leaves it fragmented.
+pub(crate) struct Load<'a> {
+    world: &'a mut World,
+    rng: &'a mut ChaCha8Rng,
+    stop: &'a Stop,
+    open: [Option<usize>; Use::TABLE.len()],
+    phase: Phase,
+}
+
+impl<'a> Load<'a> {
+    /// Prepares the load.
+    pub(crate) fn new(world: &'a mut World, rng: &'a mut ChaCha8Rng, stop: &'a Stop) -> Self {
+        let phase = Phase { mapped: false, unmapped: false, left: 0 };
+        Self { world, rng, stop, open: [None; _], phase }
+    }
+
+    /// Runs it; `progress` hears how much of it is done, from 0 to 1.
+    pub(crate) fn run(mut self, seed: u64, progress: &mut dyn FnMut(f64)) -> Result<(), RunError> {
+        let stages = f64::from(ROUNDS * 2 + 2);
+        let failed = |error: LoadError| match error {
+            LoadError::Stopped => RunError::Stopped,
+            LoadError::Engine(error) => error.with_seed(seed),
+        };
+        for round in 0..=ROUNDS {
+            self.fill(&mut |part| progress((f64::from(round * 2) + part) / stages)).map_err(failed)?;
+            let share = if round < ROUNDS { CHURNED } else { self.share_to_free() };
+            self.thin(share).map_err(failed)?;
+        }
+        self.pin().map_err(failed)?;
+        progress(1.0);
+        Ok(())
+    }
+
+    fn free(&self) -> u32 {
+        self.world.host.engine.physical().free_frames()
+    }
+
+    fn frames(&self) -> u32 {
+        self.world.host.engine.physical().ram().frames()
+    }
+
+    /// Allocates until memory is full.
+    fn fill(&mut self, progress: &mut dyn FnMut(f64)) -> Result<(), LoadError> {
+        let full = (f64::from(self.frames()) * FULL) as u32;
+        let start = self.free();
+        loop {
+            let free = self.free();
+            // A margin besides, for the tables that a burst may need: memory can be tiny.
+            if free <= full.max(Self::MARGIN) {
+                return Ok(());
+            }
+            progress(f64::from(start - free.min(start)) / f64::from(start - full.min(start)).max(1.0));
+            self.burst()?;
+        }
+    }
+
+    /// Frames that a burst and its tables can take.
+    const MARGIN: u32 = 512;
+
+    /// Allocates a few pages of one kind.
+    fn burst(&mut self) -> Result<(), LoadError> {
+        if self.stop.is_set() {
+            return Err(LoadError::Stopped);
+        }
+        if self.phase.left == 0 {
+            let (mapped, unmapped) = (self.rng.random_bool(0.30), self.rng.random_bool(0.25));
+            self.phase = Phase { mapped, unmapped, left: self.rng.random_range(PHASE) };
+        }
+        let (at, burst, region) = self.choose();
+        let pages = self.rng.random_range(1..=burst);
+        self.phase.left = self.phase.left.saturating_sub(pages);
+        if Use::TABLE[at].0 == Use::Kernel {
+            return self.kernel(pages);
+        }
+        for _ in 0..pages {
+            let number = match self.open[at].filter(|&number| !self.world.regions[number].is_full()) {
+                Some(number) => number,
+                None => self.open(at, region)?,
+            };
+            self.open[at] = Some(number);
+            let World { regions, host, .. } = &mut *self.world;
+            let page = regions[number].filled;
+            regions[number].populate(host, page)?;
+        }
+        Ok(())
+    }
+
+    /// Chooses a use by weight among those of the phase.
+    fn choose(&mut self) -> (usize, u32, u32) {
+        let Phase { mapped, unmapped, .. } = self.phase;
+        let weight = |(of, weight, burst, _): (Use, u32, u32, u32)| match of {
+            Use::DeviceMapped if !mapped => 0,
+            Use::DeviceUnmapped if !unmapped => 0,
+            // By pages, not by bursts.
+            _ => weight * 64 / burst,
+        };
+        let all: u32 = Use::TABLE.into_iter().map(weight).sum();
+        let mut draw = self.rng.random_range(0..all);
+        for (at, entry) in Use::TABLE.into_iter().enumerate() {
+            if draw < weight(entry) {
+                return (at, entry.2, entry.3);
+            }
+            draw -= weight(entry);
+        }
+        (0, 1, 1)
+    }
+
+    /// Opens a new region for a use.
+    fn open(&mut self, at: usize, pages: u32) -> Result<usize, LoadError> {
+        let number = self.world.regions.len() as u32;
+        let of = Use::TABLE[at].0;
+        let (backing, views) = match of {
+            Use::Anonymous => (Backing::Anonymous, 1),
+            Use::Cached => (Backing::Cache(PageCache::new(&self.world.host.engine, "file", pages)), 0),
+            Use::CachedMapped => {
+                let views = self.rng.random_range(1..=2);
+                (Backing::Cache(PageCache::new(&self.world.host.engine, "file", pages)), views)
+            }
+            Use::Private => {
+                let store = Region::store_of(number, self.world.host.words);
+                let file = PageCache::with_store(&self.world.host.engine, "file", pages, Some(store));
+                (Backing::Private(file), 1)
+            }
+            Use::DeviceMapped => {
+                let device = self.rng.random_range(0..self.world.mapped.len());
+                // Mostly two: a client and a server, a program and its monitor.
+                let views = if self.rng.random_bool(0.7) { 2 } else { 1 };
+                (Backing::Device(self.world.mapped[device].open(pages)), views)
+            }
+            Use::DeviceUnmapped | Use::Kernel => {
+                let device = self.rng.random_range(0..self.world.unmapped.len());
+                (Backing::Device(self.world.unmapped[device].open(pages)), 0)
+            }
+        };
+        let mut mapped = Vec::with_capacity(views);
+        for view in 0..views {
+            let source = match &backing {
+                Backing::Anonymous => Source::Anonymous { huge: false },
+                Backing::Private(file) => Source::Private { file: file.clone(), first: 0 },
+                Backing::Cache(file) => Source::Shared { file: file.clone(), first: 0 },
+                Backing::Device(file) => Source::Shared { file: file.clone(), first: 0 },
+            };
+            let process = self.rng.random_range(0..self.world.host.processes.len());
+            // The second one reads only, or writes as well.
+            let writable = view == 0 || self.rng.random_bool(0.5);
+            mapped.push(self.world.host.map(process, pages, writable, source)?);
+        }
+        Ok(self.world.add(|number| Region::new(number, backing, mapped, pages)))
+    }
+
+    fn kernel(&mut self, pages: u32) -> Result<(), LoadError> {
+        for _ in 0..pages {
+            let kind = if self.rng.random_bool(0.7) { Kind::Slab } else { Kind::Kernel };
+            let pfn = self.world.host.engine.physical().alloc(Order::ZERO, kind).map_err(EngineError::from)?;
+            self.world.kernel.push(pfn);
+        }
+        Ok(())
+    }
+
+    /// Gives the share of pages to free so that in the end [`FREE`] of memory is free.
+    fn share_to_free(&self) -> f64 {
+        let live = |region: &Region| region.live.iter().filter(|&&live| live).count() as f64;
+        // A page of a private mapping frees its file's page as well.
+        let worth: f64 = self
+            .world
+            .regions
+            .iter()
+            .map(|region| match region.backing {
+                Backing::Private(_) => 2.0 * live(region),
+                Backing::Device(_) => DRIVER_FREES * live(region),
+                _ => live(region),
+            })
+            .sum();
+        let missing = f64::from(self.frames()) * FREE - f64::from(self.free());
+        (missing / worth.max(1.0)).clamp(0.0, 0.9)
+    }
+
+    /// Frees a share of all pages, in short runs.
+    fn thin(&mut self, share: f64) -> Result<(), LoadError> {
+        let World { regions, host, .. } = &mut *self.world;
+        for region in regions {
+            if self.stop.is_set() {
+                return Err(LoadError::Stopped);
+            }
+            let share = if region.is_device() { share * DRIVER_FREES } else { share };
+            let mut at = 0;
+            while at < region.filled {
+                let run = self.rng.random_range(1..=RUN).min(region.filled - at);
+                if self.rng.random_bool(share) && region.live[at as usize..(at + run) as usize].contains(&true) {
+                    region.free(host, at, run)?;
+                }
+                at += run;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins a few pages, each for a device that has their addresses.
+    fn pin(&mut self) -> Result<(), LoadError> {
+        let World { regions, host, pins, .. } = &mut *self.world;
+        let anonymous: Vec<&Region> =
+            regions.iter().filter(|region| matches!(region.backing, Backing::Anonymous)).collect();
+        if anonymous.is_empty() {
+            return Ok(());
+        }
+        let wanted = host.engine.physical().blocks().count() / BLOCKS_PER_PIN;
+        for number in 0..wanted {
+            let region = anonymous[self.rng.random_range(0..anonymous.len())];
+            let page = self.rng.random_range(0..region.filled);
+            let who = ["rdma", "vfio"][number as usize % 2];
+            if region.live[page as usize]
+                && let Some(view) = region.views.first()
+                && let Some(range) = VirtRange::new(view.start.up(page), 1)
+            {
+                pins.extend(host.processes[view.process].space().pin(range, true, who).map_err(EngineError::from)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why the load ended early.
+enum LoadError {
+    Stopped,
+    Engine(EngineError),
+}
+
+impl<E: Into<EngineError>> From<E> for LoadError {
+    fn from(error: E) -> Self {
+        Self::Engine(error.into())
+    }
+}
