@@ -41,6 +41,6 @@ fn main() -> ExitCode {
             Err(error) => (error.to_string(), error.exit_code()),
         },
     };
-    eprintln!("pagemove: {error}");
+    run::say(&format!("pagemove: {error}"));
     ExitCode::from(code)
 }

@@ -43,12 +43,8 @@ fn pair(policy: &PolicyResult) -> Markup {
     // One width for both, so that a block stands at the same place in each.
     let columns = columns(policy.before.len().max(policy.after.len()));
     let hostages_before = kind::hostages(&policy.before, &policy.fixed);
-    let fixed: Vec<_> = policy.fixed
-        .iter()
-        .enumerate()
-        .filter(|(_, fixed)| **fixed)
-        .map(|(class, _)| class.to_string())
-        .collect();
+    let fixed: Vec<_> =
+        policy.fixed.iter().enumerate().filter(|(_, fixed)| **fixed).map(|(class, _)| class.to_string()).collect();
     html! {
         article.pair data-before=(packed(&policy.before)) data-after=(packed(&policy.after))
             data-fixed=(fixed.join(" ")) data-columns=(columns) {

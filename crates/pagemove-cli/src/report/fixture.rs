@@ -92,8 +92,9 @@ fn compacted(before: &[BlockPicture], policy: &str) -> (Vec<BlockPicture>, u64) 
 
 fn policy(name: &str, before: &[BlockPicture], slow: f64, rng: &mut ChaCha8Rng) -> PolicyResult {
     let (after, moved) = compacted(before, name);
-    let free =
-        |blocks: &[BlockPicture]| blocks.iter().filter(|block| kind::kind(block, &fixed(name)) == Kind::Free).count() as u64;
+    let free = |blocks: &[BlockPicture]| {
+        blocks.iter().filter(|block| kind::kind(block, &fixed(name)) == Kind::Free).count() as u64
+    };
     let histogram = if before.is_empty() { Vec::new() } else { blocked(slow, rng) };
     PolicyResult {
         policy: name.into(),

@@ -29,14 +29,10 @@ pub(crate) enum RunError {
         /// Size of a block.
         block_kib: u64,
     },
-    /// More memory than frame numbers name.
-    #[error("{gib} GiB of memory are more than a machine here can have; the most is 1024 GiB")]
-    TooMuch {
-        /// What was asked for.
-        gib: u64,
-    },
     /// The layout is full of what never moves or is never freed.
-    #[error("the layout leaves {free} of {frames} frames free, too few for processes; take another one, or more memory")]
+    #[error(
+        "the layout leaves {free} of {frames} frames free, too few for processes; take another one, or more memory"
+    )]
     NoRoom {
         /// Free frames.
         free: u32,

@@ -23,10 +23,10 @@ use super::{
 
 /// Memory is filled until this share of it is free, and again in each round.
 const FULL: f64 = 0.10;
-/// Rounds of freeing and filling.
+/// Rounds of ending and filling.
 const ROUNDS: u32 = 3;
-/// What a round frees of the pages that are there.
-const CHURNED: f64 = 0.3;
+/// Share of the regions that end in a round: processes exit, files are dropped, device files closed.
+const ENDED: f64 = 0.2;
 /// Share of memory that is free in the end.
 const FREE: f64 = 0.45;
 /// Frees a driver makes for each that processes and caches make: its pages live longer.
@@ -34,9 +34,20 @@ const DRIVER_FREES: f64 = 0.5;
 /// Pages that are freed together, at most.
 const RUN: u32 = 16;
 /// Blocks for each pinned page.
-const BLOCKS_PER_PIN: u32 = 64;
-/// Pages allocated in a phase, at least and below.
-const PHASE: std::ops::Range<u32> = 1024..4096;
+const BLOCKS_PER_PIN: u32 = 32;
+/// Phases that it takes to allocate all of memory, about: so that memory of any size gets the same picture.
+const PHASES: u32 = 64;
+/// Kinds of phases, in turn; each filling of memory begins anew, with the programs that use no device.
+const CYCLE: [Phase; 8] = [
+    Phase::PLAIN,
+    Phase::PLAIN,
+    Phase { mapped: true, unmapped: false },
+    Phase::PLAIN,
+    Phase::PLAIN,
+    Phase { mapped: false, unmapped: true },
+    Phase::PLAIN,
+    Phase::PLAIN,
+];
 
 /// What a burst allocates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +68,8 @@ impl Use {
         (Use::Cached, 16, 64, 256),
         (Use::CachedMapped, 12, 32, 256),
         (Use::Private, 8, 16, 128),
-        (Use::DeviceMapped, 40, 16, 64),
-        (Use::DeviceUnmapped, 22, 16, 64),
+        (Use::DeviceMapped, 200, 16, 64),
+        (Use::DeviceUnmapped, 86, 16, 64),
         (Use::Kernel, 6, 2, 0),
     ];
 }
@@ -68,7 +79,10 @@ impl Use {
 struct Phase {
     mapped: bool,
     unmapped: bool,
-    left: u32,
+}
+
+impl Phase {
+    const PLAIN: Self = Self { mapped: false, unmapped: false };
 }
 
 /// Fills memory, churns it, and leaves it fragmented.
@@ -78,27 +92,30 @@ pub(crate) struct Load<'a> {
     stop: &'a Stop,
     open: [Option<usize>; Use::TABLE.len()],
     phase: Phase,
+    /// Pages left of the phase.
+    left: u32,
+    /// Phases begun since memory was last freed.
+    turn: usize,
 }
 
 impl<'a> Load<'a> {
     /// Prepares the load.
     pub(crate) fn new(world: &'a mut World, rng: &'a mut ChaCha8Rng, stop: &'a Stop) -> Self {
-        let phase = Phase { mapped: false, unmapped: false, left: 0 };
-        Self { world, rng, stop, open: [None; _], phase }
+        Self { world, rng, stop, open: [None; _], phase: Phase::PLAIN, left: 0, turn: 0 }
     }
 
     /// Runs it; `progress` hears how much of it is done, from 0 to 1.
     pub(crate) fn run(mut self, seed: u64, progress: &mut dyn FnMut(f64)) -> Result<(), RunError> {
-        let stages = f64::from(ROUNDS * 2 + 2);
         let failed = |error: LoadError| match error {
             LoadError::Stopped => RunError::Stopped,
             LoadError::Engine(error) => error.with_seed(seed),
         };
-        for round in 0..=ROUNDS {
-            self.fill(&mut |part| progress((f64::from(round * 2) + part) / stages)).map_err(failed)?;
-            let share = if round < ROUNDS { CHURNED } else { self.share_to_free() };
-            self.thin(share).map_err(failed)?;
+        for round in 0..ROUNDS {
+            self.end_some().map_err(failed)?;
+            self.fill(&mut |part| progress((f64::from(round) + part) / f64::from(ROUNDS))).map_err(failed)?;
         }
+        let share = self.share_to_free();
+        self.thin(share).map_err(failed)?;
         self.pin().map_err(failed)?;
         progress(1.0);
         Ok(())
@@ -116,6 +133,7 @@ impl<'a> Load<'a> {
     fn fill(&mut self, progress: &mut dyn FnMut(f64)) -> Result<(), LoadError> {
         let full = (f64::from(self.frames()) * FULL) as u32;
         let start = self.free();
+        (self.turn, self.left) = (0, 0);
         loop {
             let free = self.free();
             // A margin besides, for the tables that a burst may need: memory can be tiny.
@@ -135,13 +153,12 @@ impl<'a> Load<'a> {
         if self.stop.is_set() {
             return Err(LoadError::Stopped);
         }
-        if self.phase.left == 0 {
-            let (mapped, unmapped) = (self.rng.random_bool(0.30), self.rng.random_bool(0.25));
-            self.phase = Phase { mapped, unmapped, left: self.rng.random_range(PHASE) };
+        if self.left == 0 {
+            self.next_phase();
         }
         let (at, burst, region) = self.choose();
         let pages = self.rng.random_range(1..=burst);
-        self.phase.left = self.phase.left.saturating_sub(pages);
+        self.left = self.left.saturating_sub(pages);
         if Use::TABLE[at].0 == Use::Kernel {
             return self.kernel(pages);
         }
@@ -158,9 +175,17 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
+    /// Begins the next phase.
+    fn next_phase(&mut self) {
+        self.phase = CYCLE[self.turn % CYCLE.len()];
+        self.turn += 1;
+        let mean = (self.frames() / PHASES).max(2);
+        self.left = self.rng.random_range(mean / 2..mean * 3 / 2);
+    }
+
     /// Chooses a use by weight among those of the phase.
     fn choose(&mut self) -> (usize, u32, u32) {
-        let Phase { mapped, unmapped, .. } = self.phase;
+        let Phase { mapped, unmapped } = self.phase;
         let weight = |(of, weight, burst, _): (Use, u32, u32, u32)| match of {
             Use::DeviceMapped if !mapped => 0,
             Use::DeviceUnmapped if !unmapped => 0,
@@ -246,6 +271,19 @@ impl<'a> Load<'a> {
             .sum();
         let missing = f64::from(self.frames()) * FREE - f64::from(self.free());
         (missing / worth.max(1.0)).clamp(0.0, 0.9)
+    }
+
+    /// Frees whole regions.
+    fn end_some(&mut self) -> Result<(), LoadError> {
+        let World { regions, host, .. } = &mut *self.world;
+        for region in regions.iter_mut().filter(|region| region.filled > 0) {
+            let share = if region.is_device() { ENDED * DRIVER_FREES } else { ENDED };
+            if self.rng.random_bool(share) {
+                region.free(host, 0, region.live.len() as u32)?;
+                region.filled = region.live.len() as u32;
+            }
+        }
+        Ok(())
     }
 
     /// Frees a share of all pages, in short runs.

@@ -4,9 +4,13 @@
 
 use std::{fmt, fs, str::FromStr};
 
+use pagemove_hosted::HostedError;
+
 const MIB: u64 = 1 << 20;
 /// Least memory: enough blocks for compaction to have a choice.
 const LEAST: u64 = 64 * MIB;
+/// Most memory: beyond it lie typing errors.
+const MOST: u64 = 1 << 40;
 /// Most memory by default: what a run in less than a minute has time for.
 const MOST_BY_DEFAULT: u64 = 4096 * MIB;
 /// Sizes are whole numbers of this, a pageblock of x86-64.
@@ -20,6 +24,16 @@ impl Memory {
     /// Gives the bytes.
     pub(crate) fn bytes(self) -> u64 {
         self.0
+    }
+
+    /// Refuses more than this program may use: a control group's limit kills who passes it.
+    pub(crate) fn check(self) -> Result<(), HostedError> {
+        match ram() {
+            Some(ram) if self.0 > ram => {
+                Err(HostedError::NotEnoughMemory { asked: self.0 / MIB, available: ram / MIB })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Gives a quarter of this machine's RAM, at most 4 GiB.
@@ -66,8 +80,8 @@ impl FromStr for Memory {
         if !bytes.is_finite() || bytes < LEAST as f64 {
             return Err("the least is 64M".into());
         }
-        if bytes > (1_u64 << 42) as f64 {
-            return Err("frame numbers of this machine end at 4 TiB".into());
+        if bytes > MOST as f64 {
+            return Err("the most is 1T".into());
         }
         let bytes = bytes as u64;
         if !bytes.is_multiple_of(STEP) {
@@ -89,7 +103,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        for (text, mib) in [("64M", 64), ("512MiB", 512), ("2g", 2048), ("1.5G", 1536), ("67108864", 64), ("65536K", 64)] {
+        for (text, mib) in
+            [("64M", 64), ("512MiB", 512), ("2g", 2048), ("1.5G", 1536), ("67108864", 64), ("65536K", 64)]
+        {
             let memory: Memory = text.parse().unwrap();
             assert_eq!(memory.bytes(), mib * MIB, "{text}");
             assert_eq!(memory.to_string().parse(), Ok(memory));
@@ -98,7 +114,9 @@ mod tests {
 
     #[test]
     fn absurd_sizes_are_refused() {
-        for text in ["", "0", "-1G", "63M", "65M", "1e30T", "nan", "NaNG", "inf", "5T", "12 parsecs", "G", "1GG"] {
+        for text in
+            ["", "0", "-1G", "63M", "65M", "1e30T", "nan", "NaNG", "1025G", "inf", "5T", "12 parsecs", "G", "1GG"]
+        {
             assert!(text.parse::<Memory>().is_err(), "{text:?} is taken");
         }
     }

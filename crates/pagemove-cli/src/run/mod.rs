@@ -32,7 +32,8 @@ use std::{
     path::Path,
 };
 
-use pagemove::units::Order;
+use pagemove::{port::Contents, units::Order};
+use pagemove_hosted::{Config, Hosted};
 
 use self::{
     args::RunArgs, cancel::Stop, error::RunError, memory::Memory, policy::Common, progress::Progress, world::Shape,
@@ -50,6 +51,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<bool, RunError> {
     writable(&args.report)?;
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let memory = args.memory.unwrap_or_else(Memory::by_default);
+    probe(args, memory)?;
     let progress = Progress::new(args.quiet);
     progress.subject("memory of this machine".into());
     let (source, layout) = source::open(args.layout.as_ref(), &progress)?;
@@ -110,7 +112,7 @@ fn finish(results: &Results, args: &RunArgs, again: &str) -> Result<(), RunError
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         result => result.map_err(RunError::Print)?,
     }
-    eprintln!("Report: {}\nTo repeat: {again}", page.display());
+    say(&format!("Report: {}\nTo repeat: {again}", page.display()));
     Ok(())
 }
 
@@ -120,17 +122,27 @@ fn scaled(layout: &Layout, memory: Memory) -> Result<Layout, RunError> {
     if !memory.bytes().is_multiple_of(block) {
         return Err(RunError::NotWholeBlocks { block_kib: block >> 10 });
     }
-    let gib = memory.bytes() >> 30;
     let blocks = usize::try_from(memory.bytes() / block).ok().and_then(NonZeroUsize::new);
-    let blocks = blocks.filter(|_| gib <= 1024).ok_or(RunError::TooMuch { gib })?;
+    let blocks = blocks.ok_or(RunError::NotWholeBlocks { block_kib: block >> 10 })?;
     Ok(layout.scale(blocks)?)
+}
+
+/// Prints a message on stderr; if that is gone, nobody wants it.
+pub(crate) fn say(message: &str) {
+    let _ = writeln!(io::stderr(), "{message}");
+}
+
+/// Makes a machine and drops it, so that what can't be had is said before any work. Its RAM is never touched.
+fn probe(args: &RunArgs, memory: Memory) -> Result<(), RunError> {
+    memory.check()?;
+    let frames = (memory.bytes() / FRAME_BYTES) as u32;
+    Hosted::new(Config { frames, cpus: args.writers() + 1, tlb: args.tlb.kind(), contents: Contents::All })?;
+    Ok(())
 }
 
 /// Finds out now whether the report can be written, and not after all the work; leaves nothing behind.
 fn writable(dir: &Path) -> Result<(), RunError> {
     let exists = dir.ancestors().find(|folder| folder.exists());
     let folder = exists.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::tempfile_in(folder)
-        .map(drop)
-        .map_err(|source| RunError::ReportDir { dir: folder.into(), source })
+    tempfile::tempfile_in(folder).map(drop).map_err(|source| RunError::ReportDir { dir: folder.into(), source })
 }

@@ -1,11 +1,14 @@
 //! One policy from beginning to end: builds memory, lets writers loose, compacts, checks every word.
 
-use std::{collections::BTreeMap, thread, time::Instant};
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
 
 use pagemove::{
     Engine,
-    compact::{Act, Observation, Plan},
-    compact::Goal,
+    compact::{Act, Goal, Observation, Plan},
     migrate::{Mode, Options, Policy},
     report::Reason,
     units::Pfn,
@@ -36,12 +39,20 @@ const ROUNDS: u32 = 4;
 /// tables, which no TLB keeps anything of: these pages were never loaded before.
 const LOADED: usize = 16;
 
+/// How long writers write before compaction, and after it.
+const AROUND: Duration = Duration::from_millis(100);
+
 /// What all policies of a run have in common.
 pub(crate) struct Common<'a> {
+    /// Seed of every random choice.
     pub(crate) seed: u64,
+    /// What memory is like before the load.
     pub(crate) layout: &'a Layout,
+    /// What machine to make.
     pub(crate) shape: Shape,
+    /// Looked at between steps.
     pub(crate) stop: &'a Stop,
+    /// Hears what is under way.
     pub(crate) progress: &'a Progress,
 }
 
@@ -125,24 +136,18 @@ struct Compacted {
 }
 
 /// Compacts while writers write; they write before and afterwards as well.
-fn under_fire(
-    common: &Common<'_>,
-    policy: Policy,
-    world: &World,
-) -> Result<(Compacted, Vec<Written>), RunError> {
+fn under_fire(common: &Common<'_>, policy: Policy, world: &World) -> Result<(Compacted, Vec<Written>), RunError> {
     let &Common { seed, shape, stop, progress, .. } = common;
     let shared = Shared::new(shape.writers);
     let writers = writers::choose(world, shape.writers, seed);
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..)
-            .zip(writers)
-            .map(|(cpu, writer)| writer.start(scope, cpu, &world.host.processes, &shared))
-            .collect();
+        let threads: Vec<_> =
+            (0..).zip(writers).map(|(cpu, writer)| writer.start(scope, cpu, &world.host.processes, &shared)).collect();
         progress.stage("warming up the writers");
-        let running = shared.let_run(|| stop.is_set());
+        let running = shared.let_run(AROUND, || stop.is_set());
         let compacted = if running { compact(common, policy, &world.host.engine) } else { Compacted::default() };
         // Once more, so that writes that come after the last move are among those checked.
-        shared.let_run(|| stop.is_set());
+        shared.let_run(AROUND, || stop.is_set());
         shared.stop();
         let written = threads.into_iter().map(|thread| match thread.join() {
             Ok(written) => written.map_err(|error| error.with_seed(seed)),

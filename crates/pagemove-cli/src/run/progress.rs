@@ -36,7 +36,7 @@ impl Progress {
 
     /// Prints a line of its own; the bar stays below it.
     pub(crate) fn say(&self, line: &str) {
-        self.0.suspend(|| eprintln!("{line}"));
+        self.0.suspend(|| super::say(line));
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use pagemove::{
     migrate::{AnyFree, Mode, Mover, Options},
-    units::{Order, Pfn},
     space::{Access, Source},
+    units::{Order, Pfn},
 };
 use pagemove_hosted::TlbKind;
 
@@ -62,7 +62,10 @@ fn timed(world: &mut World, stop: &Stop) -> Result<Vec<(f64, f64)>, EngineError>
         let outcome = mover.migrate(&sources, &mut destination, Options::new(Mode::Async));
         let moving = start.elapsed().as_secs_f64();
         if outcome.moved != u64::from(PAGES) {
-            return Err(EngineError::Lost(format!("only {} of {PAGES} pages moved, though nothing uses them", outcome.moved)));
+            return Err(EngineError::Lost(format!(
+                "only {} of {PAGES} pages moved, though nothing uses them",
+                outcome.moved
+            )));
         }
         drop(destination);
         let moved = frames(world, &view)?;

@@ -5,7 +5,8 @@
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    thread::{Scope, ScopedJoinHandle},
+    thread::{self, Scope, ScopedJoinHandle},
+    time::{Duration, Instant},
 };
 
 use pagemove::units::VirtAddr;
@@ -70,18 +71,20 @@ impl Shared {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until every writer has gone on for a while, or one has ended; gives false then, or if `stop` says so.
-    pub(crate) fn let_run(&self, stop: impl Fn() -> bool) -> bool {
+    /// Waits for a time, and until every writer has gone on meanwhile, or one has failed; gives false then, or if `stop`
+    /// says so.
+    pub(crate) fn let_run(&self, time: Duration, stop: impl Fn() -> bool) -> bool {
+        let start = Instant::now();
         let targets: Vec<u64> = self.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed) + 4096).collect();
         loop {
             let behind = self.rounds.iter().zip(&targets).any(|(now, &then)| now.load(Ordering::Relaxed) < then);
-            if !behind {
+            if !behind && start.elapsed() >= time {
                 return true;
             }
             if stop() || self.stop.load(Ordering::Relaxed) {
                 return false;
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }
