@@ -16,10 +16,10 @@ const MOST_CPUS: i64 = 64;
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct RunArgs {
     /// Number that fixes every random choice [default: a new one each time].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) seed: Option<u64>,
     /// Memory of the machine, as 512M or 2G [default: a quarter of RAM, at most 4G].
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(crate) memory: Option<Memory>,
     /// Threads that write while pages move [default: one for each CPU, at most 8].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=MOST_CPUS))]

@@ -40,7 +40,7 @@ pub(crate) enum RunError {
         frames: u32,
     },
     /// The folder for the report is none, or can't be written.
-    #[error("can't write a report in {}: {source}", dir.display())]
+    #[error("can't write a report in {}: {source}; name another folder with --report", dir.display())]
     ReportDir {
         /// The folder, or the one above it that exists.
         dir: PathBuf,
