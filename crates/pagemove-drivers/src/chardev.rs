@@ -44,7 +44,6 @@ impl MovableOps for Driver {
     }
 
     fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
-        page.copy();
         self.index.repoint(page)?;
         self.moves.fetch_add(1, Ordering::Relaxed);
         Ok(())

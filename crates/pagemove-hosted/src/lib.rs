@@ -15,6 +15,5 @@ mod os;
 mod process;
 mod tlb;
 
-pub use cpu::enter as enter_cpu;
 pub use machine::{Config, Hosted, HostedError, TlbKind};
 pub use process::{ForkError, Process};

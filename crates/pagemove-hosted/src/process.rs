@@ -8,7 +8,6 @@ use std::sync::{
 
 use pagemove::{
     Engine,
-    port::Machine,
     space::{AddressSpace, FaultError, SpaceError},
     units::{VirtAddr, VirtRange},
 };
@@ -79,7 +78,7 @@ impl Process {
         match (&self.window, self.machine.tlb()) {
             (None, Tlb::Soft(tlb)) => {
                 let ram = self.space.engine().physical();
-                let cpu = self.machine.cpu();
+                let cpu = self.machine.tlb_number();
                 tlb.access(cpu, &self.space, address, store, |pfn, word| act(&ram.ram_words(pfn)[word]))
             }
             (Some(window), _) => {

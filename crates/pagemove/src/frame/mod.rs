@@ -5,8 +5,8 @@
 //! | field | who may change it |
 //! | --- | --- |
 //! | `lock` | anybody; 0 free, 1 held, 2 held and somebody waits ([`FrameTable::lock`]) |
-//! | `refs` | +1 by who has one, or by [`Frame::get_unless_zero`]; 0 means free **or frozen by a move** |
-//! | `maps` | who puts an entry into a page table, before it does; who takes one out, after it did |
+//! | `counts`: references | +1 by who has one, or by [`Frame::get_unless_zero`]; 0 means free **or frozen by a move** |
+//! | `counts`: mappings | who puts an entry into a page table, before it does; who takes one out, after it did |
 //! | `pins` | who pins, holding a reference meanwhile; so `pins > 0` implies `refs > 0` |
 //! | `state` | kind and order: who allocates; marks: one bit each, set and cleared by that mark's own calls only |
 //! | `owner`, `key` | who allocates, before the frame is visible; while the frame is locked, its owner. Free: the zone |
@@ -14,8 +14,10 @@
 //! A reference is held by each page-table entry (with a map count), by the owner that keeps the frame in an index, by
 //! pins, and for short by whoever looks at a frame. A migration entry holds none: the lock of its frame stands for it.
 //!
+//! References and mappings are two halves of one word, since most changes of one are a change of the other as well.
+//!
 //! A move claims the frame (reference and lock), turns its entries into migration entries, flushes, and *freezes*:
-//! compare-and-swap of `refs` from what it expects to 0. Who wants a reference then fails in `get_unless_zero`, and
+//! compare-and-swap from the references that it expects, and no mapping, to none at all. Who wants a reference then fails in `get_unless_zero`, and
 //! waits for the lock. Reuse of a freed frame can't be mistaken for the old one: who waits holds no claim on the frame,
 //! and looks again at the entry or index that led there.
 
@@ -40,13 +42,17 @@ use crate::{
 #[repr(C, align(32))]
 pub struct Frame {
     lock: AtomicU32,
-    refs: AtomicU32,
-    maps: AtomicU32,
     pins: AtomicU32,
+    counts: AtomicU64,
     state: AtomicU32,
     owner: AtomicU32,
     key: AtomicU64,
 }
+
+/// References, in the lower half of `counts`.
+const REFERENCE: u64 = 1;
+/// Mappings, in the upper half.
+const MAPPING: u64 = 1 << 32;
 
 const _: () = assert!(size_of::<Frame>() == 32, "Linux has 64; what is here is paid for by every frame of memory");
 
@@ -76,78 +82,79 @@ pub enum Put {
 impl Frame {
     /// Takes a reference, unless there is none: then the frame is free or frozen.
     pub fn get_unless_zero(&self) -> bool {
-        // Acquire pairs with the Release of `set_refs` and `put`: fields written before the frame got its count are seen.
-        self.refs
-            .fetch_update(
-                Ordering::Acquire,
-                Ordering::Relaxed,
-                |refs| if refs == 0 { None } else { refs.checked_add(1) },
-            )
+        // Acquire pairs with the Release of `set_counts` and `put`: fields written before the frame got its count are seen.
+        self.counts
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |counts| {
+                if counts as u32 == 0 || counts as u32 == u32::MAX { None } else { Some(counts + REFERENCE) }
+            })
             .is_ok()
     }
 
     /// Takes one more reference; the caller has one.
     pub fn get(&self) {
         // Relaxed: the caller's own reference keeps the frame as it is.
-        let before = self.refs.fetch_add(1, Ordering::Relaxed);
-        debug_assert_ne!(before, 0, "a reference was taken without having one");
+        let before = self.counts.fetch_add(REFERENCE, Ordering::Relaxed);
+        debug_assert_ne!(before as u32, 0, "a reference was taken without having one");
     }
 
     /// Gives a reference back.
     pub fn put(&self) -> Put {
         // AcqRel: what each holder did with the frame is before its freeing, which the last one does.
-        let before = self.refs.fetch_sub(1, Ordering::AcqRel);
-        assert_ne!(before, 0, "a reference was given back that nobody had");
-        if before == 1 { Put::Last } else { Put::Shared }
+        let before = self.counts.fetch_sub(REFERENCE, Ordering::AcqRel);
+        assert_ne!(before as u32, 0, "a reference was given back that nobody had");
+        if before as u32 == 1 { Put::Last } else { Put::Shared }
     }
 
-    /// Reads the count.
+    /// Reads the references.
     pub fn refs(&self) -> u32 {
-        self.refs.load(Ordering::Acquire)
-    }
-
-    /// Freezes: from `expected` references to none, if the count is just that. The caller holds the lock and one of them.
-    pub(crate) fn freeze(&self, expected: u32) -> bool {
-        // AcqRel: Acquire pairs with the Release in `put` of those that are gone, so that their stores are copied;
-        // Release orders the blocked entries before the zero that `get_unless_zero` sees.
-        self.refs.compare_exchange(expected, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    /// Sets the count of a frame that is frozen or not yet visible.
-    pub(crate) fn set_refs(&self, refs: u32) {
-        // Release pairs with the Acquire of `get_unless_zero`.
-        self.refs.store(refs, Ordering::Release);
+        self.counts.load(Ordering::Acquire) as u32
     }
 
     /// Reads how many page-table entries map the frame.
     pub fn maps(&self) -> u32 {
         // Acquire pairs with the Release of `unmapped`: the entry is gone when its count is.
-        self.maps.load(Ordering::Acquire)
+        (self.counts.load(Ordering::Acquire) >> 32) as u32
+    }
+
+    /// Freezes: from `expected` references and no mapping to none, if the counts are just that. The caller holds the lock
+    /// and one of the references.
+    pub(crate) fn freeze(&self, expected: u32) -> bool {
+        // AcqRel: Acquire pairs with the Release in `put` and `unmapped` of those that are gone, so that their stores are
+        // copied; Release orders the blocked entries before the zero that `get_unless_zero` sees.
+        let expected = u64::from(expected);
+        self.counts.compare_exchange(expected, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Sets the counts of a frame that is frozen or not yet visible.
+    pub(crate) fn set_counts(&self, refs: u32, maps: u32) {
+        // Release pairs with the Acquire of `get_unless_zero`.
+        self.counts.store(u64::from(refs) + u64::from(maps) * MAPPING, Ordering::Release);
     }
 
     /// Counts an entry that is about to be put into a table, and a reference for it. The caller has a reference, or the
     /// frame's lock while it is frozen or new.
     pub(crate) fn mapped(&self) {
         // Relaxed: the entry itself, written next with Release, publishes them.
-        self.refs.fetch_add(1, Ordering::Relaxed);
-        self.maps.fetch_add(1, Ordering::Relaxed);
+        self.counts.fetch_add(MAPPING + REFERENCE, Ordering::Relaxed);
     }
 
     /// Counts an entry whose reference the caller already holds and hands over.
     pub(crate) fn mapped_with_reference(&self) {
-        self.maps.fetch_add(1, Ordering::Relaxed);
+        self.counts.fetch_add(MAPPING, Ordering::Relaxed);
     }
 
     /// Uncounts an entry that was taken out of a table; its reference is still the caller's.
     pub(crate) fn unmapped(&self) {
-        // Release pairs with the Acquire of `maps`.
-        let before = self.maps.fetch_sub(1, Ordering::Release);
-        assert_ne!(before, 0, "more entries were removed than the frame had");
+        // Release pairs with the Acquire of `maps` and `freeze`.
+        let before = self.counts.fetch_sub(MAPPING, Ordering::Release);
+        assert!(before >= MAPPING, "more entries were removed than the frame had");
     }
 
-    /// Sets the map count of a frame that nobody else can see.
-    pub(crate) fn set_maps(&self, maps: u32) {
-        self.maps.store(maps, Ordering::Relaxed);
+    /// Uncounts an entry that was taken out of a table, and its reference; the caller has another one.
+    pub(crate) fn unmapped_with_reference(&self) {
+        // Release as in `unmapped`.
+        let before = self.counts.fetch_sub(MAPPING + REFERENCE, Ordering::Release);
+        assert!(before >= MAPPING && before as u32 > 1, "more entries were removed than the frame had");
     }
 
     /// Reads how many pins hold the frame.
@@ -230,9 +237,8 @@ mod tests {
     fn frame() -> Frame {
         Frame {
             lock: AtomicU32::new(0),
-            refs: AtomicU32::new(0),
-            maps: AtomicU32::new(0),
             pins: AtomicU32::new(0),
+            counts: AtomicU64::new(0),
             state: AtomicU32::new(0),
             owner: AtomicU32::new(0),
             key: AtomicU64::new(0),
@@ -243,11 +249,14 @@ mod tests {
     fn frozen_frames_give_no_reference() {
         let frame = frame();
         assert!(!frame.get_unless_zero());
-        frame.set_refs(2);
+        frame.set_counts(2, 0);
         assert!(!frame.freeze(1));
+        frame.mapped_with_reference();
+        assert!(!frame.freeze(2), "a mapped frame must not freeze");
+        frame.unmapped();
         assert!(frame.freeze(2));
         assert!(!frame.get_unless_zero());
-        frame.set_refs(1);
+        frame.set_counts(1, 0);
         assert!(frame.get_unless_zero());
         assert_eq!(frame.put(), Put::Shared);
         assert_eq!(frame.put(), Put::Last);

@@ -8,7 +8,7 @@ use core::ops::Index;
 
 use super::{Frame, Marks};
 use crate::{
-    port::{Lent, Machine},
+    port::{Machine, Table},
     sync::Ordering,
     units::Pfn,
 };
@@ -20,8 +20,7 @@ const CONTENDED: u32 = 2;
 /// All frames from 0 up to the end of RAM.
 pub struct FrameTable {
     machine: Arc<dyn Machine>,
-    storage: Lent,
-    frames: u32,
+    frames: Table<Frame>,
 }
 
 impl FrameTable {
@@ -32,29 +31,23 @@ impl FrameTable {
 
     /// Makes the table; `None` if the machine lends no storage for it.
     pub fn new(machine: Arc<dyn Machine>, frames: u32) -> Option<Self> {
-        let storage = machine.lend(Self::bytes(frames))?;
-        storage.as_slice::<Frame>(frames as usize)?;
-        Some(Self { machine, storage, frames })
+        let frames = machine.lend(Self::bytes(frames))?.into_table(frames as usize)?;
+        Some(Self { machine, frames })
     }
 
     /// Gives the number of frames.
     pub fn len(&self) -> u32 {
-        self.frames
+        self.frames.len() as u32
     }
 
     /// Tells whether there is no frame.
     pub fn is_empty(&self) -> bool {
-        self.frames == 0
+        self.frames.is_empty()
     }
 
     /// Gives the frame, or `None` beyond the end of RAM.
     pub fn get(&self, pfn: Pfn) -> Option<&Frame> {
-        self.all().get(pfn.index())
-    }
-
-    fn all(&self) -> &[Frame] {
-        // The size was checked by `new`.
-        self.storage.as_slice(self.frames as usize).unwrap_or_default()
+        self.frames.get(pfn.index())
     }
 
     /// Locks the frame if that needs no waiting.
@@ -99,6 +92,12 @@ impl FrameTable {
         }
     }
 
+    /// Locks a frame that was set aside: nobody else takes its lock, at most somebody waits for a lock that it had before.
+    pub(crate) fn lock_set_aside(&self, pfn: Pfn) {
+        // Relaxed: what led here is the allocator's lock. No compare-and-swap: it's free, and only we would take it.
+        self[pfn].lock.store(HELD, Ordering::Relaxed);
+    }
+
     pub(crate) fn unlock_raw(&self, pfn: Pfn) {
         let lock = &self[pfn].lock;
         // Release pairs with the Acquire of the next holder and of `wait_unlocked`.
@@ -141,7 +140,7 @@ impl Index<Pfn> for FrameTable {
     type Output = Frame;
 
     fn index(&self, pfn: Pfn) -> &Frame {
-        &self.all()[pfn.index()]
+        &self.frames[pfn.index()]
     }
 }
 

@@ -17,7 +17,7 @@ mod destination;
 mod mover;
 
 pub use destination::{AnyFree, Destination, TheseFrames};
-pub use mover::Mover;
+pub use mover::{Mover, StepTimes};
 
 use alloc::vec::Vec;
 

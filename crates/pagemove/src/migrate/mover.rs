@@ -11,8 +11,57 @@ use crate::{
     report::{Counter, Event, Reason},
     rmap::{MovingPage, ReverseMap},
     units::{Order, Pfn},
-    zone::Physical,
+    zone::{ClassRun, Physical},
 };
+
+/// Where the time of moves went, in nanoseconds, by step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StepTimes {
+    /// References, locks, owners, destinations.
+    pub claim: u64,
+    /// Migration entries.
+    pub block: u64,
+    /// TLB flushes.
+    pub flush: u64,
+    /// Freezing, and making the destination what the source is.
+    pub freeze: u64,
+    /// Contents, and owners' tables.
+    pub copy: u64,
+    /// Entries for the destination.
+    pub rebind: u64,
+    /// Waking, freeing, putting back.
+    pub release: u64,
+}
+
+impl StepTimes {
+    fn add(&mut self, other: Self) {
+        self.claim += other.claim;
+        self.block += other.block;
+        self.flush += other.flush;
+        self.freeze += other.freeze;
+        self.copy += other.copy;
+        self.rebind += other.rebind;
+        self.release += other.release;
+    }
+}
+
+/// A stopwatch that only looks at the clock if asked to.
+struct Clock<'p> {
+    physical: Option<&'p Physical>,
+    last: u64,
+}
+
+impl<'p> Clock<'p> {
+    fn new(physical: &'p Physical, on: bool) -> Self {
+        Self { physical: on.then_some(physical), last: if on { physical.machine().now_ns() } else { 0 } }
+    }
+
+    fn lap(&mut self) -> u64 {
+        let Some(physical) = self.physical else { return 0 };
+        let now = physical.machine().now_ns();
+        core::mem::replace(&mut self.last, now).abs_diff(now)
+    }
+}
 
 /// Moves pages. Keeps its room and the last look-ups, so that a batch allocates nothing.
 pub struct Mover<'e> {
@@ -22,6 +71,7 @@ pub struct Mover<'e> {
     debt: FlushDebt<'e>,
     rmap: Option<(u32, Arc<dyn ReverseMap>)>,
     owner: Option<(u32, Arc<Owner>)>,
+    times: Option<StepTimes>,
 }
 
 impl<'e> Mover<'e> {
@@ -36,7 +86,18 @@ impl<'e> Mover<'e> {
             debt,
             rmap: None,
             owner: None,
+            times: None,
         }
+    }
+
+    /// Measures the steps from now on; that costs two looks at the clock for each step of a batch.
+    pub fn measure_steps(&mut self) {
+        self.times = Some(StepTimes::default());
+    }
+
+    /// Gives where the time went since [`Self::measure_steps`].
+    pub fn step_times(&self) -> Option<StepTimes> {
+        self.times
     }
 
     fn physical(&self) -> &'e Physical {
@@ -85,16 +146,29 @@ impl<'e> Mover<'e> {
         wait: bool,
         outcome: &mut Outcome,
     ) {
+        let mut clock = Clock::new(self.physical(), self.times.is_some());
+        let mut times = StepTimes::default();
         for &pfn in batch {
             if let Err(Some(reason)) = self.claim(pfn, destination, options, wait) {
                 outcome.stayed.push((pfn, reason));
             }
         }
+        times.claim = clock.lap();
         self.block(options.mode > Mode::Async);
+        times.block = clock.lap();
         self.debt.pay();
+        times.flush = clock.lap();
+        self.freeze();
+        times.freeze = clock.lap();
         self.copy(options.mode);
+        times.copy = clock.lap();
         self.rebind();
+        times.rebind = clock.lap();
         self.release(destination, options.mode, outcome);
+        times.release = clock.lap();
+        if let Some(sum) = &mut self.times {
+            sum.add(times);
+        }
     }
 
     /// Claims a page: reference, lock, off its owner's lists, a destination, the mark. An error without
@@ -147,7 +221,7 @@ impl<'e> Mover<'e> {
             Ok((page, owner)) => {
                 frame.mark(Marks::ISOLATED);
                 // Nobody looks for it before it's dressed, but who finds it by an entry must wait for us.
-                physical.frames().lock_raw(page.to);
+                physical.frames().lock_set_aside(page.to);
                 self.pages.push(page);
                 self.uses.push(owner);
                 Ok(())
@@ -217,42 +291,52 @@ impl<'e> Mover<'e> {
     fn block(&mut self, wait: bool) {
         let physical = self.physical();
         self.for_each_map(|map, pages, debt| map.block(physical, pages, wait, debt));
-        for page in &mut self.pages {
-            if page.stay.is_none() && physical.frame(page.from).maps() > 0 {
-                // A mapping was on its way in or out while we looked.
-                page.stay = Some(Reason::Raced);
-            }
-        }
     }
 
-    /// Freezes and copies each page; from here on whoever looks for it waits at the destination's lock or the source's.
-    fn copy(&mut self, mode: Mode) {
+    /// Freezes each page, and makes its destination what it is. From here on nobody gets a reference to either.
+    fn freeze(&mut self) {
         let physical = self.physical();
+        let mut classes = ClassRun::default();
         for (page, owner) in self.pages.iter_mut().zip(&self.uses) {
             if page.stay.is_some() {
                 continue;
             }
             let from = physical.frame(page.from);
-            // Ours, and the owner's.
-            let expected = 1 + u32::from(owner.is_some());
+            let expected = expected(owner);
             if !from.freeze(expected) {
-                page.stay = Some(if from.pins() > 0 { Reason::Pinned } else { Reason::Referenced });
+                page.stay = Some(match from {
+                    from if from.pins() > 0 => Reason::Pinned,
+                    // A mapping was on its way in or out while we looked.
+                    from if from.maps() > 0 => Reason::Raced,
+                    _ => Reason::Referenced,
+                });
                 continue;
             }
-            dress_destination(physical, page);
-            let to = physical.frame(page.to);
-            to.set_refs(expected);
+            dress_destination(physical, page, expected, &mut classes);
+        }
+        classes.finish(physical.blocks());
+    }
+
+    /// Copies each frozen page, then points the owners to the copies; who looks for one meanwhile waits at the source's
+    /// lock or the destination's.
+    fn copy(&mut self, mode: Mode) {
+        let physical = self.physical();
+        for (page, owner) in self.pages.iter_mut().zip(&self.uses).filter(|(page, _)| page.stay.is_none()) {
             match owner {
-                None => physical.ram().copy(page.from, page.to, page.order),
-                Some(owner) => {
-                    let (from, to, index) = (page.from, page.to, page.key.index);
-                    let moved = owner.ops().migrate(&OwnedMove { physical, from, to, index, mode });
-                    if let Err(refusal) = moved {
-                        page.stay = Some(reason_of(refusal));
-                        undress_destination(physical, page);
-                        physical.frame(from).set_refs(expected);
+                None => physical.ram().copy_streaming(page.from, page.to, page.order),
+                Some(used) => {
+                    if let Err(refusal) = used.ops().copy(&owned_move(physical, page, mode)) {
+                        unfreeze(physical, page, refusal, owner);
                     }
                 }
+            }
+        }
+        physical.ram().settle_copies();
+        for (page, owner) in self.pages.iter_mut().zip(&self.uses).filter(|(page, _)| page.stay.is_none()) {
+            if let Some(used) = owner
+                && let Err(refusal) = used.ops().migrate(&owned_move(physical, page, mode))
+            {
+                unfreeze(physical, page, refusal, owner);
             }
         }
     }
@@ -278,9 +362,11 @@ impl<'e> Mover<'e> {
                     outcome.moved += u64::from(page.order.frames());
                     frames.unlock_raw(page.to);
                     physical.put(page.to);
-                    // Frozen since the copy, so nobody has it; who waits for its lock looks anew at what led him here.
+                    // Frozen, so nobody has it; who waits for its lock looks anew at what led him there.
                     frames.unlock_raw(page.from);
-                    physical.free(page.from);
+                    if page.order > Order::ZERO {
+                        physical.free(page.from);
+                    }
                 }
                 Some(reason) => {
                     outcome.stayed.push((page.from, reason));
@@ -292,10 +378,17 @@ impl<'e> Mover<'e> {
                 }
             }
         }
+        let moved = self.pages.iter().filter(|page| page.stay.is_none() && page.order == Order::ZERO);
+        physical.free_all(moved.map(|page| page.from));
         self.pages.clear();
         // After all locks: the last use of an owner that is gone may free its pages.
         self.uses.clear();
     }
+}
+
+/// References of a page that is claimed and blocked: ours, and its owner's.
+fn expected(owner: &Option<OwnerUse>) -> u32 {
+    1 + u32::from(owner.is_some())
 }
 
 fn reason_of(refusal: Refusal) -> Reason {
@@ -309,30 +402,41 @@ fn give_back(physical: &Physical, destination: &mut dyn Destination, pfn: Pfn, o
     if order == Order::ZERO { destination.give_back(pfn) } else { physical.put(pfn) }
 }
 
-/// Makes the destination what the source is: kind, size, owner, place and marks.
-fn dress_destination(physical: &Physical, page: &MovingPage) {
+fn owned_move<'p>(physical: &'p Physical, page: &MovingPage, mode: Mode) -> OwnedMove<'p> {
+    OwnedMove { physical, from: page.from, to: page.to, index: page.key.index, mode }
+}
+
+/// Undoes the freeze of a page that its owner refuses.
+fn unfreeze(physical: &Physical, page: &mut MovingPage, refusal: Refusal, owner: &Option<OwnerUse>) {
+    page.stay = Some(reason_of(refusal));
+    undress_destination(physical, page);
+    physical.frame(page.from).set_counts(expected(owner), 0);
+}
+
+/// Makes the destination what the source is: kind, size, owner, place and marks; with the references of both of us.
+fn dress_destination(physical: &Physical, page: &MovingPage, refs: u32, classes: &mut ClassRun) {
     let (from, to) = (physical.frame(page.from), physical.frame(page.to));
     let state = from.state();
+    // Its mappings will be the same, too.
+    let class = state.class();
     if page.order == Order::ZERO {
-        physical.dress(page.to, page.order, state.kind());
+        classes.add(physical.blocks(), page.to, to.state().class(), class);
     } else {
-        let class = state.kind().first_class();
-        let before = to.state().class();
-        physical.count(page.to, page.order, before, class);
-        to.set_state(State::new(state.kind(), class, page.order));
+        physical.count(page.to, page.order, to.state().class(), class);
     }
     to.set_owner(from.owner(), page.key);
-    to.mark(state.marks() & Marks::DIRTY);
+    to.set_state(State::new(state.kind(), class, page.order).with(state.marks() & Marks::DIRTY));
+    to.set_counts(refs, 0);
 }
 
 fn undress_destination(physical: &Physical, page: &MovingPage) {
     let to = physical.frame(page.to);
     if page.order == Order::ZERO {
-        to.set_refs(0);
+        to.set_counts(0, 0);
         physical.undress_to_reserved(page.to);
     } else {
         physical.count(page.to, page.order, to.state().class(), Class::Kernel);
         to.set_state(State::new(Kind::Kernel, Class::Kernel, page.order));
-        to.set_refs(1);
+        to.set_counts(1, 0);
     }
 }

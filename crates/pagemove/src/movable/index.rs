@@ -250,7 +250,7 @@ impl PageIndex {
         })
     }
 
-    /// Points the place of a moving page to its new frame; for a driver's `migrate`, after the copy.
+    /// Points the place of a moving page to its new frame; for a driver's `migrate`.
     pub fn repoint(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
         let mut chunks = self.chunks.lock();
         let place = chunks.get_mut(&(page.index / CHUNK)).map(|chunk| &mut chunk[(page.index % CHUNK) as usize]);
@@ -264,14 +264,13 @@ impl PageIndex {
     }
 }
 
-/// The plain case: copy, and point the index to the copy.
+/// The plain case: the copy takes the page's place.
 impl MovableOps for PageIndex {
     fn name(&self) -> &str {
         &self.name
     }
 
     fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
-        page.copy();
         self.repoint(page)
     }
 }

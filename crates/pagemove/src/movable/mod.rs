@@ -48,9 +48,10 @@ pub struct OwnedMove<'a> {
 }
 
 impl OwnedMove<'_> {
-    /// Copies the contents.
+    /// Copies the contents. Others see the copy only after the whole batch is copied, and before any `migrate` is called.
     pub fn copy(&self) {
-        self.physical.ram().copy(self.from, self.to, self.physical.frame(self.from).state().order());
+        let order = self.physical.frame(self.from).state().order();
+        self.physical.ram().copy_streaming(self.from, self.to, order);
     }
 }
 
@@ -67,7 +68,8 @@ pub enum Refusal {
 /// mapped meanwhile. The driver must not move, free or repurpose the page between `isolate` and what ends it.
 ///
 /// All callbacks run with the frame locked, and never after [`Registration::unregister`] has returned. They must not
-/// lock frames, and in [`Mode::Async`] must not sleep.
+/// lock frames, and in [`Mode::Async`] must not sleep. All but `migrate` have a default: a driver that keeps a
+/// [`PageIndex`] writes one line.
 pub trait MovableOps: Send + Sync {
     /// Names the driver in reports.
     fn name(&self) -> &str;
@@ -78,7 +80,13 @@ pub trait MovableOps: Send + Sync {
         Ok(())
     }
 
-    /// Copies the contents and points the driver's tables to the new frame; the driver's reference goes along with it.
+    /// Copies the contents, of all pages of a batch before any is migrated; a driver may use an engine of its own.
+    fn copy(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
+        page.copy();
+        Ok(())
+    }
+
+    /// Points the driver's tables to the new frame, which has the contents; the driver's reference goes along with it.
     /// On refusal nothing has changed.
     fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal>;
 

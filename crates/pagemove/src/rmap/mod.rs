@@ -61,10 +61,8 @@ pub trait ReverseMap: Send + Sync {
 /// Counts a mapping of `pfn` that was just blocked or removed, whose reference goes with it. The frame is locked by a
 /// move, which holds a reference itself.
 pub fn mapping_removed(physical: &Physical, pfn: Pfn) {
-    let frame = physical.frame(pfn);
-    frame.unmapped();
     // The move's own reference is left.
-    let _ = frame.put();
+    physical.frame(pfn).unmapped_with_reference();
 }
 
 /// Counts a mapping of `pfn` that is about to be put in place, before it is.

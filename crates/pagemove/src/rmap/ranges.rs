@@ -81,6 +81,15 @@ impl RangeMap {
     }
 }
 
+/// Collects an entry's dirty mark: on the frame, whoever owns it; trap 2 was to look for a page cache here.
+fn mark_dirty(physical: &Physical, pfn: Pfn) {
+    let frame = physical.frame(pfn);
+    // Looked at first: mostly it's there already, and a look costs nothing beside a change.
+    if !frame.state().marks().contains(Marks::DIRTY) {
+        frame.mark(Marks::DIRTY);
+    }
+}
+
 /// Settles what a present entry, just taken out of its table, leaves: its dirty mark, its map count, its reference.
 pub(crate) fn entry_removed(
     physical: &Physical,
@@ -92,8 +101,7 @@ pub(crate) fn entry_removed(
 ) {
     let frame = physical.frame(entry.pfn());
     if entry.has(Flags::DIRTY) {
-        // On the frame, whoever owns it: trap 2 was to look for a page cache here.
-        frame.mark(Marks::DIRTY);
+        mark_dirty(physical, entry.pfn());
     }
     frame.unmapped();
     physical.settle_class(entry.pfn());
@@ -167,7 +175,7 @@ fn block_slot(
     let taken = slot.update(|entry| (entry.is_present() && entry.pfn() == page.from).then(|| entry.blocked()));
     if let Some(entry) = taken {
         if entry.has(Flags::DIRTY) {
-            physical.frame(page.from).mark(Marks::DIRTY);
+            mark_dirty(physical, page.from);
         }
         mapping_removed(physical, page.from);
         debt.owe(space, address, slot.order().frames());

@@ -62,31 +62,31 @@ impl AddressSpace {
     fn split_frame(&self, start: VirtAddr, slot: &Slot<'_>, entry: Entry, lower: Pfn) -> bool {
         let physical = self.physical();
         let head = physical.frame(entry.pfn());
-        if slot.load() != entry || !head.get_unless_zero() {
-            return false;
-        }
-        // Ours and the entry's. Others hold references for a moment only: pins split before they pin.
-        if !head.freeze(2) {
-            physical.put(entry.pfn());
+        if slot.load() != entry {
             return false;
         }
         // Blocked while frames change, so that accesses of the old size are over before there are 512 frames. The
         // address space is ours and the frame locked, so that only the processor's marks can change under us.
-        let Some(before) = slot.update(|now| now.is_present().then(|| now.blocked())) else {
-            head.set_refs(1);
-            return false;
-        };
+        let Some(before) = slot.update(|now| now.is_present().then(|| now.blocked())) else { return false };
         let mut debt = self.debt();
         debt.owe(self.id(), start, HUGE_ORDER.frames());
         debt.pay();
+        head.unmapped();
+        // The entry's reference. A move that waits for the lock may have another one: let it go first. Pins can't, as they
+        // split before they pin.
+        if !head.freeze(1) {
+            head.mapped_with_reference();
+            let restored = slot.swap_if(before.blocked(), before);
+            assert_eq!(restored, Ok(()), "a blocked entry changed under its frame's lock");
+            return false;
+        }
         let key = head.key();
         let dirty = head.state().marks() & Marks::DIRTY;
         for (number, pfn) in (FrameRange { start: entry.pfn(), frames: HUGE_ORDER.frames() }).iter().enumerate() {
             let frame = physical.frame(pfn);
             frame.set_owner(0, Key { index: key.index + number as u32, ..key });
             frame.set_state(State::new(Kind::Anon, Class::Lru, Order::ZERO).with(dirty));
-            frame.set_maps(1);
-            frame.set_refs(1);
+            frame.set_counts(1, 1);
         }
         let marks = before.flags() & (Flags::ACCESSED | Flags::DIRTY);
         for word in physical.ram_words(lower) {

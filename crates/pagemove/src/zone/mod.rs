@@ -9,6 +9,7 @@ mod percpu;
 mod physical;
 mod validate;
 
+pub(crate) use pageblock::ClassRun;
 pub use pageblock::{Migratetype, Pageblocks, Summary};
 pub use physical::{AllocError, BootError, Config, Physical};
 pub use validate::Invalid;

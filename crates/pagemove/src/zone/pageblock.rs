@@ -6,7 +6,7 @@
 
 use crate::{
     frame::Class,
-    port::{Lent, Machine, Zeroed},
+    port::{Machine, Table, Zeroed},
     sync::{AtomicU32, AtomicU64, Ordering},
     units::{FrameRange, Order, Pfn},
 };
@@ -88,11 +88,39 @@ fn field(word: u64, number: usize) -> u16 {
     (word >> (number as u32 * BITS) & ((1 << BITS) - 1)) as u16
 }
 
+/// Changes of class that are counted together while they are in the same pageblock; a batch of pages mostly lies in few.
+#[derive(Default)]
+pub(crate) struct ClassRun {
+    pfn: Pfn,
+    change: Option<(Class, Class)>,
+    frames: u32,
+}
+
+impl ClassRun {
+    /// Counts one frame; [`Self::finish`] must follow.
+    pub(crate) fn add(&mut self, blocks: &Pageblocks, pfn: Pfn, from: Class, to: Class) {
+        if from == to {
+            return;
+        }
+        if self.change != Some((from, to)) || blocks.number(pfn) != blocks.number(self.pfn) {
+            self.finish(blocks);
+            (self.pfn, self.change) = (pfn, Some((from, to)));
+        }
+        self.frames += 1;
+    }
+
+    /// Counts what is left.
+    pub(crate) fn finish(&mut self, blocks: &Pageblocks) {
+        if let Some((from, to)) = self.change.take() {
+            blocks.moved(self.pfn, from, to, core::mem::take(&mut self.frames));
+        }
+    }
+}
+
 /// All pageblocks.
 pub struct Pageblocks {
-    blocks: Lent,
-    index: Lent,
-    count: u32,
+    blocks: Table<Block>,
+    index: Table<AtomicU64>,
     order: Order,
 }
 
@@ -105,11 +133,10 @@ impl Pageblocks {
 
     pub(super) fn new(machine: &dyn Machine, frames: u32, order: Order) -> Option<Self> {
         let count = frames.div_ceil(order.frames());
-        let blocks = machine.lend(count as usize * size_of::<Block>())?;
-        let index = machine.lend((count as usize).div_ceil(64) * 8)?;
-        blocks.as_slice::<Block>(count as usize)?;
-        index.as_slice::<AtomicU64>((count as usize).div_ceil(64))?;
-        let new = Self { blocks, index, count, order };
+        let words = (count as usize).div_ceil(64);
+        let blocks = machine.lend(count as usize * size_of::<Block>())?.into_table(count as usize)?;
+        let index = machine.lend(words * 8)?.into_table(words)?;
+        let new = Self { blocks, index, order };
         for number in 0..count {
             // What no zone takes stays reserved.
             new.block(number).second.store(new.whole() << place(Class::Reserved).1, Ordering::Relaxed);
@@ -132,16 +159,12 @@ impl Pageblocks {
     }
 
     fn block(&self, number: u32) -> &Block {
-        &self.blocks.as_slice::<Block>(self.count as usize).unwrap_or_default()[number as usize]
-    }
-
-    fn index(&self) -> &[AtomicU64] {
-        self.index.as_slice((self.count as usize).div_ceil(64)).unwrap_or_default()
+        &self.blocks[number as usize]
     }
 
     /// Gives the number of blocks.
     pub fn count(&self) -> u32 {
-        self.count
+        self.blocks.len() as u32
     }
 
     /// Gives the order of a block.
@@ -202,7 +225,7 @@ impl Pageblocks {
             let before = block.first.fetch_add(first, Ordering::AcqRel);
             if !self.is_candidate(before) && self.is_candidate(before.wrapping_add(first)) {
                 // After the count, and AcqRel: pairs with `for_each_candidate`, which clears the bit before it reads the count.
-                self.index()[number as usize / 64].fetch_or(1 << (number % 64), Ordering::AcqRel);
+                self.index[number as usize / 64].fetch_or(1 << (number % 64), Ordering::AcqRel);
             }
         }
     }
@@ -216,7 +239,8 @@ impl Pageblocks {
         movable || (free > 0 && free < self.whole())
     }
 
-    /// Reads the summary of block `number`.
+    /// Reads the summary of block `number`. Frames on a processor's list still count as what they mostly are in use, until
+    /// [`super::Physical::drain_cpu_lists`].
     pub fn summary(&self, number: u32) -> Summary {
         let block = self.block(number);
         let (first, second) = (block.first.load(Ordering::Acquire), block.second.load(Ordering::Acquire));
@@ -231,7 +255,7 @@ impl Pageblocks {
     pub fn for_each_candidate(&self, range: FrameRange, mut see: impl FnMut(u32, Summary)) {
         let numbers = self.numbers(range);
         for word in numbers.start / 64..numbers.end.div_ceil(64) {
-            let mut bits = self.index()[word as usize].load(Ordering::Acquire);
+            let mut bits = self.index[word as usize].load(Ordering::Acquire);
             while bits != 0 {
                 let bit = bits.trailing_zeros();
                 bits &= bits - 1;
@@ -242,11 +266,11 @@ impl Pageblocks {
                 if !self.is_candidate(self.block(number).first.load(Ordering::Acquire)) {
                     // Bits are cleared only here. Clear first, then look again: a count that rises meanwhile is either
                     // seen now, or its own setting of the bit comes after our clearing.
-                    self.index()[word as usize].fetch_and(!(1 << bit), Ordering::AcqRel);
+                    self.index[word as usize].fetch_and(!(1 << bit), Ordering::AcqRel);
                     if !self.is_candidate(self.block(number).first.load(Ordering::Acquire)) {
                         continue;
                     }
-                    self.index()[word as usize].fetch_or(1 << bit, Ordering::AcqRel);
+                    self.index[word as usize].fetch_or(1 << bit, Ordering::AcqRel);
                 }
                 see(number, self.summary(number));
             }

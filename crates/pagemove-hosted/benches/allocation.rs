@@ -1,0 +1,99 @@
+//! Allocating and freeing order-0 frames, one thread and two; beside the crate `buddy_system_allocator` in the same
+//! process, in the same pattern: frames are taken by the thousand, then given back in another order; in fresh memory, and
+//! in aged memory, of which a random half is in use.
+mod measure;
+
+use std::{iter, sync::Barrier, thread};
+
+use buddy_system_allocator::LockedFrameAllocator;
+use measure::{boot, median, print, timed};
+use pagemove::{frame::Kind, port::Contents, units::Order};
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+
+const FRAMES: u32 = 1 << 18;
+const HELD: usize = 1024;
+const ROUNDS: usize = 200;
+
+fn main() {
+    let mut rows = vec![
+        ["memory", "threads", "pagemove ns", "buddy_system_allocator ns", "times as fast"].map(String::from).to_vec(),
+    ];
+    for aged in [false, true] {
+        for threads in [1, 2] {
+            let (ours, theirs) = (median(repeat(|| ours(threads, aged))), median(repeat(|| theirs(threads, aged))));
+            rows.push(vec![
+                if aged { "aged" } else { "fresh" }.into(),
+                threads.to_string(),
+                format!("{ours:.1}"),
+                format!("{theirs:.1}"),
+                format!("{:.1}", theirs / ours),
+            ]);
+        }
+    }
+    print("An allocation of a 4 KiB frame and its freeing, each thread (median of runs)", &rows);
+}
+
+/// Ages memory: takes all of it, and gives a random half back, frame by frame.
+fn age<F: Copy>(mut take: impl FnMut() -> Option<F>, mut give: impl FnMut(F)) {
+    let mut frames: Vec<F> = iter::from_fn(&mut take).collect();
+    frames.shuffle(&mut ChaCha8Rng::seed_from_u64(1));
+    frames[..FRAMES as usize / 2].iter().for_each(|&frame| give(frame));
+}
+
+fn repeat(run: impl Fn() -> f64) -> Vec<f64> {
+    (0..9).map(|_| run()).collect()
+}
+
+/// Runs `work` on each thread at the same time; gives the mean nanoseconds of one allocation with its freeing.
+fn run(threads: usize, work: impl Fn() + Sync) -> f64 {
+    let barrier = Barrier::new(threads);
+    thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads)
+            .map(|_| {
+                let (barrier, work) = (&barrier, &work);
+                scope.spawn(move || {
+                    work();
+                    barrier.wait();
+                    timed(|| (0..ROUNDS).for_each(|_| work())).1
+                })
+            })
+            .collect();
+        let total: f64 = handles.into_iter().map(|handle| handle.join().expect("no panic")).sum();
+        total / (threads * ROUNDS * HELD) as f64
+    })
+}
+
+fn ours(threads: usize, aged: bool) -> f64 {
+    let (_machine, engine) = boot(FRAMES, threads + 1, Contents::TablesOnly);
+    let physical = engine.physical();
+    if aged {
+        age(|| physical.alloc(Order::ZERO, Kind::Anon).ok(), |pfn| physical.put(pfn));
+    }
+    run(threads, || {
+        let mut held = [None; HELD];
+        for place in &mut held {
+            *place = physical.alloc(Order::ZERO, Kind::Anon).ok();
+        }
+        for at in 0..HELD {
+            physical.put(held[at * 7 % HELD].expect("enough frames"));
+        }
+    })
+}
+
+fn theirs(threads: usize, aged: bool) -> f64 {
+    let allocator: LockedFrameAllocator<33> = LockedFrameAllocator::new();
+    allocator.lock().add_frame(0, FRAMES as usize);
+    if aged {
+        age(|| allocator.lock().alloc(1), |frame| allocator.lock().dealloc(frame, 1));
+    }
+    run(threads, || {
+        let mut held = [0; HELD];
+        for place in &mut held {
+            *place = allocator.lock().alloc(1).expect("enough frames");
+        }
+        for at in 0..HELD {
+            allocator.lock().dealloc(held[at * 7 % HELD], 1);
+        }
+    })
+}
