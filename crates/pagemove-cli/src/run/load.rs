@@ -135,21 +135,28 @@ impl<'a> Load<'a> {
         let start = self.free();
         (self.turn, self.left) = (0, 0);
         loop {
+            // Counting what is free disturbs all processors, so it's done seldom.
             let free = self.free();
-            // A margin besides, for the tables that a burst may need: memory can be tiny.
-            if free <= full.max(Self::MARGIN) {
+            let left = free.saturating_sub(full.max(Self::MARGIN));
+            if left < Self::NEAR {
                 return Ok(());
             }
-            progress(f64::from(start - free.min(start)) / f64::from(start - full.min(start)).max(1.0));
-            self.burst()?;
+            progress(1.0 - f64::from(left) / f64::from(start.saturating_sub(full)).max(1.0));
+            // A page takes two frames at most, and tables come on top.
+            let mut pages = left / 4;
+            while pages > 0 {
+                pages = pages.saturating_sub(self.burst()?);
+            }
         }
     }
 
-    /// Frames that a burst and its tables can take.
+    /// Frames that a burst and its tables can take: memory can be tiny.
     const MARGIN: u32 = 512;
+    /// Frames that don't matter.
+    const NEAR: u32 = 64;
 
-    /// Allocates a few pages of one kind.
-    fn burst(&mut self) -> Result<(), LoadError> {
+    /// Allocates a few pages of one kind; gives how many.
+    fn burst(&mut self) -> Result<u32, LoadError> {
         if self.stop.is_set() {
             return Err(LoadError::Stopped);
         }
@@ -160,7 +167,7 @@ impl<'a> Load<'a> {
         let pages = self.rng.random_range(1..=burst);
         self.left = self.left.saturating_sub(pages);
         if Use::TABLE[at].0 == Use::Kernel {
-            return self.kernel(pages);
+            return self.kernel(pages).map(|()| pages);
         }
         for _ in 0..pages {
             let number = match self.open[at].filter(|&number| !self.world.regions[number].is_full()) {
@@ -172,7 +179,7 @@ impl<'a> Load<'a> {
             let page = regions[number].filled;
             regions[number].populate(host, page)?;
         }
-        Ok(())
+        Ok(pages)
     }
 
     /// Begins the next phase.

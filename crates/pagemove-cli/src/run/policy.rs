@@ -65,6 +65,7 @@ pub(crate) fn run(
     let &Common { seed, stop, progress, .. } = common;
     let world = build(common, policy)?;
     let physical = world.host.engine.physical();
+    physical.drain_cpu_lists();
     let picture = pictures::blocks(physical);
     if before.is_some_and(|before| before != picture) {
         return Err(RunError::Differs { policy: policy.name(), seed });
@@ -81,6 +82,7 @@ pub(crate) fn run(
         last.extend(sequences.into_iter().map(|(region, page, sequence)| ((region, page), sequence)));
     }
     let after = check(&world, &last, common)?;
+    physical.drain_cpu_lists();
     physical.validate().map_err(|what| RunError::Invalid { policy: policy.name(), seed, what })?;
 
     let hostages = Hostages::of(&world.host.engine, policy);
@@ -116,8 +118,6 @@ pub(crate) fn run(
 /// Rebuilds the layout and runs the load on top of it, the same for every policy but for the words in the pages.
 fn build(common: &Common<'_>, policy: Policy) -> Result<World, RunError> {
     let &Common { seed, layout, shape, stop, progress } = common;
-    // Which lists of free frames are used depends on the processor.
-    pagemove_hosted::enter_cpu(shape.writers);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut world = World::new(shape, Words::new(seed, policy as u64))?;
     progress.stage("rebuilding the layout");
@@ -141,8 +141,10 @@ fn under_fire(common: &Common<'_>, policy: Policy, world: &World) -> Result<(Com
     let shared = Shared::new(shape.writers);
     let writers = writers::choose(world, shape.writers, seed);
     thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..).zip(writers).map(|(cpu, writer)| writer.start(scope, cpu, &world.host.processes, &shared)).collect();
+        let threads: Vec<_> = (0..)
+            .zip(writers)
+            .map(|(number, writer)| writer.start(scope, number, &world.host.processes, &shared))
+            .collect();
         progress.stage("warming up the writers");
         let running = shared.let_run(AROUND, || stop.is_set());
         let compacted = if running { compact(common, policy, &world.host.engine) } else { Compacted::default() };
@@ -164,6 +166,8 @@ fn compact(common: &Common<'_>, policy: Policy, engine: &Engine) -> Compacted {
     let (start, mut done) = (Instant::now(), Compacted::default());
     progress.stage("compacting");
     for _ in 0..ROUNDS {
+        // Else free frames on processors' lists would be taken for pages in use.
+        physical.drain_cpu_lists();
         let free = pictures::free_blocks(physical);
         for zone in physical.zones() {
             let plan = Plan::new(&Observation::of(physical, zone, policy), Goal::All);
@@ -177,6 +181,7 @@ fn compact(common: &Common<'_>, policy: Policy, engine: &Engine) -> Compacted {
                 }
             }
         }
+        physical.drain_cpu_lists();
         if pictures::free_blocks(physical) <= free {
             break;
         }

@@ -6,27 +6,29 @@
 use std::time::Instant;
 
 use pagemove::{
+    frame::Kind,
     migrate::{AnyFree, Mode, Mover, Options},
-    space::{Access, Source},
+    space::Source,
     units::{Order, Pfn},
 };
 use pagemove_hosted::TlbKind;
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
 
 use super::{
     cancel::Stop,
     error::{EngineError, RunError},
-    region::View,
     words::Words,
     world::{Shape, World},
 };
 use crate::results::Throughput;
 
-/// Pages moved each time: 64 MiB, more than a core's caches.
+/// Pages moved each time: 64 MiB, more than most caches.
 const PAGES: u32 = 16 << 10;
-/// Frames of the machine.
+/// Frames of the machine: room to move all pages at once, and tables.
 const FRAMES: u32 = PAGES * 3;
 /// Measurements; the first one warms up.
-const TIMES: usize = 9;
+const TIMES: usize = 10;
 
 /// Measures.
 pub(crate) fn measure(seed: u64, stop: &Stop) -> Result<Throughput, RunError> {
@@ -34,7 +36,7 @@ pub(crate) fn measure(seed: u64, stop: &Stop) -> Result<Throughput, RunError> {
     let shape = Shape { frames: FRAMES, pageblock_order: order, writers: 1, tlb: TlbKind::Soft };
     let mut world = World::new(shape, Words::new(seed, u64::MAX))?;
     world.start_processes()?;
-    let measured = timed(&mut world, stop).map_err(|error| error.with_seed(seed))?;
+    let measured = timed(&mut world, seed, stop).map_err(|error| error.with_seed(seed))?;
     stop.check()?;
     let rate = |mut seconds: Vec<f64>| {
         seconds.sort_unstable_by(f64::total_cmp);
@@ -46,40 +48,48 @@ pub(crate) fn measure(seed: u64, stop: &Stop) -> Result<Throughput, RunError> {
 }
 
 /// Gives the seconds of moving and of copying, each time.
-fn timed(world: &mut World, stop: &Stop) -> Result<Vec<(f64, f64)>, EngineError> {
+fn timed(world: &mut World, seed: u64, stop: &Stop) -> Result<Vec<(f64, f64)>, EngineError> {
     let view = world.host.map(0, PAGES, true, Source::Anonymous { huge: false })?;
-    for page in 0..PAGES {
-        world.host.processes[0].space().fault(view.start.up(page), Access::Write)?;
+    let host = &world.host;
+    let (physical, ram) = (host.engine.physical(), host.engine.physical().ram());
+    // Now, since the host gives a page of RAM at its first use only: that would be measured instead.
+    let mut all = Vec::with_capacity(FRAMES as usize);
+    while let Ok(pfn) = physical.alloc(Order::ZERO, Kind::Kernel) {
+        ram.zero(pfn, Order::ZERO);
+        all.push(pfn);
     }
-    let engine = &world.host.engine;
-    let (physical, ram) = (engine.physical(), engine.physical().ram());
+    all.into_iter().for_each(|pfn| physical.put(pfn));
+    let mut pages: Vec<u32> = (0..PAGES).collect();
+    // In random order, so that frames and addresses have nothing to do with each other, as in a machine of some age.
+    pages.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    for &page in &pages {
+        host.fault(&view, page)?;
+    }
     let mut times = Vec::with_capacity(TIMES);
-    let mut sources = frames(world, &view)?;
+    let mut mover = Mover::new(&host.engine);
     while times.len() < TIMES && !stop.is_set() {
-        let mut destination = AnyFree::new(physical, Options::MOST);
-        let mut mover = Mover::new(engine);
+        // In the order of frames, as compaction takes them.
+        let mut sources =
+            (0..PAGES).map(|page| Ok((host.frame(&view, page)?, page))).collect::<Result<Vec<_>, EngineError>>()?;
+        sources.sort_unstable();
+        let from: Vec<Pfn> = sources.iter().map(|&(pfn, _)| pfn).collect();
+        // Set aside together, so that no source is a destination as well, and the same copies can be made again.
+        let mut destination = AnyFree::new(physical, PAGES as usize);
         let start = Instant::now();
-        let outcome = mover.migrate(&sources, &mut destination, Options::new(Mode::Async));
+        let outcome = mover.migrate(&from, &mut destination, Options::new(Mode::Async));
         let moving = start.elapsed().as_secs_f64();
         if outcome.moved != u64::from(PAGES) {
-            return Err(EngineError::Lost(format!(
-                "only {} of {PAGES} pages moved, though nothing uses them",
-                outcome.moved
-            )));
+            let moved = outcome.moved;
+            return Err(EngineError::Lost(format!("only {moved} of {PAGES} pages moved, though nothing uses them")));
         }
         drop(destination);
-        let moved = frames(world, &view)?;
+        let to = sources.iter().map(|&(_, page)| host.frame(&view, page)).collect::<Result<Vec<_>, _>>()?;
         // The sources are free now and still hold the same bytes, so this changes nothing.
         let start = Instant::now();
-        for (&from, &to) in sources.iter().zip(&moved) {
+        for (&from, &to) in from.iter().zip(&to) {
             ram.copy(from, to, Order::ZERO);
         }
         times.push((moving, start.elapsed().as_secs_f64()));
-        sources = moved;
     }
     Ok(times)
-}
-
-fn frames(world: &World, view: &View) -> Result<Vec<Pfn>, EngineError> {
-    (0..PAGES).map(|page| world.host.frame(view, page)).collect()
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use pagemove::units::VirtAddr;
-use pagemove_hosted::{Process, enter_cpu};
+use pagemove_hosted::Process;
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
@@ -120,17 +120,16 @@ pub(crate) fn choose(world: &World, writers: usize, seed: u64) -> Vec<Writer> {
 }
 
 impl Writer {
-    /// Starts the thread, on virtual processor `cpu`.
+    /// Starts the thread; `number` is its place in `shared`.
     pub(crate) fn start<'scope>(
         mut self,
         scope: &'scope Scope<'scope, '_>,
-        cpu: usize,
+        number: usize,
         processes: &'scope [Process],
         shared: &'scope Shared,
     ) -> ScopedJoinHandle<'scope, Result<Written, EngineError>> {
         scope.spawn(move || {
-            enter_cpu(cpu);
-            let compared = self.write(processes, cpu, shared);
+            let compared = self.write(processes, number, shared);
             if compared.is_err() {
                 shared.stop();
             }
@@ -139,7 +138,7 @@ impl Writer {
         })
     }
 
-    fn write(&mut self, processes: &[Process], cpu: usize, shared: &Shared) -> Result<Compared, EngineError> {
+    fn write(&mut self, processes: &[Process], number: usize, shared: &Shared) -> Result<Compared, EngineError> {
         let mut compared = Compared::default();
         while !shared.stop.load(Ordering::Relaxed) {
             // Looking at the flag less often keeps it out of the way of what is measured.
@@ -156,7 +155,7 @@ impl Writer {
                 let (process, address) = target.store;
                 processes[process].store(address, words::word(target.tag, target.sequence))?;
             }
-            shared.rounds[cpu].fetch_add(64, Ordering::Relaxed);
+            shared.rounds[number].fetch_add(64, Ordering::Relaxed);
         }
         Ok(compared)
     }
