@@ -23,8 +23,8 @@ use super::{
 };
 use crate::results::Throughput;
 
-/// Pages moved each time: 64 MiB, more than most caches.
-const PAGES: u32 = 16 << 10;
+/// Pages moved each time: 128 MiB, more than most caches.
+const PAGES: u32 = 32 << 10;
 /// Frames of the machine: room to move all pages at once, and tables.
 const FRAMES: u32 = PAGES * 3;
 /// Measurements; the first one warms up.
