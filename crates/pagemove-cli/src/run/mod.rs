@@ -21,6 +21,8 @@ mod progress;
 mod rebuild;
 mod region;
 mod source;
+#[cfg(test)]
+mod tests;
 mod throughput;
 mod words;
 mod world;

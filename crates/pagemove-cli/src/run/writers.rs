@@ -22,9 +22,9 @@ use super::{
 };
 
 /// Translations that all writers use, so that the host's limit of map areas evicts few of them.
-const TRANSLATIONS: usize = 20_000;
+const TRANSLATIONS: usize = 24_000;
 /// Words of a writer, at most.
-const MOST: usize = 4_000;
+const MOST: usize = 8_000;
 /// Of ten words, how many are of driver pages, if there are as many: those are what it's about.
 const DRIVERS_OF_TEN: usize = 6;
 
@@ -36,6 +36,22 @@ struct Target {
     sequence: u32,
     store: (usize, VirtAddr),
     load: (usize, VirtAddr),
+}
+
+impl Target {
+    /// Loads the word through one mapping and compares it; stores the next one.
+    fn write(
+        &mut self,
+        processes: &[Process],
+        from: (usize, VirtAddr),
+        compared: &mut Compared,
+    ) -> Result<(), EngineError> {
+        compared.compare(processes[from.0].load(from.1)?, words::word(self.tag, self.sequence));
+        // Wraps after four thousand million stores, of which the tag knows nothing; a run makes fewer.
+        self.sequence = self.sequence.wrapping_add(1);
+        let (process, address) = self.store;
+        Ok(processes[process].store(address, words::word(self.tag, self.sequence))?)
+    }
 }
 
 /// The words of one writer.
@@ -140,6 +156,12 @@ impl Writer {
 
     fn write(&mut self, processes: &[Process], number: usize, shared: &Shared) -> Result<Compared, EngineError> {
         let mut compared = Compared::default();
+        // Each once, so that the TLB has them all before anything moves.
+        for target in &mut self.targets {
+            if !shared.stop.load(Ordering::Relaxed) {
+                target.write(processes, target.load, &mut compared)?;
+            }
+        }
         while !shared.stop.load(Ordering::Relaxed) {
             // Looking at the flag less often keeps it out of the way of what is measured.
             for _ in 0..64 {
@@ -148,12 +170,8 @@ impl Writer {
                 }
                 let at = self.rng.random_range(0..self.targets.len());
                 let target = &mut self.targets[at];
-                let (process, address) = if self.rng.random_bool(0.5) { target.load } else { target.store };
-                compared.compare(processes[process].load(address)?, words::word(target.tag, target.sequence));
-                // Wraps after four thousand million stores, of which the tag knows nothing; a run makes fewer.
-                target.sequence = target.sequence.wrapping_add(1);
-                let (process, address) = target.store;
-                processes[process].store(address, words::word(target.tag, target.sequence))?;
+                let from = if self.rng.random_bool(0.5) { target.load } else { target.store };
+                target.write(processes, from, &mut compared)?;
             }
             shared.rounds[number].fetch_add(64, Ordering::Relaxed);
         }
