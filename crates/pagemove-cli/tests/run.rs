@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Read},
     path::Path,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -157,17 +158,20 @@ fn bad_input_is_refused_in_a_sentence() {
 #[test]
 fn ctrl_c_stops_at_any_time_and_leaves_nothing() {
     let dir = tempfile::tempdir().expect("a folder");
-    for (signal, wait_ms) in [("INT", 150), ("INT", 700), ("TERM", 1500)] {
-        let line = "--layout sample --memory 512M --seed 5 --report here";
+    for (signal, wait_ms) in [("INT", 0), ("INT", 500), ("TERM", 1500)] {
+        let line = "--layout sample --memory 1G --seed 5 --report here";
         let mut child = pagemove(dir.path(), line).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // From its first message on, signals are caught.
+        let mut messages = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut stderr = String::new();
+        messages.read_line(&mut stderr).expect("a message");
         std::thread::sleep(Duration::from_millis(wait_ms));
         let kill = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
         assert!(kill.expect("kill").success());
         let start = Instant::now();
-        child.wait().unwrap();
-        assert!(start.elapsed() < Duration::from_secs(10), "it takes {:?} to stop", start.elapsed());
+        messages.read_to_string(&mut stderr).expect("messages");
         let output = child.wait_with_output().unwrap();
-        let stderr = text(&output.stderr);
+        assert!(start.elapsed() < Duration::from_secs(10), "it takes {:?} to stop", start.elapsed());
         assert_eq!(output.status.code(), Some(130), "{signal} after {wait_ms} ms: {stderr}");
         assert!(stderr.ends_with("pagemove: stopped; nothing was written\n"), "{stderr}");
         assert!(output.stdout.is_empty());

@@ -61,18 +61,43 @@ enum Use {
     Kernel,
 }
 
-impl Use {
-    /// Weight in a phase with and without devices at work, pages of a burst at most, pages of a region.
-    const TABLE: [(Use, u32, u32, u32); 7] = [
-        (Use::Anonymous, 44, 64, 512),
-        (Use::Cached, 16, 64, 256),
-        (Use::CachedMapped, 12, 32, 256),
-        (Use::Private, 8, 16, 128),
-        (Use::DeviceMapped, 200, 16, 64),
-        (Use::DeviceUnmapped, 86, 16, 64),
-        (Use::Kernel, 6, 2, 0),
-    ];
+/// How a use allocates.
+#[derive(Debug, Clone, Copy)]
+struct Habit {
+    of: Use,
+    /// Its share of the pages, beside the others that are at work in a phase.
+    weight: u32,
+    /// Pages of a burst at most.
+    burst: u32,
+    /// Pages of a region.
+    region: u32,
 }
+
+impl Habit {
+    const fn new(of: Use, weight: u32, burst: u32, region: u32) -> Self {
+        Self { of, weight, burst, region }
+    }
+
+    /// Gives how likely a burst is of this use.
+    fn bursts(self, phase: Phase) -> u32 {
+        match self.of {
+            Use::DeviceMapped if !phase.mapped => 0,
+            Use::DeviceUnmapped if !phase.unmapped => 0,
+            _ => self.weight * 64 / self.burst,
+        }
+    }
+}
+
+/// What all uses do.
+const HABITS: [Habit; 7] = [
+    Habit::new(Use::Anonymous, 44, 64, 512),
+    Habit::new(Use::Cached, 16, 64, 256),
+    Habit::new(Use::CachedMapped, 12, 32, 256),
+    Habit::new(Use::Private, 8, 16, 128),
+    Habit::new(Use::DeviceMapped, 200, 16, 64),
+    Habit::new(Use::DeviceUnmapped, 86, 16, 64),
+    Habit::new(Use::Kernel, 6, 2, 0),
+];
 
 /// Which devices are at work.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +115,8 @@ pub(crate) struct Load<'a> {
     world: &'a mut World,
     rng: &'a mut ChaCha8Rng,
     stop: &'a Stop,
-    open: [Option<usize>; Use::TABLE.len()],
+    /// The region that each use is filling.
+    open: [Option<usize>; HABITS.len()],
     phase: Phase,
     /// Pages left of the phase.
     left: u32,
@@ -163,16 +189,17 @@ impl<'a> Load<'a> {
         if self.left == 0 {
             self.next_phase();
         }
-        let (at, burst, region) = self.choose();
+        let at = self.choose();
+        let Habit { of, burst, region, .. } = HABITS[at];
         let pages = self.rng.random_range(1..=burst);
         self.left = self.left.saturating_sub(pages);
-        if Use::TABLE[at].0 == Use::Kernel {
+        if of == Use::Kernel {
             return self.kernel(pages).map(|()| pages);
         }
         for _ in 0..pages {
             let number = match self.open[at].filter(|&number| !self.world.regions[number].is_full()) {
                 Some(number) => number,
-                None => self.open(at, region)?,
+                None => self.open(of, region)?,
             };
             self.open[at] = Some(number);
             let World { regions, host, .. } = &mut *self.world;
@@ -191,29 +218,22 @@ impl<'a> Load<'a> {
     }
 
     /// Chooses a use by weight among those of the phase.
-    fn choose(&mut self) -> (usize, u32, u32) {
-        let Phase { mapped, unmapped } = self.phase;
-        let weight = |(of, weight, burst, _): (Use, u32, u32, u32)| match of {
-            Use::DeviceMapped if !mapped => 0,
-            Use::DeviceUnmapped if !unmapped => 0,
-            // By pages, not by bursts.
-            _ => weight * 64 / burst,
-        };
-        let all: u32 = Use::TABLE.into_iter().map(weight).sum();
+    fn choose(&mut self) -> usize {
+        let phase = self.phase;
+        let all: u32 = HABITS.into_iter().map(|habit| habit.bursts(phase)).sum();
         let mut draw = self.rng.random_range(0..all);
-        for (at, entry) in Use::TABLE.into_iter().enumerate() {
-            if draw < weight(entry) {
-                return (at, entry.2, entry.3);
-            }
-            draw -= weight(entry);
-        }
-        (0, 1, 1)
+        let drawn = HABITS.into_iter().position(|habit| {
+            let bursts = habit.bursts(phase);
+            let hit = draw < bursts;
+            draw = draw.saturating_sub(bursts);
+            hit
+        });
+        drawn.unwrap_or(0)
     }
 
     /// Opens a new region for a use.
-    fn open(&mut self, at: usize, pages: u32) -> Result<usize, LoadError> {
+    fn open(&mut self, of: Use, pages: u32) -> Result<usize, LoadError> {
         let number = self.world.regions.len() as u32;
-        let of = Use::TABLE[at].0;
         let (backing, views) = match of {
             Use::Anonymous => (Backing::Anonymous, 1),
             Use::Cached => (Backing::Cache(PageCache::new(&self.world.host.engine, "file", pages)), 0),
@@ -232,6 +252,7 @@ impl<'a> Load<'a> {
                 let views = if self.rng.random_bool(0.7) { 2 } else { 1 };
                 (Backing::Device(self.world.mapped[device].open(pages)), views)
             }
+            // The kernel's frames are in no region.
             Use::DeviceUnmapped | Use::Kernel => {
                 let device = self.rng.random_range(0..self.world.unmapped.len());
                 (Backing::Device(self.world.unmapped[device].open(pages)), 0)
