@@ -4,6 +4,7 @@
 //! number of processors are its processors; a machine's TLBs, which threads may share, are taken modulo.
 
 use std::{
+    cell::Cell,
     collections::BTreeSet,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -26,15 +27,32 @@ impl Number {
 
 impl Drop for Number {
     fn drop(&mut self) {
+        // First: whoever gets the number next must have it alone.
+        KNOWN.set(NONE);
         FREE.lock().insert(self.0);
     }
 }
 
+const NONE: usize = usize::MAX;
+
 thread_local! {
     static NUMBER: Number = Number::new();
+    // What the other one holds, without a look at whether that still lives: allocations ask for it.
+    static KNOWN: Cell<usize> = const { Cell::new(NONE) };
 }
 
 /// Gives this thread's number; `None` while the thread ends.
+#[inline]
 pub(crate) fn number() -> Option<usize> {
-    NUMBER.try_with(|number| number.0).ok()
+    match KNOWN.get() {
+        NONE => first(),
+        number => Some(number),
+    }
+}
+
+#[cold]
+fn first() -> Option<usize> {
+    let number = NUMBER.try_with(|number| number.0).ok()?;
+    KNOWN.set(number);
+    Some(number)
 }

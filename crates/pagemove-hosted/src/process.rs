@@ -72,7 +72,7 @@ impl Process {
     }
 
     fn access<R>(&self, address: VirtAddr, store: bool, act: impl Fn(&AtomicU64) -> R) -> Result<R, FaultError> {
-        if address.get() % 8 != 0 {
+        if !address.get().is_multiple_of(8) {
             return Err(FaultError::NotMapped(address));
         }
         match (&self.window, self.machine.tlb()) {

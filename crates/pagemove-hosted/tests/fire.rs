@@ -35,8 +35,11 @@ fn duration() -> Duration {
     Duration::from_secs_f64(seconds.unwrap_or(0.5))
 }
 
+/// What a thread does, again and again.
+type Act<'a> = Box<dyn FnMut(&mut ChaCha8Rng) + Send + 'a>;
+
 /// Runs `threads` until the time is over; each gets its own seeded random numbers, and is called again and again.
-fn fire(seed: u64, threads: Vec<Box<dyn FnMut(&mut ChaCha8Rng) + Send + '_>>) {
+fn fire(seed: u64, threads: Vec<Act<'_>>) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for (number, mut act) in threads.into_iter().enumerate() {
@@ -101,7 +104,7 @@ impl Words {
 }
 
 /// Moves whatever moves: a random stretch of memory, in a random mode and batch.
-fn mover(lab: &Lab) -> Box<dyn FnMut(&mut ChaCha8Rng) + Send + '_> {
+fn mover(lab: &Lab) -> Act<'_> {
     Box::new(|random| {
         let frames = lab.engine.physical().frames().len();
         let first = random.random_range(0..frames);
@@ -112,7 +115,7 @@ fn mover(lab: &Lab) -> Box<dyn FnMut(&mut ChaCha8Rng) + Send + '_> {
     })
 }
 
-fn compactor(lab: &Lab) -> Box<dyn FnMut(&mut ChaCha8Rng) + Send + '_> {
+fn compactor(lab: &Lab) -> Act<'_> {
     Box::new(|_| {
         let zone = lab.engine.physical().zones().next().unwrap();
         compact(&lab.engine, zone, Goal::All, Options::new(Mode::SyncLight));
@@ -181,7 +184,9 @@ fn driver_and_processes_use_the_same_pages_and_the_driver_frees_some() {
                     driver.store(next, Ordering::Relaxed);
                     assert_eq!(file.read(page, 9).unwrap(), next);
                 }),
-                Box::new(|random| drop(file.free(random.random_range(32..64)))),
+                Box::new(|random| {
+                    file.free(random.random_range(32..64));
+                }),
                 Box::new(|random| {
                     let page = random.random_range(32..64);
                     let address = at.start().up(page);

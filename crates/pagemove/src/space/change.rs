@@ -158,7 +158,7 @@ impl AddressSpace {
 }
 
 /// Gives the page numbers around `range` in which nothing is mapped.
-fn gap_around(vmas: &Vmas, range: VirtRange) -> Range<u64> {
+pub(super) fn gap_around(vmas: &Vmas, range: VirtRange) -> Range<u64> {
     let below = vmas.range(..range.start()).next_back().map_or(0, |(_, vma)| vma.range.end().vpn());
     let above = vmas.range(range.end()..).next().map_or(VirtAddr::LIMIT >> PAGE_SHIFT, |(start, _)| start.vpn());
     below..above

@@ -99,7 +99,7 @@ impl CpuLocal {
     /// Gives the bytes of it all.
     pub(super) fn bytes(&self, machine: &dyn Machine) -> usize {
         let inside = self.revoke(machine);
-        size_of::<Self>() + (*inside).lists.iter().map(Vec::capacity).sum::<usize>() * size_of::<Pfn>()
+        size_of::<Self>() + inside.lists.iter().map(Vec::capacity).sum::<usize>() * size_of::<Pfn>()
     }
 
     /// Goes in as the processor that the lists are of; `None` if somebody else is at them, or this processor already is,

@@ -275,7 +275,11 @@ impl Physical {
     pub(crate) fn free(&self, pfn: Pfn) {
         let order = self.frames[pfn].state().order();
         if order == Order::ZERO {
-            self.free_all(core::iter::once(pfn));
+            if let Some(zone) = self.zone_of(pfn) {
+                let mut run = ClassRun::default();
+                self.with_own_lists(zone, |lists| self.free_base(zone, lists, pfn, &mut run));
+                run.finish(&self.blocks);
+            }
             return;
         }
         let class = self.check_freed(pfn);
@@ -446,6 +450,15 @@ impl Physical {
             if self.class_of(frame) == want {
                 return;
             }
+        }
+    }
+
+    /// Does what [`Self::settle_class`] does, without a change where there is none to make. The caller has locked the frame,
+    /// so that nobody adds a mapping; who removes one settles by himself.
+    pub(crate) fn settle_class_if_changed(&self, pfn: Pfn) {
+        let frame = &self.frames[pfn];
+        if frame.state().class() != self.class_of(frame) {
+            self.settle_class(pfn);
         }
     }
 
