@@ -33,6 +33,10 @@ pub(crate) struct RunArgs {
     /// Layout of memory: this machine's (root only), the sample, or a file [default: this machine's, or else the sample].
     #[arg(long, value_name = "live|sample|FILE")]
     pub(crate) layout: Option<LayoutSource>,
+    /// Has Linux trim its per-CPU free lists before this machine's layout is taken (a sysctl, set back afterwards): frames
+    /// there look like the kernel's own.
+    #[arg(long)]
+    pub(crate) settle: bool,
     /// Folder for the HTML report.
     #[arg(long, value_name = "DIR", default_value = "pagemove-report")]
     pub(crate) report: PathBuf,
@@ -112,6 +116,9 @@ impl RunArgs {
         );
         if policies.len() < Policy::ALL.len() {
             line += &format!(" --policy {}", policies.join(","));
+        }
+        if self.settle && *layout == LayoutSource::Live {
+            line += " --settle";
         }
         line
     }

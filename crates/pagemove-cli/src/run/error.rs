@@ -20,6 +20,9 @@ pub(crate) enum RunError {
     /// There is no layout.
     #[error("{0}{advice}", advice = advice(.0))]
     Source(#[from] SourceError),
+    /// The per-CPU lists can't be trimmed.
+    #[error("can't trim the per-CPU free lists: {0}; leave out --settle, or run as root")]
+    Settle(io::Error),
     /// The layout can't be scaled to the memory asked for.
     #[error("can't scale the layout: {0}")]
     Scale(#[from] LayoutError),

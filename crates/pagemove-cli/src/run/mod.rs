@@ -41,7 +41,7 @@ use self::{
     args::RunArgs, cancel::Stop, error::RunError, memory::Memory, policy::Common, progress::Progress, world::Shape,
 };
 use crate::{
-    layout::{FRAME_BYTES, Layout},
+    layout::{FRAME_BYTES, Layout, LayoutSource},
     report,
     results::{LayoutInfo, Results},
     table,
@@ -56,12 +56,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<bool, RunError> {
     probe(args, memory)?;
     let progress = Progress::new(args.quiet);
     progress.subject("memory of this machine".into());
-    let (source, layout) = source::open(args.layout.as_ref(), &progress)?;
+    let (source, layout) = source::open(args, &progress)?;
     stop.check()?;
     let layout = scaled(&layout, memory)?;
     progress.say(&format!("Layout: {source} ({}), scaled to {memory}.", layout.source()));
     let again = args.again(seed, &source, memory);
-    progress.say(&format!("Seed: {seed}. To repeat: {again}"));
+    progress.say(&format!("Seed: {seed}."));
 
     let shape = Shape {
         // `scaled` keeps below 2^32.
@@ -115,6 +115,9 @@ fn finish(results: &Results, args: &RunArgs, again: &str) -> Result<(), RunError
         result => result.map_err(RunError::Print)?,
     }
     say(&format!("Report: {}\nTo repeat: {again}", page.display()));
+    if results.layout.source == LayoutSource::Live.to_string() {
+        say("(This machine's layout changes all the time; `pagemove survey --save FILE` keeps one for --layout FILE.)");
+    }
     Ok(())
 }
 
