@@ -39,6 +39,10 @@ const ROUNDS: u32 = 4;
 /// tables, which no TLB keeps anything of: these pages were never loaded before.
 const LOADED: usize = 16;
 
+/// Pages of a batch. A thread that touches one waits for its batch; and flushing the host TLB costs by the page, so that
+/// larger batches only make waits longer: measured, 32 instead of 512 takes them from a median of 250 µs to 80.
+const BATCH: usize = 32;
+
 /// How long writers write before compaction, and after it.
 const AROUND: Duration = Duration::from_millis(100);
 
@@ -162,7 +166,7 @@ fn under_fire(common: &Common<'_>, policy: Policy, world: &World) -> Result<(Com
 fn compact(common: &Common<'_>, policy: Policy, engine: &Engine) -> Compacted {
     let &Common { stop, progress, .. } = common;
     let physical = engine.physical();
-    let options = Options { mode: Mode::SyncLight, policy, batch: Options::MOST };
+    let options = Options { mode: Mode::SyncLight, policy, batch: BATCH };
     let (start, mut done) = (Instant::now(), Compacted::default());
     progress.stage("compacting");
     for _ in 0..ROUNDS {
