@@ -15,6 +15,9 @@ pub(crate) struct Results {
     pub(crate) policies: Vec<PolicyResult>,
     /// Rate of moving, beside the rate of copying the same frames.
     pub(crate) throughput: Throughput,
+    /// Command that repeats the run.
+    #[serde(skip)]
+    pub(crate) again: String,
 }
 
 /// Where the layout came from.
@@ -41,7 +44,8 @@ pub(crate) struct PolicyResult {
     pub(crate) hostage_blocks_after: u64,
     /// Pages moved.
     pub(crate) moved: u64,
-    /// Pages that stayed, by reason.
+    /// Pages that stayed, by reason: those that a move was tried for, and those that hold a block hostage, for which
+    /// the policy tries none.
     pub(crate) not_moved: BTreeMap<String, u64>,
     /// How long a thread was blocked on a moving page.
     pub(crate) blocked_us: BlockedMicros,
@@ -53,6 +57,9 @@ pub(crate) struct PolicyResult {
     pub(crate) stale_reads: u64,
     /// Seconds of compaction.
     pub(crate) seconds: f64,
+    /// Classes that the policy leaves where they are, in the order of [`CLASSES`].
+    #[serde(skip)]
+    pub(crate) fixed: [bool; CLASSES.len()],
     /// Blocks before compaction, in order of their PFN.
     #[serde(skip)]
     pub(crate) before: Vec<BlockPicture>,

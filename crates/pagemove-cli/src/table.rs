@@ -188,10 +188,4 @@ mod tests {
     fn a_writer_that_fails_is_reported() {
         assert!(print(&fixture::results(1), &mut &mut [0_u8; 10][..]).is_err());
     }
-
-    #[test]
-    #[ignore = "prints a table to look at"]
-    fn table_to_look_at() {
-        print!("{}", printed(&fixture::results(2048)));
-    }
 }

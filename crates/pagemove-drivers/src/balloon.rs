@@ -23,7 +23,7 @@ pub struct Balloon {
 impl Balloon {
     /// Makes an empty balloon.
     pub fn new(engine: &Engine) -> Self {
-        let pages = PageIndex::new(engine, Kind::Driver, "balloon");
+        let pages = engine.new_index(Kind::Driver, "balloon");
         let registration = engine.owners().register(pages.clone());
         pages.set_owner(&registration);
         Self { pages, _registration: registration, next: AtomicU32::new(0) }

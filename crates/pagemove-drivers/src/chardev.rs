@@ -58,7 +58,7 @@ impl CharDevice {
 
     /// Opens the device: a file of `pages` pages, each allocated and cleared when it is first used.
     pub fn open(&self, pages: u32) -> Arc<DeviceFile> {
-        let index = PageIndex::new(&self.engine, Kind::Driver, self.name.clone());
+        let index = self.engine.new_index(Kind::Driver, self.name.clone());
         let driver = Arc::new(Driver { name: self.name.clone(), index, moves: AtomicU64::new(0) });
         let registration = self.engine.owners().register(driver.clone());
         driver.index.set_owner(&registration);

@@ -8,7 +8,6 @@ use std::{iter, sync::Barrier, thread};
 use buddy_system_allocator::LockedFrameAllocator;
 use measure::{boot, median, print, timed};
 use pagemove::{frame::Kind, port::Contents, units::Order};
-use pagemove_hosted::enter_cpu;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
@@ -51,10 +50,9 @@ fn run(threads: usize, work: impl Fn() + Sync) -> f64 {
     let barrier = Barrier::new(threads);
     thread::scope(|scope| {
         let handles: Vec<_> = (0..threads)
-            .map(|cpu| {
+            .map(|_| {
                 let (barrier, work) = (&barrier, &work);
                 scope.spawn(move || {
-                    enter_cpu(cpu);
                     work();
                     barrier.wait();
                     timed(|| (0..ROUNDS).for_each(|_| work())).1
@@ -67,7 +65,7 @@ fn run(threads: usize, work: impl Fn() + Sync) -> f64 {
 }
 
 fn ours(threads: usize, aged: bool) -> f64 {
-    let (_machine, engine) = boot(FRAMES, threads, Contents::TablesOnly);
+    let (_machine, engine) = boot(FRAMES, threads + 1, Contents::TablesOnly);
     let physical = engine.physical();
     if aged {
         age(|| physical.alloc(Order::ZERO, Kind::Anon).ok(), |pfn| physical.put(pfn));

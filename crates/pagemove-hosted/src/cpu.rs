@@ -1,28 +1,70 @@
-//! Which virtual processor a thread is: the one it entered, or one given in turn at its first use.
+//! Which virtual processor a thread is.
+//!
+//! Every thread that lives has a number of its own, the smallest that is free when it first asks. Those below a machine's
+//! number of processors are its processors; a machine's TLBs, which threads may share, are taken modulo.
 
 use std::{
     cell::Cell,
+    collections::BTreeSet,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use parking_lot::Mutex;
+
+/// Numbers given back, all below `NEXT`.
+static FREE: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
+struct Number(usize);
+
+impl Number {
+    fn new() -> Self {
+        let mut free = FREE.lock();
+        // Under the lock, so that the smallest one is given.
+        Self(free.pop_first().unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        // First: whoever gets the number next must have it alone.
+        KNOWN.set(NONE);
+        FREE.lock().insert(self.0);
+    }
+}
+
+const NONE: usize = usize::MAX;
+
 thread_local! {
-    static CPU: Cell<Option<usize>> = const { Cell::new(None) };
+    static NUMBER: Number = Number::new();
+    // What the other one holds, without a look at whether that still lives: allocations ask for it.
+    static KNOWN: Cell<usize> = const { Cell::new(NONE) };
+    static TLB: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// Makes this thread run as virtual processor `cpu` (modulo the machine's number of them) from now on.
+/// Makes this thread use the TLB of virtual processor `cpu` (modulo the machine's number of them) from now on, so that one
+/// thread can act for several. Its own lists of free frames stay those of its number.
 pub fn enter(cpu: usize) {
-    CPU.set(Some(cpu));
+    TLB.set(Some(cpu));
 }
 
-/// Gives this thread's number, below `cpus`.
-pub(crate) fn current(cpus: usize) -> usize {
-    let cpu = CPU.get().unwrap_or_else(|| {
-        let cpu = NEXT.fetch_add(1, Ordering::Relaxed);
-        enter(cpu);
-        cpu
-    });
-    // Mostly it is below already, and a division costs as much as an allocation may.
-    if cpu < cpus { cpu } else { cpu % cpus }
+/// Gives the number of the TLB that this thread uses.
+pub(crate) fn tlb() -> usize {
+    TLB.get().or_else(number).unwrap_or(0)
+}
+
+/// Gives this thread's number; `None` while the thread ends.
+#[inline]
+pub(crate) fn number() -> Option<usize> {
+    match KNOWN.get() {
+        NONE => first(),
+        number => Some(number),
+    }
+}
+
+#[cold]
+fn first() -> Option<usize> {
+    let number = NUMBER.try_with(|number| number.0).ok()?;
+    KNOWN.set(number);
+    Some(number)
 }

@@ -79,6 +79,7 @@ pub struct Hosted {
     config: Config,
     tlb: Tlb,
     started: Instant,
+    has_barrier: bool,
 }
 
 /// Memory beyond the frames' that a machine needs, at most: metadata, and the program's own.
@@ -108,12 +109,20 @@ impl Hosted {
                 Tlb::Host(HostTlb::new()?)
             }
         };
-        Ok(Arc::new(Self { file, ram, config, tlb, started: Instant::now() }))
+        let has_barrier = os::register_barrier();
+        Ok(Arc::new(Self { file, ram, config, tlb, started: Instant::now(), has_barrier }))
     }
 
     /// Gives what the machine was made as.
     pub fn config(&self) -> Config {
         self.config
+    }
+
+    /// Gives the number of the TLB that this thread uses.
+    pub(crate) fn tlb_number(&self) -> usize {
+        let number = cpu::tlb();
+        // Mostly it is below already, and a division costs as much as the look-up.
+        if number < self.config.cpus { number } else { number % self.config.cpus }
     }
 
     pub(crate) fn tlb(&self) -> &Tlb {
@@ -125,7 +134,9 @@ impl Hosted {
     }
 }
 
-impl Machine for Hosted {
+#[allow(unsafe_code)]
+// SAFETY: no two threads have the same number; the barrier is the host's, and without one no processor is ever claimed.
+unsafe impl Machine for Hosted {
     fn ram(&self) -> Ram {
         #[allow(unsafe_code)]
         // SAFETY: the area is mapped for reading and writing as long as `self`, page-aligned, of that many frames. Besides
@@ -154,8 +165,17 @@ impl Machine for Hosted {
         self.config.cpus
     }
 
-    fn cpu(&self) -> usize {
-        cpu::current(self.config.cpus)
+    fn claim_cpu(&self) -> Option<usize> {
+        // A thread has its number alone as long as it lives, so there is nothing to claim.
+        cpu::number().filter(|&number| number < self.config.cpus && self.has_barrier)
+    }
+
+    fn release_cpu(&self) {}
+
+    fn barrier(&self) {
+        if self.has_barrier {
+            os::barrier();
+        }
     }
 
     fn wait(&self, word: &AtomicU32, value: u32) {

@@ -137,3 +137,18 @@ pub(crate) fn map_areas() -> Option<(usize, usize)> {
     let most = fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok()?;
     Some((most, fs::read_to_string("/proc/self/maps").ok()?.lines().count()))
 }
+
+/// Registers the program for [`barrier`]; false if the host has none (Linux before 4.14, or a sandbox).
+pub(crate) fn register_barrier() -> bool {
+    membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
+}
+
+/// Makes every thread of this program that runs pass a full memory barrier; those that don't, pass one before they do.
+pub(crate) fn barrier() {
+    assert!(membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED), "membarrier failed after it was registered");
+}
+
+fn membarrier(command: libc::c_int) -> bool {
+    // SAFETY: no pointers.
+    unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+}

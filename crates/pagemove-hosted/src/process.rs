@@ -8,7 +8,6 @@ use std::sync::{
 
 use pagemove::{
     Engine,
-    port::Machine,
     space::{AddressSpace, FaultError, SpaceError},
     units::{VirtAddr, VirtRange},
 };
@@ -73,13 +72,13 @@ impl Process {
     }
 
     fn access<R>(&self, address: VirtAddr, store: bool, act: impl Fn(&AtomicU64) -> R) -> Result<R, FaultError> {
-        if address.get() % 8 != 0 {
+        if !address.get().is_multiple_of(8) {
             return Err(FaultError::NotMapped(address));
         }
         match (&self.window, self.machine.tlb()) {
             (None, Tlb::Soft(tlb)) => {
                 let ram = self.space.engine().physical();
-                let cpu = self.machine.cpu();
+                let cpu = self.machine.tlb_number();
                 tlb.access(cpu, &self.space, address, store, |pfn, word| act(&ram.ram_words(pfn)[word]))
             }
             (Some(window), _) => {

@@ -125,7 +125,7 @@ fn trap_3_the_isolation_mark_outlives_what_happens_to_the_page() {
     let lab = Lab::new(BOTH[0], 2);
     let watch = Arc::new(Watch { lab: Mutex::new(Some(lab.engine.clone())), seen: Mutex::default() });
     let registration = lab.engine.owners().register(watch.clone());
-    let index = pagemove::movable::PageIndex::new(&lab.engine, pagemove::frame::Kind::Driver, "watch");
+    let index = lab.engine.new_index(pagemove::frame::Kind::Driver, "watch");
     index.set_owner(&registration);
     let pfn = index.lock_or_insert(0).unwrap().pfn();
     assert_eq!(lab.migrate(pfn, Mode::Sync), Err(Reason::Refused));

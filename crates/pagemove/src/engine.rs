@@ -1,9 +1,10 @@
 //! The engine: physical memory, and the registries in which frames' reverse maps and owners are found.
 
-use alloc::sync::Arc;
+use alloc::{string::String, sync::Arc};
 
 use crate::{
-    movable::Owners,
+    frame::Kind,
+    movable::{Owners, PageIndex},
     port::{Machine, SpaceId},
     rmap::{Registry, ReverseMap},
     sync::{AtomicU32, Ordering},
@@ -43,6 +44,13 @@ impl Engine {
     /// Gives the drivers by number.
     pub fn owners(&self) -> &Owners {
         &self.owners
+    }
+
+    /// Makes an empty index of pages of `kind` ([`Kind::Driver`] or [`Kind::File`]), for a driver or a file.
+    ///
+    /// Its pages are movable once the owner that it belongs to is registered and named by [`PageIndex::set_owner`].
+    pub fn new_index(&self, kind: Kind, name: impl Into<String>) -> Arc<PageIndex> {
+        PageIndex::new(&self.physical, &self.rmaps, kind, name.into())
     }
 
     /// Gives a name to a new address space; 2^32 of them wrap, as a machine's own numbers do.

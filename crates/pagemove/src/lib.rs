@@ -1,7 +1,5 @@
-//! A physical memory manager whose pages can all be moved while in use: also those that a driver owns and that processes
-//! have mapped.
-//!
-//! Each module uses only those above it here, so this list is the table of contents.
+//! Each module uses only those above it here: this list is the table of contents.
+#![doc = include_str!("../../../README.md")]
 #![no_std]
 
 extern crate alloc;
@@ -14,8 +12,8 @@ pub mod frame;
 pub mod zone;
 pub mod paging;
 pub mod rmap;
-pub mod engine;
 pub mod movable;
+pub mod engine;
 pub mod space;
 pub mod migrate;
 pub mod compact;

@@ -12,7 +12,11 @@ use crate::{
 };
 
 /// The machine below the engine. A kernel implements it over its hardware; `pagemove-hosted` does inside a Linux process.
-pub trait Machine: Send + Sync + 'static {
+///
+/// # Safety
+/// Between a [`Self::claim_cpu`] that gives a number and the [`Self::release_cpu`] that follows, nobody else gets the same
+/// number, but for code that interrupts the claimer and ends before it goes on. [`Self::barrier`] does what it says.
+pub unsafe trait Machine: Send + Sync + 'static {
     /// Gives the direct map of all RAM that the engine may manage.
     fn ram(&self) -> Ram;
 
@@ -25,11 +29,19 @@ pub trait Machine: Send + Sync + 'static {
     /// not become visible afterwards.
     fn flush(&self, ranges: &[FlushRange]);
 
-    /// Gives the number of processors; [`Self::cpu`] stays below it.
+    /// Gives the number of processors.
     fn cpus(&self) -> usize;
 
-    /// Gives the number of the processor that runs this. A caller that is moved to another one meanwhile loses speed only.
-    fn cpu(&self) -> usize;
+    /// Keeps the caller on the processor that it's on, alone, for a few instructions; a kernel disables preemption. Gives
+    /// the processor's number, below [`Self::cpus`]; `None`: it has none of its own, and takes the shared paths.
+    fn claim_cpu(&self) -> Option<usize>;
+
+    /// Ends a claim.
+    fn release_cpu(&self);
+
+    /// Makes every processor pass a full memory barrier before this returns; a kernel interrupts them (Linux offers it to
+    /// programs as `membarrier`). Called when free frames are collected from all processors.
+    fn barrier(&self);
 
     /// Sleeps while `word` holds `value`, until [`Self::wake`] is called for it; may return early.
     fn wait(&self, word: &AtomicU32, value: u32);

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use maud::{Markup, html};
 
-use super::kind::{self, Kind};
+use super::kind::{self, Fixed, Kind};
 use super::numbers::{change, thousands};
 use crate::results::{BlockPicture, CLASSES, PolicyResult, Results};
 
@@ -42,13 +42,9 @@ fn pair(policy: &PolicyResult) -> Markup {
     let name = &policy.policy;
     // One width for both, so that a block stands at the same place in each.
     let columns = columns(policy.before.len().max(policy.after.len()));
-    let hostages_before = kind::hostages(&policy.before, name);
-    let fixed: Vec<_> = kind::fixed_classes(name)
-        .iter()
-        .enumerate()
-        .filter(|(_, fixed)| **fixed)
-        .map(|(class, _)| class.to_string())
-        .collect();
+    let hostages_before = kind::hostages(&policy.before, &policy.fixed);
+    let fixed: Vec<_> =
+        policy.fixed.iter().enumerate().filter(|(_, fixed)| **fixed).map(|(class, _)| class.to_string()).collect();
     html! {
         article.pair data-before=(packed(&policy.before)) data-after=(packed(&policy.after))
             data-fixed=(fixed.join(" ")) data-columns=(columns) {
@@ -58,7 +54,7 @@ fn pair(policy: &PolicyResult) -> Markup {
                     b { "Before" } " "
                     (thousands(policy.free_blocks_before)) " free, " (thousands(hostages_before)) " hostage"
                 }
-                (picture(&policy.before, name, columns))
+                (picture(&policy.before, &policy.fixed, columns))
             }
             figure {
                 figcaption {
@@ -67,19 +63,19 @@ fn pair(policy: &PolicyResult) -> Markup {
                     (change(policy.free_blocks_before, policy.free_blocks_after)) "), "
                     (thousands(policy.hostage_blocks_after)) " hostage"
                 }
-                (picture(&policy.after, name, columns))
+                (picture(&policy.after, &policy.fixed, columns))
             }
         }
     }
 }
 
 /// Draws blocks as a grid, row by row in the order of their PFN.
-fn picture(blocks: &[BlockPicture], policy: &str, columns: usize) -> Markup {
+fn picture(blocks: &[BlockPicture], fixed: &Fixed, columns: usize) -> Markup {
     if blocks.is_empty() {
         return html! { p.nothing { "No picture was taken." } };
     }
     let rows = blocks.len().div_ceil(columns);
-    let looks: Vec<Look> = blocks.iter().map(|block| look(block, policy)).collect();
+    let looks: Vec<Look> = blocks.iter().map(|block| look(block, fixed)).collect();
     html! {
         svg.blocks role="img" viewBox=(format!("0 0 {columns} {rows}"))
             style=(format!("max-width:{}px", columns * LARGEST_CELL)) aria-label=(in_words(&looks)) {
@@ -102,8 +98,8 @@ fn columns(blocks: usize) -> usize {
     }
 }
 
-fn look(block: &BlockPicture, policy: &str) -> Look {
-    let kind = kind::kind(block, policy);
+fn look(block: &BlockPicture, fixed: &Fixed) -> Look {
+    let kind = kind::kind(block, fixed);
     let shade = match kind {
         Kind::Movable | Kind::Hostage(_) => {
             let step = (kind::occupancy(block) * f64::from(SHADES)).ceil();
@@ -173,7 +169,7 @@ fn legend(results: &Results) -> Markup {
     let mut kinds = BTreeSet::new();
     for policy in &results.policies {
         for block in policy.before.iter().chain(&policy.after) {
-            kinds.insert(kind::kind(block, &policy.policy));
+            kinds.insert(kind::kind(block, &policy.fixed));
         }
     }
     let entry = |looks: &[String], text: String| {
@@ -235,7 +231,7 @@ mod tests {
     fn every_block_has_one_cell_of_its_look() {
         for size in [1, 2, 63, 64, 65, 1000, 2048, 2049] {
             for policy in &fixture::results(size).policies {
-                let looks: Vec<_> = policy.after.iter().map(|block| look(block, &policy.policy)).collect();
+                let looks: Vec<_> = policy.after.iter().map(|block| look(block, &policy.fixed)).collect();
                 let painted = painted(&runs(&looks, columns(size)), columns(size), size);
                 assert!(painted.iter().copied().eq(looks.iter().copied().map(Some)));
                 let free = painted.iter().filter(|cell| **cell == Some((Kind::Free, 0))).count();
@@ -261,9 +257,9 @@ mod tests {
     #[test]
     fn shade_follows_occupancy() {
         let used = |used: u16| BlockPicture { frames: [512 - used, used, 0, 0, 0, 0, 0, 0, 0] };
-        let shades = [1, 128, 129, 384, 512].map(|count| look(&used(count), "any").1);
+        let shades = [1, 128, 129, 384, 512].map(|count| look(&used(count), &fixture::fixed("any")).1);
         assert_eq!(shades, [1, 1, 2, 3, 4]);
-        assert_eq!(look(&used(0), "any"), (Kind::Free, 0));
+        assert_eq!(look(&used(0), &fixture::fixed("any")), (Kind::Free, 0));
     }
 
     #[test]

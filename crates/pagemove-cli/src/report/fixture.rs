@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use pagemove::{compact::is_fixed, frame::Class, migrate::Policy};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -13,6 +14,12 @@ use crate::results::{BlockPicture, BlockedMicros, CLASSES, LayoutInfo, PolicyRes
 
 /// Frames of a block of order 9.
 const FRAMES: u16 = 512;
+
+/// Gives the classes that a policy leaves where they are, as the engine says.
+pub(crate) fn fixed(policy: &str) -> kind::Fixed {
+    let policy = Policy::ALL.into_iter().find(|known| known.name() == policy).expect("a policy's name");
+    Class::ALL.map(|class| is_fixed(class, policy))
+}
 
 /// Gives the results of a run on so many blocks.
 pub(crate) fn results(blocks: usize) -> Results {
@@ -27,6 +34,7 @@ pub(crate) fn results(blocks: usize) -> Results {
         layout: LayoutInfo { source: "sample".into(), frames: blocks as u64 * u64::from(FRAMES), pageblock_order: 9 },
         policies,
         throughput: Throughput { moved_gb_per_s: 4.38, memcpy_gb_per_s: 6.12 },
+        again: "pagemove run --seed 2016".into(),
     }
 }
 
@@ -61,7 +69,7 @@ fn compacted(before: &[BlockPicture], policy: &str) -> (Vec<BlockPicture>, u64) 
     let mut after = before.to_vec();
     let mut homeless = [0_u16; CLASSES.len()].map(u64::from);
     for block in &mut after {
-        if kind::kind(block, policy) == Kind::Movable {
+        if kind::kind(block, &fixed(policy)) == Kind::Movable {
             for (count, left) in block.frames.iter_mut().zip(&mut homeless).skip(1) {
                 *left += u64::from(std::mem::take(count));
             }
@@ -70,7 +78,7 @@ fn compacted(before: &[BlockPicture], policy: &str) -> (Vec<BlockPicture>, u64) 
     }
     let moved = homeless.iter().sum();
     let (hostages, rest): (Vec<_>, Vec<_>) =
-        after.iter_mut().partition(|block| matches!(kind::kind(block, policy), Kind::Hostage(_)));
+        after.iter_mut().partition(|block| matches!(kind::kind(block, &fixed(policy)), Kind::Hostage(_)));
     for block in hostages.into_iter().chain(rest) {
         for (class, left) in homeless.iter_mut().enumerate().skip(1) {
             let fits = block.frames[0].min(u16::try_from(*left).unwrap_or(FRAMES));
@@ -84,14 +92,16 @@ fn compacted(before: &[BlockPicture], policy: &str) -> (Vec<BlockPicture>, u64) 
 
 fn policy(name: &str, before: &[BlockPicture], slow: f64, rng: &mut ChaCha8Rng) -> PolicyResult {
     let (after, moved) = compacted(before, name);
-    let free =
-        |blocks: &[BlockPicture]| blocks.iter().filter(|block| kind::kind(block, name) == Kind::Free).count() as u64;
+    let free = |blocks: &[BlockPicture]| {
+        blocks.iter().filter(|block| kind::kind(block, &fixed(name)) == Kind::Free).count() as u64
+    };
     let histogram = if before.is_empty() { Vec::new() } else { blocked(slow, rng) };
     PolicyResult {
         policy: name.into(),
+        fixed: fixed(name),
         free_blocks_before: free(before),
         free_blocks_after: free(&after),
-        hostage_blocks_after: kind::hostages(&after, name),
+        hostage_blocks_after: kind::hostages(&after, &fixed(name)),
         moved,
         not_moved: reasons(&after, name),
         blocked_us: BlockedMicros {
@@ -114,7 +124,7 @@ fn holders(after: &[BlockPicture], policy: &str) -> Vec<(String, u64)> {
     let names = [&["chardev0", "gpu-shm", "net-rx"][..], &["zsmalloc"], &["dentry", "inode"], &["tables"], &["kernel"]];
     let mut by_name = BTreeMap::<String, u64>::new();
     for (at, block) in after.iter().enumerate() {
-        let group = match kind::kind(block, policy) {
+        let group = match kind::kind(block, &fixed(policy)) {
             Kind::Hostage(3) => 0,
             Kind::Hostage(2) => 1,
             Kind::Hostage(4 | 5) => 2,

@@ -1,6 +1,6 @@
 //! What a block is to a policy: free, movable, a hostage (and whose), or wholly fixed.
 //!
-//! Takes a block's frames by class and the policy's name, and gives one [`Kind`]. Pure. The rule is that of
+//! Takes a block's frames by class and the classes that the policy leaves where they are, and gives one [`Kind`]. Pure. The rule is that of
 //! `PolicyResult::hostage_blocks_after`: a hostage holds a page which the policy can't move, and something else too.
 
 use crate::results::{BlockPicture, CLASSES};
@@ -9,8 +9,9 @@ use crate::results::{BlockPicture, CLASSES};
 const FREE: usize = 0;
 const DRIVER_UNMAPPED: usize = 2;
 const DRIVER_MAPPED: usize = 3;
-/// The first of the classes that no policy moves; all after it are such too.
-const PINNED: usize = 4;
+
+/// The classes that a policy can't move ([`crate::results::PolicyResult::fixed`]).
+pub(crate) type Fixed = [bool; CLASSES.len()];
 
 /// What a block is to a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,15 +26,6 @@ pub(crate) enum Kind {
     Hostage(usize),
     /// Holds nothing but pages which the policy can't move, so that nothing is lost by leaving it alone.
     Fixed,
-}
-
-/// Gives the classes that a policy can't move; of a policy unknown here, what is true of every policy.
-pub(crate) fn fixed_classes(policy: &str) -> [bool; CLASSES.len()] {
-    std::array::from_fn(|class| match class {
-        DRIVER_UNMAPPED => policy == "unmovable",
-        DRIVER_MAPPED => policy == "unmovable" || policy == "unmapped",
-        _ => class >= PINNED,
-    })
 }
 
 /// What a policy is, in words.
@@ -60,8 +52,7 @@ pub(crate) fn occupancy(block: &BlockPicture) -> f64 {
 }
 
 /// Tells what a block is to a policy.
-pub(crate) fn kind(block: &BlockPicture, policy: &str) -> Kind {
-    let fixed = fixed_classes(policy);
+pub(crate) fn kind(block: &BlockPicture, fixed: &Fixed) -> Kind {
     let all = total(block);
     let held = || (0..CLASSES.len()).filter(|&class| fixed[class] && block.frames[class] > 0);
     let stuck: u32 = held().map(|class| u32::from(block.frames[class])).sum();
@@ -86,13 +77,16 @@ pub(crate) fn kind(block: &BlockPicture, policy: &str) -> Kind {
 }
 
 /// Gives how many of the blocks are hostages of a policy.
-pub(crate) fn hostages(blocks: &[BlockPicture], policy: &str) -> u64 {
-    blocks.iter().filter(|block| matches!(kind(block, policy), Kind::Hostage(_))).count() as u64
+pub(crate) fn hostages(blocks: &[BlockPicture], fixed: &Fixed) -> u64 {
+    blocks.iter().filter(|block| matches!(kind(block, fixed), Kind::Hostage(_))).count() as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::fixture::fixed;
+
+    const PINNED: usize = 4;
 
     fn block(counts: &[(usize, u16)]) -> BlockPicture {
         let mut block = BlockPicture::default();
@@ -105,32 +99,32 @@ mod tests {
     #[test]
     fn mapped_driver_pages_hold_a_block_hostage_unless_any_page_moves() {
         let block = block(&[(FREE, 500), (DRIVER_MAPPED, 12)]);
-        assert_eq!(kind(&block, "unmovable"), Kind::Hostage(DRIVER_MAPPED));
-        assert_eq!(kind(&block, "unmapped"), Kind::Hostage(DRIVER_MAPPED));
-        assert_eq!(kind(&block, "any"), Kind::Movable);
+        assert_eq!(kind(&block, &fixed("unmovable")), Kind::Hostage(DRIVER_MAPPED));
+        assert_eq!(kind(&block, &fixed("unmapped")), Kind::Hostage(DRIVER_MAPPED));
+        assert_eq!(kind(&block, &fixed("any")), Kind::Movable);
     }
 
     #[test]
     fn unmapped_driver_pages_hold_only_where_driver_pages_never_move() {
         let block = block(&[(FREE, 511), (DRIVER_UNMAPPED, 1)]);
-        assert_eq!(kind(&block, "unmovable"), Kind::Hostage(DRIVER_UNMAPPED));
-        assert_eq!(kind(&block, "unmapped"), Kind::Movable);
-        assert_eq!(kind(&block, "any"), Kind::Movable);
+        assert_eq!(kind(&block, &fixed("unmovable")), Kind::Hostage(DRIVER_UNMAPPED));
+        assert_eq!(kind(&block, &fixed("unmapped")), Kind::Movable);
+        assert_eq!(kind(&block, &fixed("any")), Kind::Movable);
     }
 
     #[test]
     fn the_hardest_to_move_names_the_hostage() {
         let (slab, page_table) = (5, 6);
         let both = block(&[(FREE, 9), (DRIVER_MAPPED, 500), (slab, 1), (page_table, 2)]);
-        assert_eq!(kind(&both, "unmovable"), Kind::Hostage(page_table));
-        assert_eq!(kind(&both, "any"), Kind::Hostage(page_table));
+        assert_eq!(kind(&both, &fixed("unmovable")), Kind::Hostage(page_table));
+        assert_eq!(kind(&both, &fixed("any")), Kind::Hostage(page_table));
     }
 
     #[test]
     fn what_no_policy_moves_holds_under_every_policy() {
         for class in PINNED..CLASSES.len() {
-            for policy in ["unmovable", "unmapped", "any", "unheard of"] {
-                assert_eq!(kind(&block(&[(FREE, 511), (class, 1)]), policy), Kind::Hostage(class));
+            for policy in ["unmovable", "unmapped", "any"] {
+                assert_eq!(kind(&block(&[(FREE, 511), (class, 1)]), &fixed(policy)), Kind::Hostage(class));
             }
         }
         let names = [FREE, DRIVER_UNMAPPED, DRIVER_MAPPED, PINNED].map(|class| CLASSES[class]);
@@ -139,15 +133,15 @@ mod tests {
 
     #[test]
     fn full_of_what_stays_is_no_hostage() {
-        assert_eq!(kind(&block(&[(7, 512)]), "any"), Kind::Fixed);
-        assert_eq!(kind(&block(&[(DRIVER_MAPPED, 256), (8, 256)]), "unmapped"), Kind::Fixed);
+        assert_eq!(kind(&block(&[(7, 512)]), &fixed("any")), Kind::Fixed);
+        assert_eq!(kind(&block(&[(DRIVER_MAPPED, 256), (8, 256)]), &fixed("unmapped")), Kind::Fixed);
     }
 
     #[test]
     fn free_short_and_absent_blocks() {
-        assert_eq!(kind(&block(&[(FREE, 512)]), "any"), Kind::Free);
-        assert_eq!(kind(&block(&[(FREE, 7)]), "any"), Kind::Free);
-        assert_eq!(kind(&BlockPicture::default(), "any"), Kind::Absent);
+        assert_eq!(kind(&block(&[(FREE, 512)]), &fixed("any")), Kind::Free);
+        assert_eq!(kind(&block(&[(FREE, 7)]), &fixed("any")), Kind::Free);
+        assert_eq!(kind(&BlockPicture::default(), &fixed("any")), Kind::Absent);
         assert!(occupancy(&BlockPicture::default()) == 0.0);
         assert!((occupancy(&block(&[(FREE, 128), (1, 384)])) - 0.75).abs() < 1e-9);
     }

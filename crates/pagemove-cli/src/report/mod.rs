@@ -235,7 +235,7 @@ fn reading(size: &str) -> Markup {
 fn repeating(results: &Results) -> Markup {
     let layout = &results.layout;
     html! {
-        pre { code { "pagemove run --seed " (results.seed) } }
+        pre { code { (results.again) } }
         p {
             "Layout: " b { (layout.source) } ", " (thousands(layout.frames)) " frames of 4 KiB ("
             (frames_size(layout.frames)) "), blocks of " (block_size(layout.pageblock_order)) ". "

@@ -150,10 +150,3 @@ fn a_failed_write_leaves_nothing() {
     // Nor does it leave half a page under another name.
     assert_eq!(std::fs::read_dir(&taken).unwrap().count(), 1);
 }
-
-#[test]
-#[ignore = "writes a page to look at, in the folder that PAGEMOVE_REPORT_DIR names"]
-fn page_to_look_at() {
-    let dir = std::env::var_os("PAGEMOVE_REPORT_DIR").expect("PAGEMOVE_REPORT_DIR names a folder");
-    write(&fixture::results(2048), Path::new(&dir)).unwrap();
-}

@@ -100,10 +100,11 @@ impl HostTlb {
 /// Translations of one window.
 #[derive(Default)]
 struct Held {
-    // By virtual page number of the page's start.
-    pages: FxHashMap<u64, Order>,
-    // Oldest first; may name pages that were flushed since.
-    ages: VecDeque<u64>,
+    // By virtual page number of the page's start: its size, and the number of its fill.
+    pages: FxHashMap<u64, (Order, u64)>,
+    // Page and number of its fill, oldest first; may name fills whose page was flushed since.
+    ages: VecDeque<(u64, u64)>,
+    fills: u64,
 }
 
 /// A process's addresses.
@@ -138,63 +139,82 @@ impl Window {
             // Frames are never mapped for execution: no program's code is in them.
             Access::Execute => return false,
         };
-        while !self.fill(&machine, &space, address, walk) {
-            if space.fault(address, access).is_err() {
-                return false;
+        loop {
+            match self.fill(&machine, &space, address, walk) {
+                Filled::Yes => return true,
+                Filled::WalkFaults if space.fault(address, access).is_ok() => {}
+                Filled::WalkFaults => return false,
+                Filled::HostRefuses(error) => {
+                    // Without this page the program can't go on, and nobody is there to return an error to.
+                    eprintln!("pagemove: the host maps no more pages for the host TLB: {error}");
+                    return false;
+                }
             }
         }
-        true
     }
 
-    /// Walks, and maps what was found; false if the walk faults.
-    fn fill(&self, machine: &Hosted, space: &AddressSpace, address: VirtAddr, walk: Walk) -> bool {
+    /// Walks, and maps what was found.
+    fn fill(&self, machine: &Hosted, space: &AddressSpace, address: VirtAddr, walk: Walk) -> Filled {
         // Over walk and map: a flush comes before, and then the walk sees the change, or after, and then it unmaps.
         let mut held = self.held.lock();
-        let Some(found) = space.table().translate(address, walk) else { return false };
+        let Some(found) = space.table().translate(address, walk) else { return Filled::WalkFaults };
         let start = if found.order == HUGE_ORDER { address.align_down_huge() } else { address.page() };
         let bytes = (found.order.frames() as usize) << PAGE_SHIFT;
         let at = found.first.index() << PAGE_SHIFT;
-        if held.pages.insert(start.vpn(), found.order).is_none() {
-            held.ages.push_back(start.vpn());
-            HELD.fetch_add(1, Ordering::Relaxed);
-            self.evict(&mut held);
-        }
-        let shown = self.area.show(self.offset(start.vpn()), bytes, machine.file(), at, found.storable);
-        // The host has no areas left for us, though we stay below its limit: the rest of the program took them.
-        shown.is_ok()
-    }
-
-    /// Unmaps the oldest translations of this window while there are too many in all; then, or if it has few, of others.
-    fn evict(&self, held: &mut Held) {
-        // Some at once, as neighbours go with one call.
-        if HELD.load(Ordering::Relaxed) <= self.most {
-            return;
-        }
-        let few = held.pages.len() < EVICTED * 2;
-        if !few {
-            return self.evict_oldest(held);
-        }
-        let others: Vec<Arc<Window>> = WINDOWS.read().values().filter_map(Weak::upgrade).collect();
-        for other in others.iter().filter(|other| !std::ptr::eq(&***other, self)) {
-            // Never waits: two windows could wait for each other.
-            if let Some(mut theirs) = other.held.try_lock()
-                && theirs.pages.len() >= EVICTED * 2
-            {
-                return other.evict_oldest(&mut theirs);
+        if !held.pages.contains_key(&start.vpn()) {
+            held.fills += 1;
+            let fill = held.fills;
+            held.pages.insert(start.vpn(), (found.order, fill));
+            held.ages.push_back((start.vpn(), fill));
+            if HELD.fetch_add(1, Ordering::Relaxed) >= self.most {
+                self.evict(&mut held);
             }
         }
+        let show = || self.area.show(self.offset(start.vpn()), bytes, machine.file(), at, found.storable);
+        // The rest of the program may have taken the areas that were counted on: make room once more, and try again.
+        match show().or_else(|_| {
+            self.evict(&mut held);
+            show()
+        }) {
+            Ok(()) => Filled::Yes,
+            Err(error) => Filled::HostRefuses(error),
+        }
     }
 
-    fn evict_oldest(&self, held: &mut Held) {
+    /// Unmaps the oldest translations of this window; if it has few, of others first.
+    fn evict(&self, held: &mut Held) {
+        if held.pages.len() < EVICTED {
+            let others: Vec<Arc<Window>> = WINDOWS.read().values().filter_map(Weak::upgrade).collect();
+            let mut evicted = 0;
+            for other in others.iter().filter(|other| !std::ptr::eq(&***other, self)) {
+                // Never waits: two windows could wait for each other.
+                if let Some(mut theirs) = other.held.try_lock() {
+                    evicted += other.evict_oldest(&mut theirs);
+                }
+                if evicted >= EVICTED {
+                    return;
+                }
+            }
+        }
+        self.evict_oldest(held);
+    }
+
+    fn evict_oldest(&self, held: &mut Held) -> usize {
         let mut pages = Vec::with_capacity(EVICTED);
         // Not the newest, which is being filled.
         while pages.len() < EVICTED && held.ages.len() > 1 {
-            let Some(vpn) = held.ages.pop_front() else { break };
-            if let Some(order) = held.pages.remove(&vpn) {
+            let Some((vpn, fill)) = held.ages.pop_front() else { break };
+            // Filled anew since: that one's age stands further behind.
+            if let Some(&(order, now)) = held.pages.get(&vpn)
+                && now == fill
+            {
+                held.pages.remove(&vpn);
                 pages.push((vpn, order));
             }
         }
+        let evicted = pages.len();
         self.hide(pages);
+        evicted
     }
 
     fn flush(&self, ranges: &[FlushRange]) {
@@ -204,13 +224,13 @@ impl Window {
         for range in ranges {
             let (first, behind) = (range.start.vpn(), range.start.vpn() + u64::from(range.pages));
             if u64::from(range.pages) > held.pages.len() as u64 {
-                gone.extend(
-                    held.pages.extract_if(|&vpn, order| vpn < behind && vpn + u64::from(order.frames()) > first),
-                );
+                let inside = |vpn: u64, order: Order| vpn < behind && vpn + u64::from(order.frames()) > first;
+                let found = held.pages.extract_if(|&vpn, &mut (order, _)| inside(vpn, order));
+                gone.extend(found.map(|(vpn, (order, _))| (vpn, order)));
                 continue;
             }
             let mut forget = |vpn: u64, least: Order| {
-                if let Some(&order) = held.pages.get(&vpn)
+                if let Some(&(order, _)) = held.pages.get(&vpn)
                     && order >= least
                 {
                     held.pages.remove(&vpn);
@@ -223,7 +243,7 @@ impl Window {
         }
         self.hide(gone);
         if held.ages.len() > held.pages.len() * 2 + EVICTED {
-            held.ages.retain(|vpn| held.pages.contains_key(vpn));
+            held.ages.retain(|(vpn, fill)| held.pages.get(vpn).is_some_and(|(_, now)| now == fill));
         }
     }
 
@@ -240,7 +260,14 @@ impl Window {
     }
 }
 
-/// Translations evicted at once.
+/// What a fill came to.
+enum Filled {
+    Yes,
+    WalkFaults,
+    HostRefuses(std::io::Error),
+}
+
+/// Translations evicted at once: neighbours go with one call.
 const EVICTED: usize = 64;
 
 impl Drop for Window {

@@ -79,7 +79,9 @@ pub struct Observation {
 
 impl Observation {
     /// Reads the summaries of the blocks of `range` that the index names. Costs by those, not by the range's size.
+    /// Collects the free frames from the processors' lists first.
     pub fn of(physical: &Physical, range: FrameRange, policy: Policy) -> Self {
+        physical.drain_cpu_lists();
         let mut blocks = Vec::new();
         physical.blocks().for_each_candidate(range, |block, summary| {
             blocks.push(Observed { block, tally: Tally::new(&summary, policy) });

@@ -41,6 +41,11 @@ impl Destination for AnyFree<'_> {
     fn take(&mut self) -> Option<Pfn> {
         if self.frames.is_empty() {
             self.physical.reserve(self.ahead, &mut self.frames);
+            if self.frames.is_empty() {
+                // The last free frames may lie on other processors' lists.
+                self.physical.drain_cpu_lists();
+                self.physical.reserve(self.ahead, &mut self.frames);
+            }
         }
         self.frames.pop()
     }

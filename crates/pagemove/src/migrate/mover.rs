@@ -67,7 +67,10 @@ impl<'p> Clock<'p> {
 pub struct Mover<'e> {
     engine: &'e Engine,
     pages: Vec<MovingPage>,
-    uses: Vec<Option<OwnerUse>>,
+    // For each page the place of its owner in `uses`, if it has one.
+    owners: Vec<Option<usize>>,
+    // One for all pages in a row that have the same owner, with its number.
+    uses: Vec<(u32, OwnerUse)>,
     debt: FlushDebt<'e>,
     rmap: Option<(u32, Arc<dyn ReverseMap>)>,
     owner: Option<(u32, Arc<Owner>)>,
@@ -82,6 +85,7 @@ impl<'e> Mover<'e> {
         Self {
             engine,
             pages: Vec::with_capacity(Options::MOST),
+            owners: Vec::with_capacity(Options::MOST),
             uses: Vec::with_capacity(Options::MOST),
             debt,
             rmap: None,
@@ -129,10 +133,8 @@ impl<'e> Mover<'e> {
         }
         let counters = self.physical().counters();
         counters.add(Counter::PgmigrateSuccess, outcome.moved);
-        for &(pfn, reason) in &outcome.stayed {
-            counters.stayed(reason);
-            self.physical().events().push(Event::Stayed { pfn, reason });
-        }
+        outcome.stayed.iter().for_each(|&(_, reason)| counters.stayed(reason));
+        self.physical().events().push(outcome.stayed.iter().map(|&(pfn, reason)| Event::Stayed { pfn, reason }));
         // Nothing is kept alive by us between moves.
         (self.rmap, self.owner) = (None, None);
         outcome
@@ -223,7 +225,7 @@ impl<'e> Mover<'e> {
                 // Nobody looks for it before it's dressed, but who finds it by an entry must wait for us.
                 physical.frames().lock_set_aside(page.to);
                 self.pages.push(page);
-                self.uses.push(owner);
+                self.owners.push(owner);
                 Ok(())
             }
             Err(reason) => {
@@ -264,14 +266,18 @@ impl<'e> Mover<'e> {
         Ok(state.order())
     }
 
-    fn isolate(&mut self, number: u32, pfn: Pfn, index: u32, mode: Mode) -> Result<OwnerUse, Reason> {
-        if self.owner.as_ref().is_none_or(|(known, _)| *known != number) {
-            self.owner = self.engine.owners().get(number).map(|owner| (number, owner));
+    /// Asks the owner for the page; gives the place of the owner's use.
+    fn isolate(&mut self, number: u32, pfn: Pfn, index: u32, mode: Mode) -> Result<usize, Reason> {
+        if self.uses.last().is_none_or(|(known, _)| *known != number) {
+            if self.owner.as_ref().is_none_or(|(known, _)| *known != number) {
+                self.owner = self.engine.owners().get(number).map(|owner| (number, owner));
+            }
+            let (_, owner) = self.owner.as_ref().ok_or(Reason::OwnerGone)?;
+            self.uses.push((number, owner.begin().ok_or(Reason::OwnerGone)?));
         }
-        let (_, owner) = self.owner.as_ref().ok_or(Reason::OwnerGone)?;
-        let owner = owner.begin().ok_or(Reason::OwnerGone)?;
-        owner.ops().isolate(OwnedPage { pfn, index, mode }).map_err(reason_of)?;
-        Ok(owner)
+        let place = self.uses.len() - 1;
+        self.uses[place].1.ops().isolate(OwnedPage { pfn, index, mode }).map_err(reason_of)?;
+        Ok(place)
     }
 
     /// Calls `act` with each run of pages that have the same reverse map.
@@ -297,12 +303,12 @@ impl<'e> Mover<'e> {
     fn freeze(&mut self) {
         let physical = self.physical();
         let mut classes = ClassRun::default();
-        for (page, owner) in self.pages.iter_mut().zip(&self.uses) {
+        for (page, owner) in self.pages.iter_mut().zip(&self.owners) {
             if page.stay.is_some() {
                 continue;
             }
             let from = physical.frame(page.from);
-            let expected = expected(owner);
+            let expected = expected(owner.is_some());
             if !from.freeze(expected) {
                 page.stay = Some(match from {
                     from if from.pins() > 0 => Reason::Pinned,
@@ -321,22 +327,23 @@ impl<'e> Mover<'e> {
     /// lock or the destination's.
     fn copy(&mut self, mode: Mode) {
         let physical = self.physical();
-        for (page, owner) in self.pages.iter_mut().zip(&self.uses).filter(|(page, _)| page.stay.is_none()) {
-            match owner {
+        let Self { pages, owners, uses, .. } = self;
+        for (page, owner) in pages.iter_mut().zip(&*owners).filter(|(page, _)| page.stay.is_none()) {
+            match *owner {
                 None => physical.ram().copy_streaming(page.from, page.to, page.order),
-                Some(used) => {
-                    if let Err(refusal) = used.ops().copy(&owned_move(physical, page, mode)) {
-                        unfreeze(physical, page, refusal, owner);
+                Some(place) => {
+                    if let Err(refusal) = uses[place].1.ops().copy(&owned_move(physical, page, mode)) {
+                        unfreeze(physical, page, refusal);
                     }
                 }
             }
         }
         physical.ram().settle_copies();
-        for (page, owner) in self.pages.iter_mut().zip(&self.uses).filter(|(page, _)| page.stay.is_none()) {
-            if let Some(used) = owner
-                && let Err(refusal) = used.ops().migrate(&owned_move(physical, page, mode))
+        for (page, owner) in pages.iter_mut().zip(&*owners).filter(|(page, _)| page.stay.is_none()) {
+            if let Some(place) = *owner
+                && let Err(refusal) = uses[place].1.ops().migrate(&owned_move(physical, page, mode))
             {
-                unfreeze(physical, page, refusal, owner);
+                unfreeze(physical, page, refusal);
             }
         }
     }
@@ -349,15 +356,12 @@ impl<'e> Mover<'e> {
     fn release(&mut self, destination: &mut dyn Destination, mode: Mode, outcome: &mut Outcome) {
         let physical = self.physical();
         let frames = physical.frames();
-        let mut classes = ClassRun::default();
-        for (page, owner) in self.pages.iter().zip(&self.uses) {
+        for (page, owner) in self.pages.iter().zip(&self.owners) {
             let kept = page.target();
-            if let Some(owner) = owner {
-                owner.ops().putback(OwnedPage { pfn: kept, index: page.key.index, mode });
+            if let Some(place) = *owner {
+                self.uses[place].1.ops().putback(OwnedPage { pfn: kept, index: page.key.index, mode });
             }
-            if physical.frame(kept).state().kind() == Kind::Driver {
-                physical.settle_class(kept);
-            }
+            physical.settle_class_if_changed(kept);
             match page.stay {
                 None => {
                     outcome.moved += u64::from(page.order.frames());
@@ -365,14 +369,7 @@ impl<'e> Mover<'e> {
                     physical.put(page.to);
                     // Frozen, so nobody has it; who waits for its lock looks anew at what led him there.
                     frames.unlock_raw(page.from);
-                    if page.order == Order::ZERO {
-                        classes.add(
-                            physical.blocks(),
-                            page.from,
-                            physical.frame(page.from).state().class(),
-                            Class::Free,
-                        );
-                    } else {
+                    if page.order > Order::ZERO {
                         physical.free(page.from);
                     }
                 }
@@ -386,18 +383,20 @@ impl<'e> Mover<'e> {
                 }
             }
         }
-        classes.finish(physical.blocks());
         let moved = self.pages.iter().filter(|page| page.stay.is_none() && page.order == Order::ZERO);
-        physical.free_counted(moved.map(|page| page.from));
+        physical.free_all(moved.map(|page| page.from));
+        self.pages.retain(|page| page.stay.is_none());
+        physical.events().push(self.pages.iter().map(|page| Event::Moved { from: page.from, to: page.to }));
         self.pages.clear();
+        self.owners.clear();
         // After all locks: the last use of an owner that is gone may free its pages.
         self.uses.clear();
     }
 }
 
 /// References of a page that is claimed and blocked: ours, and its owner's.
-fn expected(owner: &Option<OwnerUse>) -> u32 {
-    1 + u32::from(owner.is_some())
+fn expected(has_owner: bool) -> u32 {
+    1 + u32::from(has_owner)
 }
 
 fn reason_of(refusal: Refusal) -> Reason {
@@ -416,10 +415,10 @@ fn owned_move<'p>(physical: &'p Physical, page: &MovingPage, mode: Mode) -> Owne
 }
 
 /// Undoes the freeze of a page that its owner refuses.
-fn unfreeze(physical: &Physical, page: &mut MovingPage, refusal: Refusal, owner: &Option<OwnerUse>) {
+fn unfreeze(physical: &Physical, page: &mut MovingPage, refusal: Refusal) {
     page.stay = Some(reason_of(refusal));
     undress_destination(physical, page);
-    physical.frame(page.from).set_counts(expected(owner), 0);
+    physical.frame(page.from).set_counts(expected(true), 0);
 }
 
 /// Makes the destination what the source is: kind, size, owner, place and marks; with the references of both of us.
@@ -429,9 +428,9 @@ fn dress_destination(physical: &Physical, page: &MovingPage, refs: u32, classes:
     // Its mappings will be the same, too.
     let class = state.class();
     if page.order == Order::ZERO {
-        classes.add(physical.blocks(), page.to, Class::Free, class);
+        classes.add(physical.blocks(), page.to, to.state().class(), class);
     } else {
-        physical.count(page.to, page.order, Class::Kernel, class);
+        physical.count(page.to, page.order, to.state().class(), class);
     }
     to.set_owner(from.owner(), page.key);
     to.set_state(State::new(state.kind(), class, page.order).with(state.marks() & Marks::DIRTY));

@@ -10,10 +10,9 @@ use core::ops::Range;
 
 use super::{MovableOps, OwnedMove, Refusal};
 use crate::{
-    engine::Engine,
     frame::{Key, Kind, Marks},
     paging::FlushDebt,
-    rmap::RangeMap,
+    rmap::{RangeMap, Registry, ReverseMap},
     sync::{AtomicU32, Mutex, Ordering},
     units::{Order, Pfn},
     zone::{AllocError, Physical},
@@ -76,15 +75,18 @@ impl Drop for LockedPage<'_> {
 }
 
 impl PageIndex {
-    /// Makes an empty index of pages of `kind` ([`Kind::Driver`] or [`Kind::File`]).
-    ///
-    /// Its pages are movable once the owner that it belongs to is registered and named by [`Self::set_owner`].
-    pub fn new(engine: &Engine, kind: Kind, name: impl Into<String>) -> Arc<Self> {
+    /// Makes an empty index; see [`crate::Engine::new_index`].
+    pub(crate) fn new(
+        physical: &Arc<Physical>,
+        rmaps: &Arc<Registry<dyn ReverseMap>>,
+        kind: Kind,
+        name: String,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            name: name.into(),
+            name,
             kind,
-            physical: engine.physical().clone(),
-            rmap: RangeMap::new(engine.reverse_maps()),
+            physical: physical.clone(),
+            rmap: RangeMap::new(rmaps),
             owner: AtomicU32::new(0),
             chunks: Mutex::new(BTreeMap::new()),
         })

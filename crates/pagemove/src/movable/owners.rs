@@ -11,7 +11,8 @@ use crate::{
 
 const CLOSING: u32 = 1 << 31;
 
-/// A registered driver. `uses` counts the moves between `isolate` and `putback`, and has a bit that admits no more.
+/// A registered driver. `uses` counts the batches between a first `isolate` and the last `putback`, and has a bit
+/// that admits no more.
 pub struct Owner {
     ops: Arc<dyn MovableOps>,
     uses: AtomicU32,
@@ -84,9 +85,9 @@ impl Drop for OwnerUse {
 
 /// Some of the driver's pages are isolated or moving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("unregister: {moving} page(s) of the driver are isolated or moving")]
+#[error("unregister: pages of the driver are isolated or moving, in {moving} batch(es)")]
 pub struct StillMoving {
-    /// How many.
+    /// In how many batches.
     pub moving: u32,
 }
 

@@ -8,6 +8,7 @@
 //! space's lock, under a reverse map's lock within its range, or under the machine's exclusion of flushes, is safe.
 
 use alloc::sync::Arc;
+use core::ops::Range;
 
 use super::{Entry, Flags, FlushDebt};
 use crate::{
@@ -237,31 +238,31 @@ impl PageTable {
         }
     }
 
-    /// Takes the tables out that serve nothing but `gap`, in which no leaf and no mapping is left; the address space is
-    /// the caller's alone. Their frames go into the debt.
-    pub(crate) fn prune(&self, gap: VirtRange, debt: &mut FlushDebt<'_>) {
-        self.prune_below(self.root, LEVELS - 1, VirtAddr::default(), gap, debt);
+    /// Takes the tables out that serve nothing but `gap`, virtual page numbers in which no leaf and no mapping is left; the
+    /// address space is the caller's alone. Their frames go into the debt.
+    pub(crate) fn prune(&self, gap: Range<u64>, debt: &mut FlushDebt<'_>) {
+        self.prune_below(self.root, LEVELS - 1, 0, &gap, debt);
     }
 
-    fn prune_below(&self, table: Pfn, level: u32, base: VirtAddr, gap: VirtRange, debt: &mut FlushDebt<'_>) {
+    fn prune_below(&self, table: Pfn, level: u32, base: u64, gap: &Range<u64>, debt: &mut FlushDebt<'_>) {
         let pages = 1u64 << (BITS * level);
-        let first = gap.start().max(base).vpn().saturating_sub(base.vpn()) / pages;
-        let behind = (gap.end().vpn() - base.vpn()).div_ceil(pages).min(1 << BITS);
+        let first = gap.start.saturating_sub(base) / pages;
+        // The upper half of the top level is the kernel's.
+        let behind = gap.end.min(VirtAddr::LIMIT >> PAGE_SHIFT).saturating_sub(base).div_ceil(pages).min(1 << BITS);
         for number in first..behind {
             let word = self.word(table, number as usize);
             let entry = Entry::from_bits(word.load(Ordering::Acquire));
             if !entry.is_present() || entry.has(Flags::HUGE) {
                 continue;
             }
-            let Some(at) = VirtAddr::new(base.get() + ((number * pages) << PAGE_SHIFT)) else { return };
+            let at = base + number * pages;
             if level > 1 {
                 self.prune_below(entry.pfn(), level - 1, at, gap, debt);
             }
-            let end = at.get() + (pages << PAGE_SHIFT);
-            if gap.start() <= at && end <= gap.end().get() {
+            if gap.start <= at && at + pages <= gap.end {
                 word.store(0, Ordering::Release);
                 // A processor may still walk through the table: its frame is free after the flush.
-                debt.owe(self.space, at, 1);
+                debt.owe(self.space, VirtAddr::new(at << PAGE_SHIFT).unwrap_or_default(), 1);
                 debt.keep_table(entry.pfn());
             }
         }

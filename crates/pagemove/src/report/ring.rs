@@ -44,19 +44,21 @@ impl Default for Ring {
 const STAYED: u64 = 1 << 32;
 
 impl Ring {
-    /// Appends an event, over the oldest one.
-    pub fn push(&self, event: Event) {
-        // Relaxed: the ticket only has to be unique.
-        let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-        let [stamp, value] = &self.slots[ticket as usize % EVENTS];
-        let (first, second) = match event {
-            Event::Moved { from, to } => (from.get(), u64::from(to.get())),
-            Event::Stayed { pfn, reason } => (pfn.get(), STAYED | reason as u64),
-        };
-        // Release on both: a reader that sees the new value has seen the cleared stamp, and so can tell a torn event.
-        stamp.store(0, Ordering::Release);
-        value.store(second, Ordering::Release);
-        stamp.store(((ticket + 1) & 0xffff_ffff) << 32 | u64::from(first), Ordering::Release);
+    /// Appends events, over the oldest ones.
+    pub fn push(&self, events: impl ExactSizeIterator<Item = Event>) {
+        // Relaxed: the tickets only have to be unique.
+        let first = self.next.fetch_add(events.len() as u64, Ordering::Relaxed);
+        for (ticket, event) in (first..).zip(events) {
+            let [stamp, value] = &self.slots[ticket as usize % EVENTS];
+            let (pfn, second) = match event {
+                Event::Moved { from, to } => (from.get(), u64::from(to.get())),
+                Event::Stayed { pfn, reason } => (pfn.get(), STAYED | reason as u64),
+            };
+            // Release on each: a reader that sees the new value has seen the cleared stamp, and so can tell a torn event.
+            stamp.store(0, Ordering::Release);
+            value.store(second, Ordering::Release);
+            stamp.store(((ticket + 1) & 0xffff_ffff) << 32 | u64::from(pfn), Ordering::Release);
+        }
     }
 
     /// Calls `see` with the events that are still there, oldest first.
@@ -88,10 +90,11 @@ mod tests {
     #[test]
     fn keeps_the_last_events_in_order() {
         let ring = Ring::default();
-        for number in 0..3000u32 {
-            ring.push(Event::Moved { from: Pfn::new(number), to: Pfn::new(number + 1) });
+        let moved = |number| Event::Moved { from: Pfn::new(number), to: Pfn::new(number + 1) };
+        for number in (0..3000u32).step_by(3) {
+            ring.push([number, number + 1, number + 2].map(moved).into_iter());
         }
-        ring.push(Event::Stayed { pfn: Pfn::new(7), reason: Reason::Mapped });
+        ring.push(core::iter::once(Event::Stayed { pfn: Pfn::new(7), reason: Reason::Mapped }));
         let mut seen = Vec::new();
         ring.for_each(|event| seen.push(event));
         assert_eq!(seen.len(), EVENTS);

@@ -1,12 +1,13 @@
 //! Changes of mappings: mmap, munmap, mprotect, and clearing soft-dirty marks.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::{AddressSpace, Map, Protection, Source, SpaceError, Vma, Vmas, find, overlapping};
 use crate::{
     paging::{Entry, Flags, FlushDebt},
     rmap::{RangeMap, entry_removed},
-    units::{HUGE_ORDER, VirtAddr, VirtRange},
+    units::{HUGE_ORDER, PAGE_SHIFT, VirtAddr, VirtRange},
 };
 
 impl AddressSpace {
@@ -89,18 +90,9 @@ impl AddressSpace {
                 vmas.insert(part.range.start(), part);
             }
         }
-        if let Some(gap) = self.gap_around(vmas, range) {
-            self.table.prune(gap, &mut debt);
-        }
+        self.table.prune(gap_around(vmas, range), &mut debt);
         debt.pay();
         Ok(())
-    }
-
-    /// Gives the widest range around `range` in which nothing is mapped.
-    fn gap_around(&self, vmas: &Vmas, range: VirtRange) -> Option<VirtRange> {
-        let below = vmas.range(..range.start()).next_back().map_or(self.bounds.start(), |(_, vma)| vma.range.end());
-        let above = vmas.range(range.end()..).next().map_or(self.bounds.end(), |(&start, _)| start);
-        VirtRange::new(below, (above.vpn() - below.vpn()) as u32)
     }
 
     /// Empties all entries of `range`. A migration entry has no reference: its move finds it gone.
@@ -163,4 +155,11 @@ impl AddressSpace {
         self.change_entries(self.bounds, &mut debt, |entry| entry.without(Flags::SOFT_DIRTY | Flags::WRITE));
         debt.pay();
     }
+}
+
+/// Gives the page numbers around `range` in which nothing is mapped.
+pub(super) fn gap_around(vmas: &Vmas, range: VirtRange) -> Range<u64> {
+    let below = vmas.range(..range.start()).next_back().map_or(0, |(_, vma)| vma.range.end().vpn());
+    let above = vmas.range(range.end()..).next().map_or(VirtAddr::LIMIT >> PAGE_SHIFT, |(start, _)| start.vpn());
+    below..above
 }

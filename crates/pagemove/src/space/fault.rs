@@ -50,6 +50,12 @@ enum Step {
 impl AddressSpace {
     /// Makes the access at `address` good, so that it can be tried again; waits if its page is being moved.
     pub fn fault(&self, address: VirtAddr, access: Access) -> Result<(), FaultError> {
+        self.fault_for(address, access, false)
+    }
+
+    /// As [`Self::fault`]; with `own` an anonymous page is made this mapping's alone as well, also where it can't be
+    /// stored to now (Linux: `FAULT_FLAG_UNSHARE`, since 5.19).
+    pub(super) fn fault_for(&self, address: VirtAddr, access: Access, own: bool) -> Result<(), FaultError> {
         self.physical().counters().add(Counter::Pgfault, 1);
         let mut blocked_since = None;
         loop {
@@ -59,7 +65,7 @@ impl AddressSpace {
                 if !vma.protection.contains(needed(access)) {
                     return Err(FaultError::Protection(address));
                 }
-                self.step(vma, address.page(), access)?
+                self.step(vma, address.page(), access, own)?
             };
             match step {
                 Step::Done => break,
@@ -76,7 +82,7 @@ impl AddressSpace {
         Ok(())
     }
 
-    fn step(&self, vma: &Vma, address: VirtAddr, access: Access) -> Result<Step, FaultError> {
+    fn step(&self, vma: &Vma, address: VirtAddr, access: Access, own: bool) -> Result<Step, FaultError> {
         if vma.huge
             && let Some(step) = self.huge_step(vma, address)?
         {
@@ -93,6 +99,13 @@ impl AddressSpace {
                 (Some(_), Access::Write) if !vma.shared => self.fill_copied(vma, address, &slot),
                 (Some(_), _) => self.fill_from_file(vma, address, &slot, access),
             };
+        }
+        if own
+            && !vma.shared
+            && !entry.has(Flags::EXCLUSIVE)
+            && self.physical().frame(entry.pfn()).state().kind() == Kind::Anon
+        {
+            return self.copy_on_write(vma, address, &slot, entry);
         }
         self.upgrade(vma, address, &slot, entry, access)
     }
@@ -148,7 +161,7 @@ impl AddressSpace {
         }
     }
 
-    /// Maps a file's page: writable in a shared mapping, to be copied in a private one.
+    /// Maps a file's page: its own in a shared mapping, to be copied at a store in a private one.
     fn fill_from_file(
         &self,
         vma: &Vma,
@@ -158,12 +171,10 @@ impl AddressSpace {
     ) -> Result<Step, FaultError> {
         let Some(file) = &vma.file else { return Ok(Step::Again) };
         let page = file.fault(vma.index_of(address)).map_err(|error| at(address, error))?;
+        // Writable with the first store, not before: that store is to set the soft-dirty mark.
         let mut flags = vma.read_flags();
-        if vma.shared && vma.protection.contains(Protection::WRITE) {
-            flags |= Flags::WRITE;
-        }
         if access == Access::Write {
-            flags |= Flags::SOFT_DIRTY;
+            flags |= Flags::WRITE | Flags::SOFT_DIRTY;
         }
         let pfn = page.pfn();
         // Locked, so that it can't begin to move before the entry that a move must find is there.
@@ -224,7 +235,8 @@ impl AddressSpace {
         if slot.load() != entry {
             return Ok(Step::Again);
         }
-        let rights = Flags::WRITE | Flags::SOFT_DIRTY | Flags::EXCLUSIVE;
+        let mut rights = Flags::EXCLUSIVE;
+        rights.set(Flags::WRITE | Flags::SOFT_DIRTY, vma.protection.contains(Protection::WRITE));
         // The entry's reference and ours: no other process has it. Locked, so that no fork of a sharer is half done.
         if frame.state().kind() == Kind::Anon
             && let Some(_lock) = self.physical().frames().try_lock(old)

@@ -52,7 +52,7 @@ impl PageCache {
 
     /// Makes a file of `pages` pages, each filled by `read` when it is first used.
     pub fn with_store(engine: &Engine, name: impl Into<String>, pages: u32, read: Option<Box<ReadPage>>) -> Arc<Self> {
-        let index = PageIndex::new(engine, Kind::File, name);
+        let index = engine.new_index(Kind::File, name);
         let registration = engine.owners().register(index.clone());
         index.set_owner(&registration);
         Arc::new(Self { index, registration, pages, read })

@@ -76,11 +76,12 @@ impl AddressSpace {
             self.split_for_pin(address)?;
             // A private page is made the process's own also for a pin that only reads: else a later store would give
             // the process a copy, and leave the device with the old page.
-            let own = {
+            let writable = {
                 let vmas = self.vmas.read();
                 find(&vmas, address).is_some_and(|vma| !vma.shared && vma.protection.contains(super::Protection::WRITE))
             };
-            self.fault(address, if write || own { Access::Write } else { Access::Read })?;
+            let access = if write || writable { Access::Write } else { Access::Read };
+            self.fault_for(address, access, true)?;
         }
     }
 
@@ -127,7 +128,7 @@ impl AddressSpace {
             let marks = Flags::ACCESSED | Flags::DIRTY | Flags::SOFT_DIRTY;
             now.without(marks) == entry.without(marks)
         };
-        if !unchanged || (writable && (shared_anonymous || file_page)) {
+        if !unchanged || shared_anonymous || (writable && file_page) {
             physical.put(pfn);
             return None;
         }

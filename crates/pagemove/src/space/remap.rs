@@ -1,6 +1,6 @@
 //! mremap: the same pages at another address, or a mapping made longer or shorter.
 
-use super::{AddressSpace, SpaceError, Vma, find, overlapping};
+use super::{AddressSpace, SpaceError, Vma, change::gap_around, find, overlapping};
 use crate::{
     paging::{Entry, FlushDebt},
     units::{HUGE_ORDER, Order, VirtAddr, VirtRange},
@@ -17,6 +17,9 @@ impl AddressSpace {
         let part = vma.part(old).filter(|part| part.range == old);
         let part = part.ok_or(SpaceError::NotMapped { stage, at: vma.range.end() })?;
         part.first.checked_add(pages).ok_or(SpaceError::TooFar { stage })?;
+        if pages == old.pages() && to.is_none() {
+            return Ok(old);
+        }
         if pages < old.pages() {
             let kept = VirtRange::new(at, pages).ok_or(SpaceError::BadRange { stage })?;
             let cut = VirtRange::new(kept.end(), old.pages() - pages).ok_or(SpaceError::BadRange { stage })?;
@@ -48,11 +51,7 @@ impl AddressSpace {
         if let Some(other) = overlapping(&vmas, new).next() {
             return Err(SpaceError::Overlap { stage, at: other.range.start().max(new.start()) });
         }
-        if old.start().get() % HUGE_BYTES == new.start().get() % HUGE_BYTES {
-            self.split_edges(old, stage)?;
-        } else {
-            self.split_range(old, stage)?;
-        }
+        self.split_for_move(old, new, stage)?;
         let moved = Vma { range: new, ..part.clone() };
         self.prepare_tables(old, new).map_err(|cause| SpaceError::OutOfMemory { stage, cause })?;
         let mut debt = self.debt();
@@ -72,12 +71,29 @@ impl AddressSpace {
                 }
             }
             self.move_entries(old, new, &mut debt);
+            // Before the locks go: a move or truncation that then finds a page at its new address flushes only that one,
+            // while a store by the old address would still go through (Linux: CVE-2018-18281).
+            debt.pay();
             vmas.remove(&vma.range.start());
             vmas.extend(rest.into_iter().flatten().map(|part| (part.range.start(), part)));
             vmas.insert(new.start(), moved);
         }
+        self.table.prune(gap_around(&vmas, old), &mut debt);
         debt.pay();
         Ok(new)
+    }
+
+    /// Splits the 2 MiB entries of `old` that can't go to `new` whole: those cut by its edges, and all of them if they
+    /// would not be aligned there.
+    fn split_for_move(&self, old: VirtRange, new: VirtRange, stage: &'static str) -> Result<(), SpaceError> {
+        if old.start().get() % HUGE_BYTES != new.start().get() % HUGE_BYTES {
+            return self.split_range(old, stage);
+        }
+        self.split_edges(old, stage)?;
+        if new.pages() < old.pages() {
+            self.split_edges(VirtRange::new(old.start(), new.pages()).unwrap_or(old), stage)?;
+        }
+        Ok(())
     }
 
     /// Adds the tables that `new` needs for what `old` has, so that the move itself can't fail.
@@ -88,7 +104,7 @@ impl AddressSpace {
             if page < new.pages() && result.is_ok() {
                 let to = new.start().up(page);
                 result = if slot.order() == HUGE_ORDER {
-                    // An empty table of 4 KiB entries may be left there by an earlier mapping.
+                    // No table is in the way: where nothing is mapped, `prune` has left none.
                     self.table.huge_slot(to).map(drop)
                 } else {
                     self.table.slot_or_create(to).map(drop)

@@ -99,6 +99,9 @@ pub(crate) struct ClassRun {
 impl ClassRun {
     /// Counts one frame; [`Self::finish`] must follow.
     pub(crate) fn add(&mut self, blocks: &Pageblocks, pfn: Pfn, from: Class, to: Class) {
+        if from == to {
+            return;
+        }
         if self.change != Some((from, to)) || blocks.number(pfn) != blocks.number(self.pfn) {
             self.finish(blocks);
             (self.pfn, self.change) = (pfn, Some((from, to)));
@@ -236,7 +239,8 @@ impl Pageblocks {
         movable || (free > 0 && free < self.whole())
     }
 
-    /// Reads the summary of block `number`.
+    /// Reads the summary of block `number`. Frames on a processor's list still count as what they mostly are in use, until
+    /// [`super::Physical::drain_cpu_lists`].
     pub fn summary(&self, number: u32) -> Summary {
         let block = self.block(number);
         let (first, second) = (block.first.load(Ordering::Acquire), block.second.load(Ordering::Acquire));

@@ -4,8 +4,8 @@ use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 use super::{
     buddy::{Buddy, Tables},
-    pageblock::{Migratetype, Pageblocks},
-    percpu::{BATCH, CpuLists, CpuLock},
+    pageblock::{ClassRun, Migratetype, Pageblocks},
+    percpu::{BATCH, CpuLists, CpuLocal, Inside, listed_class},
 };
 use crate::{
     frame::{Class, Frame, FrameTable, Key, Kind, Pins, Put, State},
@@ -58,7 +58,7 @@ pub struct AllocError {
 struct Zone {
     range: FrameRange,
     buddy: Mutex<Buddy>,
-    cpus: Box<[CpuLock]>,
+    cpus: Box<[CpuLocal]>,
 }
 
 /// The physical memory of a machine.
@@ -91,7 +91,7 @@ impl Physical {
                 Zone {
                     range,
                     buddy: Mutex::new(Buddy::new(Tables { frames: &frames, blocks: &blocks }, range)),
-                    cpus: (0..cpus).map(|_| CpuLock::new(CpuLists::new(range.frames, cpus))).collect(),
+                    cpus: (0..cpus).map(|_| CpuLocal::new(range.frames, cpus)).collect(),
                 }
             })
             .collect();
@@ -184,40 +184,55 @@ impl Physical {
                 return Ok(pfn);
             }
         }
-        if order > Order::ZERO || self.zones.iter().any(|zone| zone.cpus.len() > 1) {
-            // What is missing may lie on the processors' lists.
-            self.drain_cpu_lists();
-            for zone in self.zones.iter().rev() {
-                if let Some(pfn) = zone.buddy.lock().take(self.tables(), order, migratetype) {
-                    self.dress(pfn, order, kind);
-                    return Ok(pfn);
-                }
+        // What is missing may lie on the processors' lists.
+        self.drain_cpu_lists();
+        for zone in self.zones.iter().rev() {
+            let pfn = zone.buddy.lock().take(self.tables(), order, migratetype);
+            if let Some(pfn) = pfn {
+                self.dress(pfn, order, kind);
+                return Ok(pfn);
             }
         }
         Err(AllocError { order })
     }
 
-    fn take_cached(&self, zone: &Zone, migratetype: Migratetype) -> Option<Pfn> {
-        if let Some(mut lists) = zone.cpus[self.machine.cpu()].try_lock()
-            && let Some(list) = lists.list(migratetype)
-        {
-            if list.is_empty() {
-                self.refill(zone, migratetype, list, BATCH);
-            }
-            return list.pop();
-        }
-        zone.buddy.lock().take(self.tables(), Order::ZERO, migratetype)
+    /// Calls `act` with this processor's own lists of `zone`, if they can be had without waiting.
+    fn with_own_lists<R>(&self, zone: &Zone, act: impl FnOnce(Option<&mut CpuLists>) -> R) -> R {
+        let Some(cpu) = self.machine.claim_cpu() else { return act(None) };
+        #[allow(unsafe_code)]
+        // SAFETY: claimed until `release_cpu`, by when `lists` is dropped.
+        let mut lists: Option<Inside<'_>> = unsafe { zone.cpus[cpu].enter() };
+        let result = act(lists.as_deref_mut());
+        drop(lists);
+        self.machine.release_cpu();
+        result
     }
 
-    /// Takes frames from the buddy lists until `list` has `most`, or there are none.
+    fn take_cached(&self, zone: &Zone, migratetype: Migratetype) -> Option<Pfn> {
+        self.with_own_lists(zone, |lists| match lists.and_then(|lists| lists.list(migratetype)) {
+            Some(list) => {
+                if list.is_empty() {
+                    self.refill(zone, migratetype, list, BATCH);
+                }
+                list.pop()
+            }
+            None => zone.buddy.lock().take(self.tables(), Order::ZERO, migratetype),
+        })
+    }
+
+    /// Takes frames from the buddy lists until `list` has `most`, or there are none; they count as listed.
     fn refill(&self, zone: &Zone, migratetype: Migratetype, list: &mut Vec<Pfn>, most: usize) {
+        let class = listed_class(migratetype);
+        let mut run = ClassRun::default();
         let mut buddy = zone.buddy.lock();
         while list.len() < most
             && let Some(pfn) = buddy.take(self.tables(), Order::ZERO, migratetype)
         {
-            self.frames[pfn].set_state(CACHED);
+            self.frames[pfn].set_state(CACHED.with_class(class));
+            run.add(&self.blocks, pfn, Class::Free, class);
             list.push(pfn);
         }
+        run.finish(&self.blocks);
     }
 
     /// Makes free frames, which are the caller's alone (set aside, or just taken), an allocation of `kind` with one reference.
@@ -229,10 +244,11 @@ impl Physical {
             }
         }
         let frame = &self.frames[pfn];
+        let counted = frame.state().class();
         frame.set_owner(0, Key::default());
         frame.set_state(State::new(kind, class, order));
         frame.set_counts(1, 0);
-        self.count(pfn, order, Class::Free, class);
+        self.count(pfn, order, counted, class);
     }
 
     /// Counts an allocation of `order` out of one class and into another, in every pageblock that it covers.
@@ -256,45 +272,71 @@ impl Physical {
 
     /// Frees an allocation that is the caller's alone: no references, no mappings, no pins.
     pub(crate) fn free(&self, pfn: Pfn) {
-        let state = self.undress(pfn);
-        let Some(zone) = self.zone_of(pfn) else { return };
-        if state.order() == Order::ZERO {
-            let mut lists = zone.cpus[self.machine.cpu()].try_lock();
-            self.free_base(zone, lists.as_deref_mut(), pfn);
-        } else {
-            zone.buddy.lock().give(self.tables(), pfn, state.order());
+        let order = self.frames[pfn].state().order();
+        if order == Order::ZERO {
+            if let Some(zone) = self.zone_of(pfn) {
+                let mut run = ClassRun::default();
+                self.with_own_lists(zone, |lists| self.free_base(zone, lists, pfn, &mut run));
+                run.finish(&self.blocks);
+            }
+            return;
+        }
+        let class = self.check_freed(pfn);
+        for pfn in (FrameRange { start: pfn, frames: order.frames() }).iter() {
+            self.frames[pfn].set_state(FREE);
+        }
+        self.count(pfn, order, class, Class::Free);
+        if let Some(zone) = self.zone_of(pfn) {
+            zone.buddy.lock().give(self.tables(), pfn, order);
         }
     }
 
+    /// Frees base pages as [`Self::free`] does, with one visit to the processor's lists for all that share a zone.
+    pub(crate) fn free_all(&self, pfns: impl Iterator<Item = Pfn>) {
+        let mut pfns = pfns.peekable();
+        let mut run = ClassRun::default();
+        while let Some(&first) = pfns.peek() {
+            let Some(zone) = self.zone_of(first) else { return };
+            self.with_own_lists(zone, |mut lists| {
+                while let Some(pfn) = pfns.next_if(|&pfn| zone.range.contains(pfn)) {
+                    self.free_base(zone, lists.as_deref_mut(), pfn, &mut run);
+                }
+            });
+        }
+        run.finish(&self.blocks);
+    }
+
     /// Puts a base page on a processor's list; without one, or from an isolated block, on the buddy lists.
-    fn free_base(&self, zone: &Zone, lists: Option<&mut CpuLists>, pfn: Pfn) {
+    fn free_base(&self, zone: &Zone, lists: Option<&mut CpuLists>, pfn: Pfn, run: &mut ClassRun) {
+        let class = self.check_freed(pfn);
         let migratetype = self.blocks.migratetype(self.blocks.number(pfn));
         let high = lists.as_ref().map_or(0, |lists| lists.high());
         if let Some(list) = lists.and_then(|lists| lists.list(migratetype)) {
-            self.frames[pfn].set_state(CACHED);
+            let listed = listed_class(migratetype);
+            self.frames[pfn].set_state(CACHED.with_class(listed));
+            run.add(&self.blocks, pfn, class, listed);
             list.push(pfn);
             if list.len() > high {
-                self.spill(zone, list);
+                // The oldest go: the newest are still in the processor's cache.
+                let mut buddy = zone.buddy.lock();
+                list.drain(..high / 2).for_each(|pfn| self.unlist(&mut buddy, pfn, run));
             }
         } else {
             self.frames[pfn].set_state(FREE);
+            run.add(&self.blocks, pfn, class, Class::Free);
             zone.buddy.lock().give(self.tables(), pfn, Order::ZERO);
         }
     }
 
-    /// Frees base pages, which are the caller's alone and counted as free already, with one hold of the lists' lock.
-    pub(crate) fn free_counted(&self, pfns: impl Iterator<Item = Pfn>) {
-        let mut held = None;
-        for pfn in pfns {
-            let Some(zone) = self.zone_of(pfn) else { continue };
-            let (of, lists) = held.get_or_insert_with(|| (zone, zone.cpus[self.machine.cpu()].try_lock()));
-            let lists = if core::ptr::eq(*of, zone) { lists.as_deref_mut() } else { None };
-            self.free_base(zone, lists, pfn);
-        }
+    /// Gives a frame that was listed or set aside back to the buddy lists.
+    fn unlist(&self, buddy: &mut Buddy, pfn: Pfn, run: &mut ClassRun) {
+        run.add(&self.blocks, pfn, self.frames[pfn].state().class(), Class::Free);
+        self.frames[pfn].set_state(FREE);
+        buddy.give(self.tables(), pfn, Order::ZERO);
     }
 
-    /// Takes the allocation's marks off: its frames count as free. Gives the state that it had.
-    fn undress(&self, pfn: Pfn) -> State {
+    /// Checks that an allocation is the caller's alone; gives the class that it counts as.
+    fn check_freed(&self, pfn: Pfn) -> Class {
         let frame = &self.frames[pfn];
         let state = frame.state();
         debug_assert_eq!(
@@ -303,47 +345,37 @@ impl Physical {
             "frame {pfn} is freed in use: {frame:?}"
         );
         debug_assert!(!matches!(state.kind(), Kind::Free | Kind::Cached | Kind::Tail), "frame {pfn} is freed twice");
-        let order = state.order();
-        for pfn in (FrameRange { start: pfn, frames: order.frames() }).iter() {
-            self.frames[pfn].set_state(FREE);
-        }
-        self.count(pfn, order, state.class(), Class::Free);
-        state
+        state.class()
     }
 
     /// Sets a base page, which is the caller's alone, aside again.
     pub(crate) fn undress_to_reserved(&self, pfn: Pfn) {
-        self.undress(pfn);
-        self.frames[pfn].set_state(CACHED);
+        let class = self.check_freed(pfn);
+        self.frames[pfn].set_state(CACHED.with_class(class));
     }
 
-    fn spill(&self, zone: &Zone, list: &mut Vec<Pfn>) {
-        let mut buddy = zone.buddy.lock();
-        // The oldest go: the newest are still in the processor's cache.
-        for pfn in list.drain(..list.len() / 2) {
-            self.frames[pfn].set_state(FREE);
-            buddy.give(self.tables(), pfn, Order::ZERO);
-        }
-    }
-
-    /// Gives all frames on the processors' lists back to the buddy lists.
+    /// Gives all frames on the processors' lists back to the buddy lists; afterwards the summaries are exact.
     pub fn drain_cpu_lists(&self) {
+        let mut run = ClassRun::default();
         for zone in &self.zones {
             for cpu in &zone.cpus {
-                let mut lists = cpu.lock();
+                let mut lists = cpu.revoke(&*self.machine);
                 let mut buddy = zone.buddy.lock();
-                lists.drain(|pfn| {
-                    self.frames[pfn].set_state(FREE);
-                    buddy.give(self.tables(), pfn, Order::ZERO);
-                });
+                lists.drain(|pfn| self.unlist(&mut buddy, pfn, &mut run));
             }
         }
+        run.finish(&self.blocks);
     }
 
     /// Allocates just the frame `pfn` for `kind`, if it's free; for rebuilding a layout and for contiguous ranges.
     pub fn alloc_exactly(&self, pfn: Pfn, kind: Kind) -> bool {
         let Some(zone) = self.zone_of(pfn) else { return false };
-        let taken = zone.buddy.lock().take_exactly(self.tables(), pfn);
+        let take = || zone.buddy.lock().take_exactly(self.tables(), pfn);
+        let mut taken = take();
+        if !taken && self.frames[pfn].state().kind() == Kind::Cached {
+            self.drain_cpu_lists();
+            taken = take();
+        }
         if taken {
             self.dress(pfn, Order::ZERO, kind);
         }
@@ -362,25 +394,25 @@ impl Physical {
     /// Sets aside up to `most` free frames of any block as destinations, from this processor's list first.
     pub(crate) fn reserve(&self, most: usize, out: &mut Vec<Pfn>) {
         for zone in self.zones.iter().rev() {
-            if let Some(mut lists) = zone.cpus[self.machine.cpu()].try_lock()
-                && let Some(list) = lists.list(Migratetype::Movable)
-            {
-                let from = list.len() - (most - out.len()).min(list.len());
-                out.extend(list.drain(from..));
-            }
+            self.with_own_lists(zone, |lists| {
+                if let Some(list) = lists.and_then(|lists| lists.list(Migratetype::Movable)) {
+                    let from = list.len() - (most - out.len()).min(list.len());
+                    out.extend(list.drain(from..));
+                }
+            });
             self.refill(zone, Migratetype::Movable, out, most);
         }
     }
 
     /// Gives back frames that were set aside and not used.
     pub(crate) fn unreserve(&self, pfns: impl Iterator<Item = Pfn>) {
+        let mut run = ClassRun::default();
         for pfn in pfns {
             if let Some(zone) = self.zone_of(pfn) {
-                let mut buddy = zone.buddy.lock();
-                self.frames[pfn].set_state(FREE);
-                buddy.give(self.tables(), pfn, Order::ZERO);
+                self.unlist(&mut zone.buddy.lock(), pfn, &mut run);
             }
         }
+        run.finish(&self.blocks);
     }
 
     /// Isolates pageblock `number`: nothing is allocated from it any more. Gives the type to give back later.
@@ -425,6 +457,15 @@ impl Physical {
         }
     }
 
+    /// Does what [`Self::settle_class`] does, without a change where there is none to make. The caller has locked the frame,
+    /// so that nobody adds a mapping; who removes one settles by himself.
+    pub(crate) fn settle_class_if_changed(&self, pfn: Pfn) {
+        let frame = &self.frames[pfn];
+        if frame.state().class() != self.class_of(frame) {
+            self.settle_class(pfn);
+        }
+    }
+
     fn class_of(&self, frame: &Frame) -> Class {
         match frame.state().kind() {
             kind if kind.is_movable() && frame.pins() > 0 => Class::Pinned,
@@ -435,27 +476,16 @@ impl Physical {
 
     /// Gives the bytes of all that is kept about frames, processors' lists and this structure included.
     pub fn metadata_bytes(&self) -> usize {
-        let lists = |zone: &Zone| size_of::<Zone>() + zone.cpus.iter().map(|cpu| cpu.lock().bytes()).sum::<usize>();
+        let cpus = |zone: &Zone| zone.cpus.iter().map(|cpu| cpu.bytes(&*self.machine)).sum::<usize>();
         FrameTable::bytes(self.frames.len())
             + Pageblocks::bytes(self.frames.len(), self.blocks.order())
             + size_of::<Self>()
-            + self.zones.iter().map(lists).sum::<usize>()
+            + self.zones.iter().map(|zone| size_of::<Zone>() + cpus(zone)).sum::<usize>()
     }
 
     /// Counts the free frames of all zones; exact at a quiet point.
     pub fn free_frames(&self) -> u32 {
-        let on_lists = |zone: &Zone| -> u32 {
-            zone.cpus
-                .iter()
-                .map(|cpu| {
-                    let mut lists = cpu.lock();
-                    [Migratetype::Movable, Migratetype::Unmovable, Migratetype::Reclaimable]
-                        .iter()
-                        .map(|&migratetype| lists.list(migratetype).map_or(0, |list| list.len() as u32))
-                        .sum::<u32>()
-                })
-                .sum()
-        };
+        let on_lists = |zone: &Zone| zone.cpus.iter().map(|cpu| cpu.revoke(&*self.machine).len() as u32).sum::<u32>();
         self.zones.iter().map(|zone| on_lists(zone) + zone.buddy.lock().free_frames()).sum()
     }
 }

@@ -1,0 +1,249 @@
+//! One policy from beginning to end: builds memory, lets writers loose, compacts, checks every word.
+
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+use pagemove::{
+    Engine,
+    compact::{Act, Goal, Observation, Plan},
+    migrate::{Mode, Options, Policy},
+    report::Reason,
+    units::Pfn,
+};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    cancel::Stop,
+    error::{EngineError, RunError},
+    load::Load,
+    pictures::{self, Hostages},
+    progress::Progress,
+    rebuild::rebuild,
+    region::Compared,
+    words::{FIRST, Words},
+    world::{Shape, World},
+    writers::{self, Shared, Written},
+};
+use crate::{
+    layout::Layout,
+    results::{BlockPicture, BlockedMicros, PolicyResult},
+};
+
+/// Rounds of compaction at most; one that frees no block is the last.
+const ROUNDS: u32 = 4;
+/// Of so many pages that no writer writes to, one is read through the TLB; the others are read through their page
+/// tables, which no TLB keeps anything of: these pages were never loaded before.
+const LOADED: usize = 16;
+
+/// Pages of a batch. A thread that touches one waits for its batch; and flushing the host TLB costs by the page, so that
+/// larger batches only make waits longer: measured, 32 instead of 512 takes them from a median of 250 µs to 80.
+const BATCH: usize = 32;
+
+/// How long writers write before compaction, and after it.
+const AROUND: Duration = Duration::from_millis(100);
+
+/// What all policies of a run have in common.
+pub(crate) struct Common<'a> {
+    /// Seed of every random choice.
+    pub(crate) seed: u64,
+    /// What memory is like before the load.
+    pub(crate) layout: &'a Layout,
+    /// What machine to make.
+    pub(crate) shape: Shape,
+    /// Looked at between steps.
+    pub(crate) stop: &'a Stop,
+    /// Hears what is under way.
+    pub(crate) progress: &'a Progress,
+}
+
+/// Runs one policy. `before` is the state that the policy before it started from.
+pub(crate) fn run(
+    common: &Common<'_>,
+    policy: Policy,
+    before: Option<&[BlockPicture]>,
+) -> Result<PolicyResult, RunError> {
+    let &Common { seed, stop, progress, .. } = common;
+    let world = build(common, policy)?;
+    let physical = world.host.engine.physical();
+    physical.drain_cpu_lists();
+    let picture = pictures::blocks(physical);
+    if before.is_some_and(|before| before != picture) {
+        return Err(RunError::Differs { policy: policy.name(), seed });
+    }
+    let free_blocks_before = pictures::free_blocks(physical);
+
+    let (compacted, written) = under_fire(common, policy, &world)?;
+    stop.check()?;
+    progress.stage("checking every word");
+    let (mut last, mut during) = (BTreeMap::new(), Compared::default());
+    for Written { sequences, compared } in written {
+        during.words += compared.words;
+        during.wrong += compared.wrong;
+        last.extend(sequences.into_iter().map(|(region, page, sequence)| ((region, page), sequence)));
+    }
+    let after = check(&world, &last, common)?;
+    physical.drain_cpu_lists();
+    physical.validate().map_err(|what| RunError::Invalid { policy: policy.name(), seed, what })?;
+
+    let hostages = Hostages::of(&world.host.engine, policy);
+    let mut stayed = compacted.stayed;
+    // Those that moved in a later round, or were freed, stayed no longer.
+    stayed.retain(|&pfn, _| physical.frame(pfn).state().kind().is_movable());
+    stayed.extend(&hostages.pages);
+    let mut not_moved = BTreeMap::<String, u64>::new();
+    for reason in stayed.values() {
+        *not_moved.entry(reason.name().to_owned()).or_default() += 1;
+    }
+    let (blocked_us, blocked_histogram) = blocked(&world.host.engine);
+    Ok(PolicyResult {
+        policy: policy.name().into(),
+        fixed: pictures::fixed(policy),
+        free_blocks_before,
+        free_blocks_after: pictures::free_blocks(physical),
+        hostage_blocks_after: hostages.blocks,
+        moved: compacted.moved,
+        not_moved,
+        blocked_us,
+        words_checked: during.words + after.words,
+        lost_writes: after.wrong,
+        stale_reads: during.wrong,
+        seconds: compacted.seconds,
+        before: picture,
+        after: pictures::blocks(physical),
+        hostages: hostages.holders,
+        blocked_histogram,
+    })
+}
+
+/// Rebuilds the layout and runs the load on top of it, the same for every policy but for the words in the pages.
+fn build(common: &Common<'_>, policy: Policy) -> Result<World, RunError> {
+    let &Common { seed, layout, shape, stop, progress } = common;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut world = World::new(shape, Words::new(seed, policy as u64))?;
+    progress.stage("rebuilding the layout");
+    rebuild(&mut world, layout, &mut rng, stop, seed)?;
+    progress.stage("churning memory");
+    Load::new(&mut world, &mut rng, stop).run(seed, &mut |part| progress.part(part))?;
+    Ok(world)
+}
+
+/// What compaction came to.
+#[derive(Default)]
+struct Compacted {
+    moved: u64,
+    stayed: BTreeMap<Pfn, Reason>,
+    seconds: f64,
+}
+
+/// Compacts while writers write; they write before and afterwards as well.
+fn under_fire(common: &Common<'_>, policy: Policy, world: &World) -> Result<(Compacted, Vec<Written>), RunError> {
+    let &Common { seed, shape, stop, progress, .. } = common;
+    let shared = Shared::new(shape.writers);
+    let writers = writers::choose(world, shape.writers, seed);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..)
+            .zip(writers)
+            .map(|(number, writer)| writer.start(scope, number, &world.host.processes, &shared))
+            .collect();
+        progress.stage("warming up the writers");
+        let running = shared.let_run(AROUND, || stop.is_set());
+        let compacted = if running { compact(common, policy, &world.host.engine) } else { Compacted::default() };
+        // Once more, so that writes that come after the last move are among those checked.
+        shared.let_run(AROUND, || stop.is_set());
+        shared.stop();
+        let written = threads.into_iter().map(|thread| match thread.join() {
+            Ok(written) => written.map_err(|error| error.with_seed(seed)),
+            Err(_) => Err(EngineError::Lost("a writer panicked".into()).with_seed(seed)),
+        });
+        Ok((compacted, written.collect::<Result<_, _>>()?))
+    })
+}
+
+fn compact(common: &Common<'_>, policy: Policy, engine: &Engine) -> Compacted {
+    let &Common { stop, progress, .. } = common;
+    let physical = engine.physical();
+    let options = Options { mode: Mode::SyncLight, policy, batch: BATCH };
+    let (start, mut done) = (Instant::now(), Compacted::default());
+    progress.stage("compacting");
+    for _ in 0..ROUNDS {
+        // Else free frames on processors' lists would be taken for pages in use.
+        physical.drain_cpu_lists();
+        let free = pictures::free_blocks(physical);
+        for zone in physical.zones() {
+            let plan = Plan::new(&Observation::of(physical, zone, policy), Goal::All);
+            let all = plan.empty.len().max(1) as f64;
+            for (number, outcome) in Act::new(engine, &plan, options).enumerate() {
+                done.moved += outcome.moved;
+                done.stayed.extend(outcome.stayed);
+                progress.part(number as f64 / all);
+                if stop.is_set() {
+                    return done;
+                }
+            }
+        }
+        physical.drain_cpu_lists();
+        if pictures::free_blocks(physical) <= free {
+            break;
+        }
+    }
+    done.seconds = start.elapsed().as_secs_f64();
+    done
+}
+
+/// Compares every page's word with what was stored last. Nothing moves or writes any more.
+fn check(world: &World, last: &BTreeMap<(usize, u32), u32>, common: &Common<'_>) -> Result<Compared, RunError> {
+    let mut compared = Compared::default();
+    let all = world.regions.len().max(1) as f64;
+    for (number, region) in world.regions.iter().enumerate() {
+        common.stop.check()?;
+        common.progress.part(number as f64 / all);
+        for page in (0..region.filled).filter(|&page| region.live[page as usize]) {
+            let written = last.get(&(number, page)).copied();
+            let loads = written.is_some() || (page as usize).is_multiple_of(LOADED);
+            region
+                .check(&world.host, page, written.unwrap_or(FIRST), loads, &mut compared)
+                .map_err(|error| error.with_seed(common.seed))?;
+        }
+    }
+    Ok(compared)
+}
+
+/// Gives percentiles and histogram of the times for which threads were blocked.
+fn blocked(engine: &Engine) -> (BlockedMicros, Vec<(f64, u64)>) {
+    let counters = engine.physical().counters();
+    let max = counters.blocked_max_ns();
+    let us = |ns: u64| ns as f64 / 1e3;
+    // A bucket's upper bound can lie beyond the longest time.
+    let histogram: Vec<(u64, u64)> = counters.blocked_histogram().map(|(ns, count)| (ns.min(max), count)).collect();
+    let blocked = BlockedMicros { p50: us(quantile(&histogram, 50)), p99: us(quantile(&histogram, 99)), max: us(max) };
+    (blocked, histogram.into_iter().map(|(ns, count)| (us(ns), count)).collect())
+}
+
+/// Gives the bound that this many per cent of the counts do not pass.
+fn quantile(histogram: &[(u64, u64)], percent: u64) -> u64 {
+    let all: u64 = histogram.iter().map(|(_, count)| count).sum();
+    let wanted = (all * percent).div_ceil(100);
+    let mut seen = 0;
+    let bound = histogram.iter().find(|(_, count)| {
+        seen += count;
+        seen >= wanted
+    });
+    bound.map_or(0, |&(bound, _)| bound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_bounds_of_buckets() {
+        let histogram = [(10, 98), (20, 1), (500, 1)];
+        assert_eq!([50, 98, 99, 100].map(|percent| quantile(&histogram, percent)), [10, 10, 20, 500]);
+        assert_eq!(quantile(&[], 99), 0);
+        assert_eq!(quantile(&[(7, 1)], 50), 7);
+    }
+}

@@ -1,0 +1,31 @@
+//! Which layout a run takes: the one asked for, or else this machine's, or if that can't be read the sample.
+
+use super::{args::RunArgs, error::RunError, progress::Progress};
+use crate::layout::{Layout, LayoutSource, SourceError, settle::settle, tables::grouped};
+
+/// Opens the layout; gives where it comes from, and says what is uncertain about it.
+pub(crate) fn open(args: &RunArgs, progress: &Progress) -> Result<(LayoutSource, Layout), RunError> {
+    let source = args.layout.clone().unwrap_or(LayoutSource::Live);
+    if args.settle && source == LayoutSource::Live {
+        progress.stage("trimming the per-CPU free lists");
+        settle().map_err(RunError::Settle)?;
+    }
+    progress.stage("reading the layout");
+    match source.open(&mut |done, all| progress.part(done as f64 / all.max(1) as f64)) {
+        Ok((layout, check)) => {
+            // Many enough to make hostages of blocks that are none.
+            if let Some(check) = check.filter(|check| check.per_cpu > check.captured / 1000) {
+                progress.say(&format!(
+                    "{} frames that count as the kernel's here may be free, on per-CPU lists: --settle trims these first.",
+                    grouped(check.per_cpu)
+                ));
+            }
+            Ok((source, layout))
+        }
+        Err(error @ SourceError::Live(_)) if args.layout.is_none() => {
+            progress.say(&format!("This run takes the sample that ships with the command: {error}."));
+            Ok((LayoutSource::Sample, Layout::sample()))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
