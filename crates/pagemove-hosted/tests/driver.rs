@@ -152,7 +152,7 @@ fn callbacks_find_the_frame_as_promised() {
     }
     for mode in [Mode::Async, Mode::SyncLight, Mode::Sync] {
         on_both(1, |lab| {
-            let index = PageIndex::new(&lab.engine, Kind::Driver, "watch");
+            let index = lab.engine.new_index(Kind::Driver, "watch");
             let seen = AtomicU32::new(0);
             let watch = Arc::new(Watch { engine: lab.engine.clone(), index: index.clone(), seen, mode });
             let registration = lab.engine.owners().register(watch.clone());
@@ -277,7 +277,7 @@ fn no_callback_after_the_end() {
         });
         let end = SetAtEnd(&over);
         for _ in 0..300 {
-            let index = PageIndex::new(&lab.engine, Kind::Driver, "mortal");
+            let index = lab.engine.new_index(Kind::Driver, "mortal");
             let mortal = Arc::new(Mortal { index: index.clone(), alive: AtomicBool::new(true) });
             let registration = lab.engine.owners().register(mortal.clone());
             index.set_owner(&registration);

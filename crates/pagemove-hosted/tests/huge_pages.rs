@@ -10,7 +10,7 @@ use pagemove::{
     space::{Map, Protection, Source},
     units::{HUGE_ORDER, VirtAddr, VirtRange},
 };
-use pagemove_hosted::{Process, enter_cpu};
+use pagemove_hosted::{Process, TlbKind, enter_cpu};
 
 /// A mapping of `pages` pages whose page `n` holds `n + 1`.
 fn filled(process: &Process, pages: u32) -> VirtRange {
@@ -277,4 +277,32 @@ fn soft_dirty_and_moves_of_the_whole() {
         assert!(process.space().entry(at.start()).has(Flags::SOFT_DIRTY | Flags::DIRTY | Flags::HUGE));
         assert_holds(&process, at, 0);
     });
+}
+
+/// Shorter and elsewhere at once, by part of a 2 MiB page.
+#[test]
+fn mremap_that_cuts_through_a_huge_page_keeps_the_pages_before_the_cut() {
+    let lab = Lab::new(TlbKind::Soft, 4);
+    let process = lab.process();
+    let at = huge(&process, 512);
+    at.iter().for_each(|page| process.store(page, 7).unwrap());
+    let new = process.space().mremap(at, 300, Some(at.start().up(2048))).unwrap();
+    assert_eq!(process.load(new.start()).unwrap(), 7);
+}
+
+/// No empty table of an earlier mapping may be in the way.
+#[test]
+fn mremap_of_a_huge_page_to_where_small_ones_have_been() {
+    let lab = Lab::new(TlbKind::Soft, 6);
+    let process = lab.process();
+    let small = anonymous(&process, 4);
+    process.store(small.start(), 1).unwrap();
+    let place = small.start().align_down_huge();
+    process.space().mremap(small, 4, Some(place.up(4096))).unwrap();
+    let at = huge(&process, 512);
+    let away = process.space().mremap(at, 512, Some(place.up(2048))).unwrap();
+    away.iter().for_each(|page| process.store(page, 7).unwrap());
+    assert!(process.space().entry(away.start()).has(Flags::HUGE));
+    let back = process.space().mremap(away, 512, Some(place)).unwrap();
+    assert!(back.iter().all(|page| process.load(page).unwrap() == 7));
 }

@@ -12,7 +12,7 @@ use pagemove::{
     units::{Pfn, VirtAddr},
 };
 use pagemove_drivers::{CharDevice, DeviceFile};
-use pagemove_hosted::{Process, enter_cpu};
+use pagemove_hosted::{Process, TlbKind, enter_cpu};
 
 const PAGES: u32 = 6;
 
@@ -355,4 +355,30 @@ fn events_and_counters_tell_what_moved_and_what_stayed() {
         lab.engine.physical().events().for_each(|event| events.push(event));
         assert!(events.contains(&Event::Stayed { pfn: stays, reason: Reason::Pinned }));
     });
+}
+
+#[test]
+fn moves_are_recorded_as_events() {
+    let lab = Lab::new(TlbKind::Soft, 1);
+    let process = lab.process();
+    let at = anonymous(&process, 1);
+    process.store(at.start(), 1).unwrap();
+    let from = pfn_at(&process, at.start());
+    lab.migrate(from, Mode::Sync).unwrap();
+    let mut events = Vec::new();
+    lab.engine.physical().events().for_each(|event| events.push(event));
+    assert_eq!(events, [Event::Moved { from, to: pfn_at(&process, at.start()) }]);
+}
+
+#[test]
+fn frames_on_other_processors_lists_are_destinations_too() {
+    let lab = Lab::boot(hosted(TlbKind::Soft, 512, 64), &one_zone(512, 9));
+    let physical = lab.engine.physical();
+    let process = lab.process();
+    let at = anonymous(&process, 1);
+    process.store(at.start(), 1).unwrap();
+    let held: Vec<Pfn> = std::iter::from_fn(|| physical.alloc(order(0), Kind::Anon).ok()).collect();
+    std::thread::scope(|scope| drop(scope.spawn(|| held.iter().take(10).for_each(|&pfn| physical.put(pfn)))));
+    assert_eq!(lab.free_frames(), 10);
+    assert_eq!(lab.migrate(pfn_at(&process, at.start()), Mode::Sync), Ok(()));
 }

@@ -12,6 +12,7 @@ use pagemove::{
     units::VirtRange,
 };
 use pagemove_drivers::CharDevice;
+use pagemove_hosted::TlbKind;
 
 fn word(pin: &PinnedPage) -> u64 {
     pin.words()[0].load(Ordering::Acquire)
@@ -216,4 +217,20 @@ fn pins_hold_over_protection_changes_and_mremap() {
         process.store(new.start(), 2).unwrap();
         assert_eq!(word(&pins[0]), 2);
     });
+}
+
+/// Pinned while the mapping allows no stores, a page that a fork shares becomes the process's own all the same: else the
+/// first store after the right is given back would go to a copy. (Linux unshares such a page since 5.19.)
+#[test]
+fn a_device_sees_stores_after_the_right_to_store_was_given_back() {
+    let lab = Lab::new(TlbKind::Soft, 1);
+    let parent = lab.process();
+    let at = anonymous(&parent, 1);
+    parent.store(at.start(), 1).unwrap();
+    let _child = parent.fork().unwrap();
+    parent.space().mprotect(at, Protection::READ).unwrap();
+    let pins = parent.space().pin(at, false, "nic").unwrap();
+    parent.space().mprotect(at, RW).unwrap();
+    parent.store(at.start(), 2).unwrap();
+    assert_eq!(pins[0].words()[0].load(std::sync::atomic::Ordering::Acquire), 2);
 }

@@ -187,3 +187,16 @@ fn soft_dirty_marks_are_cleared_and_set_by_the_next_store() {
         }
     });
 }
+
+/// The load must not map the page for stores: they would leave no mark.
+#[test]
+fn a_store_after_a_load_sets_the_soft_dirty_mark() {
+    let lab = Lab::new(TlbKind::Soft, 1);
+    let process = lab.process();
+    let at = shared(&process, PageCache::new(&lab.engine, "file", 1), 1, RW);
+    process.space().clear_soft_dirty();
+    process.load(at.start()).unwrap();
+    process.store(at.start(), 1).unwrap();
+    assert!(process.space().entry(at.start()).has(Flags::DIRTY));
+    assert!(process.space().entry(at.start()).has(Flags::SOFT_DIRTY));
+}

@@ -247,3 +247,26 @@ fn a_place_left_can_be_used_again() {
         assert_holds(&process, at, 0);
     });
 }
+
+#[test]
+fn mremap_gives_the_tables_of_the_old_range_back() {
+    let lab = Lab::new(TlbKind::Soft, 1);
+    let process = lab.process();
+    let mut at = anonymous(&process, 1);
+    process.store(at.start(), 1).unwrap();
+    let before = lab.count_kind(Kind::PageTable);
+    for turn in 1..20 {
+        at = process.space().mremap(at, 1, Some(process.space().bounds().start().up(turn * 512))).unwrap();
+    }
+    assert_eq!(lab.count_kind(Kind::PageTable), before);
+}
+
+/// Also of a part in the middle.
+#[test]
+fn mremap_to_the_same_size_changes_nothing() {
+    let lab = Lab::new(TlbKind::Soft, 1);
+    let process = lab.process();
+    let at = anonymous(&process, 8);
+    process.store(at.start().up(2), 1).unwrap();
+    assert_eq!(process.space().mremap(part(at, 2, 2), 2, None), Ok(part(at, 2, 2)));
+}

@@ -5,7 +5,7 @@ use common::*;
 use pagemove::{
     frame::{Kind, Marks},
     migrate::{Destination, Mode, Mover, Options},
-    movable::{MovableOps, OwnedMove, PageIndex, Refusal},
+    movable::{MovableOps, OwnedMove, Refusal},
     report::Reason,
     units::{Pfn, VirtRange},
 };
@@ -315,7 +315,7 @@ fn pages_without_an_owner() {
     }
     on_both(2, |lab| {
         let _registration = lab.engine.owners().register(Arc::new(Silent));
-        let index = PageIndex::new(&lab.engine, Kind::Driver, "ownerless");
+        let index = lab.engine.new_index(Kind::Driver, "ownerless");
         let pfn = index.lock_or_insert(0).unwrap().pfn();
         for mode in MODES {
             assert!(lab.migrate(pfn, mode).is_err());

@@ -52,7 +52,9 @@ impl Hooked {
     }
 }
 
-impl Machine for Hooked {
+#[allow(unsafe_code, reason = "a machine is an unsafe trait; this one passes all on to a real one")]
+// SAFETY: as the hosted machine's.
+unsafe impl Machine for Hooked {
     fn ram(&self) -> Ram {
         self.inner.ram()
     }
@@ -74,8 +76,16 @@ impl Machine for Hooked {
         self.inner.cpus()
     }
 
-    fn cpu(&self) -> usize {
-        self.inner.cpu()
+    fn claim_cpu(&self) -> Option<usize> {
+        self.inner.claim_cpu()
+    }
+
+    fn release_cpu(&self) {
+        self.inner.release_cpu();
+    }
+
+    fn barrier(&self) {
+        self.inner.barrier();
     }
 
     fn wait(&self, word: &AtomicU32, value: u32) {

@@ -99,11 +99,6 @@ impl Lab {
         let physical = self.engine.physical();
         physical.drain_cpu_lists();
         self.validate();
-        if tables_leak() {
-            // All but these.
-            assert_eq!(self.free_frames() + self.count_kind(Kind::PageTable), free, "frames were lost or found");
-            return;
-        }
         assert_eq!(self.free_frames(), free, "frames were lost or found");
         for zone in physical.zones() {
             assert_eq!(physical.blocks().free_blocks(zone), zone.frames >> physical.blocks().order().get());
@@ -116,19 +111,6 @@ impl Lab {
         let frames = physical.zones().flat_map(|zone| zone.iter().collect::<Vec<_>>());
         frames.filter(|&pfn| physical.frame(pfn).state().kind() == kind).count() as u32
     }
-}
-
-/// Tells whether the end of a process leaves page tables behind, as `found.rs` shows. Nothing else is allowed to leak
-/// then; and once this is mended, nothing at all.
-fn tables_leak() -> bool {
-    static LEAK: OnceLock<bool> = OnceLock::new();
-    *LEAK.get_or_init(|| {
-        let lab = Lab::new(TlbKind::Soft, 1);
-        let process = lab.process();
-        process.store(anonymous(&process, 1).start(), 1).unwrap();
-        drop(process);
-        lab.count_kind(Kind::PageTable) > 0
-    })
 }
 
 /// Tells whether who changes the entry of a moving page flushes it before he returns, as `found.rs` asks for. Until then

@@ -55,7 +55,7 @@ pub struct Device {
 
 impl Device {
     pub fn open(lab: &Lab) -> Arc<Self> {
-        let index = PageIndex::new(&lab.engine, Kind::Driver, "scripted");
+        let index = lab.engine.new_index(Kind::Driver, "scripted");
         let driver = Arc::new(Scripted { index, script: Mutex::default() });
         let registration = lab.engine.owners().register(driver.clone());
         driver.index.set_owner(&registration);
