@@ -52,7 +52,24 @@ const STEPS: &[Step] = &[
     Step { name: "test", action: Cargo(&["test", "--workspace"]) },
     Step { name: "test, core alone", action: Cargo(&["test", "--package", "pagemove"]) },
     Step { name: "test, release", action: Cargo(&["test", "--workspace", "--release"]) },
-    // A smoke run of the command itself goes here, last: it is the only step that shows what a user will see.
+    // Last: what a user will see.
+    Step {
+        name: "the command",
+        action: Cargo(&[
+            "run",
+            "--release",
+            "--",
+            "run",
+            "--layout",
+            "sample",
+            "--memory",
+            "1G",
+            "--seed",
+            "1",
+            "--report",
+            "target/report",
+        ]),
+    },
 ];
 
 /// How a step ended.

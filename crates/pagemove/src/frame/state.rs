@@ -132,6 +132,29 @@ bitflags! {
     }
 }
 
+// Filled up to what four bits can say, so that reading a field needs no check.
+const KINDS: [Kind; 16] = filled(&Kind::ALL, Kind::Reserved);
+const CLASSES: [Class; 16] = filled(&Class::ALL, Class::Reserved);
+const ORDERS: [Order; 16] = {
+    let mut orders = [Order::ZERO; 16];
+    let mut order = 0;
+    while let Some(known) = Order::new(order) {
+        orders[order as usize] = known;
+        order += 1;
+    }
+    orders
+};
+
+const fn filled<T: Copy>(known: &[T], rest: T) -> [T; 16] {
+    let mut all = [rest; 16];
+    let mut at = 0;
+    while at < known.len() {
+        all[at] = known[at];
+        at += 1;
+    }
+    all
+}
+
 /// A value of the state word: kind in bits 0-3, class in 4-7, order in 8-11, marks from 16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct State(u32);
@@ -152,20 +175,17 @@ impl State {
 
     /// Gives the kind.
     pub const fn kind(self) -> Kind {
-        Kind::ALL[(self.0 & 0xf) as usize]
+        KINDS[(self.0 & 0xf) as usize]
     }
 
     /// Gives the class that the frame counts as.
     pub const fn class(self) -> Class {
-        Class::ALL[(self.0 >> 4 & 0xf) as usize]
+        CLASSES[(self.0 >> 4 & 0xf) as usize]
     }
 
     /// Gives the order of the allocation or free block that the frame heads.
     pub const fn order(self) -> Order {
-        match Order::new((self.0 >> 8 & 0xf) as u8) {
-            Some(order) => order,
-            None => Order::ZERO,
-        }
+        ORDERS[(self.0 >> 8 & 0xf) as usize]
     }
 
     /// Gives the marks.

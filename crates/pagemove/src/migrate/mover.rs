@@ -202,7 +202,7 @@ impl<'e> Mover<'e> {
             physical.put(pfn);
             return Err(Some(Reason::Locked));
         }
-        let claimed = self.claim_locked(pfn, options).and_then(|order| {
+        let claimed = self.claim_locked(pfn, options, wait).and_then(|order| {
             let to = if order == Order::ZERO { destination.take() } else { destination.take_larger(order) };
             let reason = if order == Order::ZERO { Reason::NoDestination } else { Reason::Order };
             let to = to.ok_or(reason)?;
@@ -237,7 +237,7 @@ impl<'e> Mover<'e> {
     }
 
     /// Tells the size of a locked page that may move, or why it may not.
-    fn claim_locked(&self, pfn: Pfn, options: Options) -> Result<Order, Reason> {
+    fn claim_locked(&self, pfn: Pfn, options: Options, wait: bool) -> Result<Order, Reason> {
         let frame = self.physical().frame(pfn);
         let state = frame.state();
         if !state.kind().is_movable() {
@@ -247,7 +247,8 @@ impl<'e> Mover<'e> {
             return Err(Reason::Pinned);
         }
         if state.marks().contains(Marks::WRITEBACK) {
-            if options.mode < Mode::Sync {
+            // Alone only: who ends the writing may want a page of our batch first.
+            if options.mode < Mode::Sync || !wait {
                 return Err(Reason::Writeback);
             }
             self.physical().frames().wait_writeback(pfn);

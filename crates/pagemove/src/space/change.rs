@@ -95,12 +95,15 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Empties all entries of `range`. A migration entry has no reference: its move finds it gone.
+    /// Empties all entries of `range`. A migration entry has no reference: its move finds it gone. But it owes a flush as
+    /// well, here and wherever one is changed: the move that blocked it may not have flushed yet.
     pub(super) fn zap(&self, range: VirtRange, debt: &mut FlushDebt<'_>) {
         self.table.for_each_leaf(range, |address, slot| {
             let entry = slot.take();
             if entry.is_present() {
                 entry_removed(self.physical(), entry, self.id(), address, slot.order(), debt);
+            } else if entry.is_migration() {
+                debt.owe(self.id(), address, slot.order().frames());
             }
         });
     }
@@ -141,7 +144,7 @@ impl AddressSpace {
     pub(super) fn change_entries(&self, range: VirtRange, debt: &mut FlushDebt<'_>, change: impl Fn(Entry) -> Entry) {
         self.table.for_each_leaf(range, |address, slot| {
             let before = slot.update(|entry| Some(change(entry)).filter(|&new| !entry.is_none() && new != entry));
-            if before.is_some_and(Entry::is_present) {
+            if before.is_some() {
                 debt.owe(self.id(), address, slot.order().frames());
             }
         });

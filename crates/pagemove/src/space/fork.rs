@@ -78,9 +78,8 @@ impl AddressSpace {
                 if slot.swap_if(entry, copy).is_err() {
                     continue;
                 }
-                if entry.is_present() {
-                    debt.owe(self.id(), address, Order::ZERO.frames());
-                }
+                // Also of a migration entry: the move that blocked it may not have flushed yet.
+                debt.owe(self.id(), address, Order::ZERO.frames());
             }
             if copy.is_present() {
                 // The parent's entry holds a reference, and can't go while its address space and reverse maps are ours.

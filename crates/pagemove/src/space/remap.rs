@@ -120,9 +120,11 @@ impl AddressSpace {
             let target = if slot.order() == HUGE_ORDER { self.table.huge_slot(to).ok() } else { self.table.slot(to) };
             let Some(target) = target else { return };
             let entry = slot.take();
-            if entry.is_present() {
-                debt.owe(self.id(), address, slot.order().frames());
+            if entry.is_none() {
+                return;
             }
+            // Also of a migration entry: the move that blocked it may not have flushed yet.
+            debt.owe(self.id(), address, slot.order().frames());
             let placed = target.swap_if(Entry::NONE, entry);
             debug_assert_eq!(placed, Ok(()), "something was mapped where a mapping was moved to");
             debug_assert!(slot.order() == target.order() || slot.order() == Order::ZERO);
