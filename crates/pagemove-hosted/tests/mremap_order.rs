@@ -56,7 +56,7 @@ fn a_frame_is_not_free_while_an_old_translation_reaches_it_in_the_midst_of_mrema
     let (send, receive) = channel();
     hooked.before_next_flush(move |_| {
         // Truncation would find the entry at its new address, and flush that.
-        let (_, truncating) = finishes(move || drop(index.remove(0)));
+        let (_, truncating) = finishes(move || assert!(index.remove(0)));
         let free = engine.physical().frame(frame).refs() == 0;
         send.send((free && stores_at_once(&other, at.start()), truncating)).unwrap();
     });

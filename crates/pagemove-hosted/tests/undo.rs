@@ -10,7 +10,10 @@ use pagemove::{
     units::{Pfn, VirtRange},
 };
 use pagemove_hosted::{Process, TlbKind};
-use std::sync::Arc;
+use std::{
+    sync::{Arc, mpsc::channel},
+    time::Duration,
+};
 
 const MODES: [Mode; 3] = [Mode::Async, Mode::SyncLight, Mode::Sync];
 
@@ -323,4 +326,33 @@ fn pages_without_an_owner() {
         assert_eq!(index.peek(0), Some(pfn));
         lab.validate();
     });
+}
+
+/// If what ends the writeback of one page of a batch needs another one of it (here: the driver looks at a neighbour), they
+/// must not wait for each other.
+#[test]
+fn a_batch_that_waits_for_writeback_holds_no_other_page() {
+    let lab = Arc::new(Lab::new(TlbKind::Soft, 1));
+    let device = Device::open(&lab);
+    let (neighbour, written) = (device.fill(0, 1), device.fill(1, 1));
+    let mover = lab.clone();
+    lab.engine.physical().frames().start_writeback(written);
+    // On its way: the first page is isolated, and so locked.
+    let (begun, wait_begun) = channel();
+    device.driver.during_next(Stage::Isolate, move || begun.send(()).unwrap());
+    let moving = std::thread::spawn(move || mover.migrate_all(&[neighbour, written], Options::new(Mode::Sync)));
+    wait_begun.recv().unwrap();
+    let (done, wait_done) = channel();
+    let (driver, engine) = (device.driver.clone(), lab.engine.clone());
+    let ending = std::thread::spawn(move || {
+        drop(driver.index.lock_page(0));
+        let _ = done.send(());
+        engine.physical().frames().end_writeback(written);
+    });
+    let ended = wait_done.recv_timeout(Duration::from_secs(2)).is_ok();
+    // Lets both go on if they wait for each other.
+    lab.engine.physical().frames().end_writeback(written);
+    ending.join().unwrap();
+    assert_eq!(moving.join().unwrap().moved, 2);
+    assert!(ended, "the move and the end of the writeback waited for each other");
 }

@@ -300,6 +300,8 @@ fn candidates_for_compaction_are_just_the_blocks_with_work_in_them() {
     physical.drain_cpu_lists();
     assert_eq!(candidates(), [5]);
     physical.put(Pfn::new(2600));
+    // On a processor's list a frame counts as what it mostly was.
+    physical.drain_cpu_lists();
     assert_eq!(candidates(), []);
     lab.assert_all_free(4096);
 }

@@ -12,7 +12,7 @@ pub use scripted::{Call, Device, Scripted, Stage};
 pub use snapshot::Snapshot;
 
 use std::sync::{
-    Arc, OnceLock,
+    Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
@@ -111,26 +111,6 @@ impl Lab {
         let frames = physical.zones().flat_map(|zone| zone.iter().collect::<Vec<_>>());
         frames.filter(|&pfn| physical.frame(pfn).state().kind() == kind).count() as u32
     }
-}
-
-/// Tells whether who changes the entry of a moving page flushes it before he returns, as `found.rs` asks for. Until then
-/// tests under fire leave addresses alone that such a call was made for.
-pub fn moving_pages_are_flushed() -> bool {
-    static FLUSHED: OnceLock<bool> = OnceLock::new();
-    *FLUSHED.get_or_init(|| {
-        let (lab, hooked) = Hooked::lab(TlbKind::Soft, 1);
-        let process = Arc::new(lab.process());
-        let at = anonymous(&process, 1);
-        process.store(at.start(), 1).unwrap();
-        let (send, receive) = std::sync::mpsc::channel();
-        let other = process.clone();
-        hooked.before_next_flush(move |_| {
-            other.space().mprotect(at, Protection::READ).unwrap();
-            send.send(other.store(at.start(), 2).is_err()).unwrap();
-        });
-        lab.migrate(pfn_at(&process, at.start()), Mode::Sync).unwrap();
-        receive.recv().unwrap()
-    })
 }
 
 pub fn hosted(tlb: TlbKind, frames: u32, cpus: usize) -> Arc<Hosted> {
