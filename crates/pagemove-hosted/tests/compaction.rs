@@ -349,3 +349,35 @@ fn a_goal_of_blocks_moves_no_more_than_it_needs() {
     }
     lab.assert_all_free(8 * 512);
 }
+
+/// Whatever is allocated while a block is being emptied comes from elsewhere, or emptying would have no end.
+#[test]
+fn nothing_is_allocated_from_a_block_that_is_being_emptied() {
+    let lab = Lab::new(TlbKind::Soft, 4);
+    {
+        let physical = lab.engine.physical();
+        // One page to move out of block 1; block 2 can't be emptied, and so is filled.
+        let (page, hostage) = (Pfn::new(512 + 77), Pfn::new(1024 + 77));
+        let device = Device::open(&lab);
+        assert!(physical.alloc_exactly(page, Kind::Driver) && physical.alloc_exactly(hostage, Kind::Kernel));
+        drop(device.driver.index.insert(0, page).unwrap());
+        let (send, receive) = std::sync::mpsc::channel();
+        let engine = lab.engine.clone();
+        device.driver.during_next(Stage::Copy, move || {
+            let physical = engine.physical();
+            let kinds = [Kind::Anon, Kind::Kernel].into_iter().cycle();
+            let got: Vec<Pfn> = kinds.map_while(|kind| physical.alloc(order(0), kind).ok()).collect();
+            send.send(got.iter().filter(|&&pfn| physical.blocks().number(pfn) == 1).count()).unwrap();
+            got.into_iter().for_each(|pfn| physical.put(pfn));
+        });
+        let outcomes = compact(&lab.engine, zone(&lab), Goal::Blocks(1), SYNC);
+        assert_eq!(receive.try_recv().unwrap(), 0);
+        assert_eq!((outcomes[0].block, outcomes[0].moved, outcomes[0].free), (1, 1, true));
+        assert_eq!(physical.blocks().number(device.peek(0)), 2);
+        // Afterwards it's a block like any other again.
+        let pfn = physical.alloc(order(10), Kind::Kernel).unwrap();
+        physical.put(pfn);
+        physical.put(hostage);
+    }
+    lab.assert_all_free(2048);
+}

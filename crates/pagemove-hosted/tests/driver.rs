@@ -213,10 +213,11 @@ fn unregistering_waits_for_the_move_under_way() {
             let device = Device::open(lab);
             let moving = device.fill(0, 1);
             device.fill(1, 1);
-            let over = Arc::new(AtomicBool::new(false));
+            let (over, was_early) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
             let (begun, wait_begun) = mpsc::channel();
             device.driver.during_next(stage, {
-                let (over, engine, index) = (over.clone(), lab.engine.clone(), device.driver.index.clone());
+                let (over, early) = (over.clone(), was_early.clone());
+                let (engine, index) = (lab.engine.clone(), device.driver.index.clone());
                 move || {
                     begun.send(()).unwrap();
                     // Until the other thread has begun to unregister: from then on no page is isolated any more.
@@ -229,7 +230,7 @@ fn unregistering_waits_for_the_move_under_way() {
                         }
                         std::thread::yield_now();
                     }
-                    assert!(!over.load(Ordering::SeqCst), "unregister returned while a callback runs");
+                    early.store(over.load(Ordering::SeqCst), Ordering::SeqCst);
                 }
             });
             std::thread::scope(|scope| {
@@ -241,6 +242,7 @@ fn unregistering_waits_for_the_move_under_way() {
                 });
                 lab.migrate(moving, Mode::Sync).unwrap();
             });
+            assert!(!was_early.load(Ordering::SeqCst), "unregister returned while a callback ran");
             assert_eq!(lab.migrate(device.peek(0), Mode::Sync), Err(Reason::OwnerGone));
         }
     });

@@ -35,7 +35,7 @@ fn a_store_by_the_old_address_is_not_lost_when_the_page_moves_in_the_midst_of_mr
         send.send((stores_at_once(&other, at.start()), moving.1)).unwrap();
     });
     let new = process.space().mremap(at, 1, Some(at.start().up(10))).unwrap();
-    let (stored, moving) = receive.recv().unwrap();
+    let (stored, moving) = receive.try_recv().expect("the machine was told to flush");
     moving.join().unwrap();
     let expected = if stored { 2 } else { 1 };
     assert_eq!(process.load(new.start()).unwrap(), expected, "a store that completed was lost");
@@ -61,7 +61,7 @@ fn a_frame_is_not_free_while_an_old_translation_reaches_it_in_the_midst_of_mrema
         send.send((free && stores_at_once(&other, at.start()), truncating)).unwrap();
     });
     process.space().mremap(at, 1, Some(at.start().up(10))).unwrap();
-    let (reached, truncating) = receive.recv().unwrap();
+    let (reached, truncating) = receive.try_recv().expect("the machine was told to flush");
     truncating.join().unwrap();
     assert!(!reached, "a store went to a frame that was free");
 }

@@ -31,6 +31,7 @@ impl Hooked {
 
     /// A lab of `blocks` pageblocks, with the hooks of its machine.
     pub fn lab(tlb: TlbKind, blocks: u32) -> (Lab, Arc<Self>) {
+        super::end_if_hung();
         let machine = hosted(tlb, blocks * 512, 4);
         let hooked = Self::new(machine.clone(), usize::MAX);
         let engine = hooked.boot(&one_zone(blocks * 512, 9)).unwrap();

@@ -11,9 +11,12 @@ pub use hooked::Hooked;
 pub use scripted::{Call, Device, Scripted, Stage};
 pub use snapshot::Snapshot;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Once,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use pagemove::{
@@ -50,6 +53,7 @@ impl Lab {
     }
 
     pub fn boot(machine: Arc<Hosted>, config: &zone::Config) -> Self {
+        end_if_hung();
         let engine = Engine::boot(machine.clone(), config).unwrap();
         Self { machine, engine }
     }
@@ -111,6 +115,20 @@ impl Lab {
         let frames = physical.zones().flat_map(|zone| zone.iter().collect::<Vec<_>>());
         frames.filter(|&pfn| physical.frame(pfn).state().kind() == kind).count() as u32
     }
+}
+
+/// Ends the program if it runs for minutes: a check that fails in the midst of a move leaves frames locked, and then who
+/// gives them back waits for ever.
+pub fn end_if_hung() {
+    static WATCH: Once = Once::new();
+    WATCH.call_once(|| {
+        std::thread::spawn(|| {
+            let longer = std::env::var("PAGEMOVE_FIRE_MS").ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+            std::thread::sleep(Duration::from_secs(100) + Duration::from_millis(longer) * 100);
+            eprintln!("a test hangs");
+            std::process::abort();
+        });
+    });
 }
 
 pub fn hosted(tlb: TlbKind, frames: u32, cpus: usize) -> Arc<Hosted> {
