@@ -1,18 +1,33 @@
 //! A small machine for tests, on either TLB, and what most tests do with it.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part")]
+#![allow(dead_code, unused_imports, unreachable_pub, missing_docs, reason = "each test file uses its part")]
 
-use std::sync::Arc;
+mod child;
+mod hooked;
+mod scripted;
+mod snapshot;
+
+pub use child::{case, run_case};
+pub use hooked::Hooked;
+pub use scripted::{Call, Device, Scripted, Stage};
+pub use snapshot::Snapshot;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use pagemove::{
     Engine,
+    frame::Kind,
     migrate::{AnyFree, Mode, Mover, Options, Outcome},
     port::Contents,
     report::Reason,
-    space::{Map, Mappable, Protection, Source},
+    space::{Map, Mappable, PageCache, Protection, ReadPage, Source},
     units::{FrameRange, Order, Pfn, VirtAddr, VirtRange},
     zone,
 };
-use pagemove_hosted::{Config, Hosted, Process, TlbKind};
+use pagemove_hosted::{Config, Hosted, HostedError, Process, TlbKind};
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 pub const RW: Protection = Protection::READ.union(Protection::WRITE);
 pub const BOTH: [TlbKind; 2] = [TlbKind::Soft, TlbKind::Host];
@@ -31,16 +46,28 @@ impl Lab {
     pub fn with(tlb: TlbKind, blocks: u32, contents: Contents, cpus: usize) -> Self {
         let frames = blocks * 512;
         let machine = Hosted::new(Config { frames, cpus, tlb, contents }).unwrap();
-        let config = zone::Config {
-            zones: vec![FrameRange::new(Pfn::new(0), frames).unwrap()],
-            pageblock_order: Order::new(9).unwrap(),
-        };
-        let engine = Engine::boot(machine.clone(), &config).unwrap();
+        Self::boot(machine, &one_zone(frames, 9))
+    }
+
+    pub fn boot(machine: Arc<Hosted>, config: &zone::Config) -> Self {
+        let engine = Engine::boot(machine.clone(), config).unwrap();
         Self { machine, engine }
     }
 
     pub fn process(&self) -> Process {
         Process::new(&self.machine, &self.engine).unwrap()
+    }
+
+    /// What a new process loads from the first word of page `page` of a file.
+    pub fn process_reading(&self, file: &Arc<PageCache>, page: u32) -> u64 {
+        let process = self.process();
+        let at = shared(&process, file.clone(), page + 1, Protection::READ);
+        process.load(at.start().up(page)).unwrap()
+    }
+
+    /// Why no further process can be had, if so.
+    pub fn process_error(&self) -> Option<HostedError> {
+        Process::new(&self.machine, &self.engine).err()
     }
 
     /// Moves one page to any free frame.
@@ -65,6 +92,86 @@ impl Lab {
     pub fn free_frames(&self) -> u32 {
         self.engine.physical().free_frames()
     }
+
+    /// Checks that all is valid, `free` frames are free, and all pageblocks wholly.
+    pub fn assert_all_free(&self, free: u32) {
+        self.validate();
+        let physical = self.engine.physical();
+        physical.drain_cpu_lists();
+        self.validate();
+        assert_eq!(self.free_frames(), free, "frames were lost or found");
+        for zone in physical.zones() {
+            assert_eq!(physical.blocks().free_blocks(zone), zone.frames >> physical.blocks().order().get());
+        }
+    }
+
+    /// Counts the frames of `kind` in use; at a quiet point.
+    pub fn count_kind(&self, kind: Kind) -> u32 {
+        let physical = self.engine.physical();
+        let frames = physical.zones().flat_map(|zone| zone.iter().collect::<Vec<_>>());
+        frames.filter(|&pfn| physical.frame(pfn).state().kind() == kind).count() as u32
+    }
+}
+
+pub fn hosted(tlb: TlbKind, frames: u32, cpus: usize) -> Arc<Hosted> {
+    Hosted::new(Config { frames, cpus, tlb, contents: Contents::All }).unwrap()
+}
+
+pub fn one_zone(frames: u32, pageblock_order: u8) -> zone::Config {
+    zone::Config { zones: vec![range(0, frames)], pageblock_order: order(pageblock_order) }
+}
+
+pub fn range(start: u32, frames: u32) -> FrameRange {
+    FrameRange::new(Pfn::new(start), frames).unwrap()
+}
+
+pub fn order(order: u8) -> Order {
+    Order::new(order).unwrap()
+}
+
+/// Runs `test` in a lab of `blocks` pageblocks on each TLB. What the test made is gone afterwards; so all is valid, all
+/// frames are free again, and merged to the largest blocks.
+pub fn on_both(blocks: u32, test: impl Fn(&Lab)) {
+    for tlb in BOTH {
+        let lab = Lab::new(tlb, blocks);
+        let free = lab.free_frames();
+        test(&lab);
+        lab.assert_all_free(free);
+    }
+}
+
+/// Sets a flag when dropped, so that threads which run until it's set end also when a check fails.
+pub struct SetAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+pub fn rng(seed: u64) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(seed)
+}
+
+/// A file whose page `n` holds `1000 + n` in its first word when it's read from its store, and `reads` of such reads.
+pub fn stored_file(lab: &Lab, pages: u32) -> (Arc<PageCache>, Arc<AtomicU64>) {
+    let reads = Arc::new(AtomicU64::new(0));
+    let counter = reads.clone();
+    let read: Box<ReadPage> = Box::new(move |index, words| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        words[0].store(1000 + u64::from(index), Ordering::Relaxed);
+    });
+    (PageCache::with_store(&lab.engine, "stored", pages, Some(read)), reads)
+}
+
+pub fn huge(process: &Process, pages: u32) -> VirtRange {
+    let source = Source::Anonymous { huge: true };
+    process.space().mmap(&Map { at: None, pages, protection: RW, source }).unwrap()
+}
+
+/// `pages` pages of `range` from page `first` on.
+pub fn part(range: VirtRange, first: u32, pages: u32) -> VirtRange {
+    VirtRange::new(range.start().up(first), pages).unwrap()
 }
 
 pub fn anonymous(process: &Process, pages: u32) -> VirtRange {

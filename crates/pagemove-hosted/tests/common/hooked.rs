@@ -1,0 +1,106 @@
+//! A machine that lets a test do something at the very moment of a TLB flush, that is between two steps of a move or in
+//! the middle of a system call; or that lends no memory.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU32, AtomicUsize, Ordering},
+};
+
+use pagemove::{
+    Engine,
+    port::{FlushRange, Lent, Machine, Ram},
+    zone::{BootError, Config},
+};
+use pagemove_hosted::{Hosted, TlbKind};
+
+use super::{Lab, hosted, one_zone};
+
+type Hook = Box<dyn FnOnce(&[FlushRange]) + Send>;
+
+pub struct Hooked {
+    inner: Arc<Hosted>,
+    before_flush: Mutex<Option<Hook>>,
+    loans: AtomicUsize,
+}
+
+impl Hooked {
+    /// A machine that lends memory `loans` times.
+    pub fn new(inner: Arc<Hosted>, loans: usize) -> Arc<Self> {
+        Arc::new(Self { inner, before_flush: Mutex::default(), loans: AtomicUsize::new(loans) })
+    }
+
+    /// A lab of `blocks` pageblocks, with the hooks of its machine.
+    pub fn lab(tlb: TlbKind, blocks: u32) -> (Lab, Arc<Self>) {
+        let machine = hosted(tlb, blocks * 512, 4);
+        let hooked = Self::new(machine.clone(), usize::MAX);
+        let engine = hooked.boot(&one_zone(blocks * 512, 9)).unwrap();
+        (Lab { machine, engine }, hooked)
+    }
+
+    pub fn boot(self: &Arc<Self>, config: &Config) -> Result<Arc<Engine>, BootError> {
+        Engine::boot(self.clone(), config)
+    }
+
+    /// Does `hook` once, just before the next flush.
+    pub fn before_next_flush(&self, hook: impl FnOnce(&[FlushRange]) + Send + 'static) {
+        *self.before_flush.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// Tells whether the hook has run.
+    pub fn has_run(&self) -> bool {
+        self.before_flush.lock().unwrap().is_none()
+    }
+}
+
+#[allow(unsafe_code, reason = "a machine is an unsafe trait; this one passes all on to a real one")]
+// SAFETY: as the hosted machine's.
+unsafe impl Machine for Hooked {
+    fn ram(&self) -> Ram {
+        self.inner.ram()
+    }
+
+    fn lend(&self, bytes: usize) -> Option<Lent> {
+        self.loans.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
+        self.inner.lend(bytes)
+    }
+
+    fn flush(&self, ranges: &[FlushRange]) {
+        let hook = self.before_flush.lock().unwrap().take();
+        if let Some(hook) = hook {
+            hook(ranges);
+        }
+        self.inner.flush(ranges);
+    }
+
+    fn cpus(&self) -> usize {
+        self.inner.cpus()
+    }
+
+    fn claim_cpu(&self) -> Option<usize> {
+        self.inner.claim_cpu()
+    }
+
+    fn release_cpu(&self) {
+        self.inner.release_cpu();
+    }
+
+    fn barrier(&self) {
+        self.inner.barrier();
+    }
+
+    fn wait(&self, word: &AtomicU32, value: u32) {
+        self.inner.wait(word, value);
+    }
+
+    fn wake(&self, word: &AtomicU32) {
+        self.inner.wake(word);
+    }
+
+    fn pause(&self) {
+        self.inner.pause();
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.inner.now_ns()
+    }
+}

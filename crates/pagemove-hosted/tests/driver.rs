@@ -1,0 +1,293 @@
+//! A driver's callbacks: which, in which order, how often, under which guarantees; and the end of its registration.
+mod common;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, Ordering},
+    mpsc,
+};
+
+use common::*;
+use pagemove::{
+    frame::{Kind, Marks},
+    migrate::{AnyFree, Mode, Mover, Options},
+    movable::{MovableOps, OwnedMove, OwnedPage, PageIndex, Refusal, StillMoving},
+    report::Reason,
+    units::Pfn,
+};
+
+#[test]
+fn each_callback_comes_once_and_in_order() {
+    on_both(1, |lab| {
+        let device = Device::open(lab);
+        let process = lab.process();
+        let at = shared(&process, device.clone(), 4, RW);
+        at.iter().for_each(|page| process.store(page, 1).unwrap());
+        for mode in [Mode::Async, Mode::SyncLight, Mode::Sync] {
+            let from = device.peek(2);
+            lab.migrate(from, mode).unwrap();
+            let to = device.peek(2);
+            let calls =
+                [Call::Isolate(from, 2), Call::Copy(from, to, 2), Call::Migrate(from, to, 2), Call::Putback(to, 2)];
+            assert_eq!(device.driver.take_calls(), calls);
+        }
+    });
+}
+
+#[test]
+fn a_batch_goes_through_each_step_together() {
+    on_both(1, |lab| {
+        let device = Device::open(lab);
+        let from: Vec<Pfn> = (0..3).map(|page| device.fill(page, 1)).collect();
+        lab.migrate_all(&from, Options::new(Mode::Async));
+        let to: Vec<Pfn> = (0..3).map(|page| device.peek(page)).collect();
+        let calls = device.driver.take_calls();
+        let expected: Vec<Call> = (0..3u32)
+            .map(|page| Call::Isolate(from[page as usize], page))
+            .chain((0..3u32).map(|page| Call::Copy(from[page as usize], to[page as usize], page)))
+            .chain((0..3u32).map(|page| Call::Migrate(from[page as usize], to[page as usize], page)))
+            .chain((0..3u32).map(|page| Call::Putback(to[page as usize], page)))
+            .collect();
+        assert_eq!(calls, expected);
+    });
+}
+
+#[test]
+fn what_was_isolated_is_put_back_once_and_what_was_not_never() {
+    on_both(1, |lab| {
+        let device = Device::open(lab);
+        let pfn = device.fill(5, 1);
+        device.driver.refuse(Stage::Isolate, Refusal::No);
+        assert_eq!(lab.migrate(pfn, Mode::Sync), Err(Reason::Refused));
+        assert_eq!(device.driver.take_calls(), [Call::Isolate(pfn, 5)]);
+        for stage in [Stage::Copy, Stage::Migrate] {
+            device.driver.refuse(stage, Refusal::No);
+            assert_eq!(lab.migrate(pfn, Mode::Sync), Err(Reason::Refused));
+            let calls = device.driver.take_calls();
+            assert!(matches!(calls[0], Call::Isolate(from, 5) if from == pfn));
+            assert!(matches!(calls[1], Call::Copy(from, _, 5) if from == pfn));
+            assert_eq!(
+                calls.iter().filter(|call| matches!(call, Call::Migrate(..))).count(),
+                usize::from(stage == Stage::Migrate)
+            );
+            assert_eq!(calls.last(), Some(&Call::Putback(pfn, 5)));
+            assert_eq!(calls.iter().filter(|call| matches!(call, Call::Putback(..))).count(), 1);
+        }
+        // A reference from elsewhere is found after isolation.
+        device.driver.refuse_nothing();
+        assert!(lab.engine.physical().frame(pfn).get_unless_zero());
+        assert_eq!(lab.migrate(pfn, Mode::Async), Err(Reason::Referenced));
+        let calls = device.driver.take_calls();
+        assert!(calls.chunks(2).all(|calls| calls == [Call::Isolate(pfn, 5), Call::Putback(pfn, 5)]), "{calls:?}");
+        lab.engine.physical().put(pfn);
+    });
+}
+
+/// Tries of one move, as the modes promise: three in ASYNC, ten in the others.
+#[test]
+fn a_driver_that_always_asks_to_retry_is_asked_a_bounded_number_of_times() {
+    on_both(1, |lab| {
+        let device = Device::open(lab);
+        let pfn = device.fill(0, 1);
+        device.driver.refuse(Stage::Migrate, Refusal::Retry);
+        for (mode, tries) in [(Mode::Async, 3), (Mode::SyncLight, 10), (Mode::Sync, 10)] {
+            assert_eq!(lab.migrate(pfn, mode), Err(Reason::Retry));
+            assert_eq!(device.driver.take_calls().len(), 4 * tries);
+        }
+    });
+}
+
+/// What every callback may rely on: the frame is locked; from `copy` on nothing maps it and nobody has a reference.
+#[test]
+fn callbacks_find_the_frame_as_promised() {
+    struct Watch {
+        engine: Arc<pagemove::Engine>,
+        index: Arc<PageIndex>,
+        seen: AtomicU32,
+        mode: Mode,
+    }
+    impl Watch {
+        fn look(&self, pfn: Pfn, mode: Mode, index: u32) {
+            assert!(self.engine.physical().frames().is_locked(pfn));
+            assert_eq!((mode, index), (self.mode, 3));
+            self.seen.fetch_add(1, Ordering::Relaxed);
+        }
+        fn look_at_both(&self, page: &OwnedMove<'_>) {
+            let physical = self.engine.physical();
+            for pfn in [page.from, page.to] {
+                self.look(pfn, page.mode, page.index);
+                assert_eq!(physical.frame(pfn).maps(), 0);
+            }
+            assert!(physical.frame(page.from).state().marks().contains(Marks::ISOLATED));
+            assert!(!physical.frame(page.from).get_unless_zero(), "a frozen frame gave a reference");
+            assert_eq!(physical.frame(page.from).key(), physical.frame(page.to).key());
+            assert_eq!(physical.frame(page.from).owner(), physical.frame(page.to).owner());
+        }
+    }
+    impl MovableOps for Watch {
+        fn name(&self) -> &str {
+            "watch"
+        }
+        fn isolate(&self, page: OwnedPage) -> Result<(), Refusal> {
+            self.look(page.pfn, page.mode, page.index);
+            Ok(())
+        }
+        fn copy(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
+            self.look_at_both(page);
+            page.copy();
+            Ok(())
+        }
+        fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
+            self.look_at_both(page);
+            let physical = self.engine.physical();
+            let first = |pfn| physical.ram_words(pfn)[0].load(Ordering::Relaxed);
+            assert_eq!((first(page.from), first(page.to)), (42, 42));
+            self.index.repoint(page)
+        }
+        fn putback(&self, page: OwnedPage) {
+            self.look(page.pfn, page.mode, page.index);
+            // The mappings are back before the driver is told.
+            assert_eq!(self.engine.physical().frame(page.pfn).maps(), 1);
+        }
+    }
+    for mode in [Mode::Async, Mode::SyncLight, Mode::Sync] {
+        on_both(1, |lab| {
+            let index = lab.engine.new_index(Kind::Driver, "watch");
+            let seen = AtomicU32::new(0);
+            let watch = Arc::new(Watch { engine: lab.engine.clone(), index: index.clone(), seen, mode });
+            let registration = lab.engine.owners().register(watch.clone());
+            index.set_owner(&registration);
+            let process = lab.process();
+            let file = Arc::new(Plain(index.clone()));
+            let at = shared(&process, file, 4, RW);
+            process.store(at.start().up(3), 42).unwrap();
+            lab.migrate(index.peek(3).unwrap(), mode).unwrap();
+            assert_eq!(watch.seen.load(Ordering::Relaxed), 6);
+            assert_eq!(process.load(at.start().up(3)).unwrap(), 42);
+        });
+    }
+}
+
+/// Maps an index as it is.
+struct Plain(Arc<PageIndex>);
+
+impl pagemove::space::Mappable for Plain {
+    fn name(&self) -> &str {
+        "plain"
+    }
+    fn reverse_map(&self) -> &Arc<pagemove::rmap::RangeMap> {
+        self.0.reverse_map()
+    }
+    fn fault(&self, index: u32) -> Result<pagemove::movable::LockedPage<'_>, pagemove::space::FileError> {
+        Ok(self.0.lock_or_insert(index)?)
+    }
+}
+
+#[test]
+fn unregistering_refuses_while_a_page_is_isolated_and_goes_on_unchanged() {
+    on_both(1, |lab| {
+        let device = Device::open(lab);
+        device.fill(0, 1);
+        for stage in Stage::ALL {
+            let (send, receive) = mpsc::channel();
+            let (of_hook, of_test) = (Arc::downgrade(&device), device.peek(0));
+            device.driver.during_next(stage, move || {
+                send.send(of_hook.upgrade().unwrap().registration.try_unregister()).unwrap();
+            });
+            lab.migrate(of_test, Mode::Sync).unwrap();
+            assert_eq!(receive.recv().unwrap(), Err(StillMoving { moving: 1 }), "{stage:?}");
+        }
+        lab.migrate(device.peek(0), Mode::Sync).unwrap();
+        assert_eq!(device.registration.try_unregister(), Ok(()));
+        assert_eq!(device.registration.try_unregister(), Ok(()));
+        device.registration.unregister();
+        assert_eq!(lab.migrate(device.peek(0), Mode::Sync), Err(Reason::OwnerGone));
+        assert!(StillMoving { moving: 3 }.to_string().contains('3'));
+    });
+}
+
+#[test]
+fn unregistering_waits_for_the_move_under_way() {
+    on_both(1, |lab| {
+        for stage in Stage::ALL {
+            let device = Device::open(lab);
+            let moving = device.fill(0, 1);
+            device.fill(1, 1);
+            let over = Arc::new(AtomicBool::new(false));
+            let (begun, wait_begun) = mpsc::channel();
+            device.driver.during_next(stage, {
+                let (over, engine, index) = (over.clone(), lab.engine.clone(), device.driver.index.clone());
+                move || {
+                    begun.send(()).unwrap();
+                    // Until the other thread has begun to unregister: from then on no page is isolated any more.
+                    loop {
+                        let other = index.peek(1).unwrap();
+                        let mut to = AnyFree::new(engine.physical(), 1);
+                        let outcome = Mover::new(&engine).migrate(&[other], &mut to, Options::new(Mode::Async));
+                        if outcome.stayed == [(other, Reason::OwnerGone)] {
+                            break;
+                        }
+                        std::thread::yield_now();
+                    }
+                    assert!(!over.load(Ordering::SeqCst), "unregister returned while a callback runs");
+                }
+            });
+            std::thread::scope(|scope| {
+                let (device, over) = (&device, &over);
+                scope.spawn(move || {
+                    wait_begun.recv().unwrap();
+                    device.registration.unregister();
+                    over.store(true, Ordering::SeqCst);
+                });
+                lab.migrate(moving, Mode::Sync).unwrap();
+            });
+            assert_eq!(lab.migrate(device.peek(0), Mode::Sync), Err(Reason::OwnerGone));
+        }
+    });
+}
+
+/// Movers at full speed while drivers come and go; none may be called after its registration has ended.
+#[test]
+fn no_callback_after_the_end() {
+    struct Mortal {
+        index: Arc<PageIndex>,
+        alive: AtomicBool,
+    }
+    impl MovableOps for Mortal {
+        fn name(&self) -> &str {
+            "mortal"
+        }
+        fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
+            assert!(self.alive.load(Ordering::SeqCst));
+            self.index.repoint(page)
+        }
+        fn putback(&self, _: OwnedPage) {
+            assert!(self.alive.load(Ordering::SeqCst));
+        }
+    }
+    // More memory than the mover sets aside, or allocations would find none.
+    let lab = Lab::new(BOTH[0], 4);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let mover = scope.spawn(|| {
+            let all: Vec<Pfn> = range(0, 512).iter().collect();
+            while !over.load(Ordering::Relaxed) {
+                lab.migrate_all(&all, Options::new(Mode::Async));
+            }
+        });
+        let end = SetAtEnd(&over);
+        for _ in 0..300 {
+            let index = lab.engine.new_index(Kind::Driver, "mortal");
+            let mortal = Arc::new(Mortal { index: index.clone(), alive: AtomicBool::new(true) });
+            let registration = lab.engine.owners().register(mortal.clone());
+            index.set_owner(&registration);
+            (0..8).for_each(|page| drop(index.lock_or_insert(page).unwrap()));
+            std::thread::yield_now();
+            registration.unregister();
+            mortal.alive.store(false, Ordering::SeqCst);
+        }
+        drop(end);
+        mover.join().unwrap();
+    });
+    lab.assert_all_free(2048);
+}

@@ -1,0 +1,46 @@
+//! Defects found in the core, each by the least that shows it. These tests fail until their defect is mended; then they
+//! are to be moved to the file of their subject.
+mod common;
+
+use std::{
+    sync::{Arc, mpsc::channel},
+    time::Duration,
+};
+
+use common::*;
+use pagemove::migrate::{AnyFree, Mode, Mover, Options};
+use pagemove_hosted::TlbKind;
+
+/// Does `deed` on a thread of its own; tells whether it came to its end without anybody else's doing.
+fn finishes(deed: impl FnOnce() + Send + 'static) -> (bool, std::thread::JoinHandle<()>) {
+    let (send, receive) = channel();
+    let thread = std::thread::spawn(move || {
+        deed();
+        let _ = send.send(());
+    });
+    (receive.recv_timeout(Duration::from_millis(200)).is_ok(), thread)
+}
+
+/// ASYNC is never to wait for a lock that a sleeper can hold. `mremap` holds the reverse maps over its flush. A move that
+/// finds one locked gives the pages up at `block`, but then `rebind`, which has nothing to do for them, takes the lock all
+/// the same, and waits.
+#[test]
+fn async_does_not_wait_for_a_reverse_map() {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 2);
+    let process = Arc::new(lab.process());
+    let at = anonymous(&process, 1);
+    process.store(at.start(), 1).unwrap();
+    let (engine, old) = (lab.engine.clone(), pfn_at(&process, at.start()));
+    let (send, receive) = channel();
+    hooked.before_next_flush(move |_| {
+        let moving = finishes(move || {
+            let mut to = AnyFree::new(engine.physical(), 1);
+            Mover::new(&engine).migrate(&[old], &mut to, Options::new(Mode::Async));
+        });
+        send.send(moving).unwrap();
+    });
+    process.space().mremap(at, 1, Some(at.start().up(10))).unwrap();
+    let (finished, moving) = receive.recv().unwrap();
+    moving.join().unwrap();
+    assert!(finished, "an ASYNC move waited for the end of mremap");
+}
