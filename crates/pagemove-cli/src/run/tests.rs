@@ -99,9 +99,10 @@ fn a_writer_sees_a_store_that_is_lost() {
             let (pfn, place) = first(&world, 0);
             let word = &world.host.engine.physical().ram_words(pfn)[place];
             let old = word.load(Ordering::Relaxed);
-            for _ in 0..if lose { 1000 } else { 0 } {
+            // The writer goes on in between, so that `old` is old, and that it meets what was done.
+            assert!(shared.let_run(Duration::from_millis(1), || false));
+            if lose {
                 word.store(old, Ordering::Relaxed);
-                thread::yield_now();
             }
             assert!(shared.let_run(Duration::from_millis(20), || false));
             shared.stop();

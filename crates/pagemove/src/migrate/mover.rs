@@ -217,7 +217,7 @@ impl<'e> Mover<'e> {
                     }
                 },
             };
-            Ok((MovingPage { from: pfn, to, key, order, stay: None }, owner))
+            Ok((MovingPage { from: pfn, to, key, order, stay: None, blocked: false }, owner))
         });
         match claimed {
             Ok((page, owner)) => {
@@ -351,7 +351,12 @@ impl<'e> Mover<'e> {
 
     fn rebind(&mut self) {
         let physical = self.physical();
-        self.for_each_map(|map, pages, _| map.rebind(physical, pages));
+        self.for_each_map(|map, pages, _| {
+            // Where nothing was blocked the map's lock may be held, as it was when we tried.
+            if pages.iter().any(|page| page.blocked) {
+                map.rebind(physical, pages);
+            }
+        });
     }
 
     fn release(&mut self, destination: &mut dyn Destination, mode: Mode, outcome: &mut Outcome) {

@@ -29,6 +29,8 @@ pub struct PageIndex {
     kind: Kind,
     physical: Arc<Physical>,
     rmap: Arc<RangeMap>,
+    // The number that its pages' keys name: of `rmap`, or of a device's map that asks `rmap` as well.
+    mapped_by: AtomicU32,
     owner: AtomicU32,
     chunks: Mutex<BTreeMap<u32, Chunk>>,
 }
@@ -82,11 +84,13 @@ impl PageIndex {
         kind: Kind,
         name: String,
     ) -> Arc<Self> {
+        let rmap = RangeMap::new(rmaps);
         Arc::new(Self {
             name,
             kind,
             physical: physical.clone(),
-            rmap: RangeMap::new(rmaps),
+            mapped_by: AtomicU32::new(rmap.id()),
+            rmap,
             owner: AtomicU32::new(0),
             chunks: Mutex::new(BTreeMap::new()),
         })
@@ -97,7 +101,14 @@ impl PageIndex {
         self.owner.store(registration.number(), Ordering::Release);
     }
 
-    /// Gives the reverse map of what maps the pages: the file's, for a driver's `f_mapping`.
+    /// Names the reverse map in which the mappings of the pages are found that are inserted from now on, by its number in
+    /// [`Engine::reverse_maps`](crate::Engine::reverse_maps): that of a device with page tables of its own. It must pass
+    /// both its calls on to [`Self::reverse_map`] too, where processes' mappings are.
+    pub fn set_reverse_map(&self, number: u32) {
+        self.mapped_by.store(number, Ordering::Release);
+    }
+
+    /// Gives the reverse map of the processes that map the pages: the file's, for a driver's `f_mapping`.
     pub fn reverse_map(&self) -> &Arc<RangeMap> {
         &self.rmap
     }
@@ -180,7 +191,8 @@ impl PageIndex {
             self.physical.frames().unlock_raw(pfn);
             return None;
         }
-        frame.set_owner(self.owner.load(Ordering::Acquire), Key { rmap: self.rmap.id(), index });
+        frame
+            .set_owner(self.owner.load(Ordering::Acquire), Key { rmap: self.mapped_by.load(Ordering::Acquire), index });
         // One for the place, one for the hold that is returned.
         frame.get();
         *place = pfn.get();

@@ -31,6 +31,8 @@ pub struct MovingPage {
     pub order: Order,
     /// Why it stays, once that is known.
     pub stay: Option<Reason>,
+    /// Its map has looked for mappings to block; else there is nothing to rebind.
+    pub blocked: bool,
 }
 
 impl MovingPage {
@@ -49,8 +51,8 @@ pub trait ReverseMap: Send + Sync {
     /// Blocks every mapping of the pages that don't stay: an access through one waits, or faults and waits, until
     /// [`Self::rebind`]. What was dirty is marked so on the frame. Owes the flushes to `debt`.
     ///
-    /// Sets `stay` on pages that can't be blocked. With `wait` false it never waits for a lock that a sleeper can hold.
-    /// A page with `stay` set may be left partly blocked: `rebind` restores it.
+    /// Sets `blocked` on pages that `rebind` is to be called for: some or all of their mappings may be blocked. Sets `stay`
+    /// on pages that can't be blocked, wholly or partly. With `wait` false it never waits for a lock that a sleeper can hold.
     fn block(&self, physical: &Physical, pages: &mut [MovingPage], wait: bool, debt: &mut FlushDebt<'_>);
 
     /// Points every blocked mapping of the pages to [`MovingPage::target`], with all rights and marks that it had.

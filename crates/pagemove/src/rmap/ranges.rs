@@ -138,8 +138,9 @@ impl ReverseMap for RangeMap {
             pages.iter_mut().for_each(|page| page.stay = page.stay.or(Some(Reason::Locked)));
             return;
         };
+        pages.iter_mut().for_each(|page| page.blocked = page.stay.is_none());
         for_each_slot(&tree, pages, |page, slot, space, address| {
-            if page.stay.is_none() {
+            if page.blocked {
                 block_slot(physical, page, slot, space, address, debt);
             }
         });

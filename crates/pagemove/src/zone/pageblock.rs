@@ -205,9 +205,6 @@ impl Pageblocks {
 
     /// Counts `frames` frames of `pfn`'s block out of one class and into another.
     pub(crate) fn moved(&self, pfn: Pfn, from: Class, to: Class, frames: u32) {
-        if from == to {
-            return;
-        }
         let number = self.number(pfn);
         let block = self.block(number);
         let (mut first, mut second) = (0u64, 0u64);

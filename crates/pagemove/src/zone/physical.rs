@@ -197,6 +197,7 @@ impl Physical {
     }
 
     /// Calls `act` with this processor's own lists of `zone`, if they can be had without waiting.
+    #[inline(always)]
     fn with_own_lists<R>(&self, zone: &Zone, act: impl FnOnce(Option<&mut CpuLists>) -> R) -> R {
         let Some(cpu) = self.machine.claim_cpu() else { return act(None) };
         #[allow(unsafe_code)]
@@ -236,6 +237,7 @@ impl Physical {
     }
 
     /// Makes free frames, which are the caller's alone (set aside, or just taken), an allocation of `kind` with one reference.
+    #[inline(always)]
     fn dress(&self, pfn: Pfn, order: Order, kind: Kind) {
         let class = kind.first_class();
         if order > Order::ZERO {
@@ -252,7 +254,11 @@ impl Physical {
     }
 
     /// Counts an allocation of `order` out of one class and into another, in every pageblock that it covers.
+    #[inline]
     pub(crate) fn count(&self, pfn: Pfn, order: Order, from: Class, to: Class) {
+        if from == to {
+            return;
+        }
         let block = self.blocks.order();
         if order <= block {
             self.blocks.moved(pfn, from, to, order.frames());
@@ -307,6 +313,7 @@ impl Physical {
     }
 
     /// Puts a base page on a processor's list; without one, or from an isolated block, on the buddy lists.
+    #[inline(always)]
     fn free_base(&self, zone: &Zone, lists: Option<&mut CpuLists>, pfn: Pfn, run: &mut ClassRun) {
         let class = self.check_freed(pfn);
         let migratetype = self.blocks.migratetype(self.blocks.number(pfn));
@@ -336,6 +343,7 @@ impl Physical {
     }
 
     /// Checks that an allocation is the caller's alone; gives the class that it counts as.
+    #[inline(always)]
     fn check_freed(&self, pfn: Pfn) -> Class {
         let frame = &self.frames[pfn];
         let state = frame.state();

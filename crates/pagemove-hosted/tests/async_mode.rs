@@ -1,5 +1,4 @@
-//! Defects found in the core, each by the least that shows it. These tests fail until their defect is mended; then they
-//! are to be moved to the file of their subject.
+//! ASYNC never waits for a lock that a sleeper can hold.
 mod common;
 
 use std::{
@@ -21,9 +20,7 @@ fn finishes(deed: impl FnOnce() + Send + 'static) -> (bool, std::thread::JoinHan
     (receive.recv_timeout(Duration::from_millis(200)).is_ok(), thread)
 }
 
-/// ASYNC is never to wait for a lock that a sleeper can hold. `mremap` holds the reverse maps over its flush. A move that
-/// finds one locked gives the pages up at `block`, but then `rebind`, which has nothing to do for them, takes the lock all
-/// the same, and waits.
+/// `mremap` holds the reverse maps over its flush. A move that finds one locked gives its pages up, and leaves the map alone.
 #[test]
 fn async_does_not_wait_for_a_reverse_map() {
     let (lab, hooked) = Hooked::lab(TlbKind::Soft, 2);
