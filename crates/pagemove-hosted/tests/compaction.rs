@@ -381,3 +381,23 @@ fn nothing_is_allocated_from_a_block_that_is_being_emptied() {
     }
     lab.assert_all_free(2048);
 }
+
+/// Frames on processors' lists are room as well: up to an eighth of a zone may lie there, at 90 % use all that is free.
+#[test]
+fn compact_sees_the_room_that_lies_on_processors_lists() {
+    let lab = Lab::boot(hosted(TlbKind::Soft, 1024, 64), &one_zone(1024, 9));
+    let physical = lab.engine.physical();
+    // Block 0: 50 movable pages of a device. Block 1: full, but for 60 frames that were freed a moment ago.
+    let device = Device::open(&lab);
+    for page in 0..50 {
+        assert!(physical.alloc_exactly(Pfn::new(page * 10), Kind::Driver));
+        drop(device.driver.index.insert(page, Pfn::new(page * 10)).unwrap());
+    }
+    (512..1024).for_each(|pfn| assert!(physical.alloc_exactly(Pfn::new(pfn), Kind::Kernel)));
+    (600..660).for_each(|pfn| physical.put(Pfn::new(pfn)));
+    assert_eq!(lab.free_frames(), 462 + 60);
+    let seen = Observation::of(physical, zone(&lab), Policy::Any);
+    let outcomes = compact(&lab.engine, zone(&lab), Goal::All, SYNC);
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.free).count(), 1, "one block could be emptied");
+    assert_eq!(seen.blocks.iter().map(|seen| seen.tally.free).sum::<u32>(), 462 + 60);
+}
