@@ -296,7 +296,7 @@ fn a_page_taken_out_of_its_index_while_somebody_holds_it() {
         assert!(lab.engine.physical().frame(pfn).get_unless_zero());
         assert!(device.driver.index.remove(0));
         for mode in MODES {
-            assert_eq!(lab.migrate(pfn, mode), Err(Reason::Referenced));
+            assert_eq!(lab.migrate(pfn, mode), Err(Reason::OwnerGone));
         }
         assert!(device.driver.take_calls().is_empty());
         lab.validate();

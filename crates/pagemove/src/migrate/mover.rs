@@ -261,8 +261,8 @@ impl<'e> Mover<'e> {
             }
         }
         if state.kind() != Kind::Anon && frame.owner() == 0 {
-            // Taken out of its index while somebody holds it: nobody could be told of a new place.
-            return Err(if frame.refs() > 1 { Reason::Referenced } else { Reason::OwnerGone });
+            // Never registered, or taken out of its index while somebody holds it: nobody could be told of a new place.
+            return Err(Reason::OwnerGone);
         }
         Ok(state.order())
     }

@@ -132,6 +132,8 @@ impl AddressSpace {
 
     /// Reads the leaf entry that maps `address`; nothing if there is none.
     pub fn entry(&self, address: VirtAddr) -> Entry {
+        // Held over the walk: no table is taken away.
+        let _vmas = self.vmas.read();
         self.table.slot(address).map_or(Entry::NONE, |slot| slot.load())
     }
 

@@ -86,7 +86,12 @@ impl AddressSpace {
     }
 
     fn split_for_pin(&self, address: VirtAddr) -> Result<(), PinError> {
-        if self.table.slot(address).is_none_or(|slot| slot.order() != HUGE_ORDER) {
+        let is_huge = {
+            // Held over the walk: no table is taken away.
+            let _vmas = self.vmas.read();
+            self.table.slot(address).is_some_and(|slot| slot.order() == HUGE_ORDER)
+        };
+        if !is_huge {
             return Ok(());
         }
         let _vmas = self.vmas.write();

@@ -47,18 +47,24 @@ impl AddressSpace {
             let lower = self.table.new_leaf_table(|number| {
                 Entry::present(entry.pfn().up(number), entry.flags() - Flags::PRESENT - Flags::HUGE)
             })?;
-            // The lock keeps moves out; the entry, which only we change but for the processor's marks, keeps the frame.
+            // A reference before the lock: a move may take the page away at any time, and give the frame to others.
+            if !self.physical().frame(entry.pfn()).get_unless_zero() {
+                self.physical().put(lower);
+                continue;
+            }
             let lock = self.physical().frames().lock(entry.pfn());
             let split = self.split_frame(start, &slot, entry, lower);
             drop(lock);
             if split {
                 return Ok(());
             }
+            self.physical().put(entry.pfn());
             self.physical().put(lower);
         }
     }
 
-    /// Does it under the frame's lock; false if the entry or the frame's references changed meanwhile.
+    /// Does it under the frame's lock, and takes the caller's reference; false if the entry or the frame's references
+    /// changed meanwhile, and then the reference is still the caller's.
     fn split_frame(&self, start: VirtAddr, slot: &Slot<'_>, entry: Entry, lower: Pfn) -> bool {
         let physical = self.physical();
         let head = physical.frame(entry.pfn());
@@ -72,9 +78,9 @@ impl AddressSpace {
         debt.owe(self.id(), start, HUGE_ORDER.frames());
         debt.pay();
         head.unmapped();
-        // The entry's reference. A move that waits for the lock may have another one: let it go first. Pins can't, as they
-        // split before they pin.
-        if !head.freeze(1) {
+        // The entry's reference and ours. A move that waits for the lock may have another one: let it go first. Pins can't,
+        // as they split before they pin.
+        if !head.freeze(2) {
             head.mapped_with_reference();
             let restored = slot.swap_if(before.blocked(), before);
             assert_eq!(restored, Ok(()), "a blocked entry changed under its frame's lock");

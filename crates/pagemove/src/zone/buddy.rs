@@ -193,10 +193,11 @@ impl Buddy {
             }
             if order >= blocks.order() {
                 let (mine, other) = (blocks.migratetype(blocks.number(pfn)), blocks.migratetype(blocks.number(buddy)));
+                // Isolated blocks stand alone, also beside each other: each is somebody's to empty and to give back.
+                if mine == Migratetype::Isolated || other == Migratetype::Isolated {
+                    break;
+                }
                 if mine != other {
-                    if mine == Migratetype::Isolated || other == Migratetype::Isolated {
-                        break;
-                    }
                     self.retype(tables, FrameRange { start: buddy, frames: order.frames() }, mine);
                 }
             }
@@ -315,10 +316,10 @@ impl Buddy {
             return Ok(());
         }
         let state = tables.frames[buddy].state();
-        let isolation_differs = order >= tables.blocks.order()
-            && (migratetype == Migratetype::Isolated)
-                != (tables.blocks.migratetype(tables.blocks.number(buddy)) == Migratetype::Isolated);
-        if state.is_free_head() && state.order() == order && !isolation_differs {
+        let stands_alone = order >= tables.blocks.order()
+            && (migratetype == Migratetype::Isolated
+                || tables.blocks.migratetype(tables.blocks.number(buddy)) == Migratetype::Isolated);
+        if state.is_free_head() && state.order() == order && !stands_alone {
             return Err((pfn, "and its buddy are both free, but not merged"));
         }
         Ok(())
