@@ -51,17 +51,23 @@ impl Kind {
 
     /// Gives the class that a new frame of this kind counts as.
     pub const fn first_class(self) -> Class {
-        match self {
-            Kind::Free | Kind::Cached | Kind::Tail => Class::Free,
-            Kind::Reserved => Class::Reserved,
-            Kind::Kernel => Class::Kernel,
-            Kind::Slab => Class::Slab,
-            Kind::PageTable => Class::PageTable,
-            Kind::Anon | Kind::File => Class::Lru,
-            Kind::Driver => Class::DriverUnmapped,
-        }
+        FIRST_CLASSES[self as usize]
     }
 }
+
+/// By the kinds' numbers.
+const FIRST_CLASSES: [Class; Kind::ALL.len()] = [
+    Class::Free,
+    Class::Free,
+    Class::Free,
+    Class::Reserved,
+    Class::Kernel,
+    Class::Slab,
+    Class::PageTable,
+    Class::Lru,
+    Class::Lru,
+    Class::DriverUnmapped,
+];
 
 /// What a frame counts as in the summary of its pageblock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

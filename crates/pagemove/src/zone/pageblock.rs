@@ -177,6 +177,15 @@ impl Pageblocks {
         pfn.get() >> self.order.get()
     }
 
+    /// Gives zone and migratetype of the block that holds `pfn`.
+    pub(super) fn home(&self, pfn: Pfn) -> Option<(usize, Migratetype)> {
+        let block = self.blocks.get(self.number(pfn) as usize)?;
+        let zone = block.zone.load(Ordering::Relaxed);
+        // Acquire as in `migratetype`.
+        let migratetype = Migratetype::ALL[block.migratetype.load(Ordering::Acquire) as usize & 3];
+        (zone != u32::MAX).then_some((zone as usize, migratetype))
+    }
+
     fn numbers(&self, range: FrameRange) -> core::ops::Range<u32> {
         self.number(range.start)..range.end().get().div_ceil(self.order.frames())
     }

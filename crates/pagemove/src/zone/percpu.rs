@@ -65,6 +65,11 @@ impl CpuLists {
         self.lists.get_mut(migratetype as usize)
     }
 
+    /// Gives the list of `migratetype` if it has room for one more.
+    pub(super) fn room(&mut self, migratetype: Migratetype) -> Option<&mut Vec<Pfn>> {
+        self.lists.get_mut(migratetype as usize).filter(|list| list.len() < self.high)
+    }
+
     /// Gives the number of frames on all lists.
     pub(super) fn len(&self) -> usize {
         self.lists.iter().map(Vec::len).sum()

@@ -171,7 +171,27 @@ impl Physical {
     /// Allocates `order.frames()` frames for `kind`, with one reference; contents are what they were.
     ///
     /// Zones are tried from the last one down, as low memory is the scarcer.
+    #[inline]
     pub fn alloc(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
+        if order == Order::ZERO
+            && let Some(pfn) = self.alloc_own(kind)
+        {
+            return Ok(pfn);
+        }
+        self.alloc_shared(order, kind)
+    }
+
+    /// The short way: a base page from this processor's list, if there is one.
+    fn alloc_own(&self, kind: Kind) -> Option<Pfn> {
+        let zone = self.zones.last()?;
+        let pfn = self.with_own_lists(zone, |lists| lists?.list(migratetype_of(kind))?.pop())?;
+        self.dress(pfn, Order::ZERO, kind);
+        Some(pfn)
+    }
+
+    /// The long way: refills the list, looks in other zones, and on other processors' lists.
+    #[cold]
+    fn alloc_shared(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
         let migratetype = migratetype_of(kind);
         for zone in self.zones.iter().rev() {
             let pfn = if order == Order::ZERO {
@@ -271,9 +291,26 @@ impl Physical {
 
     /// Gives a reference back; the last one frees the frame.
     pub fn put(&self, pfn: Pfn) {
-        if self.frames[pfn].put() == Put::Last {
+        if self.frames[pfn].put() == Put::Last && !self.free_own(pfn) {
             self.free(pfn);
         }
+    }
+
+    /// The short way of freeing: a base page whose class is that of this processor's list goes there, if there is room.
+    fn free_own(&self, pfn: Pfn) -> bool {
+        let Some((zone, migratetype)) = self.blocks.home(pfn) else { return false };
+        let class = self.check_freed(pfn);
+        if self.frames[pfn].state().order() != Order::ZERO || class != listed_class(migratetype) {
+            return false;
+        }
+        self.with_own_lists(&self.zones[zone], |lists| {
+            let room = lists.and_then(|lists| lists.room(migratetype));
+            room.is_some_and(|list| {
+                self.frames[pfn].set_state(CACHED.with_class(class));
+                list.push(pfn);
+                true
+            })
+        })
     }
 
     /// Frees an allocation that is the caller's alone: no references, no mappings, no pins.
