@@ -170,7 +170,9 @@ unsafe impl Machine for Hosted {
         cpu::number().filter(|&number| number < self.config.cpus && self.has_barrier)
     }
 
-    fn release_cpu(&self) {}
+    fn releases_cpus(&self) -> bool {
+        false
+    }
 
     fn barrier(&self) {
         if self.has_barrier {

@@ -37,7 +37,13 @@ pub unsafe trait Machine: Send + Sync + 'static {
     fn claim_cpu(&self) -> Option<usize>;
 
     /// Ends a claim.
-    fn release_cpu(&self);
+    fn release_cpu(&self) {}
+
+    /// Tells whether claims need [`Self::release_cpu`]; asked once, at boot. A machine whose threads are processors for as
+    /// long as they live has nothing to end, and saves the calls.
+    fn releases_cpus(&self) -> bool {
+        true
+    }
 
     /// Makes every processor pass a full memory barrier before this returns; a kernel interrupts them (Linux offers it to
     /// programs as `membarrier`). Called when free frames are collected from all processors.

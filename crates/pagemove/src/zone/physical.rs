@@ -64,6 +64,7 @@ struct Zone {
 /// The physical memory of a machine.
 pub struct Physical {
     machine: Arc<dyn Machine>,
+    releases_cpus: bool,
     ram: Ram,
     frames: FrameTable,
     blocks: Pageblocks,
@@ -96,7 +97,8 @@ impl Physical {
             })
             .collect();
         let (pins, counters, events) = Default::default();
-        Ok(Self { machine, ram, frames, blocks, zones, pins, counters, events })
+        let releases_cpus = machine.releases_cpus();
+        Ok(Self { machine, releases_cpus, ram, frames, blocks, zones, pins, counters, events })
     }
 
     /// Gives the machine.
@@ -225,7 +227,9 @@ impl Physical {
         let mut lists: Option<Inside<'_>> = unsafe { zone.cpus[cpu].enter() };
         let result = act(lists.as_deref_mut());
         drop(lists);
-        self.machine.release_cpu();
+        if self.releases_cpus {
+            self.machine.release_cpu();
+        }
         result
     }
 
