@@ -1,7 +1,7 @@
 //! The Linux side: builds the kit's sample driver for stock Debian kernels, tests it in guests, and shows it.
 //!
-//! Takes `cargo xtask linux build|test|demo`; gives each step's news on standard output. Promises to change nothing
-//! outside the cache folder and the build folder, and to discover every version: of kernels, headers and compilers.
+//! Takes `cargo xtask linux build|test|demo`; gives each step's news. Promises to change nothing outside the cache folder
+//! and the build folder, to discover every version (of kernels, headers and compilers), and to need no root.
 
 use std::path::{Path, PathBuf};
 
@@ -11,31 +11,69 @@ use clap::{Args, Subcommand};
 mod apt;
 mod cache;
 mod command;
+mod demo;
+mod guest;
 mod kernels;
 mod module;
+mod qemu;
 mod rust;
+mod test;
 mod tree;
 
 use apt::Apt;
 use cache::Cache;
-use kernels::{Kernel, Wanted};
+pub(crate) use kernels::Wanted;
+use kernels::Kernel;
 
 /// What can be asked for. The first line of each is its help.
 #[derive(Subcommand)]
 pub(crate) enum Linux {
     /// Build the sample driver for stock kernels
-    Build(Options),
+    Build {
+        #[command(flatten)]
+        options: Options,
+        /// A kernel: `newest`, or a series such as 6.1; may be repeated [default: 6.1, 6.12 and newest]
+        #[arg(long, value_name = "KERNEL")]
+        kernel: Vec<Wanted>,
+    },
+    /// Boot stock kernels in QEMU and test the driver in them
+    Test {
+        #[command(flatten)]
+        options: Options,
+        /// A kernel: `newest`, or a series such as 6.1; may be repeated [default: 6.1, 6.12 and newest]
+        #[arg(long, value_name = "KERNEL")]
+        kernel: Vec<Wanted>,
+        /// Runs these tests only
+        #[arg(value_name = "TEST")]
+        only: Vec<String>,
+    },
+    /// Compact a guest's worn memory with a driver's pages movable, and the same with them unmovable
+    Demo {
+        #[command(flatten)]
+        options: Options,
+        /// A kernel: `newest`, or a series such as 6.1
+        #[arg(long, value_name = "KERNEL", default_value = "newest")]
+        kernel: Wanted,
+        /// Prints JSON on standard output, and nothing else there
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// What all have in common.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// A kernel: `newest`, or a series such as 6.1 or 6.12; may be repeated [default: 6.1, 6.12 and newest]
-    #[arg(long, value_name = "KERNEL")]
-    kernel: Vec<Wanted>,
     /// Where to keep what is fetched and built [default: pagemove-linux in your cache folder]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
+}
+
+/// A kernel with all that a guest needs.
+struct Ready<'a> {
+    kernel: Kernel<'a>,
+    image: PathBuf,
+    module: PathBuf,
+    archive: Vec<u8>,
 }
 
 /// Does what is asked for.
@@ -43,17 +81,28 @@ pub(crate) struct Options {
 /// # Errors
 /// When something is missing, can't be built, or a check failed.
 pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
-    let Linux::Build(options) = asked;
-    let _ = root;
-    let cache = Cache::open(options.cache)?;
+    let (options, wanted) = match &asked {
+        Linux::Build { options, kernel } | Linux::Test { options, kernel, .. } if kernel.is_empty() => {
+            (options, ["6.1", "6.12"].map(|series| Wanted::Series(series.to_owned())).into_iter().chain([Wanted::Newest]).collect())
+        }
+        Linux::Build { options, kernel } | Linux::Test { options, kernel, .. } => (options, kernel.clone()),
+        Linux::Demo { options, kernel, .. } => (options, vec![kernel.clone()]),
+    };
+    let cache = Cache::open(options.cache.clone())?;
     let apts = Apt::open_all(&cache)?;
-    let compiler = rust::Compiler::get(&cache, &apts)?;
-    let object = compiler.object(&cache, root)?;
-    for wanted in &options.kernel {
+    let object = rust::Compiler::get(&cache, &apts)?.object(&cache, root)?;
+    let program = if matches!(asked, Linux::Build { .. }) { Vec::new() } else { guest::program(root)? };
+    for wanted in &wanted {
         let kernel = Kernel::find(&apts, wanted)?;
         let image = kernel.image(&cache)?;
         let module = module::build(&cache, root, &kernel, &object)?;
-        println!("linux: kernel {} ({}): {} for {}", kernel.version, kernel.apt.release, module.display(), image.display());
+        let archive = guest::archive(&program, &module)?;
+        let ready = Ready { kernel, image, module, archive };
+        match &asked {
+            Linux::Build { .. } => println!("{}: {}", ready.kernel.version, ready.module.display()),
+            Linux::Test { only, .. } => test::run(&cache, &ready, only)?,
+            Linux::Demo { json, .. } => demo::run(&cache, &ready, *json)?,
+        }
     }
     Ok(())
 }

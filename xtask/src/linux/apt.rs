@@ -60,7 +60,7 @@ impl Apt {
                     archives = Some(find_archives()?);
                 }
                 if let Some(archives) = &archives {
-                    println!("linux: fetching the package lists of Debian {release}");
+                    eprintln!("linux: fetching the package lists of Debian {release}");
                     apt.update(archives)?;
                 }
             }
@@ -157,7 +157,7 @@ impl Apt {
         if let Some(there) = find_file(&folder, is_it)? {
             return Ok(there);
         }
-        println!("linux: fetching {} {}", package.package, package.version);
+        eprintln!("linux: fetching {} {}", package.package, package.version);
         // apt-get writes to where it stands, not atomically; so it stands in a folder for unfinished things.
         let unfinished = folder.join(".new");
         super::cache::remove(&unfinished)?;

@@ -21,7 +21,7 @@ const HEADERS: &str = "linux-headers-cloud-amd64";
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(crate) enum Wanted {
     Newest,
     /// A series, such as `6.12`.
     Series(String),

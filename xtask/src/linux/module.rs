@@ -30,7 +30,7 @@ pub(super) fn build(cache: &Cache, root: &Path, kernel: &Kernel<'_>, object: &Pa
     let key = hash(&(&kernel.version, &parts));
     let folder = cache.folder(&format!("modules/{}-{key:x}", kernel.name()), |new| {
         let tree = headers(cache, kernel)?;
-        println!("linux: building the module for {}", kernel.version);
+        eprintln!("linux: building the module for {}", kernel.version);
         fs::write(new.join("driver.o_shipped"), &parts[0])?;
         // modpost asks how each object was made; this one was shipped.
         fs::write(new.join(".driver.o.cmd"), "")?;

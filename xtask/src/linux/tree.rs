@@ -34,10 +34,10 @@ impl Tree {
         let key = hash(&(BASE, names)) as u32;
         let root = cache.folder(&format!("trees/{name}-{key:x}"), |new| {
             let archives = cache.path(format!("packages/for-{name}"))?;
-            println!("linux: fetching a tree of Debian {} for {name}", apt.release);
+            eprintln!("linux: fetching a tree of Debian {} for {name}", apt.release);
             let wanted: Vec<&str> = BASE.iter().chain(names).copied().collect();
             let files = apt.fetch_all(&archives, packages, &wanted)?;
-            println!("linux: unpacking {} packages", files.len());
+            eprintln!("linux: unpacking {} packages", files.len());
             unpack(new, &files)?;
             cache::remove(&archives)
         })?;
