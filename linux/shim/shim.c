@@ -356,6 +356,11 @@ static long pmk_file_ioctl(struct file *file, unsigned int command, unsigned lon
 
 static int pmk_file_mmap(struct file *file, struct vm_area_struct *vma)
 {
+	pgoff_t most = MAX_LFS_FILESIZE >> PAGE_SHIFT;
+
+	/* The kernel leaves this to drivers: past what a size can be, page offsets would mean nothing. */
+	if (vma->vm_pgoff > most || vma_pages(vma) > most - vma->vm_pgoff)
+		return -EOVERFLOW;
 	vma->vm_ops = &pmk_vm_ops;
 	return 0;
 }

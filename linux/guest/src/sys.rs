@@ -222,10 +222,6 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> Result<Child> {
 }
 
 impl Child {
-    pub(crate) fn pid(&self) -> i32 {
-        self.0
-    }
-
     fn wait_with(&self, flags: i32) -> Option<End> {
         let mut status = 0;
         // SAFETY: our child, and room for its status.

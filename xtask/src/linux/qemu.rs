@@ -27,6 +27,7 @@ pub(super) struct Guest<'a> {
     pub(super) image: &'a Path,
     pub(super) archive: &'a [u8],
     pub(super) orders: &'a str,
+    /// Memory, half of it on each of two nodes.
     pub(super) memory_mib: u32,
     pub(super) limit: Duration,
 }
@@ -58,9 +59,13 @@ impl Guest<'_> {
     fn run_with(&self, archive: &Path, heard: &mut impl FnMut(&Value)) -> Result<String> {
         let mut command = Command::new("qemu-system-x86_64");
         // No KVM: it may be there and not run an ordinary guest.
-        command.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "2"]);
+        command.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "2,sockets=2"]);
         command.args(["-nographic", "-no-reboot", "-net", "none", "-monitor", "none", "-serial", "stdio"]);
         command.args(["-m", &format!("{}M", self.memory_mib)]);
+        for node in 0..2 {
+            command.arg("-object").arg(format!("memory-backend-ram,id=m{node},size={}M", self.memory_mib / 2));
+            command.arg("-numa").arg(format!("node,nodeid={node},cpus={node},memdev=m{node}"));
+        }
         // A slow machine isn't a hanging one: the limit here is what ends a guest that hangs.
         let line = format!("console=ttyS0 quiet panic=-1 nosoftlockup log_buf_len=4M pagemove={}", self.orders);
         command.arg("-kernel").arg(self.image).arg("-initrd").arg(archive).arg("-append").arg(line);

@@ -16,6 +16,9 @@ use super::qemu::Guest;
 /// The fewest tests that a whole run tells of; so that an empty run isn't taken for a good one.
 const FEWEST: usize = 10;
 
+/// Little, so that filling most of it takes little time.
+const MEMORY_MIB: u32 = 512;
+
 /// No guest needs longer, on the slowest machine that we know, by far.
 const LIMIT: Duration = Duration::from_secs(900);
 
@@ -24,7 +27,7 @@ pub(super) fn run(cache: &Cache, ready: &Ready<'_>, only: &[String]) -> Result<(
     let started = Instant::now();
     let orders = ["test"].into_iter().chain(only.iter().map(String::as_str)).collect::<Vec<_>>().join(",");
     let guest =
-        Guest { image: &ready.image, archive: &ready.archive, orders: &orders, memory_mib: 1024, limit: LIMIT };
+        Guest { image: &ready.image, archive: &ready.archive, orders: &orders, memory_mib: MEMORY_MIB, limit: LIMIT };
     let mut seen = Seen::default();
     let console = guest.run(cache, |told| {
         if let Some(line) = seen.hear(told) {
@@ -33,7 +36,7 @@ pub(super) fn run(cache: &Cache, ready: &Ready<'_>, only: &[String]) -> Result<(
     })?;
     let fewest = if only.is_empty() { FEWEST } else { only.len() };
     if let Some(why) = seen.fault(fewest) {
-        println!("the guest's console ends with:\n{}", tail(&console, 40));
+        println!("the guest's console ends with:\n{}", tail(&console, 60));
         bail!("kernel {}: {why}", ready.kernel.version);
     }
     println!("kernel {}: {} tests passed in {:.0} s", ready.kernel.version, seen.passed, started.elapsed().as_secs_f64());
