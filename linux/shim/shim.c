@@ -15,6 +15,7 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/delay.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/ktime.h>
@@ -87,6 +88,12 @@ static const struct address_space_operations pmk_unmovable = {
 /* ---- pages ---- */
 
 /*
+ * How often to look for a locked page before waiting for it in a queue. Whoever waits there has a reference, and by that
+ * makes the move fail that it waits for; so the first waits are without. (A move takes microseconds.)
+ */
+#define PMK_TRIES 50
+
+/*
  * Finds a page, or makes a cleared one; locked and referenced. NULL and an error if there is none.
  * The caller holds invalidate_lock, so that the size holds until the page is in.
  */
@@ -94,10 +101,23 @@ static struct folio *pmk_get_locked(struct address_space *mapping, pgoff_t index
 {
 	gfp_t gfp = mapping_gfp_mask(mapping) | __GFP_ZERO;
 	struct folio *folio;
+	int tries;
 
 	if (index >= i_size_read(mapping->host) >> PAGE_SHIFT) {
 		*error = -ENXIO;
 		return NULL;
+	}
+	for (tries = 0; tries < PMK_TRIES; tries++) {
+		folio = __filemap_get_folio(mapping, index, 0, 0);
+		if (IS_ERR_OR_NULL(folio))
+			break;
+		if (folio_trylock(folio)) {
+			if (folio->mapping == mapping)
+				return folio;
+			folio_unlock(folio);
+		}
+		folio_put(folio);
+		usleep_range(2, 20);
 	}
 	folio = __filemap_get_folio(mapping, index, FGP_LOCK | (create ? FGP_CREAT : 0), gfp);
 	/* Older kernels give NULL, newer ones an error. */
