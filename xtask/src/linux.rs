@@ -22,8 +22,8 @@ mod tree;
 
 use apt::Apt;
 use cache::Cache;
-pub(crate) use kernels::Wanted;
 use kernels::Kernel;
+pub(crate) use kernels::Wanted;
 
 /// What can be asked for. The first line of each is its help.
 #[derive(Subcommand)]
@@ -82,9 +82,14 @@ struct Ready<'a> {
 /// When something is missing, can't be built, or a check failed.
 pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
     let (options, wanted) = match &asked {
-        Linux::Build { options, kernel } | Linux::Test { options, kernel, .. } if kernel.is_empty() => {
-            (options, ["6.1", "6.12"].map(|series| Wanted::Series(series.to_owned())).into_iter().chain([Wanted::Newest]).collect())
-        }
+        Linux::Build { options, kernel } | Linux::Test { options, kernel, .. } if kernel.is_empty() => (
+            options,
+            ["6.1", "6.12"]
+                .map(|series| Wanted::Series(series.to_owned()))
+                .into_iter()
+                .chain([Wanted::Newest])
+                .collect(),
+        ),
         Linux::Build { options, kernel } | Linux::Test { options, kernel, .. } => (options, kernel.clone()),
         Linux::Demo { options, kernel, .. } => (options, vec![kernel.clone()]),
     };

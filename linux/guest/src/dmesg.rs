@@ -9,8 +9,19 @@ use std::os::unix::fs::OpenOptionsExt;
 
 /// What a complaint has in it.
 const BAD: &[&str] = &[
-    "WARNING:", "BUG:", "BUG ", "Oops", "general protection", "Call Trace", "kernel BUG", "Bad page", "use-after-free",
-    "blocked for more than", "Busy inodes", "Kernel panic", "unable to handle",
+    "WARNING:",
+    "BUG:",
+    "BUG ",
+    "Oops",
+    "general protection",
+    "Call Trace",
+    "kernel BUG",
+    "Bad page",
+    "use-after-free",
+    "blocked for more than",
+    "Busy inodes",
+    "Kernel panic",
+    "unable to handle",
 ];
 
 /// Out of tree (12) and unsigned (13).

@@ -33,7 +33,8 @@ pub(crate) fn free_order9() -> Result<u64> {
 /// Free memory in pages.
 pub(crate) fn free_pages() -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
-    let kib = text.lines().find_map(|line| line.strip_prefix("MemFree:")?.split_whitespace().next()?.parse::<u64>().ok());
+    let kib =
+        text.lines().find_map(|line| line.strip_prefix("MemFree:")?.split_whitespace().next()?.parse::<u64>().ok());
     kib.map(|kib| kib / 4).ok_or_else(|| Error::other("no MemFree in /proc/meminfo"))
 }
 

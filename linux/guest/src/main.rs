@@ -9,6 +9,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+mod contract;
 mod device;
 mod dmesg;
 mod machine;
@@ -53,7 +54,7 @@ fn init() -> std::io::Result<()> {
         ["demo", pages, seed, kind] => {
             load(kind == "unmovable")?;
             let number = |text: &str| text.parse::<u64>().map_err(std::io::Error::other);
-            let outcome = movement::run(number(pages)? as usize, number(seed)?)?;
+            let outcome = movement::run(number(pages)? as usize, number(seed)?, 1)?;
             tell(&format!("{{\"demo\":{kind:?},\"outcome\":{}}}", outcome.to_json()));
         }
         ["test", ref only @ ..] => {

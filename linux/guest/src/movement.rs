@@ -18,8 +18,6 @@ use crate::sys::{self, End, Map, Pipe, READ_ONLY, SHARED, WORDS};
 const WRITERS: usize = 3;
 /// Pages that are pinned by `vmsplice`, besides those that the kit pins.
 const SPLICED: usize = 32;
-/// Times that all memory is compacted.
-const ROUNDS: usize = 3;
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -40,8 +38,15 @@ impl Outcome {
         format!(
             "{{\"kept\":{},\"moved\":{},\"pinned\":{},\"pinned_moved\":{},\"lost_writes\":{},\"bad_words\":{},\"writes\":{},\
              \"free_order9_before\":{},\"free_order9_after\":{}}}",
-            self.kept, self.moved, self.pinned, self.pinned_moved, self.lost_writes, self.bad_words, self.writes,
-            self.free_before, self.free_after
+            self.kept,
+            self.moved,
+            self.pinned,
+            self.pinned_moved,
+            self.lost_writes,
+            self.bad_words,
+            self.writes,
+            self.free_before,
+            self.free_after
         )
     }
 }
@@ -51,7 +56,8 @@ fn tag(page: usize) -> u64 {
     (page as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-pub(crate) fn run(pages: usize, seed: u64) -> Result<Outcome> {
+/// Compacts all memory `rounds` times.
+pub(crate) fn run(pages: usize, seed: u64, rounds: usize) -> Result<Outcome> {
     let device = Device::open(pages as u64)?;
     let map = device.map(0, pages, SHARED)?;
     let mut random = Random::new(seed);
@@ -79,8 +85,12 @@ pub(crate) fn run(pages: usize, seed: u64) -> Result<Outcome> {
     }
 
     let before = frames(&map)?;
-    let mut outcome =
-        Outcome { kept: kept.len() as u64, pinned: pinned.len() as u64, free_before: free_order9()?, ..Outcome::default() };
+    let mut outcome = Outcome {
+        kept: kept.len() as u64,
+        pinned: pinned.len() as u64,
+        free_before: free_order9()?,
+        ..Outcome::default()
+    };
     let stop = Map::new(None, 0, 1, SHARED)?;
     let done = AtomicBool::new(false);
     let bad = AtomicU64::new(0);
@@ -94,7 +104,7 @@ pub(crate) fn run(pages: usize, seed: u64) -> Result<Outcome> {
             scope.spawn(move || write(map, shadow, kept, writer, seed, || done.load(Ordering::Relaxed)));
         }
         scope.spawn(|| bad.fetch_add(watch(&reader, &kept, seed, &done), Ordering::Relaxed));
-        let compacted = (0..ROUNDS).try_for_each(|_| compact());
+        let compacted = (0..rounds).try_for_each(|_| compact());
         // Writers get to see what has moved last.
         std::thread::sleep(Duration::from_millis(200));
         done.store(true, Ordering::Relaxed);
@@ -110,7 +120,8 @@ pub(crate) fn run(pages: usize, seed: u64) -> Result<Outcome> {
 
     // Touch all, so that each has an entry to be seen in pagemap; and check.
     for &page in &kept {
-        outcome.bad_words += u64::from(map.load(page, 0) != tag(page)) + u64::from(map.load(page, WORDS - 1) != !tag(page));
+        outcome.bad_words +=
+            u64::from(map.load(page, 0) != tag(page)) + u64::from(map.load(page, WORDS - 1) != !tag(page));
         for writer in 0..WRITERS {
             let written = shadow.load(slot(page, writer) / WORDS, slot(page, writer) % WORDS);
             outcome.writes += written;

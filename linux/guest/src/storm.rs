@@ -16,11 +16,21 @@ use crate::tests::{Outcome, check};
 const TIME: Duration = Duration::from_secs(8);
 const PAGES: usize = 1024;
 
+/// What a thread of a storm comes to.
+type Part<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
 /// Runs `body` in two threads, each with its number, while a third compacts; gives the sum of what they return.
-fn storm(body: fn(u64, &AtomicBool) -> Result<u64, Box<dyn Error + Send + Sync>>) -> Result<(u64, u64), Box<dyn Error>> {
+fn storm(body: fn(u64, &AtomicBool) -> Part<u64>) -> Result<(u64, u64), Box<dyn Error>> {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..2).map(|number| scope.spawn({ let done = &done; move || body(number, done) })).collect();
+        let threads: Vec<_> = (0..2)
+            .map(|number| {
+                scope.spawn({
+                    let done = &done;
+                    move || body(number, done)
+                })
+            })
+            .collect();
         let started = Instant::now();
         let mut compactions = 0;
         while started.elapsed() < TIME && threads.iter().all(|thread| !thread.is_finished()) {
@@ -37,7 +47,7 @@ fn storm(body: fn(u64, &AtomicBool) -> Result<u64, Box<dyn Error + Send + Sync>>
     })
 }
 
-fn must(is_so: bool, words: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
+fn must(is_so: bool, words: &str) -> Part<()> {
     if is_so { Ok(()) } else { Err(words.into()) }
 }
 
@@ -124,12 +134,18 @@ pub(crate) fn truncations() -> Outcome {
                     0 => {
                         device.resize(size as u64)?;
                         device.resize(PAGES as u64)?;
-                        must((0..PAGES).all(|page| map.load(page, 9) == if page < size { mark } else { 0 }), "a cut is wrong")?;
+                        must(
+                            (0..PAGES).all(|page| map.load(page, 9) == if page < size { mark } else { 0 }),
+                            "a cut is wrong",
+                        )?;
                     }
                     1 => {
                         device.free(size as u64, 1)?;
                         device.fill(0, PAGES as u64)?;
-                        must((0..PAGES).all(|page| map.load(page, 9) == if page == size { 0 } else { mark }), "a free is wrong")?;
+                        must(
+                            (0..PAGES).all(|page| map.load(page, 9) == if page == size { 0 } else { mark }),
+                            "a free is wrong",
+                        )?;
                     }
                     2 => {
                         device.pin(size as u64, "storm")?;

@@ -229,7 +229,11 @@ impl Child {
         if done != self.0 {
             return None;
         }
-        Some(if libc::WIFEXITED(status) { End::Exit(libc::WEXITSTATUS(status)) } else { End::Signal(libc::WTERMSIG(status)) })
+        Some(if libc::WIFEXITED(status) {
+            End::Exit(libc::WEXITSTATUS(status))
+        } else {
+            End::Signal(libc::WTERMSIG(status))
+        })
     }
 
     /// Waits for the end.
@@ -277,7 +281,15 @@ pub(crate) fn move_pages(map: &Map, pages: &[usize], node: i32) -> Result<Vec<i3
     let all = 4; // MPOL_MF_MOVE_ALL
     // SAFETY: three arrays of as many.
     let result = unsafe {
-        libc::syscall(libc::SYS_move_pages, 0, pages.len(), addresses.as_ptr(), nodes.as_ptr(), status.as_mut_ptr(), all)
+        libc::syscall(
+            libc::SYS_move_pages,
+            0,
+            pages.len(),
+            addresses.as_ptr(),
+            nodes.as_ptr(),
+            status.as_mut_ptr(),
+            all,
+        )
     };
     if result < 0 { Err(named("move_pages")) } else { Ok(status) }
 }

@@ -12,7 +12,9 @@ use std::vec::Vec;
 
 use core::cell::{Cell, RefCell};
 
-use crate::{Absent, Caller, Driver, Errno, Mode, Moves, Moving, PAGE_BYTES, Page, Pin, PinInfo, Refusal, Store, UserMemory};
+use crate::{
+    Absent, Caller, Driver, Errno, Mode, Moves, Moving, PAGE_BYTES, Page, Pin, PinInfo, Refusal, Store, UserMemory,
+};
 
 /// A page: one reference is the store's.
 type Frame = Arc<(u64, Mutex<[u8; PAGE_BYTES]>)>;

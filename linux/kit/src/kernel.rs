@@ -20,7 +20,9 @@ use core::ffi::{c_char, c_int, c_long, c_void};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use crate::{Absent, Caller, Driver, Errno, Mode, Moves, Moving, PAGE_BYTES, Page, Pin, PinInfo, Refusal, Store, UserMemory};
+use crate::{
+    Absent, Caller, Driver, Errno, Mode, Moves, Moving, PAGE_BYTES, Page, Pin, PinInfo, Refusal, Store, UserMemory,
+};
 
 /// The shim's `struct pmk_open`.
 #[repr(C)]
@@ -237,10 +239,12 @@ where
 {
     const FITS: () = assert!(align_of::<State<D, M>>() <= 8 && size_of::<State<D, M>>() >= 8);
 
+    /// Names the device.
     pub fn name() -> *const c_char {
         <D as Driver<Pages<'_>>>::NAME.as_ptr()
     }
 
+    /// Opens: gives the state, or null and an error.
     pub unsafe fn open(open: *mut RawOpen, error: *mut c_int) -> *mut c_void {
         let () = Self::FITS;
         // SAFETY: this function's caller.
@@ -262,11 +266,13 @@ where
         state
     }
 
+    /// Drops the driver, and its pins with it.
     pub unsafe fn close(state: *mut c_void) {
         // SAFETY: nothing else uses the driver now.
         unsafe { *(*state.cast::<State<D, M>>()).driver.get() = None };
     }
 
+    /// Frees the state.
     pub unsafe fn free(state: *mut c_void) {
         // SAFETY: made by `open`, and of no use to anybody any more.
         unsafe {
@@ -288,6 +294,7 @@ where
         }
     }
 
+    /// Reads.
     pub unsafe fn read(open: *mut RawOpen, state: *mut c_void, at: i64, to: *mut u8, bytes: usize) -> c_long {
         let mut user = User { at: to, left: bytes };
         // SAFETY: this function's caller.
@@ -297,6 +304,7 @@ where
         }
     }
 
+    /// Writes.
     pub unsafe fn write(open: *mut RawOpen, state: *mut c_void, at: i64, from: *mut u8, bytes: usize) -> c_long {
         let mut user = User { at: from, left: bytes };
         // SAFETY: this function's caller.
@@ -306,6 +314,7 @@ where
         }
     }
 
+    /// Carries out an ioctl.
     pub unsafe fn ioctl(open: *mut RawOpen, state: *mut c_void, command: u32, at: *mut u8, bytes: usize) -> c_long {
         // SAFETY: this function's caller; the argument is the shim's own copy, of so many bytes.
         unsafe {
@@ -315,6 +324,7 @@ where
         }
     }
 
+    /// Asks whether a page may move.
     pub unsafe fn isolate(state: *mut c_void, page: Moving) -> c_int {
         // SAFETY: this function's caller.
         match unsafe { Self::moves(state) }.isolate(page) {
@@ -324,11 +334,13 @@ where
         }
     }
 
+    /// Tells that a page has moved.
     pub unsafe fn migrate(state: *mut c_void, page: Moving) {
         // SAFETY: this function's caller.
         unsafe { Self::moves(state) }.migrate(page);
     }
 
+    /// Tells that a move is over.
     pub unsafe fn putback(state: *mut c_void, page: Moving, moved: bool) {
         // SAFETY: this function's caller.
         unsafe { Self::moves(state) }.putback(page, moved);
@@ -352,65 +364,4 @@ pub fn moving(index: u64, from: u64, to: u64, mode: c_int) -> Moving {
         _ => Mode::Sync,
     };
     Moving { index, from, to, mode }
-}
-
-/// Makes a kernel module of a driver: gives the shim the functions that it calls, and the compiler its panic handler.
-#[macro_export]
-macro_rules! module {
-    ($driver:ty) => {
-        mod shim_calls {
-            use core::ffi::{c_char, c_int, c_long, c_void};
-            use $crate::kernel::{Calls, RawOpen, moving};
-
-            type Ours = Calls<$driver>;
-
-            // SAFETY, of all: the shim alone calls these, as `shim.h` says; no other symbol begins with `pmk_rust_`.
-
-            #[unsafe(no_mangle)]
-            extern "C" fn pmk_rust_name() -> *const c_char {
-                Ours::name()
-            }
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pmk_rust_open(open: *mut RawOpen, error: *mut c_int) -> *mut c_void {
-                unsafe { Ours::open(open, error) }
-            }
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pmk_rust_close(state: *mut c_void) {
-                unsafe { Ours::close(state) }
-            }
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pmk_rust_free(state: *mut c_void) {
-                unsafe { Ours::free(state) }
-            }
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pmk_rust_read(open: *mut RawOpen, state: *mut c_void, at: i64, to: *mut u8, bytes: usize) -> c_long {
-                unsafe { Ours::read(open, state, at, to, bytes) }
-            }
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pmk_rust_write(open: *mut RawOpen, state: *mut c_void, at: i64, from: *mut u8, bytes: usize) -> c_long {
-                unsafe { Ours::write(open, state, at, from, bytes) }
-            }
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pmk_rust_ioctl(open: *mut RawOpen, state: *mut c_void, command: u32, argument: *mut u8, bytes: usize) -> c_long {
-                unsafe { Ours::ioctl(open, state, command, argument, bytes) }
-            }
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pmk_rust_isolate(state: *mut c_void, index: u64, from: u64, to: u64, mode: c_int) -> c_int {
-                unsafe { Ours::isolate(state, moving(index, from, to, mode)) }
-            }
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pmk_rust_migrate(state: *mut c_void, index: u64, from: u64, to: u64, mode: c_int) {
-                unsafe { Ours::migrate(state, moving(index, from, to, mode)) }
-            }
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn pmk_rust_putback(state: *mut c_void, index: u64, from: u64, to: u64, mode: c_int, moved: bool) {
-                unsafe { Ours::putback(state, moving(index, from, to, mode), moved) }
-            }
-
-            #[panic_handler]
-            fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-                $crate::kernel::panic()
-            }
-        }
-    };
 }

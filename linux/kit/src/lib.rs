@@ -17,6 +17,7 @@ mod errno;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod kernel;
+mod module;
 mod pins;
 mod store;
 

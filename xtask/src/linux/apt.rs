@@ -74,7 +74,8 @@ impl Apt {
     }
 
     fn lists_are_fresh(&self) -> bool {
-        let age = fs::metadata(self.stamp()).and_then(|stamp| stamp.modified()).ok().and_then(|time| time.elapsed().ok());
+        let age =
+            fs::metadata(self.stamp()).and_then(|stamp| stamp.modified()).ok().and_then(|time| time.elapsed().ok());
         age.is_some_and(|age| age < LISTS_LAST)
     }
 
@@ -122,7 +123,10 @@ impl Apt {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.env("APT_CONFIG", self.folder.join("apt.conf")).env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
+        command
+            .env("APT_CONFIG", self.folder.join("apt.conf"))
+            .env("LC_ALL", "C")
+            .env("DEBIAN_FRONTEND", "noninteractive");
         command
     }
 

@@ -66,9 +66,8 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named_with_its_package() {
-        let missing = |program: &str| {
-            cant_start(&Command::new(program), std::io::Error::from(ErrorKind::NotFound)).to_string()
-        };
+        let missing =
+            |program: &str| cant_start(&Command::new(program), std::io::Error::from(ErrorKind::NotFound)).to_string();
         assert!(missing("qemu-system-x86_64").contains("apt-get install qemu-system-x86"));
         assert!(missing("apt-get").contains("needs Debian"));
     }

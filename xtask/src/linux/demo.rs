@@ -12,9 +12,9 @@ use super::Ready;
 use super::cache::Cache;
 use super::qemu::Guest;
 
-const MEMORY_MIB: u32 = 1024;
-/// Pages of the driver: 500 MiB.
-const PAGES: u64 = 128_000;
+const MEMORY_MIB: u32 = 512;
+/// Pages of the driver: 312 MiB.
+const PAGES: u64 = 80_000;
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs both guests, and shows them.
@@ -23,8 +23,13 @@ pub(super) fn run(cache: &Cache, ready: &Ready<'_>, as_json: bool) -> Result<()>
     for kind in ["movable", "unmovable"] {
         eprintln!("linux: booting {} with the driver's pages {kind}", ready.kernel.version);
         let orders = format!("demo,{PAGES},1,{kind}");
-        let guest =
-            Guest { image: &ready.image, archive: &ready.archive, orders: &orders, memory_mib: MEMORY_MIB, limit: LIMIT };
+        let guest = Guest {
+            image: &ready.image,
+            archive: &ready.archive,
+            orders: &orders,
+            memory_mib: MEMORY_MIB,
+            limit: LIMIT,
+        };
         let (mut outcome, mut faults) = (None, Vec::new());
         guest.run(cache, |told| {
             if let Some(release) = told["kernel"].as_str() {

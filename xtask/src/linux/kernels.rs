@@ -133,9 +133,8 @@ impl<'a> Kernel<'a> {
 fn image_in(package: &Path) -> Result<Option<String>> {
     let list = run(Command::new("dpkg-deb").arg("--contents").arg(package))?;
     let names = list.lines().filter_map(|line| line.split_whitespace().nth(5));
-    let is_image = |name: &&str| {
-        name.rsplit('/').next().is_some_and(|last| last == "vmlinuz" || last.starts_with("vmlinuz-"))
-    };
+    let is_image =
+        |name: &&str| name.rsplit('/').next().is_some_and(|last| last == "vmlinuz" || last.starts_with("vmlinuz-"));
     Ok(names.filter(is_image).map(|name| name.trim_start_matches("./").to_owned()).next())
 }
 

@@ -18,7 +18,7 @@ use super::tree::Tree;
 pub(super) const NAME: &str = "pagemove_sample";
 
 /// What the shim consists of.
-const SHIM: &[&str] = &["shim.c", "shim.h", "Kbuild"];
+const SHIM: &[&str] = &["shim.c", "pages.c", "shim.h", "internal.h", "Kbuild"];
 
 /// Builds the module for a kernel, unless it's there.
 pub(super) fn build(cache: &Cache, root: &Path, kernel: &Kernel<'_>, object: &Path) -> Result<PathBuf> {
@@ -44,7 +44,13 @@ pub(super) fn build(cache: &Cache, root: &Path, kernel: &Kernel<'_>, object: &Pa
 
 /// The tree with a kernel's headers, and the compiler that they ask for.
 fn headers(cache: &Cache, kernel: &Kernel<'_>) -> Result<Tree> {
-    Tree::get(cache, kernel.apt, &format!("kernel-{}", kernel.name()), &kernel.header_packages()?, &["make", "binutils"])
+    Tree::get(
+        cache,
+        kernel.apt,
+        &format!("kernel-{}", kernel.name()),
+        &kernel.header_packages()?,
+        &["make", "binutils"],
+    )
 }
 
 fn make(tree: &Tree, folder: &Path) -> Result<()> {

@@ -83,10 +83,11 @@ impl Compiler {
         let version = compiler.version.clone();
         let name = format!("rust-{}", file_name(&version));
         let tree = Tree::get(cache, apt, &name, &[compiler, source], &["binutils"])?;
-        let core = cache.folder(&format!("core/{}-{:x}", file_name(&version), hash(&(TARGET, FLAGS, BUILTINS))), |new| {
-            eprintln!("linux: building libcore with rustc {version} (once)");
-            build_core(&tree, new)
-        })?;
+        let core =
+            cache.folder(&format!("core/{}-{:x}", file_name(&version), hash(&(TARGET, FLAGS, BUILTINS))), |new| {
+                eprintln!("linux: building libcore with rustc {version} (once)");
+                build_core(&tree, new)
+            })?;
         Ok(Self { tree, version, core })
     }
 
@@ -172,7 +173,12 @@ fn build_core(tree: &Tree, folder: &Path) -> Result<()> {
         }
     }
     let source = source.with_context(|| format!("{SOURCE} has no library/core"))?;
-    rustc(tree, folder, &["--edition=2024", "--cap-lints=allow"], &["--crate-name=core", "--crate-type=rlib", &source])?;
+    rustc(
+        tree,
+        folder,
+        &["--edition=2024", "--cap-lints=allow"],
+        &["--crate-name=core", "--crate-type=rlib", &source],
+    )?;
     rustc(
         tree,
         folder,

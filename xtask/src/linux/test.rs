@@ -39,7 +39,12 @@ pub(super) fn run(cache: &Cache, ready: &Ready<'_>, only: &[String]) -> Result<(
         println!("the guest's console ends with:\n{}", tail(&console, 60));
         bail!("kernel {}: {why}", ready.kernel.version);
     }
-    println!("kernel {}: {} tests passed in {:.0} s", ready.kernel.version, seen.passed, started.elapsed().as_secs_f64());
+    println!(
+        "kernel {}: {} tests passed in {:.0} s",
+        ready.kernel.version,
+        seen.passed,
+        started.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 

@@ -76,7 +76,13 @@ fn unpack(root: &Path, files: &[PathBuf]) -> Result<()> {
         let mut open_running = open.spawn().map_err(|error| cant_start(&open, error))?;
         let archive = open_running.stdout.take().context("no pipe from dpkg-deb")?;
         run(Command::new("tar")
-            .args(["--extract", "--no-same-owner", "--keep-directory-symlink", "--exclude=./usr/share/doc", "--directory"])
+            .args([
+                "--extract",
+                "--no-same-owner",
+                "--keep-directory-symlink",
+                "--exclude=./usr/share/doc",
+                "--directory",
+            ])
             .arg(root)
             .stdin(archive))?;
         if !open_running.wait()?.success() {
