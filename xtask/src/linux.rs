@@ -17,6 +17,7 @@ mod kernels;
 mod module;
 mod qemu;
 mod rust;
+mod sabotage;
 mod test;
 mod tree;
 
@@ -24,6 +25,7 @@ use apt::Apt;
 use cache::Cache;
 use kernels::Kernel;
 pub(crate) use kernels::Wanted;
+use sabotage::Sabotage;
 
 /// What can be asked for. The first line of each is its help.
 #[derive(Subcommand)]
@@ -43,6 +45,9 @@ pub(crate) enum Linux {
         /// A kernel: `newest`, or a series such as 6.1; may be repeated [default: 6.1, 6.12 and newest]
         #[arg(long, value_name = "KERNEL")]
         kernel: Vec<Wanted>,
+        /// Breaks the driver in one way after the other instead; each must be caught
+        #[arg(long, conflicts_with = "only")]
+        sabotage: bool,
         /// Runs these tests only
         #[arg(value_name = "TEST")]
         only: Vec<String>,
@@ -95,18 +100,29 @@ pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
     };
     let cache = Cache::open(options.cache.clone())?;
     let apts = Apt::open_all(&cache)?;
-    let object = rust::Compiler::get(&cache, &apts)?.object(&cache, root)?;
+    let compiler = rust::Compiler::get(&cache, &apts)?;
     let program = if matches!(asked, Linux::Build { .. }) { Vec::new() } else { guest::program(root)? };
-    for wanted in &wanted {
+    let ready = |wanted: &Wanted, sabotage: Option<&Sabotage>| {
+        let object = compiler.object(&cache, root, sabotage)?;
         let kernel = Kernel::find(&apts, wanted)?;
         let image = kernel.image(&cache)?;
-        let module = module::build(&cache, root, &kernel, &object)?;
+        let module = module::build(&cache, root, &kernel, &object, sabotage)?;
         let archive = guest::archive(&program, &module)?;
-        let ready = Ready { kernel, image, module, archive };
+        anyhow::Ok(Ready { kernel, image, module, archive })
+    };
+    for wanted in &wanted {
         match &asked {
-            Linux::Build { .. } => println!("{}: {}", ready.kernel.version, ready.module.display()),
-            Linux::Test { only, .. } => test::run(&cache, &ready, only)?,
-            Linux::Demo { json, .. } => demo::run(&cache, &ready, *json)?,
+            Linux::Build { .. } => {
+                let ready = ready(wanted, None)?;
+                println!("{}: {}", ready.kernel.version, ready.module.display());
+            }
+            Linux::Test { sabotage: true, .. } => {
+                for sabotage in sabotage::ALL {
+                    test::must_fail(&cache, &ready(wanted, Some(sabotage))?, sabotage)?;
+                }
+            }
+            Linux::Test { only, .. } => test::run(&cache, &ready(wanted, None)?, only)?,
+            Linux::Demo { json, .. } => demo::run(&cache, &ready(wanted, None)?, *json)?,
         }
     }
     Ok(())

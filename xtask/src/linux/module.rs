@@ -12,6 +12,7 @@ use super::cache::Cache;
 use super::command::{outcome, tail};
 use super::kernels::Kernel;
 use super::rust::hash;
+use super::sabotage::Sabotage;
 use super::tree::Tree;
 
 /// The module's name.
@@ -21,11 +22,21 @@ pub(super) const NAME: &str = "pagemove_sample";
 const SHIM: &[&str] = &["shim.c", "pages.c", "shim.h", "internal.h", "Kbuild"];
 
 /// Builds the module for a kernel, unless it's there.
-pub(super) fn build(cache: &Cache, root: &Path, kernel: &Kernel<'_>, object: &Path) -> Result<PathBuf> {
+pub(super) fn build(
+    cache: &Cache,
+    root: &Path,
+    kernel: &Kernel<'_>,
+    object: &Path,
+    sabotage: Option<&Sabotage>,
+) -> Result<PathBuf> {
     let mut parts = vec![fs::read(object).with_context(|| format!("can't read {}", object.display()))?];
     for name in SHIM {
         let file = root.join("linux/shim").join(name);
-        parts.push(fs::read(&file).with_context(|| format!("can't read {}", file.display()))?);
+        let mut text = fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
+        if let Some(sabotage) = sabotage {
+            sabotage.apply(name, &mut text)?;
+        }
+        parts.push(text.into_bytes());
     }
     let key = hash(&(&kernel.version, &parts));
     let folder = cache.folder(&format!("modules/{}-{key:x}", kernel.name()), |new| {

@@ -66,8 +66,12 @@ impl Guest<'_> {
             command.arg("-object").arg(format!("memory-backend-ram,id=m{node},size={}M", self.memory_mib / 2));
             command.arg("-numa").arg(format!("node,nodeid={node},cpus={node},memdev=m{node}"));
         }
-        // A slow machine isn't a hanging one: the limit here is what ends a guest that hangs.
-        let line = format!("console=ttyS0 quiet panic=-1 nosoftlockup log_buf_len=4M pagemove={}", self.orders);
+        // A slow machine is not a hanging one: the limit here ends a guest that hangs. And the kernel is not to clear
+        // memory by itself, so that whoever forgets to is found out.
+        let line = format!(
+            "console=ttyS0 quiet panic=-1 nosoftlockup init_on_alloc=0 log_buf_len=4M pagemove={}",
+            self.orders
+        );
         command.arg("-kernel").arg(self.image).arg("-initrd").arg(archive).arg("-append").arg(line);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut running = Running(command.spawn().map_err(|error| cant_start(&command, error))?);

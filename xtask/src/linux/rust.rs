@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use super::apt::{Apt, Version, newer};
 use super::cache::Cache;
 use super::command::{outcome, run, tail};
+use super::sabotage::Sabotage;
 use super::tree::Tree;
 
 /// The compiler for Debian's browsers, which follows Rust closely, and its library's source.
@@ -91,13 +92,16 @@ impl Compiler {
         Ok(Self { tree, version, core })
     }
 
-    /// Compiles the sample driver; gives the object. `sabotage` is a `cfg` that breaks it on purpose.
-    pub(super) fn object(&self, cache: &Cache, root: &Path) -> Result<PathBuf> {
+    /// Compiles the sample driver, broken on purpose or not; gives the object.
+    pub(super) fn object(&self, cache: &Cache, root: &Path, sabotage: Option<&Sabotage>) -> Result<PathBuf> {
         let sources = [("kit", root.join("linux/kit/src")), ("sample", root.join("linux/sample/src"))];
         let mut texts = Vec::new();
         for (name, folder) in &sources {
             for file in files(folder)? {
-                let text = fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
+                let mut text = fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
+                if let Some(sabotage) = sabotage {
+                    sabotage.apply(&file.to_string_lossy(), &mut text)?;
+                }
                 texts.push((format!("{name}/{}", file.strip_prefix(folder)?.display()), text));
             }
         }

@@ -12,6 +12,7 @@ use super::Ready;
 use super::cache::Cache;
 use super::command::tail;
 use super::qemu::Guest;
+use super::sabotage::Sabotage;
 
 /// The fewest tests that a whole run tells of; so that an empty run isn't taken for a good one.
 const FEWEST: usize = 10;
@@ -21,6 +22,29 @@ const MEMORY_MIB: u32 = 512;
 
 /// No guest needs longer, on the slowest machine that we know, by far.
 const LIMIT: Duration = Duration::from_secs(900);
+
+/// Runs the tests that are to catch a sabotaged driver.
+///
+/// # Errors
+/// When they don't. A guest that crashes, or doesn't come to its end, has caught it as well.
+pub(super) fn must_fail(cache: &Cache, ready: &Ready<'_>, sabotage: &Sabotage) -> Result<()> {
+    let orders = ["test"].iter().chain(sabotage.tests).copied().collect::<Vec<_>>().join(",");
+    let limit = Duration::from_secs(45);
+    let guest = Guest { image: &ready.image, archive: &ready.archive, orders: &orders, memory_mib: MEMORY_MIB, limit };
+    let mut seen = Seen::default();
+    let mut facts = Vec::new();
+    let outcome = guest.run(cache, |told| {
+        facts.extend(seen.hear(told).filter(|line| line.contains("FAILED") || told.get("fact").is_some()));
+    });
+    let how = match outcome {
+        Err(_) => "the guest did not come to its end".to_owned(),
+        Ok(_) if !seen.failed.is_empty() => facts.join(";").trim().to_owned(),
+        Ok(_) => bail!("a driver that {} is not caught by {orders}", sabotage.name),
+    };
+    let how: String = how.chars().take(160).collect();
+    println!("kernel {}: a driver that {} is caught: {how}", ready.kernel.version, sabotage.name);
+    Ok(())
+}
 
 /// Runs the tests, or those of `only`.
 pub(super) fn run(cache: &Cache, ready: &Ready<'_>, only: &[String]) -> Result<()> {
