@@ -75,7 +75,7 @@ pub(crate) struct Options {
 
 /// A kernel with all that a guest needs.
 struct Ready<'a> {
-    kernel: Kernel<'a>,
+    kernel: &'a Kernel<'a>,
     image: PathBuf,
     module: PathBuf,
     archive: Vec<u8>,
@@ -100,29 +100,30 @@ pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
     };
     let cache = Cache::open(options.cache.clone())?;
     let apts = Apt::open_all(&cache)?;
+    // First, since it's quick to fail.
+    let kernels = wanted.iter().map(|wanted| Kernel::find(&apts, wanted)).collect::<Result<Vec<_>>>()?;
     let compiler = rust::Compiler::get(&cache, &apts)?;
     let program = if matches!(asked, Linux::Build { .. }) { Vec::new() } else { guest::program(root)? };
-    let ready = |wanted: &Wanted, sabotage: Option<&Sabotage>| {
+    let ready = |kernel, sabotage: Option<&Sabotage>| {
         let object = compiler.object(&cache, root, sabotage)?;
-        let kernel = Kernel::find(&apts, wanted)?;
-        let image = kernel.image(&cache)?;
-        let module = module::build(&cache, root, &kernel, &object, sabotage)?;
+        let image = Kernel::image(kernel, &cache)?;
+        let module = module::build(&cache, root, kernel, &object, sabotage)?;
         let archive = guest::archive(&program, &module)?;
         anyhow::Ok(Ready { kernel, image, module, archive })
     };
-    for wanted in &wanted {
+    for kernel in &kernels {
         match &asked {
             Linux::Build { .. } => {
-                let ready = ready(wanted, None)?;
+                let ready = ready(kernel, None)?;
                 println!("{}: {}", ready.kernel.version, ready.module.display());
             }
             Linux::Test { sabotage: true, .. } => {
                 for sabotage in sabotage::ALL {
-                    test::must_fail(&cache, &ready(wanted, Some(sabotage))?, sabotage)?;
+                    test::must_fail(&cache, &ready(kernel, Some(sabotage))?, sabotage)?;
                 }
             }
-            Linux::Test { only, .. } => test::run(&cache, &ready(wanted, None)?, only)?,
-            Linux::Demo { json, .. } => demo::run(&cache, &ready(wanted, None)?, *json)?,
+            Linux::Test { only, .. } => test::run(&cache, &ready(kernel, None)?, only)?,
+            Linux::Demo { json, .. } => demo::run(&cache, &ready(kernel, None)?, *json)?,
         }
     }
     Ok(())

@@ -23,7 +23,7 @@ const SOURCE: &str = "rust-web-src";
 
 /// What the kernel's own build does to Rust on x86-64, as a target.
 ///
-/// Without SSE *by name*: with soft float alone, LLVM (seen: 21) takes 16-byte arrays for vectors, and then copies every
+/// Without SSE *by name*: with soft float alone, LLVM (seen: 22) takes 16-byte arrays for vectors, and then copies every
 /// second byte only. The tests in guests saw pins with addresses of nowhere.
 const TARGET: &str = r#"{
   "arch": "x86_64", "os": "none", "llvm-target": "x86_64-linux-gnu", "target-pointer-width": WIDTH,
