@@ -96,7 +96,7 @@ static struct folio *pmk_get_locked(struct address_space *mapping, pgoff_t index
 	}
 	if (!folio_test_uptodate(folio)) {
 		folio_mark_uptodate(folio);
-		/* A clean page that nobody maps would be dropped by drop_caches, and its contents with it. */
+		/* A clean page that nobody maps may be dropped (soft-offlining does), and its contents with it. */
 		folio_mark_dirty(folio);
 	}
 	return folio;

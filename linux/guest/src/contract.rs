@@ -151,6 +151,8 @@ pub(crate) fn drop_caches() -> Outcome {
     }
     // Nothing maps them now.
     fs::write("/proc/sys/vm/drop_caches", "3")?;
+    // What any process may ask for that has the file.
+    sys::advise_dont_need(device.fd())?;
     let map = device.map(0, 256, READ_ONLY)?;
     check((0..256).all(|page| map.load(page, 5) == page as u64 + 1), || "contents are gone".to_owned())?;
     Ok("unmapped pages keep their contents".to_owned())

@@ -195,6 +195,13 @@ pub(crate) fn try_map(file: BorrowedFd<'_>, offset: i64, bytes: usize) -> Result
     Ok(0)
 }
 
+/// Asks for the file's cached pages to be dropped.
+pub(crate) fn advise_dont_need(file: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: a plain call.
+    let number = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    if number == 0 { Ok(()) } else { Err(Error::from_raw_os_error(number)) }
+}
+
 /// How a child has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {

@@ -20,6 +20,20 @@ pub(super) struct Sabotage {
 /// All of them.
 pub(super) const ALL: &[Sabotage] = &[
     Sabotage {
+        name: "doesn't point its own table to the copy",
+        file: "driver.rs",
+        from: "entry.store(page.to, Ordering::Relaxed)",
+        to: "entry.store(page.from, Ordering::Relaxed)",
+        tests: &["policy"],
+    },
+    Sabotage {
+        name: "lets pages past the end be touched",
+        file: "pages.c",
+        from: "if (index >= i_size_read(mapping->host) >> PAGE_SHIFT)",
+        to: "if (index >= 1 << 20)",
+        tests: &["past-the-end"],
+    },
+    Sabotage {
         name: "loses half a page in a move",
         file: "pages.c",
         from: "\tif (!error)\n\t\tpmk_rust_migrate(",
@@ -46,27 +60,6 @@ pub(super) const ALL: &[Sabotage] = &[
         from: "mapping_gfp_mask(mapping) | __GFP_ZERO",
         to: "mapping_gfp_mask(mapping)",
         tests: &["cleared-and-apart"],
-    },
-    Sabotage {
-        name: "leaves pages clean, to be dropped",
-        file: "pages.c",
-        from: "\t\tfolio_mark_dirty(folio);\n",
-        to: "",
-        tests: &["drop-caches"],
-    },
-    Sabotage {
-        name: "doesn't point its own table to the copy",
-        file: "driver.rs",
-        from: "entry.store(page.to, Ordering::Relaxed)",
-        to: "entry.store(page.from, Ordering::Relaxed)",
-        tests: &["policy"],
-    },
-    Sabotage {
-        name: "lets pages past the end be touched",
-        file: "pages.c",
-        from: "if (index >= i_size_read(mapping->host) >> PAGE_SHIFT)",
-        to: "if (index >= 1 << 20)",
-        tests: &["past-the-end"],
     },
 ];
 
