@@ -21,7 +21,7 @@ pub(super) struct Sabotage {
 pub(super) const ALL: &[Sabotage] = &[
     Sabotage {
         name: "doesn't point its own table to the copy",
-        file: "driver.rs",
+        file: "sample/src/driver.rs",
         from: "entry.store(page.to, Ordering::Relaxed)",
         to: "entry.store(page.from, Ordering::Relaxed)",
         tests: &["policy"],
@@ -86,7 +86,7 @@ mod tests {
             let source = match sabotage.file {
                 "pages.c" => include_str!("../../../linux/shim/pages.c"),
                 "kernel.rs" => include_str!("../../../linux/kit/src/kernel.rs"),
-                "driver.rs" => include_str!("../../../linux/sample/src/driver.rs"),
+                "sample/src/driver.rs" => include_str!("../../../linux/sample/src/driver.rs"),
                 other => panic!("{other} isn't read here"),
             };
             let mut text = source.to_owned();
