@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 
 mod ci;
 mod layers;
+mod linux;
 mod no_std;
 mod prose;
 
@@ -30,6 +31,9 @@ enum Chore {
     Ci,
     /// Check that the core's modules, and the crates, depend on each other one way only
     Layers,
+    /// Build a driver whose mapped pages move for stock Linux kernels, test it in guests, show it
+    #[command(subcommand)]
+    Linux(linux::Linux),
     /// Prove that the core builds and links without the standard library
     NoStd,
     /// Check committed files for paths of one machine, files too long and work left open
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
     let outcome: Result<()> = match Arguments::parse().chore {
         Chore::Ci => ci::run(&root),
         Chore::Layers => layers::run(&root),
+        Chore::Linux(asked) => linux::run(&root, asked),
         Chore::NoStd => no_std::run(&root),
         Chore::Prose => prose::run(&root),
     };

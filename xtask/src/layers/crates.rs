@@ -26,6 +26,10 @@ const ORDER: &[Rule] = &[
     Rule { name: "pagemove-drivers", uses: &["pagemove"], tests_use: &[] },
     Rule { name: "pagemove-hosted", uses: &["pagemove"], tests_use: &["pagemove-drivers"] },
     Rule { name: "pagemove-cli", uses: &["pagemove", "pagemove-drivers", "pagemove-hosted"], tests_use: &[] },
+    // The Linux side stands on a stock kernel instead of the core.
+    Rule { name: "pagemove-kit", uses: &[], tests_use: &[] },
+    Rule { name: "pagemove-sample", uses: &["pagemove-kit"], tests_use: &[] },
+    Rule { name: "pagemove-guest", uses: &["pagemove-sample"], tests_use: &[] },
     // Chores stand beside the product: they build it, and are no part of it.
     Rule { name: "xtask", uses: &[], tests_use: &[] },
 ];

@@ -1,0 +1,91 @@
+//! The sample driver, as a process sees it.
+//!
+//! Takes and gives what its ioctls do, typed; a failed call is an error with the kernel's number.
+
+use std::fs::{File, OpenOptions};
+use std::io::Result;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use pagemove_sample::uapi::{self, Counts, Listed, Named, One, Policy, Range, Watched};
+
+use crate::sys::{self, Kind, Map};
+
+/// An open of the device.
+pub(crate) struct Device {
+    pub(crate) file: File,
+}
+
+impl Device {
+    /// Opens it, with a buffer of so many pages.
+    pub(crate) fn open(pages: u64) -> Result<Self> {
+        let path = format!("/dev/{}", uapi::DEVICE.to_string_lossy());
+        let device = Self { file: OpenOptions::new().read(true).write(true).open(path)? };
+        device.resize(pages)?;
+        Ok(device)
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    pub(crate) fn call(&self, command: u32, argument: &mut [u8]) -> Result<i64> {
+        sys::ioctl(self.fd(), command, argument)
+    }
+
+    pub(crate) fn resize(&self, pages: u64) -> Result<i64> {
+        self.call(uapi::RESIZE, &mut One { number: pages }.to_bytes())
+    }
+
+    pub(crate) fn free(&self, first: u64, pages: u64) -> Result<i64> {
+        self.call(uapi::FREE, &mut Range { first, pages }.to_bytes())
+    }
+
+    pub(crate) fn fill(&self, first: u64, pages: u64) -> Result<i64> {
+        self.call(uapi::FILL, &mut Range { first, pages }.to_bytes())
+    }
+
+    pub(crate) fn policy(&self, policy: Policy) -> Result<i64> {
+        self.call(uapi::POLICY, &mut One { number: policy as u64 }.to_bytes())
+    }
+
+    pub(crate) fn pin(&self, index: u64, name: &str) -> Result<i64> {
+        self.call(uapi::PIN, &mut named(index, name))
+    }
+
+    pub(crate) fn unpin(&self, index: u64, name: &str) -> Result<i64> {
+        self.call(uapi::UNPIN, &mut named(index, name))
+    }
+
+    pub(crate) fn watch(&self, index: u64) -> Result<i64> {
+        self.call(uapi::WATCH, &mut One { number: index }.to_bytes())
+    }
+
+    /// The frame that the driver's own table has.
+    pub(crate) fn look(&self, index: u64) -> Result<u64> {
+        let mut bytes = Watched { index, pfn: 0 }.to_bytes();
+        self.call(uapi::LOOK, &mut bytes)?;
+        Ok(Watched::from_bytes(&bytes).map_or(0, |watched| watched.pfn))
+    }
+
+    pub(crate) fn list(&self, place: u64) -> Result<Option<Listed>> {
+        let mut bytes = Listed { place, index: 0, since_ns: 0, pid: 0, by: [0; 16], name: [0; 24] }.to_bytes();
+        self.call(uapi::LIST, &mut bytes)?;
+        Ok(Listed::from_bytes(&bytes))
+    }
+
+    pub(crate) fn counts(&self) -> Result<Counts> {
+        let mut bytes = [0; Counts::BYTES];
+        self.call(uapi::COUNT, &mut bytes)?;
+        Counts::from_bytes(&bytes).ok_or_else(|| std::io::Error::other("counts of a wrong length"))
+    }
+
+    pub(crate) fn map(&self, first: u64, pages: usize, kind: Kind) -> Result<Map> {
+        Map::new(Some(self.fd()), first, pages, kind)
+    }
+}
+
+fn named(index: u64, name: &str) -> [u8; Named::BYTES] {
+    let mut padded = [0; 24];
+    padded[..name.len()].copy_from_slice(name.as_bytes());
+    Named { index, name: padded }.to_bytes()
+}

@@ -1,0 +1,61 @@
+//! The kernel's own complaints.
+//!
+//! Takes the kernel's log; gives the lines that no sound driver causes. Promises to have read the log from its beginning,
+//! and to look at the taint flags as well: a module of our own, unsigned, is all that may be there.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Result};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// What a complaint has in it.
+const BAD: &[&str] = &[
+    "WARNING:",
+    "BUG:",
+    "BUG ",
+    "Oops",
+    "general protection",
+    "Call Trace",
+    "kernel BUG",
+    "Bad page",
+    "use-after-free",
+    "blocked for more than",
+    "Busy inodes",
+    "Kernel panic",
+    "unable to handle",
+];
+
+/// Out of tree (12) and unsigned (13).
+const ALLOWED_TAINT: u64 = 1 << 12 | 1 << 13;
+
+/// Gives what is bad; empty if nothing is.
+pub(crate) fn check() -> Result<Vec<String>> {
+    let mut bad = Vec::new();
+    let mut log = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
+    let mut record = [0; 8192];
+    let mut records = 0;
+    loop {
+        match log.read(&mut record) {
+            Ok(0) => break,
+            Ok(bytes) => {
+                records += 1;
+                let text = String::from_utf8_lossy(&record[..bytes]).into_owned();
+                if BAD.iter().any(|sign| text.contains(sign)) {
+                    bad.push(text.split_once(';').map_or(&*text, |(_, text)| text).trim().to_owned());
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            // The log went on while we read, and the oldest are gone.
+            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if records == 0 {
+        bad.push("the kernel's log is empty, so nothing was checked".to_owned());
+    }
+    let taint = fs::read_to_string("/proc/sys/kernel/tainted")?;
+    let taint: u64 = taint.trim().parse().map_err(std::io::Error::other)?;
+    if taint & !ALLOWED_TAINT != 0 {
+        bad.push(format!("the kernel is tainted: {taint}"));
+    }
+    Ok(bad)
+}

@@ -1,0 +1,133 @@
+//! The first and only program of a guest: loads the sample driver into a stock kernel, tries it, and says what it saw.
+//!
+//! Takes its orders from the kernel's command line (`pagemove=test`, `pagemove=demo,PAGES,SEED,movable|unmovable`); gives
+//! lines on the console that begin with `@pagemove ` and hold JSON, the last one `{"end": true}`. Promises that each
+//! test runs in a process of its own with a limit, and that the machine is switched off at the end, come what may.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+mod contract;
+mod device;
+mod dmesg;
+mod machine;
+mod movement;
+mod storm;
+mod sys;
+mod tests;
+
+use sys::End;
+
+/// The module's name; its file is `/NAME.ko`.
+const MODULE: &str = "pagemove_sample";
+
+/// No test takes longer, on the slowest machine that we know, by far.
+const LIMIT: Duration = Duration::from_secs(240);
+
+fn main() {
+    let outcome = init();
+    if let Err(error) = outcome {
+        tell(&format!("{{\"test\":\"guest\",\"ok\":false,\"why\":{:?}}}", error.to_string()));
+    }
+    tell("{\"end\":true}");
+    sys::power_off();
+}
+
+/// Says something to the machine outside.
+pub(crate) fn tell(json: &str) {
+    // There's nobody to complain to if the console is gone.
+    let _ = std::io::stdout().write_all(format!("\n@pagemove {json}\n").as_bytes());
+}
+
+fn init() -> std::io::Result<()> {
+    sys::mount("proc", "/proc")?;
+    sys::mount("sysfs", "/sys")?;
+    sys::mount("devtmpfs", "/dev")?;
+    let line = fs::read_to_string("/proc/cmdline")?;
+    let orders = line.split_whitespace().find_map(|word| word.strip_prefix("pagemove=")).unwrap_or("test");
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    tell(&format!("{{\"kernel\":{:?}}}", release.trim()));
+    let orders: Vec<&str> = orders.split(',').collect();
+    match orders[..] {
+        ["demo", pages, seed, kind] => {
+            load(kind == "unmovable")?;
+            let number = |text: &str| text.parse::<u64>().map_err(std::io::Error::other);
+            let outcome = movement::run(number(pages)? as usize, number(seed)?, 1)?;
+            tell(&format!("{{\"demo\":{kind:?},\"outcome\":{}}}", outcome.to_json()));
+        }
+        ["test", ref only @ ..] => {
+            for test in tests::ALL {
+                if only.is_empty() || only.contains(&test.name) {
+                    run(test);
+                }
+            }
+        }
+        _ => return Err(std::io::Error::other("unknown orders on the kernel's command line")),
+    }
+    let bad = dmesg::check()?;
+    tell(&format!("{{\"test\":\"dmesg\",\"ok\":{},\"why\":{:?}}}", bad.is_empty(), bad.join("; ")));
+    Ok(())
+}
+
+/// Loads the module.
+pub(crate) fn load(unmovable: bool) -> std::io::Result<()> {
+    let file = File::open(format!("/{MODULE}.ko"))?;
+    sys::load_module(file.as_fd(), if unmovable { "unmovable=1" } else { "" }).map(drop)
+}
+
+/// Runs one test in a process of its own, with the driver freshly loaded, and tells what came of it.
+fn run(test: &tests::Test) {
+    let started = Instant::now();
+    let loaded = load(test.unmovable);
+    let mut outcome = loaded.map_err(|error| format!("can't load the module: {error}"));
+    if outcome.is_ok() {
+        outcome = in_child(test);
+        // The test's process is gone, and so are its opens: unloading must be possible now.
+        let unloaded = (0..50).any(|_| {
+            let done = sys::unload_module(MODULE).is_ok();
+            if !done {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            done
+        });
+        if !unloaded {
+            outcome = outcome.and(Err("the module can't be unloaded afterwards".to_owned()));
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let why = outcome.as_ref().err().map_or("", String::as_str);
+    tell(&format!("{{\"test\":{:?},\"ok\":{},\"seconds\":{seconds:.1},\"why\":{why:?}}}", test.name, outcome.is_ok()));
+}
+
+fn in_child(test: &tests::Test) -> Result<(), String> {
+    let child = sys::fork(|| {
+        // A panic would unwind into what was forked; it's told like any other failure instead.
+        let outcome = std::panic::catch_unwind(test.body).unwrap_or_else(|_| Err("it panicked".into()));
+        match outcome {
+            Ok(fact) => {
+                tell(&format!("{{\"fact\":{:?},\"of\":{:?}}}", fact, test.name));
+                0
+            }
+            Err(error) => {
+                tell(&format!("{{\"fact\":{:?},\"of\":{:?}}}", error.to_string(), test.name));
+                1
+            }
+        }
+    })
+    .map_err(|error| error.to_string())?;
+    let started = Instant::now();
+    loop {
+        match child.ended() {
+            Some(End::Exit(0)) => return Ok(()),
+            Some(End::Exit(_)) => return Err("the fact above".to_owned()),
+            Some(End::Signal(signal)) => return Err(format!("it was ended by signal {signal}")),
+            None if started.elapsed() > LIMIT => {
+                child.kill();
+                return Err(format!("it took longer than {} s", LIMIT.as_secs()));
+            }
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Storms: everything that may happen to a mapping or a buffer, while compaction moves its pages.
+//!
+//! Takes some seconds; gives what was done. Promises that each page's words are known at each time: a word that isn't as
+//! it was left, or a page of somebody else's, is a failure.
+
+use std::error::Error;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::device::Device;
+use crate::machine::{Random, compact, frames};
+use crate::sys::{self, End, PRIVATE, READ_ONLY, SHARED};
+use crate::tests::{Outcome, check};
+
+const TIME: Duration = Duration::from_secs(8);
+const PAGES: usize = 1024;
+
+/// What a thread of a storm comes to.
+type Part<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Runs `body` in two threads, each with its number, while a third compacts; gives the sum of what they return.
+fn storm(body: fn(u64, &AtomicBool) -> Part<u64>) -> Result<(u64, u64), Box<dyn Error>> {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..2)
+            .map(|number| {
+                scope.spawn({
+                    let done = &done;
+                    move || body(number, done)
+                })
+            })
+            .collect();
+        let started = Instant::now();
+        let mut compactions = 0;
+        while started.elapsed() < TIME && threads.iter().all(|thread| !thread.is_finished()) {
+            compact()?;
+            compactions += 1;
+        }
+        done.store(true, Ordering::Relaxed);
+        let mut sum = 0;
+        for thread in threads {
+            let outcome = thread.join().map_err(|_| "a thread panicked")?;
+            sum += outcome.map_err(|error| error.to_string())?;
+        }
+        Ok((sum, compactions))
+    })
+}
+
+fn must(is_so: bool, words: &str) -> Part<()> {
+    if is_so { Ok(()) } else { Err(words.into()) }
+}
+
+/// munmap, mremap, mprotect, fork, exit, `MADV_DONTNEED`, clear_refs.
+pub(crate) fn mappings() -> Outcome {
+    let (rounds, compactions) = storm(|number, done| {
+        let device = Device::open(PAGES as u64)?;
+        let mut map = device.map(0, PAGES, SHARED)?;
+        let mut random = Random::new(number + 7);
+        let mut last = vec![0; PAGES];
+        let mut moved = 0;
+        let mut round = 0;
+        let mut before = Vec::new();
+        while !done.load(Ordering::Relaxed) {
+            round += 1;
+            for _ in 0..200 {
+                let page = random.below(PAGES);
+                must(map.load(page, 3) == last[page], "a word isn't as it was left")?;
+                last[page] = round << 20 | page as u64;
+                map.store(page, 3, last[page]);
+            }
+            let (first, some) = (random.below(PAGES - 64), 1 + random.below(63));
+            match random.below(7) {
+                0 => map = device.map(0, PAGES, SHARED)?,
+                1 => map.remap()?,
+                2 => {
+                    map.protect(first, some, false)?;
+                    must(map.load(first, 3) == last[first], "a word isn't as it was left, write-protected")?;
+                    map.protect(first, some, true)?;
+                }
+                3 => map.advise(first, some, libc::MADV_DONTNEED).map(drop)?,
+                4 => {
+                    let child = sys::fork(|| {
+                        let seen = (0..PAGES).step_by(7).all(|page| map.load(page, 3) == last[page]);
+                        // Words of its own, for the parent to find.
+                        (0..PAGES).step_by(7).for_each(|page| map.store(page, 4, round));
+                        i32::from(!seen)
+                    })?;
+                    must(child.wait() == End::Exit(0), "a child saw other words")?;
+                    must((0..PAGES).step_by(7).all(|page| map.load(page, 4) == round), "a child's write is lost")?;
+                }
+                5 => {
+                    let _ = fs::write("/proc/self/clear_refs", if round % 2 == 0 { "4" } else { "1" });
+                }
+                _ => {
+                    let private = device.map(first as u64, some, PRIVATE)?;
+                    let other = device.map(first as u64, some, READ_ONLY)?;
+                    private.store(0, 3, u64::MAX);
+                    must(other.load(0, 3) == last[first], "a private write is seen by others")?;
+                }
+            }
+            if round % 16 == 0 {
+                must((0..PAGES).all(|page| map.load(page, 3) == last[page]), "a word isn't as it was left")?;
+                let now = frames(&map)?;
+                moved += before.iter().zip(&now).filter(|(before, now)| before != now).count() as u64;
+                before = now;
+            }
+        }
+        must((0..PAGES).all(|page| map.load(page, 3) == last[page]), "a word isn't as it was left, at the end")?;
+        must(round > 10, "hardly anything was done")?;
+        // Two numbers in one.
+        Ok(round << 32 | moved)
+    })?;
+    let moved = rounds & 0xffff_ffff;
+    check(moved > 0, || "nothing moved meanwhile".to_owned())?;
+    Ok(format!("{} rounds, {compactions} compactions, {moved} moves seen", rounds >> 32))
+}
+
+/// Resizing, freeing, filling, closing.
+pub(crate) fn truncations() -> Outcome {
+    let (rounds, compactions) = storm(|number, done| {
+        let mut random = Random::new(number + 70);
+        let mut round = 0;
+        let mut moved = 0;
+        while !done.load(Ordering::Relaxed) {
+            let device = Device::open(PAGES as u64)?;
+            let map = device.map(0, PAGES, SHARED)?;
+            for _ in 0..6 {
+                round += 1;
+                let mark = round << 1 | number;
+                (0..PAGES).for_each(|page| map.store(page, 9, mark));
+                let size = random.below(PAGES);
+                match random.below(4) {
+                    0 => {
+                        device.resize(size as u64)?;
+                        device.resize(PAGES as u64)?;
+                        must(
+                            (0..PAGES).all(|page| map.load(page, 9) == if page < size { mark } else { 0 }),
+                            "a cut is wrong",
+                        )?;
+                    }
+                    1 => {
+                        device.free(size as u64, 1)?;
+                        device.fill(0, PAGES as u64)?;
+                        must(
+                            (0..PAGES).all(|page| map.load(page, 9) == if page == size { 0 } else { mark }),
+                            "a free is wrong",
+                        )?;
+                    }
+                    2 => {
+                        device.pin(size as u64, "storm")?;
+                        device.free(0, PAGES as u64)?;
+                        must(map.load(size, 9) == 0, "a page that is freed while pinned is still there")?;
+                        device.unpin(size as u64, "storm")?;
+                    }
+                    _ => must((0..PAGES).all(|page| map.load(page, 9) == mark), "a word isn't as it was left")?,
+                }
+            }
+            moved += device.counts()?.moved;
+            // One in two goes while it's mapped still, one the other way round; one leaves a pin.
+            if round % 4 < 2 { drop(device) } else { device.pin(0, "left").map(drop)? }
+        }
+        must(round > 10, "hardly anything was done")?;
+        Ok(round << 32 | moved)
+    })?;
+    let moved = rounds & 0xffff_ffff;
+    check(moved > 0, || "nothing moved meanwhile".to_owned())?;
+    Ok(format!("{} rounds, {compactions} compactions, {moved} moves", rounds >> 32))
+}

@@ -1,0 +1,314 @@
+//! Linux, as the tests need it: memory that is mapped, processes, and some calls that the standard library hasn't.
+//!
+//! Takes plain values; gives typed ones, and errors with the name of the call. The only module with `unsafe`. It relies on:
+//! a [`Map`]'s range stays mapped until it's dropped (tests that unmap or move parts of one do so through the map that
+//! has it), and every access to it is one volatile load or store of an aligned word, which a page that moves or is
+//! written by others can't make undefined. What faults (past the end) ends the process by a signal: tests that want
+//! that fork first.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io::{Error, Result};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+
+pub(crate) const PAGE: usize = 4096;
+pub(crate) const WORDS: usize = PAGE / 8;
+
+fn named(call: &str) -> Error {
+    let error = Error::last_os_error();
+    Error::new(error.kind(), format!("{call}: {error}"))
+}
+
+/// The number of the last call's error.
+pub(crate) fn errno(result: &Result<i64>) -> i32 {
+    match result {
+        Ok(_) => 0,
+        Err(error) => error.raw_os_error().unwrap_or(-1),
+    }
+}
+
+/// Mapped memory.
+#[derive(Debug)]
+pub(crate) struct Map {
+    at: NonNull<u64>,
+    pages: usize,
+}
+
+// SAFETY: all accesses are volatile words; races are the tests' own matter.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
+
+/// What kind of mapping.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kind {
+    pub(crate) private: bool,
+    pub(crate) write: bool,
+}
+
+pub(crate) const SHARED: Kind = Kind { private: false, write: true };
+pub(crate) const READ_ONLY: Kind = Kind { private: false, write: false };
+pub(crate) const PRIVATE: Kind = Kind { private: true, write: true };
+
+impl Map {
+    /// Maps a file, from page `first` on; or anonymous memory.
+    pub(crate) fn new(file: Option<BorrowedFd<'_>>, first: u64, pages: usize, kind: Kind) -> Result<Self> {
+        let protection = libc::PROT_READ | if kind.write { libc::PROT_WRITE } else { 0 };
+        let flags = if kind.private { libc::MAP_PRIVATE } else { libc::MAP_SHARED }
+            | if file.is_none() { libc::MAP_ANONYMOUS } else { 0 };
+        let fd = file.map_or(-1, |file| file.as_raw_fd());
+        let offset = first as i64 * PAGE as i64;
+        // SAFETY: a new mapping where the kernel likes.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), pages * PAGE, protection, flags, fd, offset) };
+        if at == libc::MAP_FAILED {
+            return Err(named("mmap"));
+        }
+        Ok(Self { at: NonNull::new(at.cast()).ok_or_else(|| named("mmap"))?, pages })
+    }
+
+    pub(crate) fn address(&self) -> usize {
+        self.at.as_ptr() as usize
+    }
+
+    pub(crate) fn pages(&self) -> usize {
+        self.pages
+    }
+
+    fn word(&self, page: usize, word: usize) -> *mut u64 {
+        assert!(page < self.pages && word < WORDS, "past the end of a mapping");
+        self.at.as_ptr().wrapping_add(page * WORDS + word)
+    }
+
+    pub(crate) fn load(&self, page: usize, word: usize) -> u64 {
+        // SAFETY: within the mapping (`word`).
+        unsafe { self.word(page, word).read_volatile() }
+    }
+
+    pub(crate) fn store(&self, page: usize, word: usize, value: u64) {
+        // SAFETY: within the mapping (`word`).
+        unsafe { self.word(page, word).write_volatile(value) }
+    }
+
+    pub(crate) fn advise(&self, first: usize, pages: usize, advice: i32) -> Result<i64> {
+        let at = self.word(first, 0);
+        // SAFETY: within the mapping; what is lost by it is of the tests' own making.
+        let result = unsafe { libc::madvise(at.cast(), pages * PAGE, advice) };
+        if result == 0 { Ok(0) } else { Err(Error::last_os_error()) }
+    }
+
+    pub(crate) fn protect(&self, first: usize, pages: usize, write: bool) -> Result<()> {
+        let protection = libc::PROT_READ | if write { libc::PROT_WRITE } else { 0 };
+        // SAFETY: within the mapping.
+        let result = unsafe { libc::mprotect(self.word(first, 0).cast(), pages * PAGE, protection) };
+        if result == 0 { Ok(()) } else { Err(named("mprotect")) }
+    }
+
+    /// Moves the mapping to another address.
+    pub(crate) fn remap(&mut self) -> Result<()> {
+        let (size, target) = (self.pages * PAGE, Self::new(None, 0, self.pages, PRIVATE)?);
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: both ranges are ours; the target's is replaced, and the old one gone.
+        let at = unsafe { libc::mremap(self.at.as_ptr().cast(), size, size, flags, target.at.as_ptr()) };
+        if at == libc::MAP_FAILED {
+            return Err(named("mremap"));
+        }
+        self.at = target.at;
+        std::mem::forget(target);
+        Ok(())
+    }
+
+    /// Pins a page by handing it to a pipe.
+    pub(crate) fn vmsplice(&self, page: usize, pipe: &Pipe) -> Result<()> {
+        let part = libc::iovec { iov_base: self.word(page, 0).cast(), iov_len: PAGE };
+        // SAFETY: one page of ours.
+        let done = unsafe { libc::vmsplice(pipe.write.as_raw_fd(), &part, 1, libc::SPLICE_F_NONBLOCK) };
+        if done == PAGE as isize { Ok(()) } else { Err(named("vmsplice")) }
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: ours alone, and of no use any more.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), self.pages * PAGE) };
+    }
+}
+
+/// A pipe with room for this many pages.
+pub(crate) struct Pipe {
+    _read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl Pipe {
+    pub(crate) fn new(pages: usize) -> Result<Self> {
+        let mut ends = [0; 2];
+        // SAFETY: room for two.
+        if unsafe { libc::pipe(ends.as_mut_ptr()) } != 0 {
+            return Err(named("pipe"));
+        }
+        // SAFETY: new and ours.
+        let pipe = unsafe { Self { _read: OwnedFd::from_raw_fd(ends[0]), write: OwnedFd::from_raw_fd(ends[1]) } };
+        // SAFETY: a plain call.
+        let size = unsafe { libc::fcntl(pipe.write.as_raw_fd(), libc::F_SETPIPE_SZ, pages * PAGE) };
+        if size < 0 { Err(named("F_SETPIPE_SZ")) } else { Ok(pipe) }
+    }
+}
+
+/// Calls an ioctl with its argument's bytes.
+pub(crate) fn ioctl(file: BorrowedFd<'_>, command: u32, argument: &mut [u8]) -> Result<i64> {
+    let size = (command >> 16 & 0x3fff) as usize;
+    assert!(argument.len() >= size, "the command takes more than is given");
+    ioctl_at(file, command, argument.as_mut_ptr() as usize)
+}
+
+/// The same with any address, bad ones as well.
+pub(crate) fn ioctl_at(file: BorrowedFd<'_>, command: u32, address: usize) -> Result<i64> {
+    // SAFETY: the callers' argument is as long as the command says, or no memory at all.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), command as libc::Ioctl, address) };
+    if result < 0 { Err(Error::last_os_error()) } else { Ok(result.into()) }
+}
+
+/// Reads or writes at an address that is no memory.
+pub(crate) fn read_to_nowhere(file: BorrowedFd<'_>, write: bool) -> Result<i64> {
+    // SAFETY: the kernel finds out that there is no memory; that's the test.
+    let result = unsafe {
+        if write {
+            libc::pwrite(file.as_raw_fd(), 8 as *const _, 64, 0)
+        } else {
+            libc::pread(file.as_raw_fd(), 8 as *mut _, 64, 0)
+        }
+    };
+    if result < 0 { Err(Error::last_os_error()) } else { Ok(result as i64) }
+}
+
+/// Maps with any arguments; only to see whether it's refused. What is mapped is unmapped at once.
+pub(crate) fn try_map(file: BorrowedFd<'_>, offset: i64, bytes: usize) -> Result<i64> {
+    // SAFETY: a new mapping where the kernel likes, unmapped before anyone uses it.
+    unsafe {
+        let at = libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), offset);
+        if at == libc::MAP_FAILED {
+            return Err(Error::last_os_error());
+        }
+        libc::munmap(at, bytes);
+    }
+    Ok(0)
+}
+
+/// Asks for the file's cached pages to be dropped.
+pub(crate) fn advise_dont_need(file: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: a plain call.
+    let number = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    if number == 0 { Ok(()) } else { Err(Error::from_raw_os_error(number)) }
+}
+
+/// How a child has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Exit(i32),
+    Signal(i32),
+}
+
+/// A child process.
+#[derive(Debug)]
+pub(crate) struct Child(i32);
+
+/// Runs `child` in a process of its own, a copy of this one, and ends it with what it returns.
+pub(crate) fn fork(child: impl FnOnce() -> i32) -> Result<Child> {
+    // SAFETY: the child goes on with a copy of all that this thread has. The tests fork from threads, too: no lock that
+    // the child needs is held then but the allocator's, which glibc sees to.
+    match unsafe { libc::fork() } {
+        -1 => Err(named("fork")),
+        0 => {
+            let code = child();
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(code) }
+        }
+        pid => Ok(Child(pid)),
+    }
+}
+
+impl Child {
+    fn wait_with(&self, flags: i32) -> Option<End> {
+        let mut status = 0;
+        // SAFETY: our child, and room for its status.
+        let done = unsafe { libc::waitpid(self.0, &mut status, flags) };
+        if done != self.0 {
+            return None;
+        }
+        Some(if libc::WIFEXITED(status) {
+            End::Exit(libc::WEXITSTATUS(status))
+        } else {
+            End::Signal(libc::WTERMSIG(status))
+        })
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(&self) -> End {
+        self.wait_with(0).unwrap_or(End::Exit(-1))
+    }
+
+    /// Gives the end if it has come.
+    pub(crate) fn ended(&self) -> Option<End> {
+        self.wait_with(libc::WNOHANG)
+    }
+
+    pub(crate) fn kill(&self) {
+        // SAFETY: a plain call.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+    }
+}
+
+pub(crate) fn mount(kind: &str, at: &str) -> Result<()> {
+    std::fs::create_dir_all(at)?;
+    let (kind, at) = (CString::new(kind)?, CString::new(at)?);
+    // SAFETY: three strings; no data.
+    let result = unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
+    if result == 0 { Ok(()) } else { Err(named("mount")) }
+}
+
+pub(crate) fn load_module(file: BorrowedFd<'_>, parameters: &str) -> Result<i64> {
+    let parameters = CString::new(parameters)?;
+    // SAFETY: a string.
+    let result = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) };
+    if result == 0 { Ok(0) } else { Err(Error::last_os_error()) }
+}
+
+pub(crate) fn unload_module(name: &str) -> Result<i64> {
+    let name = CString::new(name)?;
+    // SAFETY: a string.
+    let result = unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) };
+    if result == 0 { Ok(0) } else { Err(Error::last_os_error()) }
+}
+
+/// Asks for pages to be moved to a node; gives each page's node, or error, afterwards.
+pub(crate) fn move_pages(map: &Map, pages: &[usize], node: i32) -> Result<Vec<i32>> {
+    let addresses: Vec<usize> = pages.iter().map(|page| map.address() + page * PAGE).collect();
+    let (nodes, mut status) = (vec![node; pages.len()], vec![-1; pages.len()]);
+    let all = 4; // MPOL_MF_MOVE_ALL
+    // SAFETY: three arrays of as many.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_pages,
+            0,
+            pages.len(),
+            addresses.as_ptr(),
+            nodes.as_ptr(),
+            status.as_mut_ptr(),
+            all,
+        )
+    };
+    if result < 0 { Err(named("move_pages")) } else { Ok(status) }
+}
+
+/// Ends the machine.
+pub(crate) fn power_off() -> ! {
+    // SAFETY: plain calls.
+    unsafe {
+        libc::sync();
+        libc::reboot(libc::RB_POWER_OFF);
+    }
+    loop {
+        std::thread::park();
+    }
+}

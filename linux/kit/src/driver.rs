@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+//! What a driver is: [`Driver`] is what processes ask of it, [`Moves`] is what the kernel asks of it when pages move.
+//!
+//! [`Moves`] mirrors the engine's `MovableOps` (isolate, migrate, putback), with what a stock Linux makes of them.
+
+use crate::{Errno, Store, UserMemory};
+
+/// One open of a device, as a process sees it. The kit calls one of these at a time for each open, so a driver needs no
+/// lock; faults and moves go on meanwhile.
+pub trait Driver<S: Store>: Sized + Send {
+    /// The device's name below `/dev`.
+    const NAME: &'static core::ffi::CStr;
+
+    /// What the callbacks of moves see. They run beside the driver's other calls, so it has what both share.
+    type Moves: Moves;
+
+    /// Opens the device: says what the open starts with, and sets its size.
+    fn open(pages: &S) -> Result<(Self, Self::Moves), Errno>;
+
+    /// Reads at byte `at`; gives the number of bytes.
+    fn read(&mut self, pages: &S, at: u64, user: &mut impl UserMemory) -> Result<usize, Errno>;
+
+    /// Writes at byte `at`; gives the number of bytes.
+    fn write(&mut self, pages: &S, at: u64, user: &mut impl UserMemory) -> Result<usize, Errno>;
+
+    /// Carries out an ioctl. `argument` has as many bytes as `command` says, copied from the process if the command's
+    /// direction is "write", and copied back if it's "read" and this succeeds. Gives what the ioctl returns.
+    fn ioctl(&mut self, pages: &S, moves: &Self::Moves, command: u32, argument: &mut [u8]) -> Result<u32, Errno>;
+}
+
+/// How far a move goes to succeed. Linux's names and numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Doesn't block.
+    Async,
+    /// May wait for locks, not for I/O.
+    SyncLight,
+    /// Waits for I/O, too.
+    Sync,
+}
+
+/// A page that is being moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moving {
+    /// Where the driver keeps it.
+    pub index: u64,
+    /// The frame that it's in.
+    pub from: u64,
+    /// The frame that it's to be in.
+    pub to: u64,
+    /// How far the move goes.
+    pub mode: Mode,
+}
+
+/// Why a driver lets a page stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It can't be moved. Linux: `EBUSY`, the page is left for this round.
+    No,
+    /// It can't be moved now; a moment later it may. Linux: `EAGAIN`, tried up to ten times, then left for this round.
+    Retry,
+}
+
+/// A driver's side of a move. All have a default: a driver without tables of its own writes one line.
+///
+/// Linux calls none of the three for a page of a page cache by itself (it isolates such pages from its LRU lists without
+/// asking), but asks `migrate_folio`, with no mapping left, and both frames locked. The kit calls all three from there.
+/// They run beside the driver's other calls, on any processor, and never after the open is closed. They must not sleep
+/// in [`Mode::Async`], nor reach for pages of the store.
+pub trait Moves: Send + Sync {
+    /// Before the move: stop the device from using the page, or refuse. On Linux processes are stopped already.
+    fn isolate(&self, page: Moving) -> Result<(), Refusal> {
+        let _ = page;
+        Ok(())
+    }
+
+    /// The page has moved: point the device's tables to `page.to`, which has the contents. Can't fail on Linux, where
+    /// the page's place in the cache has changed by now.
+    fn migrate(&self, page: Moving) {
+        let _ = page;
+    }
+
+    /// The move is over: let the device use the page again, at `page.to` if `moved`, else at `page.from`. Called once
+    /// for each `isolate` that was granted.
+    fn putback(&self, page: Moving, moved: bool) {
+        let _ = (page, moved);
+    }
+}
+
+/// For a driver whose device has no tables of its own.
+impl Moves for () {}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+//! The sample driver: a character device whose opens have a buffer each, to map, read and write.
+//!
+//! Takes the ioctls of `uapi`; gives pages that move while they are mapped, save those that are pinned. It has a table of
+//! its own, as a device that reads memory by itself would: where each watched page is. Promises that the table is right
+//! whenever no move of the page is under way.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use kit::{Absent, Driver, Errno, Moves, Moving, Page, Pins, Refusal, Store, UserMemory, copy_in, copy_out};
+
+use crate::uapi::{self, Counts, Listed, Named, One, Policy, Range, WATCHED, Watched};
+
+/// An open. `H` is what keeps a pinned page.
+pub struct Buffer<H> {
+    pins: Pins<H, { uapi::MOST_PINS }>,
+}
+
+/// What moves see of an open.
+///
+/// Relaxed, all of it: the counters count, and an entry of the table is read for a page that the reader keeps from
+/// moving, whose lock orders what came before.
+#[derive(Debug)]
+pub struct Device {
+    /// The frame of each watched page; 0 if it isn't watched.
+    table: [AtomicU64; WATCHED],
+    policy: AtomicU64,
+    asked: AtomicU64,
+    moved: AtomicU64,
+    failed: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        Self {
+            table: [const { AtomicU64::new(0) }; WATCHED],
+            policy: AtomicU64::new(Policy::Allow as u64),
+            asked: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Moves for Device {
+    fn isolate(&self, _: Moving) -> Result<(), Refusal> {
+        let odd = self.asked.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+        let policy = self.policy.load(Ordering::Relaxed);
+        let refusal = if policy == Policy::Refuse as u64 {
+            Refusal::No
+        } else if policy == Policy::Retry as u64 && !odd {
+            Refusal::Retry
+        } else {
+            return Ok(());
+        };
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        Err(refusal)
+    }
+
+    fn migrate(&self, page: Moving) {
+        if let Some(entry) = self.entry(page.index)
+            && entry.load(Ordering::Relaxed) != 0
+        {
+            entry.store(page.to, Ordering::Relaxed);
+        }
+    }
+
+    fn putback(&self, _: Moving, moved: bool) {
+        let counter = if moved { &self.moved } else { &self.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Device {
+    fn entry(&self, index: u64) -> Option<&AtomicU64> {
+        self.table.get(usize::try_from(index).ok()?)
+    }
+}
+
+impl<S: Store> Driver<S> for Buffer<S::Held> {
+    const NAME: &'static core::ffi::CStr = uapi::DEVICE;
+    type Moves = Device;
+
+    fn open(pages: &S) -> Result<(Self, Device), Errno> {
+        pages.resize(uapi::FIRST_PAGES);
+        Ok((Self { pins: Pins::default() }, Device::default()))
+    }
+
+    fn read(&mut self, pages: &S, at: u64, user: &mut impl UserMemory) -> Result<usize, Errno> {
+        copy_out(pages, at, user)
+    }
+
+    fn write(&mut self, pages: &S, at: u64, user: &mut impl UserMemory) -> Result<usize, Errno> {
+        match copy_in(pages, at, user)? {
+            0 if user.left() > 0 => Err(Errno::ENOSPC),
+            bytes => Ok(bytes),
+        }
+    }
+
+    fn ioctl(&mut self, pages: &S, device: &Device, command: u32, argument: &mut [u8]) -> Result<u32, Errno> {
+        let invalid = Errno::EINVAL;
+        match command {
+            uapi::RESIZE => {
+                let size = One::from_bytes(argument).ok_or(invalid)?.number;
+                if size > uapi::MOST_PAGES {
+                    return Err(invalid);
+                }
+                let cut = pages.len().saturating_sub(size);
+                self.forget(device, Range { first: size, pages: cut });
+                pages.resize(size);
+            }
+            uapi::FREE => {
+                let range = checked(pages, Range::from_bytes(argument).ok_or(invalid)?)?;
+                self.forget(device, range);
+                pages.free(range.first, range.pages);
+            }
+            uapi::FILL => {
+                let range = checked(pages, Range::from_bytes(argument).ok_or(invalid)?)?;
+                for index in range.first..range.first + range.pages {
+                    pages.page(index, Absent::Create)?;
+                }
+            }
+            uapi::COUNT => {
+                let counts = Counts {
+                    size: pages.len(),
+                    pages: pages.count(),
+                    pins: self.pins.iter().count() as u64,
+                    moved: device.moved.load(Ordering::Relaxed),
+                    failed: device.failed.load(Ordering::Relaxed),
+                    refused: device.refused.load(Ordering::Relaxed),
+                };
+                answer(argument, &counts.to_bytes())?;
+            }
+            uapi::PIN => {
+                let named = Named::from_bytes(argument).ok_or(invalid)?;
+                self.pins.pin(pages, named.index, trimmed(&named.name))?;
+            }
+            uapi::UNPIN => {
+                let named = Named::from_bytes(argument).ok_or(invalid)?;
+                self.pins.unpin(named.index, trimmed(&named.name))?;
+            }
+            uapi::LIST => {
+                let asked = Listed::from_bytes(argument).ok_or(invalid)?;
+                let place = usize::try_from(asked.place).map_err(|_| Errno::ENOENT)?;
+                let pin = self.pins.iter().nth(place).ok_or(Errno::ENOENT)?;
+                let listed = Listed {
+                    place: asked.place,
+                    index: pin.index,
+                    since_ns: pin.since_ns,
+                    pid: pin.by.pid.into(),
+                    by: pin.by.name,
+                    name: pin.name,
+                };
+                answer(argument, &listed.to_bytes())?;
+            }
+            uapi::POLICY => {
+                let policy = One::from_bytes(argument).ok_or(invalid)?.number;
+                if policy > Policy::Retry as u64 {
+                    return Err(invalid);
+                }
+                device.policy.store(policy, Ordering::Relaxed);
+            }
+            uapi::WATCH => {
+                let index = One::from_bytes(argument).ok_or(invalid)?.number;
+                let entry = device.entry(index).ok_or(Errno::ENXIO)?;
+                // While we have the page it doesn't move, so what we write down is true when we let go.
+                let page = pages.page(index, Absent::Create)?;
+                entry.store(page.pfn(), Ordering::Relaxed);
+            }
+            uapi::LOOK => {
+                let index = Watched::from_bytes(argument).ok_or(invalid)?.index;
+                let entry = device.entry(index).ok_or(Errno::ENXIO)?;
+                let _stays = pages.page(index, Absent::Fail)?;
+                answer(argument, &Watched { index, pfn: entry.load(Ordering::Relaxed) }.to_bytes())?;
+            }
+            _ => return Err(Errno::ENOTTY),
+        }
+        Ok(0)
+    }
+}
+
+impl<H: Page> Buffer<H> {
+    /// Takes pages that are to be freed out of the device's table. Pins stay: the device may be writing there still.
+    fn forget(&self, device: &Device, range: Range) {
+        for (index, entry) in (0u64..).zip(&device.table) {
+            if index >= range.first && index - range.first < range.pages {
+                entry.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// A range that lies within the buffer, or `EINVAL`.
+fn checked(pages: &impl Store, range: Range) -> Result<Range, Errno> {
+    match range.first.checked_add(range.pages) {
+        Some(end) if end <= pages.len() => Ok(range),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn answer(argument: &mut [u8], bytes: &[u8]) -> Result<(), Errno> {
+    if argument.len() != bytes.len() {
+        return Err(Errno::EINVAL);
+    }
+    argument.copy_from_slice(bytes);
+    Ok(())
+}
+
+fn trimmed(name: &[u8]) -> &[u8] {
+    name.split(|&byte| byte == 0).next().unwrap_or(name)
+}

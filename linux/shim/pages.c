@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+/*
+ * The pages of an open: found, made, faulted in, moved, freed; and the services that Rust asks for.
+ *
+ * Takes calls of the kernel's memory management and of the Rust side; gives pages, locked or referenced. Promises that a
+ * page is in its mapping while its lock is held, and that nobody waits for a moving page with a reference to it, unless
+ * it takes very long.
+ */
+#include <linux/delay.h>
+#include <linux/fs.h>
+#include <linux/highmem.h>
+#include <linux/ktime.h>
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "internal.h"
+
+/* ---- migration ---- */
+
+static int pmk_migrate_folio(struct address_space *mapping, struct folio *dst, struct folio *src,
+			     enum migrate_mode mode)
+{
+	/* Both folios are locked, src is in this mapping: so the open is not closed, since closing empties the mapping. */
+	struct pmk_open *open = mapping->host->i_private;
+	u64 index = src->index, from = folio_pfn(src), to = folio_pfn(dst);
+	/* Pairs with the release in pmk_file_open: the driver may have put pages in before it was ready. */
+	void *state = smp_load_acquire(&open->state);
+	int error;
+
+	if (!state)
+		return -EAGAIN;
+	error = pmk_rust_isolate(state, index, from, to, mode);
+	if (error)
+		return error;
+	/* Fails when anybody has a reference that isn't accounted for: a pin, a guard. */
+	error = filemap_migrate_folio(mapping, dst, src, mode);
+	if (!error)
+		pmk_rust_migrate(state, index, from, to, mode);
+	pmk_rust_putback(state, index, from, to, mode, !error);
+	return error;
+}
+
+const struct address_space_operations pmk_movable = {
+	.dirty_folio = noop_dirty_folio,
+	.migrate_folio = pmk_migrate_folio,
+};
+
+/* The kernel can move a clean page even without migrate_folio; ours are dirty (see pmk_get_locked), so it can't. */
+const struct address_space_operations pmk_unmovable = {
+	.dirty_folio = noop_dirty_folio,
+};
+
+/* ---- pages ---- */
+
+/*
+ * How often to look for a locked page before waiting for it in a queue. Whoever waits there has a reference, and by that
+ * makes the move fail that it waits for; so the first waits are without. (A move takes microseconds.)
+ */
+#define PMK_TRIES 50
+
+/*
+ * Finds a page, or makes a cleared one; locked and referenced. NULL and an error if there is none.
+ * The caller holds invalidate_lock, so that the size holds until the page is in.
+ */
+static struct folio *pmk_get_locked(struct address_space *mapping, pgoff_t index, bool create, int *error)
+{
+	gfp_t gfp = mapping_gfp_mask(mapping) | __GFP_ZERO;
+	struct folio *folio;
+	int tries;
+
+	if (index >= i_size_read(mapping->host) >> PAGE_SHIFT) {
+		*error = -ENXIO;
+		return NULL;
+	}
+	for (tries = 0; tries < PMK_TRIES; tries++) {
+		folio = __filemap_get_folio(mapping, index, 0, 0);
+		if (IS_ERR_OR_NULL(folio))
+			break;
+		if (folio_trylock(folio)) {
+			if (folio->mapping == mapping)
+				return folio;
+			folio_unlock(folio);
+		}
+		folio_put(folio);
+		usleep_range(2, 20);
+	}
+	folio = __filemap_get_folio(mapping, index, FGP_LOCK | (create ? FGP_CREAT : 0), gfp);
+	/* Older kernels give NULL, newer ones an error. */
+	if (IS_ERR_OR_NULL(folio)) {
+		*error = create ? -ENOMEM : -ENODATA;
+		return NULL;
+	}
+	if (!folio_test_uptodate(folio)) {
+		folio_mark_uptodate(folio);
+		/* A clean page that nobody maps may be dropped (soft-offlining does), and its contents with it. */
+		folio_mark_dirty(folio);
+	}
+	return folio;
+}
+
+static vm_fault_t pmk_fault(struct vm_fault *vmf)
+{
+	struct address_space *mapping = vmf->vma->vm_file->f_mapping;
+	struct folio *folio;
+	int error = 0;
+
+	filemap_invalidate_lock_shared(mapping);
+	folio = pmk_get_locked(mapping, vmf->pgoff, true, &error);
+	filemap_invalidate_unlock_shared(mapping);
+	if (!folio)
+		return error == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
+	vmf->page = folio_page(folio, 0);
+	/* Locked, so that a truncation or a move comes wholly before or wholly after this fault. */
+	return VM_FAULT_LOCKED;
+}
+
+const struct vm_operations_struct pmk_vm_ops = {
+	.fault = pmk_fault,
+};
+
+void *pmk_page_get(struct pmk_open *open, u64 index, bool create, int *error)
+{
+	struct address_space *mapping = open->inode->i_mapping;
+	struct folio *folio;
+
+	filemap_invalidate_lock_shared(mapping);
+	folio = pmk_get_locked(mapping, index, create, error);
+	filemap_invalidate_unlock_shared(mapping);
+	/* The reference alone keeps it where it is; having had the lock, we know that it isn't a copy half made. */
+	if (folio)
+		folio_unlock(folio);
+	return folio;
+}
+
+void pmk_page_put(void *page)
+{
+	folio_put(page);
+}
+
+void *pmk_page_address(void *page)
+{
+	return folio_address(page);
+}
+
+u64 pmk_page_pfn(void *page)
+{
+	return folio_pfn((struct folio *)page);
+}
+
+void pmk_resize(struct pmk_open *open, u64 pages)
+{
+	struct address_space *mapping = open->inode->i_mapping;
+	loff_t size = (loff_t)pages << PAGE_SHIFT;
+
+	filemap_invalidate_lock(mapping);
+	i_size_write(open->inode, size);
+	/* Private copies of what is gone go as well, as with any file. */
+	truncate_pagecache(open->inode, size);
+	filemap_invalidate_unlock(mapping);
+}
+
+void pmk_free_range(struct pmk_open *open, u64 first, u64 pages)
+{
+	struct address_space *mapping = open->inode->i_mapping;
+	loff_t from = (loff_t)first << PAGE_SHIFT;
+
+	if (!pages)
+		return;
+	filemap_invalidate_lock(mapping);
+	truncate_pagecache_range(open->inode, from, from + ((loff_t)pages << PAGE_SHIFT) - 1);
+	filemap_invalidate_unlock(mapping);
+}
+
+u64 pmk_len(struct pmk_open *open)
+{
+	return i_size_read(open->inode) >> PAGE_SHIFT;
+}
+
+u64 pmk_count(struct pmk_open *open)
+{
+	return open->inode->i_mapping->nrpages;
+}
+
+/* ---- services ---- */
+
+void *pmk_alloc(size_t bytes)
+{
+	return kvzalloc(bytes, GFP_KERNEL_ACCOUNT);
+}
+
+void pmk_free(void *memory)
+{
+	kvfree(memory);
+}
+
+size_t pmk_copy_to_user(void __user *to, const void *from, size_t bytes)
+{
+	return copy_to_user(to, from, bytes);
+}
+
+size_t pmk_copy_from_user(void *to, const void __user *from, size_t bytes)
+{
+	return copy_from_user(to, from, bytes);
+}
+
+u64 pmk_now_ns(void)
+{
+	return ktime_get_boottime_ns();
+}
+
+u32 pmk_caller(u8 name[TASK_COMM_LEN])
+{
+	BUILD_BUG_ON(TASK_COMM_LEN != 16);
+	memcpy(name, current->comm, TASK_COMM_LEN);
+	name[TASK_COMM_LEN - 1] = 0;
+	return task_tgid_nr(current);
+}
+
+void pmk_panic(void)
+{
+	/* The driver broke a rule of its own; going on could only spread the damage. */
+	BUG();
+}

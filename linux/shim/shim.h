@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * What C and Rust call of each other. The Rust side has the same list in kit/src/kernel.rs; keep the two alike.
+ */
+#ifndef PMK_SHIM_H
+#define PMK_SHIM_H
+
+#include <linux/types.h>
+
+/* The largest argument of an ioctl. */
+#define PMK_ARGUMENT_BYTES 128
+
+struct pmk_open;
+
+/* C for Rust. */
+void *pmk_page_get(struct pmk_open *open, u64 index, bool create, int *error);
+void pmk_page_put(void *page);
+void *pmk_page_address(void *page);
+u64 pmk_page_pfn(void *page);
+void pmk_resize(struct pmk_open *open, u64 pages);
+void pmk_free_range(struct pmk_open *open, u64 first, u64 pages);
+u64 pmk_len(struct pmk_open *open);
+u64 pmk_count(struct pmk_open *open);
+void *pmk_alloc(size_t bytes);
+void pmk_free(void *memory);
+size_t pmk_copy_to_user(void __user *to, const void *from, size_t bytes);
+size_t pmk_copy_from_user(void *to, const void __user *from, size_t bytes);
+u64 pmk_now_ns(void);
+u32 pmk_caller(u8 name[16]);
+void pmk_panic(void) __noreturn;
+
+/* Rust for C. */
+const char *pmk_rust_name(void);
+void *pmk_rust_open(struct pmk_open *open, int *error);
+void pmk_rust_close(void *state);
+void pmk_rust_free(void *state);
+long pmk_rust_read(struct pmk_open *open, void *state, s64 at, void __user *to, size_t bytes);
+long pmk_rust_write(struct pmk_open *open, void *state, s64 at, const void __user *from, size_t bytes);
+long pmk_rust_ioctl(struct pmk_open *open, void *state, u32 command, u8 *argument, size_t bytes);
+int pmk_rust_isolate(void *state, u64 index, u64 from, u64 to, int mode);
+void pmk_rust_migrate(void *state, u64 index, u64 from, u64 to, int mode);
+void pmk_rust_putback(void *state, u64 index, u64 from, u64 to, int mode, bool moved);
+
+#endif

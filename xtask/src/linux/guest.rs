@@ -1,0 +1,79 @@
+//! What a guest boots from: one program, one module, in an archive that the kernel unpacks into memory.
+//!
+//! Takes the workspace and a module's file; gives the archive's bytes. Promises a program that needs no library, since
+//! there's none in the guest, and an archive in the form `newc` that every kernel takes.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use cargo_metadata::MetadataCommand;
+
+use super::module;
+
+/// The target of the program: what runs here runs in the guest.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Builds the guests' program; gives its bytes.
+pub(super) fn program(root: &Path) -> Result<Vec<u8>> {
+    let metadata = MetadataCommand::new().manifest_path(root.join("Cargo.toml")).no_deps().exec()?;
+    let folder = metadata.target_directory.join("linux-guest");
+    let status = crate::cargo()
+        .args(["build", "--quiet", "--release", "--package", "pagemove-guest", "--target", TARGET, "--target-dir"])
+        .arg(&folder)
+        .current_dir(root)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
+        .status()
+        .context("can't start cargo")?;
+    if !status.success() {
+        bail!("the guests' program can't be built; the compiler's words are above");
+    }
+    let file = folder.join(TARGET).join("release/pagemove-guest");
+    fs::read(&file).with_context(|| format!("can't read {file}"))
+}
+
+/// Packs the program and a module.
+pub(super) fn archive(program: &[u8], module_file: &Path) -> Result<Vec<u8>> {
+    let module = fs::read(module_file).with_context(|| format!("can't read {}", module_file.display()))?;
+    let mut archive = Vec::new();
+    for folder in ["dev", "proc", "sys"] {
+        entry(&mut archive, folder, 0o040_755, (0, 0), &[]);
+    }
+    // What the program says goes here before anything is mounted.
+    entry(&mut archive, "dev/console", 0o020_600, (5, 1), &[]);
+    entry(&mut archive, "init", 0o100_755, (0, 0), program);
+    entry(&mut archive, &format!("{}.ko", module::NAME), 0o100_644, (0, 0), &module);
+    entry(&mut archive, "TRAILER!!!", 0, (0, 0), &[]);
+    Ok(archive)
+}
+
+/// Adds a file: a header of 13 numbers, its name, its bytes; each padded to four bytes.
+fn entry(archive: &mut Vec<u8>, name: &str, mode: u32, device: (u32, u32), bytes: &[u8]) {
+    let number = archive.len() as u32;
+    archive.extend(b"070701");
+    for field in [number, mode, 0, 0, 1, 0, bytes.len() as u32, 0, 0, device.0, device.1, name.len() as u32 + 1, 0] {
+        archive.extend(format!("{field:08x}").bytes());
+    }
+    archive.extend(name.bytes().chain([0]));
+    pad(archive);
+    archive.extend(bytes);
+    pad(archive);
+}
+
+fn pad(archive: &mut Vec<u8>) {
+    archive.resize(archive.len().next_multiple_of(4), 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_begin_at_four_bytes() {
+        let mut archive = Vec::new();
+        entry(&mut archive, "a", 0o100_644, (0, 0), b"xyz");
+        // 110 bytes of header, 2 of name, 3 of contents, 1 of padding.
+        assert_eq!(archive.len(), 116);
+        assert!(archive.starts_with(b"070701") && archive[112..].starts_with(b"xyz\0"));
+    }
+}

@@ -1,0 +1,111 @@
+//! The module: the shim compiled by a kernel's own build, and linked with the Rust object.
+//!
+//! Takes a kernel, the shim's source and the object; gives the module's file. Promises that compiler, objtool and modpost
+//! had nothing to say: a warning is an error.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::cache::Cache;
+use super::command::{outcome, tail};
+use super::kernels::Kernel;
+use super::rust::hash;
+use super::sabotage::Sabotage;
+use super::tree::Tree;
+
+/// The module's name.
+pub(super) const NAME: &str = "pagemove_sample";
+
+/// What the shim consists of.
+const SHIM: &[&str] = &["shim.c", "pages.c", "shim.h", "internal.h", "Kbuild"];
+
+/// Builds the module for a kernel, unless it's there.
+pub(super) fn build(
+    cache: &Cache,
+    root: &Path,
+    kernel: &Kernel<'_>,
+    object: &Path,
+    sabotage: Option<&Sabotage>,
+) -> Result<PathBuf> {
+    let mut parts = vec![fs::read(object).with_context(|| format!("can't read {}", object.display()))?];
+    for name in SHIM {
+        let file = root.join("linux/shim").join(name);
+        let mut text = fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
+        if let Some(sabotage) = sabotage {
+            sabotage.apply(name, &mut text)?;
+        }
+        parts.push(text.into_bytes());
+    }
+    let key = hash(&(&kernel.version, &parts));
+    let folder = cache.folder(&format!("modules/{}-{key:x}", kernel.name()), |new| {
+        let tree = headers(cache, kernel)?;
+        eprintln!("linux: building the module for {}", kernel.version);
+        fs::write(new.join("driver.o_shipped"), &parts[0])?;
+        // modpost asks how each object was made; this one was shipped.
+        fs::write(new.join(".driver.o.cmd"), "")?;
+        for (name, text) in SHIM.iter().zip(&parts[1..]) {
+            fs::write(new.join(name), text)?;
+        }
+        make(&tree, new)
+    })?;
+    Ok(folder.join(format!("{NAME}.ko")))
+}
+
+/// The tree with a kernel's headers, and the compiler that they ask for.
+fn headers(cache: &Cache, kernel: &Kernel<'_>) -> Result<Tree> {
+    Tree::get(
+        cache,
+        kernel.apt,
+        &format!("kernel-{}", kernel.name()),
+        &kernel.header_packages()?,
+        &["make", "binutils"],
+    )
+}
+
+fn make(tree: &Tree, folder: &Path) -> Result<()> {
+    let mut headers = None;
+    for entry in fs::read_dir(tree.path("/usr/src")).context("the headers' tree has no /usr/src")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with("linux-headers-") && tree.path(&format!("/usr/src/{name}/Module.symvers")).exists() {
+            headers = Some(name);
+        }
+    }
+    let headers = headers.context("the headers' tree has no Module.symvers")?;
+    let mut make = tree.command(folder, "make")?;
+    make.args(["-C", &format!("/usr/src/{headers}"), "M=/mnt", "KBUILD_BUILD_USER=pagemove", "modules"]);
+    let output = outcome(&mut make)?;
+    let words = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
+    if !output.status.success() {
+        bail!("the kernel's build failed:\n{}\nthe command was {make:?}", tail(&words, 60));
+    }
+    if let Some(warning) = find_warning(&words) {
+        bail!("the kernel's build warns: {warning}\n{}", tail(&words, 60));
+    }
+    if !folder.join(format!("{NAME}.ko")).exists() {
+        bail!("the kernel's build made no module:\n{}", tail(&words, 60));
+    }
+    Ok(())
+}
+
+/// The first line that isn't good news.
+fn find_warning(words: &str) -> Option<&str> {
+    words.lines().find(|line| {
+        let line = line.to_lowercase();
+        // Without the kernel's own image, which nobody ships, the build leaves out type information.
+        (line.contains("warning") || line.contains("error")) && !line.contains("skipping btf generation")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_seen() {
+        assert_eq!(find_warning("  CC [M]  shim.o\n  LD [M]  a.ko\n"), None);
+        assert!(find_warning("driver.o: warning: objtool: x() falls through").is_some());
+        assert!(find_warning("WARNING: modpost: missing MODULE_DESCRIPTION()").is_some());
+    }
+}

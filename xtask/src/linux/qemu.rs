@@ -1,0 +1,129 @@
+//! Guests: a stock kernel in QEMU, with an archive of ours as its only disk.
+//!
+//! Takes a kernel's image, an archive and orders; gives what the guest told, as JSON, line by line, and all of its
+//! console. Promises an end within the limit, whatever the guest does, and that no QEMU outlives this process's interest.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::cache::Cache;
+use super::command::{cant_start, tail};
+
+/// What the guest's own lines begin with.
+const SIGN: &str = "@pagemove ";
+
+/// How much of the console is repeated when something fails.
+const LAST_LINES: usize = 40;
+
+/// A guest to be run.
+pub(super) struct Guest<'a> {
+    pub(super) image: &'a Path,
+    pub(super) archive: &'a [u8],
+    pub(super) orders: &'a str,
+    /// Memory, half of it on each of two nodes.
+    pub(super) memory_mib: u32,
+    pub(super) limit: Duration,
+}
+
+/// Ends QEMU with its owner.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // If it has ended by itself, there's nothing to kill, and that is well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Guest<'_> {
+    /// Runs the guest; `heard` gets each thing that it tells at once. Gives the console.
+    ///
+    /// # Errors
+    /// When QEMU can't be started, or the guest doesn't come to its end; with the console's last lines.
+    pub(super) fn run(&self, cache: &Cache, mut heard: impl FnMut(&Value)) -> Result<String> {
+        let archive = cache.path(format!("guest-{}.cpio", std::process::id()))?;
+        fs::write(&archive, self.archive).with_context(|| format!("can't write {}", archive.display()))?;
+        let outcome = self.run_with(&archive, &mut heard);
+        fs::remove_file(&archive).with_context(|| format!("can't remove {}", archive.display()))?;
+        outcome
+    }
+
+    fn run_with(&self, archive: &Path, heard: &mut impl FnMut(&Value)) -> Result<String> {
+        let mut command = Command::new("qemu-system-x86_64");
+        // No KVM: it may be there and not run an ordinary guest.
+        command.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "2,sockets=2"]);
+        command.args(["-nographic", "-no-reboot", "-net", "none", "-monitor", "none", "-serial", "stdio"]);
+        command.args(["-m", &format!("{}M", self.memory_mib)]);
+        for node in 0..2 {
+            command.arg("-object").arg(format!("memory-backend-ram,id=m{node},size={}M", self.memory_mib / 2));
+            command.arg("-numa").arg(format!("node,nodeid={node},cpus={node},memdev=m{node}"));
+        }
+        // A slow machine is not a hanging one: the limit here ends a guest that hangs. And the kernel is not to clear
+        // memory by itself, so that whoever forgets to is found out.
+        let line = format!(
+            "console=ttyS0 quiet panic=-1 nosoftlockup init_on_alloc=0 log_buf_len=4M pagemove={}",
+            self.orders
+        );
+        command.arg("-kernel").arg(self.image).arg("-initrd").arg(archive).arg("-append").arg(line);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut running = Running(command.spawn().map_err(|error| cant_start(&command, error))?);
+        let output = running.0.stdout.take().context("no pipe from QEMU")?;
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut output = BufReader::new(output);
+            let mut line = Vec::new();
+            while output.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
+                if sender.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
+                    return;
+                }
+                line.clear();
+            }
+        });
+        let (started, mut console, mut ended) = (Instant::now(), String::new(), false);
+        loop {
+            match lines.recv_timeout(self.limit.saturating_sub(started.elapsed())) {
+                Ok(line) => {
+                    console += &line;
+                    console.push('\n');
+                    if let Some(value) = told(&line) {
+                        ended |= value.get("end").is_some();
+                        heard(&value);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) if ended => return Ok(console),
+                Err(error) => {
+                    let how = match error {
+                        RecvTimeoutError::Timeout => format!("did not end within {} s", self.limit.as_secs()),
+                        RecvTimeoutError::Disconnected => "ended before its time".to_owned(),
+                    };
+                    bail!("the guest {how}; its console's last lines:\n{}", tail(&console, LAST_LINES));
+                }
+            }
+        }
+    }
+}
+
+/// What a line of the console tells, if it's the guest's own.
+fn told(line: &str) -> Option<Value> {
+    serde_json::from_str(line.split_once(SIGN)?.1).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guests_lines_are_told_from_the_kernels() {
+        assert_eq!(told("[    2.1] @pagemove {\"end\":true}").and_then(|value| value["end"].as_bool()), Some(true));
+        assert_eq!(told("[    2.1] something else"), None);
+        assert_eq!(told("@pagemove {\"end\":"), None);
+    }
+}
