@@ -224,6 +224,9 @@ fn policy() -> Outcome {
     check(moved > 0 && later > 0, || format!("putting off: {moved} moved, {later} put off"))?;
     let (allowed, none) = moves(Policy::Allow)?;
     check(none == 0, || format!("allowing: {none} refused"))?;
+    // Compaction may have passed these by.
+    let across = move_across(&map, &watched)?;
+    check(across == watched.len(), || format!("{across} of {} watched pages moved", watched.len()))?;
     let now = frames(&map)?;
     for &page in &watched {
         let table = device.look(page as u64)?;
