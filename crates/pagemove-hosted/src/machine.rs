@@ -80,6 +80,8 @@ pub struct Hosted {
     tlb: Tlb,
     started: Instant,
     has_barrier: bool,
+    // Processors that can be claimed: all, or none without a barrier.
+    claimable: usize,
 }
 
 /// Memory beyond the frames' that a machine needs, at most: metadata, and the program's own.
@@ -110,7 +112,8 @@ impl Hosted {
             }
         };
         let has_barrier = os::register_barrier();
-        Ok(Arc::new(Self { file, ram, config, tlb, started: Instant::now(), has_barrier }))
+        let claimable = if has_barrier { config.cpus } else { 0 };
+        Ok(Arc::new(Self { file, ram, config, tlb, started: Instant::now(), has_barrier, claimable }))
     }
 
     /// Gives what the machine was made as.
@@ -167,7 +170,7 @@ unsafe impl Machine for Hosted {
 
     fn claim_cpu(&self) -> Option<usize> {
         // A thread has its number alone as long as it lives, so there is nothing to claim.
-        cpu::number().filter(|&number| number < self.config.cpus && self.has_barrier)
+        cpu::number().filter(|&number| number < self.claimable)
     }
 
     fn releases_cpus(&self) -> bool {

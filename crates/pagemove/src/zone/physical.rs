@@ -295,22 +295,25 @@ impl Physical {
 
     /// Gives a reference back; the last one frees the frame.
     pub fn put(&self, pfn: Pfn) {
-        if self.frames[pfn].put() == Put::Last && !self.free_own(pfn) {
+        let frame = &self.frames[pfn];
+        if frame.put() == Put::Last && !self.free_own(pfn, frame) {
             self.free(pfn);
         }
     }
 
     /// The short way of freeing: a base page whose class is that of this processor's list goes there, if there is room.
-    fn free_own(&self, pfn: Pfn) -> bool {
+    #[inline(always)]
+    fn free_own(&self, pfn: Pfn, frame: &Frame) -> bool {
         let Some((zone, migratetype)) = self.blocks.home(pfn) else { return false };
-        let class = self.check_freed(pfn);
-        if self.frames[pfn].state().order() != Order::ZERO || class != listed_class(migratetype) {
+        let (state, listed) = (frame.state(), CACHED.with_class(listed_class(migratetype)));
+        if state.order() != Order::ZERO || state.class() != listed.class() {
             return false;
         }
+        self.check_freed(pfn);
         self.with_own_lists(&self.zones[zone], |lists| {
             let room = lists.and_then(|lists| lists.room(migratetype));
             room.is_some_and(|list| {
-                self.frames[pfn].set_state(CACHED.with_class(class));
+                frame.set_state(listed);
                 list.push(pfn);
                 true
             })
