@@ -79,7 +79,6 @@ pub struct Hosted {
     config: Config,
     tlb: Tlb,
     started: Instant,
-    has_barrier: bool,
     // Processors that can be claimed: all, or none without a barrier.
     claimable: usize,
 }
@@ -111,9 +110,8 @@ impl Hosted {
                 Tlb::Host(HostTlb::new()?)
             }
         };
-        let has_barrier = os::register_barrier();
-        let claimable = if has_barrier { config.cpus } else { 0 };
-        Ok(Arc::new(Self { file, ram, config, tlb, started: Instant::now(), has_barrier, claimable }))
+        let claimable = if os::register_barrier() { config.cpus } else { 0 };
+        Ok(Arc::new(Self { file, ram, config, tlb, started: Instant::now(), claimable }))
     }
 
     /// Gives what the machine was made as.
@@ -178,7 +176,7 @@ unsafe impl Machine for Hosted {
     }
 
     fn barrier(&self) {
-        if self.has_barrier {
+        if self.claimable > 0 {
             os::barrier();
         }
     }

@@ -1,24 +1,11 @@
 //! ASYNC never waits for a lock that a sleeper can hold.
 mod common;
 
-use std::{
-    sync::{Arc, mpsc::channel},
-    time::Duration,
-};
+use std::sync::{Arc, mpsc::channel};
 
 use common::*;
 use pagemove::migrate::{AnyFree, Mode, Mover, Options};
 use pagemove_hosted::TlbKind;
-
-/// Does `deed` on a thread of its own; tells whether it came to its end without anybody else's doing.
-fn finishes(deed: impl FnOnce() + Send + 'static) -> (bool, std::thread::JoinHandle<()>) {
-    let (send, receive) = channel();
-    let thread = std::thread::spawn(move || {
-        deed();
-        let _ = send.send(());
-    });
-    (receive.recv_timeout(Duration::from_millis(200)).is_ok(), thread)
-}
 
 /// `mremap` holds the reverse maps over its flush. A move that finds one locked gives its pages up, and leaves the map alone.
 #[test]

@@ -66,16 +66,6 @@ fn a_frame_is_not_free_while_an_old_translation_reaches_it_in_the_midst_of_mrema
     assert!(!reached, "a store went to a frame that was free");
 }
 
-/// Does `deed` on a thread of its own; tells whether it came to its end without anybody else's doing.
-fn finishes(deed: impl FnOnce() + Send + 'static) -> (bool, std::thread::JoinHandle<()>) {
-    let (send, receive) = channel();
-    let thread = std::thread::spawn(move || {
-        deed();
-        let _ = send.send(());
-    });
-    (receive.recv_timeout(Duration::from_millis(200)).is_ok(), thread)
-}
-
 /// Tells whether processor 1 stores 2 at `at` by a translation that it has. Without one it would fault and wait for the
 /// address space, which its caller has locked; so it's tried on a thread of its own, and not waited for in that case.
 fn stores_at_once(process: &Arc<Process>, at: VirtAddr) -> bool {

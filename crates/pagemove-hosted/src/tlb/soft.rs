@@ -52,7 +52,8 @@ impl SoftTlb {
                 let pages = cpu.spaces.entry(space.id()).or_default();
                 let hit = pages.get(address).filter(|hit| !store || hit.storable);
                 let walk = if store { Walk::Store } else { Walk::Load };
-                if let Some(hit) = hit.or_else(|| pages.fill(address, space.table().translate(address, walk)?)) {
+                let fill = |pages: &mut Pages| Some(pages.fill(address, space.table().translate(address, walk)?));
+                if let Some(hit) = hit.or_else(|| fill(pages)) {
                     let within = address.vpn() as u32 & (hit.order.frames() - 1);
                     return Ok(act(hit.first.up(within), word));
                 }
@@ -97,15 +98,13 @@ impl Pages {
         base.or_else(|| self.huge.get(&address.align_down_huge().vpn())).copied()
     }
 
-    fn fill(&mut self, address: VirtAddr, found: Translation) -> Option<Translation> {
-        let previous = if found.order == HUGE_ORDER {
-            self.huge.insert(address.align_down_huge().vpn(), found)
+    /// Remembers what a walk found. For a store it may be another frame than a stale translation for loads had.
+    fn fill(&mut self, address: VirtAddr, found: Translation) -> Translation {
+        if found.order == HUGE_ORDER {
+            self.huge.insert(address.align_down_huge().vpn(), found);
         } else {
-            self.base.insert(address.vpn(), found)
-        };
-        // A walk for a store may find another frame than a stale translation for loads had: what hardware leaves
-        // undefined is a use of the new one here.
-        let _ = previous;
-        Some(found)
+            self.base.insert(address.vpn(), found);
+        }
+        found
     }
 }

@@ -211,3 +211,13 @@ pub fn pfn_at(process: &Process, address: VirtAddr) -> Pfn {
     assert!(entry.is_present(), "nothing is mapped at {address}");
     entry.pfn()
 }
+
+/// Does `deed` on a thread of its own; tells whether it came to its end without anybody else's doing.
+pub fn finishes(deed: impl FnOnce() + Send + 'static) -> (bool, std::thread::JoinHandle<()>) {
+    let (send, receive) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        deed();
+        let _ = send.send(());
+    });
+    (receive.recv_timeout(std::time::Duration::from_millis(200)).is_ok(), thread)
+}

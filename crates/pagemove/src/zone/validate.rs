@@ -3,7 +3,7 @@
 use super::{Physical, Summary};
 use crate::{
     frame::{Class, Kind, Marks},
-    units::{Order, Pfn},
+    units::Pfn,
 };
 
 /// What does not agree, and at which frame.
@@ -74,7 +74,6 @@ impl Physical {
                     block = Summary::default();
                 }
             }
-            debug_assert!(range.end().is_aligned(Order::ZERO));
         }
         Ok(())
     }
