@@ -50,21 +50,20 @@ pub fn enter(cpu: usize) {
 
 /// Gives the number of the TLB that this thread uses.
 pub(crate) fn tlb() -> usize {
-    TLB.get().or_else(number).unwrap_or(0)
+    TLB.get().unwrap_or_else(number)
 }
 
-/// Gives this thread's number; `None` while the thread ends.
-#[inline]
-pub(crate) fn number() -> Option<usize> {
+/// Gives this thread's number; while the thread ends, [`NONE`], beyond all processors.
+pub(crate) fn number() -> usize {
     match KNOWN.get() {
         NONE => first(),
-        number => Some(number),
+        number => number,
     }
 }
 
 #[cold]
-fn first() -> Option<usize> {
-    let number = NUMBER.try_with(|number| number.0).ok()?;
+fn first() -> usize {
+    let number = NUMBER.try_with(|number| number.0).unwrap_or(NONE);
     KNOWN.set(number);
-    Some(number)
+    number
 }

@@ -11,7 +11,7 @@ use pagemove::{
     Engine,
     frame::Kind,
     migrate::{AnyFree, Mode, Mover, Options},
-    port::{Contents, FlushRange, Lent, Machine, Ram},
+    port::{Contents, CpuClaim, FlushRange, Lent, Machine, Ram},
     space::{Access, AddressSpace, Map, Source},
     units::{FrameRange, Order, Pfn, VirtAddr, VirtRange},
     zone,
@@ -46,11 +46,8 @@ unsafe impl Machine for Spy {
     fn cpus(&self) -> usize {
         self.machine.cpus()
     }
-    fn claim_cpu(&self) -> Option<usize> {
-        self.machine.claim_cpu()
-    }
-    fn release_cpu(&self) {
-        self.machine.release_cpu();
+    fn cpu_claim(&self) -> CpuClaim {
+        self.machine.cpu_claim()
     }
     fn barrier(&self) {
         self.machine.barrier();

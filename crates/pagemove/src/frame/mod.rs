@@ -116,6 +116,11 @@ impl Frame {
         (self.counts.load(Ordering::Acquire) >> 32) as u32
     }
 
+    /// Tells whether nobody has a reference, and nothing maps the frame.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.counts.load(Ordering::Acquire) == 0
+    }
+
     /// Freezes: from `expected` references and no mapping to none, if the counts are just that. The caller holds the lock
     /// and one of the references.
     pub(crate) fn freeze(&self, expected: u32) -> bool {
