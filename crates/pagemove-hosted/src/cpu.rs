@@ -28,12 +28,15 @@ impl Number {
 impl Drop for Number {
     fn drop(&mut self) {
         // First: whoever gets the number next must have it alone.
-        KNOWN.set(NONE);
+        let _ = KNOWN.try_with(|known| known.set(NONE));
         FREE.lock().insert(self.0);
     }
 }
 
 const NONE: usize = usize::MAX;
+
+#[cfg(feature = "shuttle")]
+use shuttle::thread_local;
 
 thread_local! {
     static NUMBER: Number = Number::new();
@@ -45,17 +48,17 @@ thread_local! {
 /// Makes this thread use the TLB of virtual processor `cpu` (modulo the machine's number of them) from now on, so that one
 /// thread can act for several. Its own lists of free frames stay those of its number.
 pub fn enter(cpu: usize) {
-    TLB.set(Some(cpu));
+    TLB.with(|tlb| tlb.set(Some(cpu)));
 }
 
 /// Gives the number of the TLB that this thread uses.
 pub(crate) fn tlb() -> usize {
-    TLB.get().unwrap_or_else(number)
+    TLB.with(Cell::get).unwrap_or_else(number)
 }
 
 /// Gives this thread's number; while the thread ends, [`NONE`], beyond all processors.
 pub(crate) fn number() -> usize {
-    match KNOWN.get() {
+    match KNOWN.with(Cell::get) {
         NONE => first(),
         number => number,
     }
@@ -64,6 +67,6 @@ pub(crate) fn number() -> usize {
 #[cold]
 fn first() -> usize {
     let number = NUMBER.try_with(|number| number.0).unwrap_or(NONE);
-    KNOWN.set(number);
+    KNOWN.with(|known| known.set(number));
     number
 }

@@ -2,16 +2,20 @@
 
 use std::{
     io,
-    sync::{Arc, Once, atomic::AtomicU32},
+    sync::{Arc, Once},
     time::Instant,
 };
 
-use pagemove::port::{Contents, CpuClaim, FlushRange, Lent, Machine, Ram};
+use pagemove::{
+    port::{Contents, CpuClaim, FlushRange, Lent, Machine, Ram},
+    sync::AtomicU32,
+};
 
 use crate::{
     cpu,
     os::{self, Area, MemoryFile},
     tlb::{HostTlb, SoftTlb, Tlb},
+    wait,
 };
 
 /// Which TLB the virtual processors have.
@@ -178,15 +182,15 @@ unsafe impl Machine for Hosted {
     }
 
     fn wait(&self, word: &AtomicU32, value: u32) {
-        atomic_wait::wait(word, value);
+        wait::wait(word, value);
     }
 
     fn wake(&self, word: &AtomicU32) {
-        atomic_wait::wake_all(word);
+        wait::wake_all(word);
     }
 
     fn pause(&self) {
-        std::thread::yield_now();
+        wait::yield_now();
     }
 
     fn now_ns(&self) -> u64 {

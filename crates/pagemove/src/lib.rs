@@ -5,7 +5,7 @@
 extern crate alloc;
 
 pub mod units;
-mod sync;
+pub mod sync;
 pub mod port;
 pub mod report;
 pub mod frame;

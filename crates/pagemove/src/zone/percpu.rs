@@ -14,14 +14,13 @@ use alloc::vec::Vec;
 use core::{
     cell::UnsafeCell,
     ops::{Deref, DerefMut},
-    sync::atomic::compiler_fence,
 };
 
 use super::pageblock::Migratetype;
 use crate::{
     frame::Class,
     port::Machine,
-    sync::{AtomicBool, Ordering},
+    sync::{AtomicBool, Ordering, light_barrier},
     units::Pfn,
 };
 
@@ -119,7 +118,7 @@ impl CpuLocal {
         }
         self.inside.store(true, Ordering::Relaxed);
         // The processor may still do the load first: the barrier that the other side orders makes up for it.
-        compiler_fence(Ordering::SeqCst);
+        light_barrier();
         // Acquire pairs with the Release in `Inside::drop` of who revoked: what he did to the lists is seen.
         if self.revoked.load(Ordering::Acquire) {
             self.inside.store(false, Ordering::Release);
