@@ -17,5 +17,7 @@ pub mod engine;
 pub mod space;
 pub mod migrate;
 pub mod compact;
+#[cfg(all(test, feature = "loom"))]
+mod models;
 
 pub use engine::Engine;

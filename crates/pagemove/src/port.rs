@@ -110,15 +110,25 @@ impl Lent {
     /// Views it as `count` values of `T`; `None` if they don't fit.
     pub(crate) fn into_table<T: Zeroed>(self, count: usize) -> Option<Table<T>> {
         let fits = count.checked_mul(size_of::<T>())? <= self.bytes && align_of::<T>() <= 64;
-        fits.then(|| Table { start: self.start.cast(), count, _keep: self })
+        fits.then(|| Table {
+            start: self.start.cast(),
+            count,
+            _keep: self,
+            #[cfg(feature = "loom")]
+            modelled: (0..count).map(|_| T::default()).collect(),
+        })
     }
 }
 
 /// Lent memory as values that are all shared.
+#[cfg_attr(feature = "loom", allow(dead_code, reason = "the memory is only kept"))]
 pub(crate) struct Table<T> {
     start: NonNull<T>,
     count: usize,
     _keep: Lent,
+    // Loom's atomics are more than their bits, and can't be in lent memory.
+    #[cfg(feature = "loom")]
+    modelled: alloc::vec::Vec<T>,
 }
 
 // SAFETY: as a slice of `T`, which is made of atomics by the bound of `into_table`, would be.
@@ -129,6 +139,12 @@ unsafe impl<T> Sync for Table<T> {}
 impl<T> core::ops::Deref for Table<T> {
     type Target = [T];
 
+    #[cfg(feature = "loom")]
+    fn deref(&self) -> &[T] {
+        &self.modelled
+    }
+
+    #[cfg(not(feature = "loom"))]
     fn deref(&self) -> &[T] {
         // SAFETY: in bounds and aligned by `into_table`, alive as long as `self`, and any bits are a valid `T` by `Zeroed`.
         // Writers only go through the atomics inside `T`.
@@ -140,7 +156,7 @@ impl<T> core::ops::Deref for Table<T> {
 ///
 /// # Safety
 /// As the first line says.
-pub(crate) unsafe trait Zeroed {}
+pub(crate) unsafe trait Zeroed: Default {}
 
 /// Copies `words` words, a multiple of 8, with stores that pass the caches by.
 ///
