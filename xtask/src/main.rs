@@ -10,9 +10,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod checkers;
 mod ci;
 mod layers;
 mod linux;
+mod mutate;
 mod no_std;
 mod prose;
 
@@ -34,8 +36,14 @@ enum Chore {
     /// Build a driver whose mapped pages move for stock Linux kernels, test it in guests, show it
     #[command(subcommand)]
     Linux(linux::Linux),
+    /// Explore small models of the core's protocols completely, weak orderings included (loom)
+    Models,
+    /// Break the core one line at a time, and show which check notices
+    Mutate(mutate::Mutate),
     /// Prove that the core builds and links without the standard library
     NoStd,
+    /// Explore histories of whole moves against all that can happen to a page meanwhile (shuttle)
+    Schedules(checkers::Schedules),
     /// Check committed files for paths of one machine, files too long and work left open
     Prose,
 }
@@ -46,6 +54,9 @@ fn main() -> ExitCode {
         Chore::Ci => ci::run(&root),
         Chore::Layers => layers::run(&root),
         Chore::Linux(asked) => linux::run(&root, asked),
+        Chore::Models => checkers::models(&root),
+        Chore::Schedules(asked) => checkers::schedules(&root, &asked),
+        Chore::Mutate(asked) => mutate::run(&root, &asked),
         Chore::NoStd => no_std::run(&root),
         Chore::Prose => prose::run(&root),
     };
