@@ -80,6 +80,27 @@ fn the_class_settles() {
     });
 }
 
+/// The index of blocks with work in them: none with work is missing when all is quiet, though stale bits are cleared on
+/// the way.
+#[test]
+fn no_block_with_work_is_forgotten() {
+    all("index of pageblocks: a count against a scan that clears", || {
+        let engine = Model::looking().boot();
+        let physical = engine.physical().clone();
+        let range = physical.zones().next().expect("a zone");
+        // A bit that is stale: set by a page that is gone.
+        physical.blocks().moved(Pfn::new(1), Class::Free, Class::Lru, 1);
+        physical.blocks().moved(Pfn::new(1), Class::Lru, Class::Free, 1);
+        let other = physical.clone();
+        let fault = thread::spawn(move || other.blocks().moved(Pfn::new(1), Class::Free, Class::Lru, 1));
+        physical.blocks().for_each_candidate(range, |_, _| ());
+        fault.join().expect("no panic");
+        let mut seen = alloc::vec::Vec::new();
+        physical.blocks().for_each_candidate(range, |number, _| seen.push(number));
+        assert_eq!(seen, [0], "a block with a movable page is not in the index");
+    });
+}
+
 /// Allocating and freeing on two threads: no frame is given twice, and none is lost.
 #[test]
 fn allocations_are_apart() {

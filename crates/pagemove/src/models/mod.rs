@@ -13,6 +13,7 @@ mod machine;
 mod moves;
 mod owners;
 mod report;
+mod tables;
 
 use std::{
     println,
