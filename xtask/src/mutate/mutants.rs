@@ -8,6 +8,8 @@ use serde::Deserialize;
 
 /// The file, from the workspace's folder.
 const FILE: &str = "checks/mutants.toml";
+/// The table of orderings, from the workspace's folder.
+const TABLE: &str = "docs/orderings.md";
 /// Where orderings are looked for.
 const CORE: &str = "crates/pagemove/src";
 /// Folders and files of it that are no protocol: the checkers' own.
@@ -94,7 +96,7 @@ impl Mutants {
         toml::from_str(&text).with_context(|| format!("{FILE} is not as it should be"))
     }
 
-    /// Lists all; what the file names must be there, once.
+    /// Lists all; what the file names must be there, once, and what is found must be in the table.
     pub(super) fn list(&self, root: &Path) -> Result<Vec<Mutant>> {
         let mut all = Vec::new();
         for listed in &self.mutant {
@@ -116,11 +118,20 @@ impl Mutants {
         let mut files = Vec::new();
         sources(&root.join(CORE), &mut files)?;
         files.sort();
+        let table = fs::read_to_string(root.join(TABLE)).with_context(|| format!("can't read {TABLE}"))?;
         let mut used = vec![false; self.survivor.len()];
         for path in files {
             let text = fs::read_to_string(&path)?;
             let file = path.strip_prefix(root)?.to_path_buf();
-            all.extend(orderings(&file, &text).into_iter().map(|mut mutant| {
+            let found = orderings(&file, &text);
+            for mutant in &found {
+                let short = path.strip_prefix(root.join(CORE))?.display().to_string();
+                let function = function_of(&text, mutant.place.start);
+                if !has_row(&table, &short, function) {
+                    bail!("{TABLE} has no row for `{short}` `{function}`, which has an ordering stronger than Relaxed");
+                }
+            }
+            all.extend(found.into_iter().map(|mut mutant| {
                 let line = line_of(&text, mutant.place.start);
                 let known = self
                     .survivor
@@ -182,6 +193,20 @@ fn orderings(file: &Path, text: &str) -> Vec<Mutant> {
     found
 }
 
+/// Names the function that the byte at `at` is in.
+fn function_of(text: &str, at: usize) -> &str {
+    let start = text[..at].rfind("fn ").map_or(at, |start| start + "fn ".len());
+    let name = &text[start..];
+    &name[..name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len())]
+}
+
+/// Tells whether a row names the file and the function.
+fn has_row(table: &str, file: &str, function: &str) -> bool {
+    let (file, function) = (format!("| `{file}`"), format!("`{function}`"));
+    let mut firsts = table.lines().filter(|row| row.starts_with(&file)).filter_map(|row| row.split('|').nth(1));
+    firsts.any(|first| first.contains(&function))
+}
+
 fn line_of(text: &str, at: usize) -> &str {
     let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
     let end = text[at..].find('\n').map_or(text.len(), |newline| at + newline);
@@ -191,6 +216,18 @@ fn line_of(text: &str, at: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ordering_is_looked_for_in_the_table_by_its_function() {
+        let text = "fn first() { a.load(Ordering::Acquire) }\nfn second(of: u32) { b.load(Ordering::Acquire) }\n";
+        let found = orderings(Path::new("a.rs"), text);
+        let functions: Vec<_> = found.iter().map(|mutant| function_of(text, mutant.place.start)).collect();
+        assert_eq!(functions, ["first", "second"]);
+        let table = "| where |\n| `a.rs` `first`, success | Acquire | `second` |\n";
+        assert!(has_row(table, "a.rs", "first"));
+        assert!(!has_row(table, "a.rs", "second"));
+        assert!(!has_row(table, "b.rs", "first"));
+    }
 
     #[test]
     fn each_ordering_is_broken_by_itself() {

@@ -43,7 +43,7 @@ fn two_who_revoke_exclude_each_other() {
     all("draining against draining", || {
         let shared = Arc::new((CpuLocal::new(1, 1), Guarded::new()));
         let drain = |shared: &(CpuLocal, Guarded)| {
-            let _inside = shared.0.revoke(&*Model::looking());
+            let _inside = shared.0.revoke(&*Model::without_barrier());
             shared.1.write(shared.1.read() + 1);
         };
         let other = shared.clone();

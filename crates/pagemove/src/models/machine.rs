@@ -34,6 +34,7 @@ pub(super) enum Waiting {
 pub(super) struct Model {
     waiting: Waiting,
     flush: Box<dyn Fn() + Send + Sync>,
+    has_barrier: bool,
 }
 
 impl Model {
@@ -46,7 +47,12 @@ impl Model {
     }
 
     pub(super) fn with(waiting: Waiting, flush: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { waiting, flush: Box::new(flush) })
+        Arc::new(Self { waiting, flush: Box::new(flush), has_barrier: true })
+    }
+
+    /// One without a barrier; there no processor has lists of its own, and only who drains comes to them.
+    pub(super) fn without_barrier() -> Arc<Self> {
+        Arc::new(Self { waiting: Waiting::Looking, flush: Box::new(|| ()), has_barrier: false })
     }
 
     pub(super) fn boot(self: Arc<Self>) -> Arc<Engine> {
@@ -104,7 +110,9 @@ unsafe impl Machine for Model {
     }
 
     fn barrier(&self) {
-        fence(Ordering::SeqCst);
+        if self.has_barrier {
+            fence(Ordering::SeqCst);
+        }
     }
 
     fn wait(&self, word: &AtomicU32, value: u32) {

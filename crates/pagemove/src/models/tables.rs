@@ -37,8 +37,9 @@ fn a_walk_sees_what_a_fault_filled() {
                 assert_eq!(other.1.read(), 1, "the page's contents are not seen");
             }
         });
-        shared.1.write(1);
         let slot = shared.0.slot_or_create(address(0)).expect("enough frames");
+        // After the tables, whose own publishing would order it as well.
+        shared.1.write(1);
         slot.swap_if(Entry::NONE, Entry::present(PAGE, Flags::USER)).expect("nobody else fills it");
         processor.join().expect("no panic");
     });
