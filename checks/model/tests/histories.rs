@@ -1,0 +1,94 @@
+//! Random histories, which shrink to short ones when they fail; and faults put in on purpose, which must be found.
+//!
+//! `PAGEMOVE_HISTORIES` sets how many are run (a few seconds' worth else), `PAGEMOVE_SEED` repeats a run. What failed once is
+//! kept in `proptest-regressions`, and is run first from then on.
+
+use std::cell::Cell;
+
+use pagemove_model::{History, Operation, Sabotage, Summary, run, run_sabotaged};
+use proptest::{
+    prelude::*,
+    strategy::Union,
+    test_runner::{Config, FileFailurePersistence, RngAlgorithm, TestError, TestRng, TestRunner},
+};
+
+/// Histories of a run, unless the environment says otherwise.
+const HISTORIES: u32 = if cfg!(debug_assertions) { 400 } else { 4000 };
+
+fn from_environment(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+fn operations(most: usize) -> impl Strategy<Value = Vec<Operation>> {
+    let kinds = Operation::kinds().map(|(weight, make)| (weight, any::<[u8; 7]>().prop_map(make).boxed()));
+    prop::collection::vec(Union::new_weighted(kinds.collect()), 0..most)
+}
+
+/// One in four on the small machine.
+fn histories(most: usize) -> impl Strategy<Value = History> {
+    let small = prop::bool::weighted(0.25);
+    (small, operations(most)).prop_map(|(small, operations)| History { small, operations })
+}
+
+fn runner(seed: u64, cases: u32, keep: bool) -> TestRunner {
+    let kept = FileFailurePersistence::WithSource("proptest-regressions");
+    let config = Config {
+        cases,
+        max_shrink_iters: 20_000,
+        source_file: Some(file!()),
+        failure_persistence: if keep { Some(Box::new(kept)) } else { None },
+        ..Config::default()
+    };
+    let bytes: Vec<u8> = (0..4).flat_map(|part| (seed ^ part << 56).to_le_bytes()).collect();
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+}
+
+#[test]
+fn the_engine_does_what_the_model_does() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
+    let seed = from_environment("PAGEMOVE_SEED").unwrap_or(now);
+    let cases = from_environment("PAGEMOVE_HISTORIES").map_or(HISTORIES, |cases| cases as u32);
+    println!("PAGEMOVE_SEED={seed} PAGEMOVE_HISTORIES={cases}");
+    let sum = Cell::new(Summary::default());
+    let well = Cell::new(0);
+    let outcome = runner(seed, cases, true).run(&histories(120), |history| {
+        let done = run(&history).map_err(|failure| {
+            let text = format!("after {} histories\n{failure}", well.get());
+            TestCaseError::fail(text)
+        })?;
+        well.set(well.get() + 1);
+        let before = sum.get();
+        sum.set(Summary {
+            calls: before.calls + done.calls,
+            nothing: before.nothing + done.nothing,
+            out_of_memory: before.out_of_memory + done.out_of_memory,
+            moved: before.moved + done.moved,
+        });
+        Ok(())
+    });
+    match outcome {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, history)) => panic!("seed {seed}: {history:?}\n{reason}"),
+        Err(TestError::Abort(reason)) => panic!("seed {seed}: {reason}"),
+    }
+    let sum = sum.get();
+    println!("{sum:?}");
+    // Else the lists do nothing, and find nothing.
+    assert!(sum.calls > 20 * u64::from(cases) && sum.moved > u64::from(cases), "{sum:?}");
+}
+
+/// Each fault is found by one of a few hundred histories, and shrinks to a handful of operations.
+#[test]
+fn faults_put_in_on_purpose_are_found_by_short_histories() {
+    for (sabotage, most) in [(Sabotage::SkipFlushes, 6), (Sabotage::LoseContents, 5), (Sabotage::LoseWrite, 4)] {
+        let shortest = runner(1, 500, false).run(&histories(60), |history| {
+            run_sabotaged(&history, sabotage).map_err(|failure| TestCaseError::fail(failure.to_string()))?;
+            Ok(())
+        });
+        let Err(TestError::Fail(reason, history)) = shortest else { panic!("{sabotage:?} was not found: {shortest:?}") };
+        println!("{sabotage:?}: {history:?}\n{reason}\n");
+        assert!(history.operations.len() <= most, "{sabotage:?} was found only by {history:?}");
+        run(&history).unwrap_or_else(|failure| panic!("without {sabotage:?}: {failure}"));
+    }
+}
