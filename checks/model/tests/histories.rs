@@ -20,8 +20,13 @@ fn from_environment(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
+/// Small numbers more often than others, so that operations meet on the same objects.
+fn numbers() -> impl Strategy<Value = [u8; 7]> {
+    prop::array::uniform7(prop_oneof![2 => 0..4u8, 1 => any::<u8>()])
+}
+
 fn operations(most: usize) -> impl Strategy<Value = Vec<Operation>> {
-    let kinds = Operation::kinds().map(|(weight, make)| (weight, any::<[u8; 7]>().prop_map(make).boxed()));
+    let kinds = Operation::kinds().map(|(weight, make)| (weight, numbers().prop_map(make).boxed()));
     prop::collection::vec(Union::new_weighted(kinds.collect()), 0..most)
 }
 

@@ -79,7 +79,7 @@ impl Layout {
 }
 
 /// Captures what the files in a folder like `/proc`, and one like `/sys`, say.
-fn capture_from(proc: &Path, sys: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Capture, CaptureError> {
+pub(super) fn capture_from(proc: &Path, sys: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Capture, CaptureError> {
     let mut flags = FrameFile::open(proc.join("kpageflags"))?;
     let mut counts = FrameFile::open(proc.join("kpagecount"))?;
     let infos = read_zones(proc)?;
