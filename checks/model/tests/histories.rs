@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use pagemove_model::{History, Operation, Sabotage, Summary, run, run_sabotaged};
+use pagemove_model::{History, Operation, Sabotage, Summary, run, run_sabotaged, shrink};
 use proptest::{
     prelude::*,
     strategy::Union,
@@ -58,10 +58,7 @@ fn the_engine_does_what_the_model_does() {
     let sum = Cell::new(Summary::default());
     let well = Cell::new(0);
     let outcome = runner(seed, cases, true).run(&histories(120), |history| {
-        let done = run(&history).map_err(|failure| {
-            let text = format!("after {} histories\n{failure}", well.get());
-            TestCaseError::fail(text)
-        })?;
+        let done = run(&history).map_err(|failure| TestCaseError::fail(failure.to_string()))?;
         well.set(well.get() + 1);
         let before = sum.get();
         sum.set(Summary {
@@ -74,7 +71,11 @@ fn the_engine_does_what_the_model_does() {
     });
     match outcome {
         Ok(()) => {}
-        Err(TestError::Fail(reason, history)) => panic!("seed {seed}: {history:?}\n{reason}"),
+        Err(TestError::Fail(reason, history)) => {
+            let history = shrink(&history, |history| run(history).is_err());
+            let failure = run(&history).map_or_else(|failure| failure.to_string(), |_| reason.to_string());
+            panic!("seed {seed}, after {} histories: {history:?}\n{failure}", well.get())
+        }
         Err(TestError::Abort(reason)) => panic!("seed {seed}: {reason}"),
     }
     let sum = sum.get();
@@ -86,13 +87,14 @@ fn the_engine_does_what_the_model_does() {
 /// Each fault is found by one of a few hundred histories, and shrinks to a handful of operations.
 #[test]
 fn faults_put_in_on_purpose_are_found_by_short_histories() {
-    for (sabotage, most) in [(Sabotage::SkipFlushes, 6), (Sabotage::LoseContents, 5), (Sabotage::LoseWrite, 4)] {
-        let shortest = runner(1, 500, false).run(&histories(60), |history| {
-            run_sabotaged(&history, sabotage).map_err(|failure| TestCaseError::fail(failure.to_string()))?;
-            Ok(())
+    for (sabotage, most) in [(Sabotage::SkipFlushes, 5), (Sabotage::LoseContents, 4), (Sabotage::LoseWrite, 3)] {
+        let fails = |history: &History| run_sabotaged(history, sabotage).is_err();
+        let found = runner(1, 500, false).run(&histories(60), |history| {
+            if fails(&history) { Err(TestCaseError::fail("found")) } else { Ok(()) }
         });
-        let Err(TestError::Fail(reason, history)) = shortest else { panic!("{sabotage:?} was not found: {shortest:?}") };
-        println!("{sabotage:?}: {history:?}\n{reason}\n");
+        let Err(TestError::Fail(_, history)) = found else { panic!("{sabotage:?} was not found: {found:?}") };
+        let history = shrink(&history, fails);
+        println!("{sabotage:?}: {history:?}");
         assert!(history.operations.len() <= most, "{sabotage:?} was found only by {history:?}");
         run(&history).unwrap_or_else(|failure| panic!("without {sabotage:?}: {failure}"));
     }
