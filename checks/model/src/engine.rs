@@ -297,9 +297,7 @@ impl Engine {
         pfns.dedup();
         let stayed: BTreeMap<Pfn, Reason> =
             self.moving(|engine| engine.migrate(&pfns, options).into_iter().collect())?;
-        let no_room = |reason: &Reason| matches!(reason, Reason::NoDestination | Reason::Order);
-        let reason = |pfn| stayed.get(&pfn).copied().filter(|reason| !no_room(reason));
-        Ok(Answer::Stayed(frames.into_iter().filter_map(|(page, pfn)| Some((page, reason(pfn)?))).collect()))
+        Ok(Answer::Stayed(frames.into_iter().filter_map(|(page, pfn)| Some((page, *stayed.get(&pfn)?))).collect()))
     }
 
     /// Does something that moves pages: no entry may come, go, or change in anything but its frame.

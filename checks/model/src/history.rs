@@ -175,7 +175,7 @@ fn step(
     let expected = model.apply(&call);
     // How many pages are clean depends on who has touched them, which is unknown after a call that failed half-way.
     let unknown = summary.out_of_memory > 0 && matches!(call, Call::DropClean { .. });
-    if found == expected || unknown {
+    if found.is_as(&expected) || unknown {
         Ok(())
     } else {
         Err(format!("the engine gave {found:?}, the model {expected:?}"))

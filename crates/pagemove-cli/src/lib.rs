@@ -4,6 +4,7 @@ mod layout;
 mod report;
 mod results;
 mod run;
+mod soak;
 mod survey;
 mod table;
 
@@ -28,6 +29,7 @@ struct Cli {
 enum Command {
     Run(run::args::RunArgs),
     Survey(survey::SurveyArgs),
+    Soak(soak::SoakArgs),
 }
 
 /// Runs the command with this program's arguments; gives its exit code.
@@ -38,6 +40,10 @@ pub fn main() -> ExitCode {
             Ok(true) => return ExitCode::SUCCESS,
             // What failed is in the results.
             Ok(false) => return ExitCode::from(1),
+            Err(error) => (error.to_string(), error.exit_code()),
+        },
+        Command::Soak(args) => match soak::run(&args) {
+            Ok(()) => return ExitCode::SUCCESS,
             Err(error) => (error.to_string(), error.exit_code()),
         },
         Command::Survey(args) => match survey::run(&args) {
