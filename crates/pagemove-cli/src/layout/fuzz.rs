@@ -88,12 +88,16 @@ pub fn capture(bytes: &[u8]) {
     let (mut text, mut start) = (String::new(), 0);
     for number in 0..zones % 4 {
         let [skip, spanned, managed, free] = std::array::from_fn(|_| next().map_or(0, u64::from));
-        // Mostly one after the other; now and then inside the one before.
-        start = if skip > 250 { start / 2 } else { start + skip };
+        // Mostly one after the other; now and then inside the one before, or where no frame can be.
+        start = match skip {
+            255 => u64::MAX - spanned,
+            251.. => start / 2,
+            _ => start.saturating_add(skip),
+        };
         let spanned = spanned % SPANNED;
         text += &format!("Node {}, zone Z{number}\n spanned {spanned}\n present {spanned}\n", number % 2);
         text += &format!(" managed {managed}\n nr_free_pages {free}\n count: 1\n start_pfn: {start}\n");
-        start += spanned;
+        start = start.saturating_add(spanned);
     }
     let (mut flags, mut counts) = (Vec::new(), Vec::new());
     while let (Some(one), Some(other), Some(count)) = (next(), next(), next()) {
