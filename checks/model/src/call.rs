@@ -84,7 +84,10 @@ pub enum Answer {
     Done,
     Word(u64),
     Count(u32),
-    Mapped { page: u32, pages: u32 },
+    Mapped {
+        page: u32,
+        pages: u32,
+    },
     /// Pages asked to move that stayed, and why.
     Stayed(Vec<(u32, Reason)>),
     Space(SpaceError),

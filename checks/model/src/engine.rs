@@ -13,7 +13,7 @@ use pagemove::{
     paging::{Entry, Flags},
     port::Contents,
     report::{Counter, Reason},
-    space::{Access, Map, Mappable, PageCache, PinnedPage, SpaceError, Source},
+    space::{Access, Map, Mappable, PageCache, PinnedPage, Source, SpaceError},
     units::{FrameRange, HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
     zone,
 };
@@ -190,11 +190,13 @@ impl Engine {
                 let file = self.files[file].mappable();
                 answer(file.fault(page).map(|page| Answer::Word(page.words()[WORDS[word]].load(Ordering::Acquire))))
             }
-            Call::FileStore { file, page, word, value } => answer(self.files[file].mappable().fault(page).map(|page| {
-                page.words()[WORDS[word]].store(value, Ordering::Release);
-                page.mark_dirty();
-                Answer::Done
-            })),
+            Call::FileStore { file, page, word, value } => {
+                answer(self.files[file].mappable().fault(page).map(|page| {
+                    page.words()[WORDS[word]].store(value, Ordering::Release);
+                    page.mark_dirty();
+                    Answer::Done
+                }))
+            }
             Call::Truncate { file, page, pages } => {
                 match &self.files[file] {
                     File::Cache(cache) => cache.index().truncate(page..page + pages),
@@ -240,9 +242,7 @@ impl Engine {
                 self.take(taken, HUGE_ORDER)
             }
             Call::Give { taken } => self.give(taken)?,
-            Call::Inflate { pages } => {
-                self.balloon.inflate(pages).map_or(Answer::OutOfMemory, |()| Answer::Done)
-            }
+            Call::Inflate { pages } => self.balloon.inflate(pages).map_or(Answer::OutOfMemory, |()| Answer::Done),
             Call::Deflate { pages } => Answer::Count(self.balloon.deflate(pages)),
             Call::Drain => {
                 self.core.physical().drain_cpu_lists();
@@ -314,7 +314,9 @@ impl Engine {
                 Some(&now) if flags(now) == flags(entry) => {}
                 now => {
                     let (now, entry) = (now.map(|&now| flags(now)), flags(entry));
-                    return Err(format!("a move changed an entry (process, address) {at:x?} from {entry:?} to {now:?}"));
+                    return Err(format!(
+                        "a move changed an entry (process, address) {at:x?} from {entry:?} to {now:?}"
+                    ));
                 }
             }
         }

@@ -2,8 +2,8 @@
 //!
 //! Takes bytes or [`Operation`]s; gives what the engine did otherwise than the model, or what of the engine's memory
 //! contradicts itself. Promises that every list means something (operations name objects by small numbers, taken modulo what
-//! exists), that a list which fails goes on failing when it is run again, and that no list hangs: the machine has one
-//! thread, and whoever would wait for another one panics.
+//! exists), and that a list which fails goes on failing when it is run again. The machine has one thread, so whoever would
+//! wait for another one panics, and doesn't hang.
 //!
 //! The modules, in the order in which a list goes through them: [`operation`] names what can be done; [`resolve`] finds
 //! the objects and gives a [`call`]; [`model`] answers it by the book; [`engine`] answers it by doing it, on a [`machine`]

@@ -3,9 +3,14 @@
 //! `PAGEMOVE_HISTORIES` sets how many are run (a few seconds' worth else), `PAGEMOVE_SEED` repeats a run. What failed once is
 //! kept in `proptest-regressions`, and is run first from then on.
 
-use std::cell::Cell;
+use std::{
+    cell::Cell,
+    sync::{Mutex, Once, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
 
-use pagemove_model::{History, Operation, Sabotage, Summary, run, run_sabotaged, shrink};
+use pagemove_model::{Failure, History, Operation, Sabotage, Summary, run, run_sabotaged, shrink};
 use proptest::{
     prelude::*,
     strategy::Union,
@@ -13,7 +18,7 @@ use proptest::{
 };
 
 /// Histories of a run, unless the environment says otherwise.
-const HISTORIES: u32 = if cfg!(debug_assertions) { 400 } else { 4000 };
+const HISTORIES: u32 = if cfg!(debug_assertions) { 200 } else { 2000 };
 
 fn from_environment(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -49,6 +54,32 @@ fn runner(seed: u64, cases: u32, keep: bool) -> TestRunner {
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
 }
 
+/// Longest time that a history may take; one takes milliseconds.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Runs a history; if it goes round and round for ever, prints it and ends the program.
+fn watched(history: &History) -> Result<Summary, Failure> {
+    static RUNNING: Mutex<Option<(Instant, History)>> = Mutex::new(None);
+    static WATCH: Once = Once::new();
+    WATCH.call_once(|| {
+        thread::spawn(|| {
+            loop {
+                thread::sleep(LONGEST / 4);
+                let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some((_, history)) = running.as_ref().filter(|(since, _)| since.elapsed() > LONGEST) {
+                    eprintln!("this history hangs: {history:?}");
+                    std::process::abort();
+                }
+            }
+        });
+    });
+    let set = |running| *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = running;
+    set(Some((Instant::now(), history.clone())));
+    let outcome = run(history);
+    set(None);
+    outcome
+}
+
 #[test]
 fn the_engine_does_what_the_model_does() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
@@ -58,7 +89,7 @@ fn the_engine_does_what_the_model_does() {
     let sum = Cell::new(Summary::default());
     let well = Cell::new(0);
     let outcome = runner(seed, cases, true).run(&histories(120), |history| {
-        let done = run(&history).map_err(|failure| TestCaseError::fail(failure.to_string()))?;
+        let done = watched(&history).map_err(|failure| TestCaseError::fail(failure.to_string()))?;
         well.set(well.get() + 1);
         let before = sum.get();
         sum.set(Summary {
@@ -72,7 +103,7 @@ fn the_engine_does_what_the_model_does() {
     match outcome {
         Ok(()) => {}
         Err(TestError::Fail(reason, history)) => {
-            let history = shrink(&history, |history| run(history).is_err());
+            let history = shrink(&history, |history| watched(history).is_err());
             let failure = run(&history).map_or_else(|failure| failure.to_string(), |_| reason.to_string());
             panic!("seed {seed}, after {} histories: {history:?}\n{failure}", well.get())
         }
@@ -89,9 +120,8 @@ fn the_engine_does_what_the_model_does() {
 fn faults_put_in_on_purpose_are_found_by_short_histories() {
     for (sabotage, most) in [(Sabotage::SkipFlushes, 5), (Sabotage::LoseContents, 4), (Sabotage::LoseWrite, 3)] {
         let fails = |history: &History| run_sabotaged(history, sabotage).is_err();
-        let found = runner(1, 500, false).run(&histories(60), |history| {
-            if fails(&history) { Err(TestCaseError::fail("found")) } else { Ok(()) }
-        });
+        let found = runner(1, 500, false)
+            .run(&histories(60), |history| if fails(&history) { Err(TestCaseError::fail("found")) } else { Ok(()) });
         let Err(TestError::Fail(_, history)) = found else { panic!("{sabotage:?} was not found: {found:?}") };
         let history = shrink(&history, fails);
         println!("{sabotage:?}: {history:?}");
