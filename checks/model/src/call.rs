@@ -69,7 +69,7 @@ pub enum Call {
     Move { process: usize, pages: Vec<u32>, options: Options },
     MoveAll(Options),
     Compact(Options),
-    Take(Order),
+    Take { order: Order, frozen: bool },
     TakeHuge(Options),
     Give { taken: usize },
     Inflate { pages: u32 },

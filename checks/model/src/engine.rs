@@ -15,7 +15,7 @@ use pagemove::{
     report::{Counter, Reason},
     space::{Access, Map, Mappable, PageCache, PinnedPage, Source, SpaceError},
     units::{FrameRange, HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
-    zone,
+    zone::{self, Physical},
 };
 use pagemove_drivers::{Balloon, CharDevice, DeviceFile};
 use pagemove_hosted::{Config, ForkError, Hosted, Process, TlbKind, enter_cpu};
@@ -43,6 +43,7 @@ enum File {
 struct Taken {
     pfn: Pfn,
     order: Order,
+    frozen: bool,
     fill: u64,
 }
 
@@ -232,14 +233,16 @@ impl Engine {
                 })?;
                 Answer::Done
             }
-            Call::Take(order) => {
-                let taken = self.core.physical().alloc(order, Kind::Kernel);
-                self.take(taken.ok(), order)
+            Call::Take { order, frozen } => {
+                let physical = self.core.physical();
+                let alloc = if frozen { Physical::alloc_frozen } else { Physical::alloc };
+                let pfn = alloc(physical, order, Kind::Kernel).ok();
+                self.take(pfn, order, frozen)
             }
             Call::TakeHuge(options) => {
                 let taken =
                     self.moving(|engine| alloc_compacting(&engine.core, HUGE_ORDER, Kind::Kernel, options).ok())?;
-                self.take(taken, HUGE_ORDER)
+                self.take(taken, HUGE_ORDER, false)
             }
             Call::Give { taken } => self.give(taken)?,
             Call::Inflate { pages } => self.balloon.inflate(pages).map_or(Answer::OutOfMemory, |()| Answer::Done),
@@ -353,11 +356,11 @@ impl Engine {
         }
     }
 
-    fn take(&mut self, pfn: Option<Pfn>, order: Order) -> Answer {
+    fn take(&mut self, pfn: Option<Pfn>, order: Order, frozen: bool) -> Answer {
         if let Some(pfn) = pfn {
             let fill = u64::from(pfn.get()) << 32 | 0xf111_f111;
             self.for_each_word(pfn, order, |word| word.store(fill, Ordering::Release));
-            self.taken.push(Taken { pfn, order, fill });
+            self.taken.push(Taken { pfn, order, frozen, fill });
         }
         Answer::Done
     }
@@ -365,8 +368,7 @@ impl Engine {
     fn give(&mut self, number: usize) -> Result<Answer, String> {
         if let Some(number) = number.checked_rem(self.taken.len()) {
             let taken = self.taken.swap_remove(number);
-            self.untouched(&taken)?;
-            self.core.physical().put(taken.pfn);
+            self.free(&taken)?;
         }
         Ok(Answer::Done)
     }
@@ -377,10 +379,20 @@ impl Engine {
         }
     }
 
-    fn untouched(&self, taken: &Taken) -> Result<(), String> {
+    /// Frees frames of the kernel's, to which nobody else may have stored.
+    fn free(&self, taken: &Taken) -> Result<(), String> {
         let mut stray = false;
         self.for_each_word(taken.pfn, taken.order, |word| stray |= word.load(Ordering::Acquire) != taken.fill);
-        if stray { Err(format!("somebody stored to frame {}, which is the kernel's", taken.pfn)) } else { Ok(()) }
+        if stray {
+            return Err(format!("somebody stored to frame {}, which is the kernel's", taken.pfn));
+        }
+        let physical = self.core.physical();
+        if taken.frozen {
+            physical.free_frozen(taken.pfn)
+        } else {
+            physical.put(taken.pfn)
+        }
+        Ok(())
     }
 
     /// Ends everything; nothing may be left.
@@ -391,8 +403,7 @@ impl Engine {
         self.files.clear();
         self.balloon.deflate(u32::MAX);
         for taken in std::mem::take(&mut self.taken) {
-            self.untouched(&taken)?;
-            self.core.physical().put(taken.pfn);
+            self.free(&taken)?;
         }
         let physical = self.core.physical();
         physical.drain_cpu_lists();

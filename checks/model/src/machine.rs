@@ -7,7 +7,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use pagemove::port::{FlushRange, Lent, Machine, Ram};
+use pagemove::port::{CpuClaim, FlushRange, Lent, Machine, Ram};
 use pagemove_hosted::Hosted;
 
 /// The machine.
@@ -49,16 +49,8 @@ unsafe impl Machine for Lonely {
         self.inner.cpus()
     }
 
-    fn claim_cpu(&self) -> Option<usize> {
-        self.inner.claim_cpu()
-    }
-
-    fn release_cpu(&self) {
-        self.inner.release_cpu();
-    }
-
-    fn releases_cpus(&self) -> bool {
-        self.inner.releases_cpus()
+    fn cpu_claim(&self) -> CpuClaim {
+        self.inner.cpu_claim()
     }
 
     fn barrier(&self) {

@@ -141,7 +141,7 @@ impl Model {
             // Nothing that anybody can see.
             Call::MoveAll(_)
             | Call::Compact(_)
-            | Call::Take(_)
+            | Call::Take { .. }
             | Call::TakeHuge(_)
             | Call::Give { .. }
             | Call::Drain => Answer::Done,

@@ -95,8 +95,8 @@ operations! {
     5 MoveAll { mode, batch, policy },
     /// Compacts all memory.
     3 Compact { mode, batch, policy },
-    /// The kernel takes frames.
-    2 Take { order },
+    /// The kernel takes frames, counted or frozen.
+    2 Take { order, frozen },
     /// The kernel takes 2 MiB, compacting if need be.
     2 TakeHuge { mode, batch, policy },
     /// The kernel gives frames back.

@@ -103,7 +103,7 @@ impl Model {
             }
             Operation::MoveAll { mode, batch, policy } => Call::MoveAll(options(mode, batch, policy)),
             Operation::Compact { mode, batch, policy } => Call::Compact(options(mode, batch, policy)),
-            Operation::Take { order } => Call::Take(Order::new(order % 10)?),
+            Operation::Take { order, frozen } => Call::Take { order: Order::new(order % 10)?, frozen: frozen % 2 == 1 },
             Operation::TakeHuge { mode, batch, policy } => Call::TakeHuge(options(mode, batch, policy)),
             Operation::Give { taken } => Call::Give { taken: usize::from(taken) },
             Operation::Inflate { pages } => Call::Inflate { pages: 4 * u32::from(pages) },

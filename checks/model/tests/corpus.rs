@@ -30,11 +30,11 @@ fn pages_that_find_no_room_to_move_to_are_no_difference() {
         Operation::Load { process: 0, mapping: 0, offset: 0, word: 0, cpu: 0 },
         Operation::Mood { mood: 64 },
         Operation::Inflate { pages: 245 },
-        Operation::Take { order: 4 },
-        Operation::Take { order: 3 },
-        Operation::Take { order: 2 },
-        Operation::Take { order: 1 },
-        Operation::Take { order: 0 },
+        Operation::Take { order: 4, frozen: 0 },
+        Operation::Take { order: 3, frozen: 0 },
+        Operation::Take { order: 2, frozen: 0 },
+        Operation::Take { order: 1, frozen: 0 },
+        Operation::Take { order: 0, frozen: 0 },
         Operation::Move { process: 0, mapping: 0, offset: 0, pages: 0, mode: 0, batch: 0, policy: 0 },
     ];
     let done = run(&History { small: true, operations }).unwrap_or_else(|failure| panic!("{failure}"));

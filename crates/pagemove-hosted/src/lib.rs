@@ -14,6 +14,7 @@ mod machine;
 mod os;
 mod process;
 mod tlb;
+mod wait;
 
 pub use cpu::enter as enter_cpu;
 pub use machine::{Config, Hosted, HostedError, TlbKind};

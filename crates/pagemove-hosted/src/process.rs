@@ -1,14 +1,12 @@
 //! A process on the hosted machine: an address space, and loads and stores through its TLB.
 #![allow(unsafe_code)]
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use pagemove::{
     Engine,
     space::{AddressSpace, FaultError, SpaceError},
+    sync::{AtomicU64, Ordering},
     units::{VirtAddr, VirtRange},
 };
 

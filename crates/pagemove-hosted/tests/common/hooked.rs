@@ -8,7 +8,7 @@ use std::sync::{
 
 use pagemove::{
     Engine,
-    port::{FlushRange, Lent, Machine, Ram},
+    port::{CpuClaim, FlushRange, Lent, Machine, Ram},
     zone::{BootError, Config},
 };
 use pagemove_hosted::{Hosted, TlbKind};
@@ -77,12 +77,8 @@ unsafe impl Machine for Hooked {
         self.inner.cpus()
     }
 
-    fn claim_cpu(&self) -> Option<usize> {
-        self.inner.claim_cpu()
-    }
-
-    fn release_cpu(&self) {
-        self.inner.release_cpu();
+    fn cpu_claim(&self) -> CpuClaim {
+        self.inner.cpu_claim()
     }
 
     fn barrier(&self) {

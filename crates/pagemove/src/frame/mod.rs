@@ -38,7 +38,7 @@ use crate::{
 ///
 /// # Invariants
 /// All zero is a free frame inside a free block. See the module's table for who changes what.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(C, align(32))]
 pub struct Frame {
     lock: AtomicU32,
@@ -54,6 +54,7 @@ const REFERENCE: u64 = 1;
 /// Mappings, in the upper half.
 const MAPPING: u64 = 1 << 32;
 
+#[cfg(not(feature = "loom"))]
 const _: () = assert!(size_of::<Frame>() == 32, "Linux has 64; what is here is paid for by every frame of memory");
 
 #[allow(unsafe_code)]
@@ -83,8 +84,9 @@ impl Frame {
     /// Takes a reference, unless there is none: then the frame is free or frozen.
     pub fn get_unless_zero(&self) -> bool {
         // Acquire pairs with the Release of `set_counts` and `put`: fields written before the frame got its count are seen.
+        // Also on failure, with that of `freeze`: who finds it frozen finds its lock held, and so waits instead of spinning.
         self.counts
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |counts| {
+            .fetch_update(Ordering::Acquire, Ordering::Acquire, |counts| {
                 if counts as u32 == 0 || counts as u32 == u32::MAX { None } else { Some(counts + REFERENCE) }
             })
             .is_ok()
@@ -114,6 +116,11 @@ impl Frame {
     pub fn maps(&self) -> u32 {
         // Acquire pairs with the Release of `unmapped`: the entry is gone when its count is.
         (self.counts.load(Ordering::Acquire) >> 32) as u32
+    }
+
+    /// Tells whether nobody has a reference, and nothing maps the frame.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.counts.load(Ordering::Acquire) == 0
     }
 
     /// Freezes: from `expected` references and no mapping to none, if the counts are just that. The caller holds the lock
@@ -234,20 +241,9 @@ impl Frame {
 mod tests {
     use super::*;
 
-    fn frame() -> Frame {
-        Frame {
-            lock: AtomicU32::new(0),
-            pins: AtomicU32::new(0),
-            counts: AtomicU64::new(0),
-            state: AtomicU32::new(0),
-            owner: AtomicU32::new(0),
-            key: AtomicU64::new(0),
-        }
-    }
-
     #[test]
     fn frozen_frames_give_no_reference() {
-        let frame = frame();
+        let frame = Frame::default();
         assert!(!frame.get_unless_zero());
         frame.set_counts(2, 0);
         assert!(!frame.freeze(1));
@@ -265,7 +261,7 @@ mod tests {
     /// Trap 1 of 2016: naming the owner must not overwrite what leads to the mappings.
     #[test]
     fn trap_1_owner_and_reverse_map_key_are_two_fields() {
-        let frame = frame();
+        let frame = Frame::default();
         let key = Key { rmap: 0xffff_fffe, index: 0xffff_fffd };
         frame.set_owner(0xffff_ffff, key);
         assert_eq!((frame.owner(), frame.key()), (0xffff_ffff, key));
@@ -274,7 +270,7 @@ mod tests {
     /// Trap 3 of 2016: no other path's bit clears the isolation mark.
     #[test]
     fn trap_3_the_isolation_mark_shares_no_bit() {
-        let frame = frame();
+        let frame = Frame::default();
         frame.set_state(State::new(Kind::Driver, Class::DriverUnmapped, crate::units::Order::ZERO));
         frame.mark(Marks::ISOLATED);
         for other in (Marks::all() - Marks::ISOLATED).iter() {

@@ -208,6 +208,11 @@ impl PageIndex {
     }
 
     fn take_out(&self, index: u32, page: &LockedPage<'_>) {
+        // Unmapped first: who finds the place empty may rely on nobody seeing the page any more. Nobody maps it again, for
+        // that needs the lock that we hold.
+        let mut debt = FlushDebt::new(&self.physical);
+        self.rmap.unmap(&self.physical, index, page.pfn, &mut debt);
+        debt.pay();
         {
             let mut chunks = self.chunks.lock();
             if let Some(chunk) = chunks.get_mut(&(index / CHUNK)) {
@@ -217,9 +222,6 @@ impl PageIndex {
                 }
             }
         }
-        let mut debt = FlushDebt::new(&self.physical);
-        self.rmap.unmap(&self.physical, index, page.pfn, &mut debt);
-        debt.pay();
         // Whoever still pins it holds a frame that belongs to nobody: it stays where it is until he lets go.
         self.physical.frame(page.pfn).set_owner(0, Key::default());
         self.physical.put(page.pfn);

@@ -189,7 +189,7 @@ impl PageTable {
         match word.compare_exchange(0, entry.bits(), Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(entry),
             Err(other) => {
-                self.physical.put(table);
+                self.physical.free_frozen(table);
                 Ok(Entry::from_bits(other))
             }
         }
@@ -272,7 +272,7 @@ impl PageTable {
 impl Drop for PageTable {
     fn drop(&mut self) {
         // The address space has unmapped and pruned everything; nobody walks a table that nobody has.
-        self.physical.put(self.root);
+        self.physical.free_frozen(self.root);
     }
 }
 
@@ -281,7 +281,7 @@ fn index(address: VirtAddr, level: u32) -> usize {
 }
 
 fn new_table(physical: &Physical, entry: impl Fn(u32) -> Entry) -> Result<Pfn, AllocError> {
-    let pfn = physical.alloc(Order::ZERO, Kind::PageTable)?;
+    let pfn = physical.alloc_frozen(Order::ZERO, Kind::PageTable)?;
     for (number, word) in physical.ram_words(pfn).iter().enumerate() {
         // Relaxed: published with the entry that points here.
         word.store(entry(number as u32).bits(), Ordering::Relaxed);

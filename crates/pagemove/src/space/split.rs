@@ -49,7 +49,7 @@ impl AddressSpace {
             })?;
             // A reference before the lock: a move may take the page away at any time, and give the frame to others.
             if !self.physical().frame(entry.pfn()).get_unless_zero() {
-                self.physical().put(lower);
+                self.physical().free_frozen(lower);
                 continue;
             }
             let lock = self.physical().frames().lock(entry.pfn());
@@ -59,7 +59,7 @@ impl AddressSpace {
                 return Ok(());
             }
             self.physical().put(entry.pfn());
-            self.physical().put(lower);
+            self.physical().free_frozen(lower);
         }
     }
 

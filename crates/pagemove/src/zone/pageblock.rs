@@ -44,6 +44,7 @@ const BITS: u32 = 12;
 /// Classes in the first word, those that change often.
 const FIRST: usize = 5;
 
+#[derive(Default)]
 #[repr(C, align(32))]
 struct Block {
     first: AtomicU64,
@@ -52,6 +53,7 @@ struct Block {
     zone: AtomicU32,
 }
 
+#[cfg(not(feature = "loom"))]
 const _: () = assert!(size_of::<Block>() == 32);
 
 #[allow(unsafe_code)]
