@@ -64,6 +64,9 @@ pub(super) struct Stage<'w> {
 const READ_WRITE: Protection = Protection::READ.union(Protection::WRITE);
 /// Pages of what a deed maps for itself.
 const PAGES: u32 = 12;
+/// One of so many pages may have its rights changed, since that makes it a mapping of its own, and there shall not be as many
+/// of them as pages in the end.
+const CUT: u32 = 16;
 /// Far above what the world has mapped.
 const FAR: u32 = 8 << 20;
 
@@ -161,6 +164,7 @@ fn remap(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
 /// Gives and takes rights: that to fetch instructions on pages that are written, all of them on its own.
 fn protect(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     if let Some((_, view, page)) = stage.page(rng, |_| true)
+        && page.is_multiple_of(CUT)
         && let Some(range) = VirtRange::new(view.start.up(page), 1)
     {
         let space = stage.world.host.processes[view.process].space();
