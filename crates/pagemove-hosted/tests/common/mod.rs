@@ -1,13 +1,17 @@
 //! A small machine for tests, on either TLB, and what most tests do with it.
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs, reason = "each test file uses its part")]
 
+mod accelerator;
 mod child;
 mod hooked;
+mod nodes;
 mod scripted;
 mod snapshot;
 
+pub use accelerator::{Accelerator, DeviceEntry};
 pub use child::{case, run_case};
 pub use hooked::Hooked;
+pub use nodes::Nodes;
 pub use scripted::{Call, Device, Scripted, Stage};
 pub use snapshot::Snapshot;
 
@@ -33,6 +37,7 @@ use pagemove_hosted::{Config, Hosted, HostedError, Process, TlbKind};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 pub const RW: Protection = Protection::READ.union(Protection::WRITE);
+pub const MODES: [Mode; 3] = [Mode::Async, Mode::SyncLight, Mode::Sync];
 pub const BOTH: [TlbKind; 2] = [TlbKind::Soft, TlbKind::Host];
 
 pub struct Lab {
@@ -203,6 +208,11 @@ pub fn shared(process: &Process, file: Arc<dyn Mappable>, pages: u32, protection
 
 pub fn private(process: &Process, file: Arc<dyn Mappable>, pages: u32) -> VirtRange {
     process.space().mmap(&Map { at: None, pages, protection: RW, source: Source::Private { file, first: 0 } }).unwrap()
+}
+
+/// Address of word `number` of a page.
+pub fn word(page: VirtAddr, number: u64) -> VirtAddr {
+    VirtAddr::new(page.get() + 8 * number).unwrap()
 }
 
 /// The frame that `address` maps now.
