@@ -563,17 +563,6 @@ impl Destination for Gate<'_> {
     }
 }
 
-/// Says in which cell a check has failed.
-struct Cell(String);
-
-impl Drop for Cell {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("in the cell {}", self.0);
-        }
-    }
-}
-
 /// Runs the cells of `faults` on both TLBs; gives how many there are on each, and how many cases don't exist.
 fn run_all(faults: &[Fault]) -> (usize, usize) {
     let (mut run, mut none) = (0, 0);
@@ -586,7 +575,7 @@ fn run_all(faults: &[Fault]) -> (usize, usize) {
                 };
                 run += 1;
                 for tlb in BOTH {
-                    let _cell = Cell(format!("{fault:?}, {page:?}, {mode:?}, {tlb:?} TLB: {expect:?}"));
+                    let _cell = Doing::new(format!("{fault:?}, {page:?}, {mode:?}, {tlb:?} TLB: {expect:?}"));
                     let scene = Scene::new(tlb, page);
                     scene.run(fault, mode, expect);
                     let (lab, frames) = (scene.lab, if page == Huge { 3072 } else { 1024 });

@@ -33,7 +33,7 @@ use rand::seq::SliceRandom;
 type Users = (Vec<Process>, VirtAddr);
 
 const USERS: usize = 4;
-const MOVES: u64 = 120;
+const MOVES: u64 = 60;
 
 /// A page moves to and fro while four threads use it, each by one of the processes; each has a word of its own, which it
 /// counts up, and looks at the others', which never go back.
