@@ -206,6 +206,10 @@ impl Scene {
         let accelerator = matches!(page, OfDevice | OfDeviceAndProcess).then(|| Accelerator::attach(&lab, &file()));
         if let Some(owner) = &owner {
             owner.fill(0, VALUE);
+            // Of two kinds dirty on the frame alone; of those that are mapped entries say it, or nothing does.
+            if matches!(page, Cache | DriverUnmapped) {
+                owner.driver.index.lock_page(0).unwrap().mark_dirty();
+            }
         }
         if let Some(accelerator) = &accelerator {
             accelerator.map(0);
