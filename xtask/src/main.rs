@@ -15,6 +15,7 @@ mod layers;
 mod linux;
 mod no_std;
 mod prose;
+mod sanitize;
 
 /// The project's chores.
 #[derive(Parser)]
@@ -38,6 +39,8 @@ enum Chore {
     NoStd,
     /// Check committed files for paths of one machine, files too long and work left open
     Prose,
+    /// Run the suites under the address or the thread sanitizer
+    Sanitize(sanitize::Asked),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Chore::Linux(asked) => linux::run(&root, asked),
         Chore::NoStd => no_std::run(&root),
         Chore::Prose => prose::run(&root),
+        Chore::Sanitize(asked) => sanitize::run(&root, &asked),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

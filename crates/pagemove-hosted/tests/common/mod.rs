@@ -251,12 +251,12 @@ pub fn pfn_at(process: &Process, address: VirtAddr) -> Pfn {
     entry.pfn()
 }
 
-/// Does `deed` on a thread of its own; tells whether it came to its end without anybody else's doing.
-pub fn finishes(deed: impl FnOnce() + Send + 'static) -> (bool, thread::JoinHandle<()>) {
+/// Does `deed` on a thread of its own; tells whether it came to its end within that time without anybody else's doing.
+pub fn finishes_within(time: Duration, deed: impl FnOnce() + Send + 'static) -> (bool, thread::JoinHandle<()>) {
     let (send, receive) = std::sync::mpsc::channel();
     let thread = thread::spawn(move || {
         deed();
         let _ = send.send(());
     });
-    (receive.recv_timeout(Duration::from_millis(200)).is_ok(), thread)
+    (receive.recv_timeout(time).is_ok(), thread)
 }
