@@ -73,6 +73,11 @@ impl Page {
     fn is_owned(self) -> bool {
         !matches!(self, Anonymous | Family | PrivateCopy | Huge)
     }
+
+    /// How many pageblocks each of two zones needs.
+    fn blocks(self) -> u32 {
+        if self == Huge { 3 } else { 1 }
+    }
 }
 
 /// Between which steps of the move.
@@ -196,7 +201,7 @@ const VALUE: u64 = 77;
 
 impl Scene {
     fn new(tlb: TlbKind, page: Page) -> Self {
-        let (lab, hooked) = Hooked::lab(tlb, if page == Huge { 6 } else { 2 });
+        let (lab, hooked) = Hooked::lab_of(tlb, &Nodes::zones(page.blocks()));
         let one = lab.process();
         let owner = page.is_owned() || page == PrivateCopy;
         let kind =
@@ -582,7 +587,7 @@ fn run_all(faults: &[Fault]) -> (usize, usize) {
                     let _cell = Doing::new(format!("{fault:?}, {page:?}, {mode:?}, {tlb:?} TLB: {expect:?}"));
                     let scene = Scene::new(tlb, page);
                     scene.run(fault, mode, expect);
-                    let (lab, frames) = (scene.lab, if page == Huge { 3072 } else { 1024 });
+                    let (lab, frames) = (scene.lab, 2 * page.blocks() * 512);
                     drop((scene.processes, scene.neighbour, scene.owner, scene.accelerator, scene.companion));
                     lab.assert_all_free(frames);
                 }

@@ -39,10 +39,16 @@ impl Hooked {
 
     /// A lab of `blocks` pageblocks, with the hooks of its machine.
     pub fn lab(tlb: TlbKind, blocks: u32) -> (Lab, Arc<Self>) {
+        Self::lab_of(tlb, &one_zone(blocks * 512, 9))
+    }
+
+    /// A lab of the zones of `config`.
+    pub fn lab_of(tlb: TlbKind, config: &Config) -> (Lab, Arc<Self>) {
         super::end_if_hung();
-        let machine = hosted(tlb, blocks * 512, 4);
+        let frames = config.zones.iter().map(|zone| zone.end().get()).max().unwrap();
+        let machine = hosted(tlb, frames, 4);
         let hooked = Self::new(machine.clone(), usize::MAX);
-        let engine = hooked.boot(&one_zone(blocks * 512, 9)).unwrap();
+        let engine = hooked.boot(config).unwrap();
         (Lab { machine, engine }, hooked)
     }
 

@@ -17,10 +17,13 @@ pub struct Nodes {
 impl Nodes {
     /// Two nodes of `blocks` pageblocks each.
     pub fn new(tlb: TlbKind, blocks: u32) -> Self {
+        Self { lab: Lab::boot(hosted(tlb, 2 * blocks * 512, 4), &Self::zones(blocks)), blocks }
+    }
+
+    /// The zones of such a machine.
+    pub fn zones(blocks: u32) -> Config {
         let frames = blocks * 512;
-        let zones = vec![range(0, frames), range(frames, frames)];
-        let machine = hosted(tlb, 2 * frames, 4);
-        Self { lab: Lab::boot(machine, &Config { zones, pageblock_order: order(9) }), blocks }
+        Config { zones: vec![range(0, frames), range(frames, frames)], pageblock_order: order(9) }
     }
 
     /// On which node a frame is.
