@@ -11,6 +11,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
+        atomic::Ordering,
         mpsc::{Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -256,6 +257,13 @@ impl Scene {
         // On the frame as well, so that it shows without a look at the neighbour's entry.
         companion.driver.index.lock_page(0).unwrap().mark_dirty();
         let scene = Self { lab, hooked, page, processes, views, owner, accelerator, companion, neighbour, beside };
+        // Every word, so that a copy of a part shows.
+        let physical = scene.lab.engine.physical();
+        for number in 0..physical.frame(scene.pfn()).state().order().frames() {
+            for (word, of) in physical.ram_words(scene.pfn().up(number)).iter().enumerate().skip(1) {
+                of.store((u64::from(number) << 32) + word as u64, Ordering::SeqCst);
+            }
+        }
         scene.assert_seen();
         scene
     }
@@ -275,7 +283,7 @@ impl Scene {
             assert_eq!(accelerator.entry(0), Some(DeviceEntry::Runs(self.pfn())));
             assert_eq!(accelerator.load(0, 0), Some(VALUE));
         }
-        let first = self.lab.engine.physical().ram_words(self.pfn())[0].load(std::sync::atomic::Ordering::SeqCst);
+        let first = self.lab.engine.physical().ram_words(self.pfn())[0].load(Ordering::SeqCst);
         assert_eq!(first, VALUE);
     }
 
