@@ -17,6 +17,7 @@ mod linux;
 mod mutate;
 mod no_std;
 mod prose;
+mod sanitize;
 
 /// The project's chores.
 #[derive(Parser)]
@@ -42,10 +43,12 @@ enum Chore {
     Mutate(mutate::Mutate),
     /// Prove that the core builds and links without the standard library
     NoStd,
-    /// Explore histories of whole moves against all that can happen to a page meanwhile (shuttle)
-    Schedules(checkers::Schedules),
     /// Check committed files for paths of one machine, files too long and work left open
     Prose,
+    /// Run the suites under the address or the thread sanitizer
+    Sanitize(sanitize::Asked),
+    /// Explore histories of whole moves against all that can happen to a page meanwhile (shuttle)
+    Schedules(checkers::Schedules),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Chore::Mutate(asked) => mutate::run(&root, &asked),
         Chore::NoStd => no_std::run(&root),
         Chore::Prose => prose::run(&root),
+        Chore::Sanitize(asked) => sanitize::run(&root, &asked),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -561,7 +561,7 @@ impl Physical {
         }
     }
 
-    fn class_of(&self, frame: &Frame) -> Class {
+    pub(super) fn class_of(&self, frame: &Frame) -> Class {
         match frame.state().kind() {
             kind if kind.is_movable() && frame.pins() > 0 => Class::Pinned,
             Kind::Driver if frame.maps() > 0 => Class::DriverMapped,
