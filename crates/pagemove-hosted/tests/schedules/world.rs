@@ -9,7 +9,7 @@ use pagemove::{
     Engine,
     port::Contents,
     space::{FaultError, Map, Mappable, PageCache, Protection, Source},
-    units::{FrameRange, Order, Pfn, VirtAddr, VirtRange},
+    units::{FrameRange, HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
     zone,
 };
 use pagemove_drivers::{CharDevice, DeviceFile};
@@ -18,12 +18,16 @@ use pagemove_hosted::{Config, Hosted, Process, TlbKind};
 pub const PAGES: u32 = 2;
 pub const RW: Protection = Protection::READ.union(Protection::WRITE);
 const FRAMES: u32 = 256;
+/// Where there are 2 MiB pages: room for four of them.
+const HUGE_FRAMES: u32 = 2048;
 
 /// What kind of pages are moved, and who maps them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Anonymous, one process.
     Anonymous,
+    /// Anonymous, of which the two pages are the first of one 2 MiB page; most deeds split it.
+    Huge,
     /// Anonymous, shared with a forked child until one of them stores.
     CopyOnWrite,
     /// Page cache, mapped shared by two processes.
@@ -37,8 +41,15 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] =
-        [Self::Anonymous, Self::CopyOnWrite, Self::SharedFile, Self::PrivateFile, Self::Driver, Self::DriverTwice];
+    pub const ALL: [Self; 7] = [
+        Self::Anonymous,
+        Self::Huge,
+        Self::CopyOnWrite,
+        Self::SharedFile,
+        Self::PrivateFile,
+        Self::Driver,
+        Self::DriverTwice,
+    ];
 
     /// Tells whether stores of one process are seen by the other, and by who opens the file.
     pub fn is_shared(self) -> bool {
@@ -97,16 +108,17 @@ pub fn first_value(page: u32) -> u64 {
 
 impl World {
     pub fn new(kind: Kind) -> Self {
-        let config = Config { frames: FRAMES, cpus: 4, tlb: TlbKind::Soft, contents: Contents::All };
+        let (frames, order) = if kind == Kind::Huge { (HUGE_FRAMES, 9) } else { (FRAMES, 3) };
+        let config = Config { frames, cpus: 4, tlb: TlbKind::Soft, contents: Contents::All };
         let machine = Hosted::new(config).expect("a machine");
-        let zones = vec![FrameRange::new(Pfn::new(0), FRAMES).expect("a range")];
-        let pageblock_order = Order::new(3).expect("an order");
+        let zones = vec![FrameRange::new(Pfn::new(0), frames).expect("a range")];
+        let pageblock_order = Order::new(order).expect("an order");
         let engine = Engine::boot(machine.clone(), &zone::Config { zones, pageblock_order }).expect("an engine");
         let free = engine.physical().free_frames();
         let first = Process::new(&machine, &engine).expect("a process");
         let (mut device, mut cache) = (None, None);
         let file: Option<Arc<dyn Mappable>> = match kind {
-            Kind::Anonymous | Kind::CopyOnWrite => None,
+            Kind::Anonymous | Kind::Huge | Kind::CopyOnWrite => None,
             Kind::SharedFile | Kind::PrivateFile => {
                 let file = PageCache::new(&engine, "a file", PAGES);
                 cache = Some(file.clone());
@@ -119,12 +131,14 @@ impl World {
             }
         };
         let source = || match &file {
-            None => Source::Anonymous { huge: false },
+            None => Source::Anonymous { huge: kind == Kind::Huge },
             Some(file) if kind.is_shared() => Source::Shared { file: file.clone(), first: 0 },
             Some(file) => Source::Private { file: file.clone(), first: 0 },
         };
-        let map = |at| Map { at, pages: PAGES, protection: RW, source: source() };
-        let at = first.space().mmap(&map(None)).expect("room");
+        let pages = if kind == Kind::Huge { HUGE_ORDER.frames() } else { PAGES };
+        let map = |at| Map { at, pages, protection: RW, source: source() };
+        let all = first.space().mmap(&map(None)).expect("room");
+        let at = VirtRange::new(all.start(), PAGES).expect("two pages");
         for (page, address) in (0..).zip(at.iter()) {
             first.store(address, first_value(page)).expect("a store");
         }
@@ -157,7 +171,9 @@ impl World {
     /// Gives the frames that the first process maps now.
     pub fn frames(&self) -> Vec<Pfn> {
         let entries = self.at.iter().map(|at| self.first.space().entry(at));
-        entries.filter(|entry| !entry.is_none()).map(|entry| entry.pfn()).collect()
+        let mut frames: Vec<Pfn> = entries.filter(|entry| !entry.is_none()).map(|entry| entry.pfn()).collect();
+        frames.dedup();
+        frames
     }
 
     /// Checks what all deeds agree on.
