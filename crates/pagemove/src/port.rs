@@ -7,7 +7,7 @@ use alloc::boxed::Box;
 use core::{any::Any, ptr::NonNull};
 
 use crate::{
-    sync::{AtomicU32, AtomicU64},
+    sync::AtomicU32,
     units::{Order, PAGE_SIZE, Pfn, VirtAddr},
 };
 
@@ -284,7 +284,8 @@ impl Ram {
     /// Views a frame as words: a page table's entries, or data that the engine's caller reads and writes.
     ///
     /// The view must not outlive the machine; whoever keeps it keeps what borrows the machine, too.
-    pub(crate) fn words<'a>(self, pfn: Pfn) -> &'a [AtomicU64; 512] {
+    #[cfg(not(feature = "loom"))]
+    pub(crate) fn words<'a>(self, pfn: Pfn) -> &'a [crate::sync::AtomicU64; 512] {
         // SAFETY: in bounds, aligned to a page, valid for all bit patterns, alive as long as the machine.
         unsafe { &*self.frame(pfn, Order::ZERO).cast() }
     }

@@ -109,6 +109,7 @@ impl Frame {
 
     /// Reads the references.
     pub fn refs(&self) -> u32 {
+        // Acquire pairs with the Release of `put` and `unmapped_with_reference`: what those did who are gone is done.
         self.counts.load(Ordering::Acquire) as u32
     }
 
@@ -120,7 +121,8 @@ impl Frame {
 
     /// Tells whether nobody has a reference, and nothing maps the frame.
     pub(crate) fn is_frozen(&self) -> bool {
-        self.counts.load(Ordering::Acquire) == 0
+        // Relaxed: to check a caller, not to order anything.
+        self.counts.load(Ordering::Relaxed) == 0
     }
 
     /// Freezes: from `expected` references and no mapping to none, if the counts are just that. The caller holds the lock
@@ -166,15 +168,16 @@ impl Frame {
 
     /// Reads how many pins hold the frame.
     pub fn pins(&self) -> u32 {
-        self.pins.load(Ordering::Acquire)
+        // Relaxed, here and below: each pin comes with a reference, whose count orders.
+        self.pins.load(Ordering::Relaxed)
     }
 
     pub(crate) fn pin(&self) {
-        self.pins.fetch_add(1, Ordering::AcqRel);
+        self.pins.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn unpin(&self) {
-        let before = self.pins.fetch_sub(1, Ordering::AcqRel);
+        let before = self.pins.fetch_sub(1, Ordering::Relaxed);
         assert_ne!(before, 0, "a frame was unpinned that had no pin");
     }
 
@@ -209,29 +212,32 @@ impl Frame {
 
     /// Reads kind, class, order and marks.
     pub fn state(&self) -> State {
-        // Acquire pairs with the Release of `set_state`.
-        State::from_bits(self.state.load(Ordering::Acquire))
+        // Relaxed, here and where marks are set: the word stands for itself. Who relies on more has the frame's lock or a
+        // reference, or waits for the end of a writeback.
+        State::from_bits(self.state.load(Ordering::Relaxed))
     }
 
     /// Writes the whole state of a frame that nobody else can see.
     pub(crate) fn set_state(&self, state: State) {
-        self.state.store(state.bits(), Ordering::Release);
+        self.state.store(state.bits(), Ordering::Relaxed);
     }
 
     /// Sets marks.
     pub fn mark(&self, marks: Marks) {
-        self.state.fetch_or(marks.bits(), Ordering::AcqRel);
+        self.state.fetch_or(marks.bits(), Ordering::Relaxed);
     }
 
     /// Clears marks.
     pub fn unmark(&self, marks: Marks) {
-        self.state.fetch_and(!marks.bits(), Ordering::AcqRel);
+        // Release pairs with the Acquire of `wait_writeback`: what was written back is.
+        self.state.fetch_and(!marks.bits(), Ordering::Release);
     }
 
     /// Swaps the class that the frame counts as; gives the old one.
     pub(crate) fn reclass(&self, class: Class) -> Class {
         let update = |bits| Some(State::from_bits(bits).with_class(class).bits());
-        match self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, update) {
+        // AcqRel: of two who settle a class at once the second one sees what the first one had done before.
+        match self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, update) {
             Ok(before) | Err(before) => State::from_bits(before).class(),
         }
     }

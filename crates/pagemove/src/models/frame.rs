@@ -263,6 +263,26 @@ fn freeze_against_unmap_that_keeps_its_reference() {
     });
 }
 
+/// Copy-on-write takes a page as its own when nobody else has a reference left: they have read all that they will.
+#[test]
+fn reuse_against_unmap() {
+    all("copy-on-write reuse against unmap", || {
+        let shared = Arc::new((Frame::default(), Guarded::new()));
+        // Two mappings, and the reference of who looks.
+        shared.0.set_counts(3, 2);
+        let other = shared.clone();
+        let sharer = thread::spawn(move || {
+            assert_eq!(other.1.read(), 0, "a store of another process is seen");
+            other.0.unmapped();
+            assert_eq!(other.0.put(), Put::Shared);
+        });
+        if shared.0.refs() == 2 {
+            shared.1.write(1);
+        }
+        sharer.join().expect("no panic");
+    });
+}
+
 /// Who unmaps last, seen by the count, has seen all entries go.
 #[test]
 fn no_mapping_left_means_all_is_stored() {

@@ -17,8 +17,10 @@ use crate::{
     zone::Config,
 };
 
-/// Frames of a model's memory: two pageblocks of order 1.
+/// Frames of most models' memory: two pageblocks of order 1.
 pub(super) const FRAMES: u32 = 4;
+/// Frames where there are page tables.
+const MORE_FRAMES: u32 = 8;
 
 /// How [`Machine::wait`] waits.
 pub(super) enum Waiting {
@@ -32,6 +34,7 @@ pub(super) enum Waiting {
 pub(super) struct Model {
     waiting: Waiting,
     flush: Box<dyn Fn() + Send + Sync>,
+    has_barrier: bool,
 }
 
 impl Model {
@@ -44,11 +47,25 @@ impl Model {
     }
 
     pub(super) fn with(waiting: Waiting, flush: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { waiting, flush: Box::new(flush) })
+        Arc::new(Self { waiting, flush: Box::new(flush), has_barrier: true })
+    }
+
+    /// One without a barrier; there no processor has lists of its own, and only who drains comes to them.
+    pub(super) fn without_barrier() -> Arc<Self> {
+        Arc::new(Self { waiting: Waiting::Looking, flush: Box::new(|| ()), has_barrier: false })
     }
 
     pub(super) fn boot(self: Arc<Self>) -> Arc<Engine> {
-        let zones = vec![FrameRange::new(Pfn::new(0), FRAMES).expect("a range")];
+        self.boot_with(FRAMES)
+    }
+
+    /// Boots with room for page tables.
+    pub(super) fn boot_larger(self: Arc<Self>) -> Arc<Engine> {
+        self.boot_with(MORE_FRAMES)
+    }
+
+    fn boot_with(self: Arc<Self>, frames: u32) -> Arc<Engine> {
+        let zones = vec![FrameRange::new(Pfn::new(0), frames).expect("a range")];
         let pageblock_order = Order::new(1).expect("an order");
         Engine::boot(self, &Config { zones, pageblock_order }).expect("an engine")
     }
@@ -66,9 +83,9 @@ struct Line {
 unsafe impl Machine for Model {
     fn ram(&self) -> Ram {
         #[allow(unsafe_code)]
-        // SAFETY: never accessed: data frames have no contents, and models have no page tables.
+        // SAFETY: never accessed: data frames have no contents, and page tables are elsewhere under loom.
         unsafe {
-            Ram::new(NonNull::dangling(), FRAMES, Contents::TablesOnly)
+            Ram::new(NonNull::dangling(), MORE_FRAMES, Contents::TablesOnly)
         }
     }
 
@@ -93,7 +110,9 @@ unsafe impl Machine for Model {
     }
 
     fn barrier(&self) {
-        fence(Ordering::SeqCst);
+        if self.has_barrier {
+            fence(Ordering::SeqCst);
+        }
     }
 
     fn wait(&self, word: &AtomicU32, value: u32) {

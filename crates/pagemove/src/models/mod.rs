@@ -13,6 +13,7 @@ mod machine;
 mod moves;
 mod owners;
 mod report;
+mod tables;
 
 use std::{
     println,
@@ -24,9 +25,10 @@ fn all(name: &str, model: impl Fn() + Send + Sync + 'static) {
     explore(name, None, model);
 }
 
-/// Explores what `preemptions` changes of thread can do.
+/// Explores what `preemptions` changes of thread can do, or less where `PAGEMOVE_PREEMPTIONS` says so.
 fn within(preemptions: usize, name: &str, model: impl Fn() + Send + Sync + 'static) {
-    explore(name, Some(preemptions), model);
+    let most = std::env::var("PAGEMOVE_PREEMPTIONS").map_or(preemptions, |text| text.parse().expect("a number"));
+    explore(name, Some(preemptions.min(most)), model);
 }
 
 fn explore(name: &str, preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {

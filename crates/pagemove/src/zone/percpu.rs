@@ -129,8 +129,8 @@ impl CpuLocal {
 
     /// Goes in from any processor: keeps the lists' own one out, and waits until it is out.
     pub(crate) fn revoke(&self, machine: &dyn Machine) -> Inside<'_> {
-        // Acquire, in SeqCst, pairs with the Release of the one who revoked before.
-        while self.revoked.compare_exchange(false, true, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+        // Acquire pairs with the Release of the one who revoked before; the barrier orders it before the look at `inside`.
+        while self.revoked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             machine.pause();
         }
         machine.barrier();

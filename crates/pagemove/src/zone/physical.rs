@@ -1,5 +1,8 @@
 //! Physical memory: boot, allocation, freeing, and the moves of frames between classes.
 
+#[cfg(feature = "loom")]
+extern crate std;
+
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 use super::{
@@ -72,6 +75,8 @@ pub struct Physical {
     pins: Pins,
     counters: Counters,
     events: Ring,
+    #[cfg(feature = "loom")]
+    words: Vec<std::sync::OnceLock<Box<[AtomicU64; 512]>>>,
 }
 
 impl Physical {
@@ -98,7 +103,19 @@ impl Physical {
             .collect();
         let (pins, counters, events) = Default::default();
         let cpu_claim = machine.cpu_claim();
-        Ok(Self { machine, cpu_claim, ram, frames, blocks, zones, pins, counters, events })
+        Ok(Self {
+            machine,
+            cpu_claim,
+            ram,
+            frames,
+            blocks,
+            zones,
+            pins,
+            counters,
+            events,
+            #[cfg(feature = "loom")]
+            words: (0..ram.frames()).map(|_| Default::default()).collect(),
+        })
     }
 
     /// Gives the machine.
@@ -112,9 +129,16 @@ impl Physical {
     }
 
     /// Views a frame's contents as words: a page table's entries, or data that the caller keeps from moving meanwhile.
+    #[cfg(not(feature = "loom"))]
     pub fn ram_words(&self, pfn: Pfn) -> &[AtomicU64; 512] {
         // Bound to `self`, which keeps the machine.
         self.ram.words(pfn)
+    }
+
+    /// As above; loom's atomics are more than their bits, and can't be in RAM.
+    #[cfg(feature = "loom")]
+    pub fn ram_words(&self, pfn: Pfn) -> &[AtomicU64; 512] {
+        self.words[pfn.index()].get_or_init(|| Box::new(core::array::from_fn(|_| AtomicU64::new(0))))
     }
 
     /// Gives the frame table.
@@ -537,7 +561,7 @@ impl Physical {
         }
     }
 
-    fn class_of(&self, frame: &Frame) -> Class {
+    pub(super) fn class_of(&self, frame: &Frame) -> Class {
         match frame.state().kind() {
             kind if kind.is_movable() && frame.pins() > 0 => Class::Pinned,
             Kind::Driver if frame.maps() > 0 => Class::DriverMapped,
