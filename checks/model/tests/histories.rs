@@ -18,7 +18,7 @@ use proptest::{
 };
 
 /// Histories of a run, unless the environment says otherwise.
-const HISTORIES: u32 = if cfg!(debug_assertions) { 200 } else { 2000 };
+const HISTORIES: u32 = if cfg!(debug_assertions) { 120 } else { 1500 };
 
 fn from_environment(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
