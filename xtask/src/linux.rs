@@ -1,6 +1,6 @@
 //! The Linux side: builds the kit's sample driver for stock Debian kernels, tests it in guests, and shows it.
 //!
-//! Takes `cargo xtask linux build|test|demo`; gives each step's news. Promises to change nothing outside the cache folder
+//! Takes `cargo xtask linux build|test|demo|bench`; gives each step's news. Promises to change nothing outside the cache folder
 //! and the build folder, to discover every version (of kernels, headers and compilers), and to need no root.
 
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 mod apt;
+mod bench;
 mod cache;
 mod command;
 mod demo;
@@ -63,6 +64,20 @@ pub(crate) enum Linux {
         #[arg(long)]
         json: bool,
     },
+    /// Measure in guests what moving and first touching a driver's pages costs, beside the kernel's ordinary pages
+    Bench {
+        #[command(flatten)]
+        options: Options,
+        /// A kernel: `newest`, or a series such as 6.1; may be repeated [default: 6.1, 6.12 and newest]
+        #[arg(long, value_name = "KERNEL")]
+        kernel: Vec<Wanted>,
+        /// How often each kernel is booted
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        boots: u16,
+        /// Prints JSON on standard output, and nothing else there: a list with an entry for each kernel
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// What all have in common.
@@ -86,18 +101,16 @@ struct Ready<'a> {
 /// # Errors
 /// When something is missing, can't be built, or a check failed.
 pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
-    let (options, wanted) = match &asked {
-        Linux::Build { options, kernel } | Linux::Test { options, kernel, .. } if kernel.is_empty() => (
-            options,
-            ["6.1", "6.12"]
-                .map(|series| Wanted::Series(series.to_owned()))
-                .into_iter()
-                .chain([Wanted::Newest])
-                .collect(),
-        ),
-        Linux::Build { options, kernel } | Linux::Test { options, kernel, .. } => (options, kernel.clone()),
+    let (options, mut wanted) = match &asked {
+        Linux::Build { options, kernel }
+        | Linux::Test { options, kernel, .. }
+        | Linux::Bench { options, kernel, .. } => (options, kernel.clone()),
         Linux::Demo { options, kernel, .. } => (options, vec![kernel.clone()]),
     };
+    if wanted.is_empty() {
+        wanted = ["6.1", "6.12"].map(|series| Wanted::Series(series.to_owned())).into();
+        wanted.push(Wanted::Newest);
+    }
     let cache = Cache::open(options.cache.clone())?;
     let apts = Apt::open_all(&cache)?;
     // First, since it's quick to fail.
@@ -111,6 +124,7 @@ pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
         let archive = guest::archive(&program, &module)?;
         anyhow::Ok(Ready { kernel, image, module, archive })
     };
+    let mut measured = Vec::new();
     for kernel in &kernels {
         match &asked {
             Linux::Build { .. } => {
@@ -124,7 +138,17 @@ pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
             }
             Linux::Test { only, .. } => test::run(&cache, &ready(kernel, None)?, only)?,
             Linux::Demo { json, .. } => demo::run(&cache, &ready(kernel, None)?, *json)?,
+            Linux::Bench { boots, json, .. } => {
+                let of_kernel = bench::run(&cache, &ready(kernel, None)?, usize::from(*boots))?;
+                if !json {
+                    print!("{}", of_kernel.screen());
+                }
+                measured.push(of_kernel.to_json());
+            }
         }
+    }
+    if matches!(asked, Linux::Bench { json: true, .. }) {
+        println!("{}", serde_json::Value::from(measured));
     }
     Ok(())
 }

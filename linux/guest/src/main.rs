@@ -1,14 +1,16 @@
 //! The first and only program of a guest: loads the sample driver into a stock kernel, tries it, and says what it saw.
 //!
-//! Takes its orders from the kernel's command line (`pagemove=test`, `pagemove=demo,PAGES,SEED,movable|unmovable`); gives
-//! lines on the console that begin with `@pagemove ` and hold JSON, the last one `{"end": true}`. Promises that each
-//! test runs in a process of its own with a limit, and that the machine is switched off at the end, come what may.
+//! Takes its orders from the kernel's command line (`pagemove=test`, `pagemove=demo,PAGES,SEED,movable|unmovable`,
+//! `pagemove=bench,PAGES,ROUNDS`); gives lines on the console that begin with `@pagemove ` and hold JSON, the last one
+//! `{"end": true}`. Promises that each test runs in a process of its own with a limit, and that the machine is switched
+//! off at the end, come what may.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+mod bench;
 mod contract;
 mod device;
 mod dmesg;
@@ -56,6 +58,11 @@ fn init() -> std::io::Result<()> {
             let number = |text: &str| text.parse::<u64>().map_err(std::io::Error::other);
             let outcome = movement::run(number(pages)? as usize, number(seed)?, 1)?;
             tell(&format!("{{\"demo\":{kind:?},\"outcome\":{}}}", outcome.to_json()));
+        }
+        ["bench", pages, rounds] => {
+            load(false)?;
+            let number = |text: &str| text.parse().map_err(std::io::Error::other);
+            bench::run(number(pages)?, number(rounds)?)?;
         }
         ["test", ref only @ ..] => {
             for test in tests::ALL {

@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
@@ -299,6 +300,32 @@ pub(crate) fn move_pages(map: &Map, pages: &[usize], node: i32) -> Result<Vec<i3
         )
     };
     if result < 0 { Err(named("move_pages")) } else { Ok(status) }
+}
+
+/// Makes a file that is memory only, of so many pages.
+pub(crate) fn memory_file(pages: usize) -> Result<File> {
+    // SAFETY: a string.
+    let file = unsafe { libc::memfd_create(c"bench".as_ptr(), libc::MFD_CLOEXEC) };
+    if file < 0 {
+        return Err(named("memfd_create"));
+    }
+    // SAFETY: new and ours.
+    let file = unsafe { File::from_raw_fd(file) };
+    file.set_len((pages * PAGE) as u64)?;
+    Ok(file)
+}
+
+/// Keeps this thread on one processor.
+pub(crate) fn stay_on_processor(number: usize) -> Result<()> {
+    // SAFETY: a set of bits, of which none is set; then one is, within its size.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(number, &mut set);
+        set
+    };
+    // SAFETY: this thread, and a set as large as it's said to be.
+    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
+    if result == 0 { Ok(()) } else { Err(named("sched_setaffinity")) }
 }
 
 /// Ends the machine.
