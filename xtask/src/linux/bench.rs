@@ -31,6 +31,8 @@ const ROWS: &[(&str, &str, f64)] = &[
 struct Boot {
     driver: f64,
     beside: f64,
+    /// The median of the rounds' own ratios: what slows the machine down slows both sides of a round.
+    ratio: f64,
 }
 
 /// What was measured on one kernel.
@@ -77,9 +79,11 @@ impl Measured {
         let times =
             |side: &str| told[side].as_array().into_iter().flatten().filter_map(Value::as_f64).collect::<Vec<_>>();
         if let Some(row) = row
-            && let (Some(driver), Some(beside)) = (median(times("driver")), median(times("beside")))
+            && let (drivers, besides) = (times("driver"), times("beside"))
+            && let Some(ratio) = median(drivers.iter().zip(&besides).map(|(driver, beside)| driver / beside).collect())
+            && let (Some(driver), Some(beside)) = (median(drivers), median(besides))
         {
-            self.rows[row].push(Boot { driver, beside });
+            self.rows[row].push(Boot { driver, beside, ratio });
         }
     }
 
@@ -135,7 +139,7 @@ struct Summary {
 impl Summary {
     fn of(boots: &[Boot]) -> Self {
         let over = |of: fn(&Boot) -> f64| boots.iter().map(of).collect::<Vec<f64>>();
-        let ratios = over(|boot| boot.driver / boot.beside);
+        let ratios = over(|boot| boot.ratio);
         Self {
             driver: median(over(|boot| boot.driver)).unwrap_or(f64::NAN),
             beside: median(over(|boot| boot.beside)).unwrap_or(f64::NAN),
@@ -166,12 +170,12 @@ mod tests {
         let mut measured = Measured { kernel: String::new(), rows: vec![Vec::new(); ROWS.len()] };
         for slow in [1, 1, 7] {
             for (name, ..) in ROWS {
-                let told = json!({"bench": name, "driver": [30 * slow, 30, 9999, 30], "beside": [20, 20, 20, 20]});
+                let told = json!({"bench": name, "driver": [30 * slow, 30 * slow, 9999, 30 * slow], "beside": [20, 20, 20, 20]});
                 measured.hear(&told, &mut Vec::new());
             }
         }
         let sum = Summary::of(&measured.rows[0]);
-        assert_eq!((sum.driver, sum.beside, sum.ratio, sum.lowest, sum.highest), (30.0, 20.0, 1.5, 1.5, 6.0));
+        assert_eq!((sum.driver, sum.beside, sum.ratio, sum.lowest, sum.highest), (30.0, 20.0, 1.5, 1.5, 10.5));
         assert_eq!(measured.to_json()["rows"][2]["ratio"], 1.5);
         assert!(measured.screen().lines().last().is_some_and(|line| line.contains("1.50") && line.contains("1.20")));
     }
