@@ -10,7 +10,6 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::Ready;
-use super::cache::Cache;
 use super::qemu::Guest;
 
 const MEMORY_MIB: u32 = 512;
@@ -43,7 +42,7 @@ pub(super) struct Measured {
 }
 
 /// Boots a kernel so many times.
-pub(super) fn run(cache: &Cache, ready: &Ready<'_>, boots: usize) -> Result<Measured> {
+pub(super) fn run(ready: &Ready<'_>, boots: usize) -> Result<Measured> {
     let mut measured = Measured { kernel: String::new(), rows: vec![Vec::new(); ROWS.len()] };
     for boot in 1..=boots {
         eprintln!("linux: booting {} ({boot} of {boots})", ready.kernel.version);
@@ -56,7 +55,7 @@ pub(super) fn run(cache: &Cache, ready: &Ready<'_>, boots: usize) -> Result<Meas
             limit: LIMIT,
         };
         let mut faults = Vec::new();
-        guest.run(cache, |told| measured.hear(told, &mut faults))?;
+        guest.run(|told| measured.hear(told, &mut faults))?;
         if !faults.is_empty() {
             bail!("in the guest: {}", faults.join("; "));
         }

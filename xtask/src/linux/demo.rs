@@ -9,7 +9,6 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::Ready;
-use super::cache::Cache;
 use super::qemu::Guest;
 
 const MEMORY_MIB: u32 = 512;
@@ -18,7 +17,7 @@ const PAGES: u64 = 80_000;
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs both guests, and shows them.
-pub(super) fn run(cache: &Cache, ready: &Ready<'_>, as_json: bool) -> Result<()> {
+pub(super) fn run(ready: &Ready<'_>, as_json: bool) -> Result<()> {
     let (mut kernel, mut outcomes) = (String::new(), Vec::new());
     for kind in ["movable", "unmovable"] {
         eprintln!("linux: booting {} with the driver's pages {kind}", ready.kernel.version);
@@ -31,7 +30,7 @@ pub(super) fn run(cache: &Cache, ready: &Ready<'_>, as_json: bool) -> Result<()>
             limit: LIMIT,
         };
         let (mut outcome, mut faults) = (None, Vec::new());
-        guest.run(cache, |told| {
+        guest.run(|told| {
             if let Some(release) = told["kernel"].as_str() {
                 kernel = release.to_owned();
             }

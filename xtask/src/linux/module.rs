@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::cache::Cache;
+use super::cache::{Cache, Look};
 use super::command::{outcome, tail};
 use super::kernels::Kernel;
 use super::rust::hash;
@@ -39,7 +39,7 @@ pub(super) fn build(
         parts.push(text.into_bytes());
     }
     let key = hash(&(&kernel.version, &parts));
-    let folder = cache.folder(&format!("modules/{}-{key:x}", kernel.name()), |new| {
+    let folder = cache.folder(&format!("modules/{}-{key:x}", kernel.name()), Look::Contents, |new| {
         let tree = headers(cache, kernel)?;
         eprintln!("linux: building the module for {}", kernel.version);
         fs::write(new.join("driver.o_shipped"), &parts[0])?;

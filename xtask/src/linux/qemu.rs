@@ -3,18 +3,20 @@
 //! Takes a kernel's image, an archive and orders; gives what the guest told, as JSON, line by line, and all of its
 //! console. Promises an end within the limit, whatever the guest does, and that no QEMU outlives this process's interest.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::cache::Cache;
-use super::command::{cant_start, tail};
+use super::command::{bound, cant_start, tail};
+
+/// The program.
+pub(super) const QEMU: &str = "qemu-system-x86_64";
 
 /// What the guest's own lines begin with.
 const SIGN: &str = "@pagemove ";
@@ -48,19 +50,20 @@ impl Guest<'_> {
     ///
     /// # Errors
     /// When QEMU can't be started, or the guest doesn't come to its end; with the console's last lines.
-    pub(super) fn run(&self, cache: &Cache, mut heard: impl FnMut(&Value)) -> Result<String> {
-        let archive = cache.path(format!("guest-{}.cpio", std::process::id()))?;
-        fs::write(&archive, self.archive).with_context(|| format!("can't write {}", archive.display()))?;
-        let outcome = self.run_with(&archive, &mut heard);
-        fs::remove_file(&archive).with_context(|| format!("can't remove {}", archive.display()))?;
-        outcome
+    pub(super) fn run(&self, mut heard: impl FnMut(&Value)) -> Result<String> {
+        // A file without a name: there's nothing to be left behind.
+        let archive = tempfile::tempfile().and_then(|mut file| file.write_all(self.archive).map(|()| file));
+        let archive = archive
+            .with_context(|| format!("can't write the guest's archive to {}", std::env::temp_dir().display()))?;
+        self.run_with(archive, &mut heard)
     }
 
-    fn run_with(&self, archive: &Path, heard: &mut impl FnMut(&Value)) -> Result<String> {
-        let mut command = Command::new("qemu-system-x86_64");
+    fn run_with(&self, archive: File, heard: &mut impl FnMut(&Value)) -> Result<String> {
+        let mut command = bound(QEMU)?;
         // No KVM: it may be there and not run an ordinary guest.
         command.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "2,sockets=2"]);
-        command.args(["-nographic", "-no-reboot", "-net", "none", "-monitor", "none", "-serial", "stdio"]);
+        command.args(["-display", "none", "-no-reboot", "-net", "none", "-monitor", "none"]);
+        command.args(["-serial", "file:/dev/stdout"]);
         command.args(["-m", &format!("{}M", self.memory_mib)]);
         for node in 0..2 {
             command.arg("-object").arg(format!("memory-backend-ram,id=m{node},size={}M", self.memory_mib / 2));
@@ -72,8 +75,8 @@ impl Guest<'_> {
             "console=ttyS0 quiet panic=-1 nosoftlockup init_on_alloc=0 log_buf_len=4M pagemove={}",
             self.orders
         );
-        command.arg("-kernel").arg(self.image).arg("-initrd").arg(archive).arg("-append").arg(line);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command.arg("-kernel").arg(self.image).args(["-initrd", "/dev/stdin", "-append"]).arg(line);
+        command.stdin(archive).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut running = Running(command.spawn().map_err(|error| cant_start(&command, error))?);
         let output = running.0.stdout.take().context("no pipe from QEMU")?;
         let (sender, lines) = mpsc::channel();

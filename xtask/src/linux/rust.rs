@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::apt::{Apt, Version, newer};
-use super::cache::Cache;
+use super::cache::{self, Cache, Look};
 use super::command::{outcome, run, tail};
 use super::sabotage::Sabotage;
 use super::tree::Tree;
@@ -84,11 +84,13 @@ impl Compiler {
         let version = compiler.version.clone();
         let name = format!("rust-{}", file_name(&version));
         let tree = Tree::get(cache, apt, &name, &[compiler, source], &["binutils"])?;
-        let core =
-            cache.folder(&format!("core/{}-{:x}", file_name(&version), hash(&(TARGET, FLAGS, BUILTINS))), |new| {
+        let core = {
+            let key = hash(&(TARGET, FLAGS, BUILTINS));
+            cache.folder(&format!("core/{}-{key:x}", file_name(&version)), Look::Sizes, |new| {
                 eprintln!("linux: building libcore with rustc {version} (once)");
                 build_core(&tree, new)
-            })?;
+            })?
+        };
         Ok(Self { tree, version, core })
     }
 
@@ -106,7 +108,7 @@ impl Compiler {
             }
         }
         let key = hash(&(&texts, &self.core, TARGET, FLAGS, JOIN, STRIP));
-        let folder = cache.folder(&format!("objects/{key:x}"), |new| {
+        let folder = cache.folder(&format!("objects/{key:x}"), Look::Contents, |new| {
             eprintln!("linux: compiling the driver with rustc {}", self.version);
             for (name, text) in &texts {
                 let file = new.join(name);
@@ -119,7 +121,10 @@ impl Compiler {
             for library in ["libcore.rlib", "libcompiler_builtins.rlib"] {
                 fs::copy(self.core.join(library), libraries.join(library))?;
             }
-            self.compile(new)
+            self.compile(new)?;
+            // Libraries are large, and there's an object for each state of the sources.
+            cache::remove(&new.join("lib"))?;
+            cache::remove(&new.join("driver.a"))
         })?;
         Ok(folder.join("driver.o"))
     }

@@ -9,7 +9,6 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::Ready;
-use super::cache::Cache;
 use super::command::tail;
 use super::qemu::Guest;
 use super::sabotage::Sabotage;
@@ -27,13 +26,13 @@ const LIMIT: Duration = Duration::from_secs(900);
 ///
 /// # Errors
 /// When they don't. A guest that crashes, or doesn't come to its end, has caught it as well.
-pub(super) fn must_fail(cache: &Cache, ready: &Ready<'_>, sabotage: &Sabotage) -> Result<()> {
+pub(super) fn must_fail(ready: &Ready<'_>, sabotage: &Sabotage) -> Result<()> {
     let orders = ["test"].iter().chain(sabotage.tests).copied().collect::<Vec<_>>().join(",");
     let limit = Duration::from_secs(45);
     let guest = Guest { image: &ready.image, archive: &ready.archive, orders: &orders, memory_mib: MEMORY_MIB, limit };
     let mut seen = Seen::default();
     let mut facts = Vec::new();
-    let outcome = guest.run(cache, |told| {
+    let outcome = guest.run(|told| {
         facts.extend(seen.hear(told).filter(|line| line.contains("FAILED") || told.get("fact").is_some()));
     });
     let how = match outcome {
@@ -47,13 +46,13 @@ pub(super) fn must_fail(cache: &Cache, ready: &Ready<'_>, sabotage: &Sabotage) -
 }
 
 /// Runs the tests, or those of `only`.
-pub(super) fn run(cache: &Cache, ready: &Ready<'_>, only: &[String]) -> Result<()> {
+pub(super) fn run(ready: &Ready<'_>, only: &[String]) -> Result<()> {
     let started = Instant::now();
     let orders = ["test"].into_iter().chain(only.iter().map(String::as_str)).collect::<Vec<_>>().join(",");
     let guest =
         Guest { image: &ready.image, archive: &ready.archive, orders: &orders, memory_mib: MEMORY_MIB, limit: LIMIT };
     let mut seen = Seen::default();
-    let console = guest.run(cache, |told| {
+    let console = guest.run(|told| {
         if let Some(line) = seen.hear(told) {
             println!("{line}");
         }
