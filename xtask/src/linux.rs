@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
 mod apt;
@@ -22,6 +22,7 @@ mod sabotage;
 mod test;
 mod tree;
 
+use crate::BadInput;
 use apt::{Apt, NoArchive};
 use cache::Cache;
 use command::bound;
@@ -29,16 +30,22 @@ use kernels::Kernel;
 pub(crate) use kernels::Wanted;
 use sabotage::Sabotage;
 
+/// The sample driver, which the guests' program knows.
+const SAMPLE: &str = "linux/sample";
+
 /// What can be asked for. The first line of each is its help.
 #[derive(Subcommand)]
 pub(crate) enum Linux {
-    /// Build the sample driver for stock kernels
+    /// Build a driver for stock kernels
     Build {
         #[command(flatten)]
         options: Options,
         /// A kernel: `newest`, or a series such as 6.1; may be repeated [default: 6.1, 6.12 and newest]
         #[arg(long, value_name = "KERNEL")]
         kernel: Vec<Wanted>,
+        /// The driver's folder: its `src/module.rs` makes it a module, of the folder's name
+        #[arg(long, value_name = "DIR", default_value = SAMPLE)]
+        driver: PathBuf,
     },
     /// Boot stock kernels in QEMU and test the driver in them
     Test {
@@ -118,7 +125,7 @@ pub(crate) fn ci(root: &Path) -> Result<Option<String>> {
 /// When something is missing, can't be built, or a check failed.
 pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
     let (options, mut wanted) = match &asked {
-        Linux::Build { options, kernel }
+        Linux::Build { options, kernel, .. }
         | Linux::Test { options, kernel, .. }
         | Linux::Bench { options, kernel, .. } => (options, kernel.clone()),
         Linux::Demo { options, kernel, .. } => (options, vec![kernel.clone()]),
@@ -127,6 +134,11 @@ pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
         wanted = ["6.1", "6.12"].map(|series| Wanted::Series(series.to_owned())).into();
         wanted.push(Wanted::Newest);
     }
+    let driver = match &asked {
+        Linux::Build { driver, .. } => root.join(driver),
+        _ => root.join(SAMPLE),
+    };
+    let name = module_name(&driver)?;
     let cache = Cache::open(options.cache.clone())?;
     // First what is quick to fail.
     if !matches!(asked, Linux::Build { .. }) {
@@ -138,9 +150,9 @@ pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
     let compiler = rust::Compiler::get(&cache, &apts)?;
     let program = if matches!(asked, Linux::Build { .. }) { Vec::new() } else { guest::program(root)? };
     let ready = |kernel, sabotage: Option<&Sabotage>| {
-        let object = compiler.object(&cache, root, sabotage)?;
+        let object = compiler.object(&cache, root, &driver, sabotage)?;
         let image = Kernel::image(kernel, &cache)?;
-        let module = module::build(&cache, root, kernel, &object, sabotage)?;
+        let module = module::build(&cache, root, kernel, &name, &object, sabotage)?;
         let archive = guest::archive(&program, &module)?;
         anyhow::Ok(Ready { kernel, image, module, archive })
     };
@@ -171,4 +183,35 @@ pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
         println!("{}", serde_json::Value::from(measured));
     }
     Ok(())
+}
+
+/// The name of a driver's module: its folder's, in the kernel's manner.
+///
+/// # Errors
+/// When there is no driver.
+fn module_name(driver: &Path) -> Result<String> {
+    let source = driver.join("src/module.rs");
+    if !source.is_file() {
+        bail!(BadInput(format!("there is no {}; `--driver` takes a folder such as {SAMPLE}", source.display())));
+    }
+    let folder = driver.canonicalize()?;
+    let last = folder.file_name().map(|last| last.to_string_lossy().into_owned()).unwrap_or_default();
+    let plain = last.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' });
+    Ok(format!("pagemove_{}", plain.collect::<String>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_is_named_after_its_folder() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let driver = folder.path().join("my-driver");
+        std::fs::create_dir_all(driver.join("src")).expect("made");
+        let error = module_name(&driver).expect_err("no module.rs");
+        assert!(error.is::<BadInput>() && error.to_string().contains("--driver"), "{error}");
+        std::fs::write(driver.join("src/module.rs"), "").expect("written");
+        assert_eq!(module_name(&driver).expect("there"), "pagemove_my_driver");
+    }
 }

@@ -9,10 +9,11 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::MetadataCommand;
 
-use super::module;
-
 /// The target of the program: what runs here runs in the guest.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The module's name there.
+const MODULE: &str = "pagemove_sample.ko";
 
 /// Builds the guests' program; gives its bytes.
 pub(super) fn program(root: &Path) -> Result<Vec<u8>> {
@@ -42,7 +43,7 @@ pub(super) fn archive(program: &[u8], module_file: &Path) -> Result<Vec<u8>> {
     // What the program says goes here before anything is mounted.
     entry(&mut archive, "dev/console", 0o020_600, (5, 1), &[]);
     entry(&mut archive, "init", 0o100_755, (0, 0), program);
-    entry(&mut archive, &format!("{}.ko", module::NAME), 0o100_644, (0, 0), &module);
+    entry(&mut archive, MODULE, 0o100_644, (0, 0), &module);
     entry(&mut archive, "TRAILER!!!", 0, (0, 0), &[]);
     Ok(archive)
 }

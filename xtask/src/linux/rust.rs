@@ -94,9 +94,15 @@ impl Compiler {
         Ok(Self { tree, version, core })
     }
 
-    /// Compiles the sample driver, broken on purpose or not; gives the object.
-    pub(super) fn object(&self, cache: &Cache, root: &Path, sabotage: Option<&Sabotage>) -> Result<PathBuf> {
-        let sources = [("kit", root.join("linux/kit/src")), ("sample", root.join("linux/sample/src"))];
+    /// Compiles the driver in a folder, broken on purpose or not; gives the object.
+    pub(super) fn object(
+        &self,
+        cache: &Cache,
+        root: &Path,
+        driver: &Path,
+        sabotage: Option<&Sabotage>,
+    ) -> Result<PathBuf> {
+        let sources = [("kit", root.join("linux/kit/src")), ("driver", driver.join("src"))];
         let mut texts = Vec::new();
         for (name, folder) in &sources {
             for file in files(folder)? {
@@ -136,7 +142,7 @@ impl Compiler {
             &self.tree,
             folder,
             &["--edition=2024", "-Dwarnings", "--extern=pagemove_kit=libpagemove_kit.rlib"],
-            &["--crate-name=sample", "--crate-type=staticlib", "-Clto=fat", "-odriver.a", "sample/module.rs"],
+            &["--crate-name=driver", "--crate-type=staticlib", "-Clto=fat", "-odriver.a", "driver/module.rs"],
         )?;
         run(self.tree.command(folder, "ld")?.args(JOIN))?;
         run(self.tree.command(folder, "objcopy")?.args(STRIP))?;
