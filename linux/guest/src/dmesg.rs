@@ -30,6 +30,14 @@ const LOW_MEMORY: &str = "Call Trace";
 /// Our own lines in the log, around the tests that make memory short.
 const LOW_MEMORY_BEGINS: &str = "pagemove: memory is made short";
 const LOW_MEMORY_ENDS: &str = "pagemove: memory is left alone";
+const TEST_BEGINS: &str = "pagemove: test ";
+
+/// Notes in the log which test begins.
+pub(crate) fn begin(test: &str) -> Result<()> {
+    // However many notes there are: the kernel would leave some out.
+    fs::write("/proc/sys/kernel/printk_devkmsg", "on\n")?;
+    fs::write("/dev/kmsg", format!("{TEST_BEGINS}{test}"))
+}
 
 /// Notes in the log that from here on the kernel may run out of memory, or no more.
 pub(crate) fn expect_low_memory(expected: bool) -> Result<()> {
@@ -45,16 +53,22 @@ pub(crate) fn check() -> Result<Vec<String>> {
     let mut log = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
     let mut record = [0; 8192];
     let (mut records, mut low_memory) = (0, false);
+    let (mut test, mut before) = ("no test".to_owned(), String::new());
     loop {
         match log.read(&mut record) {
             Ok(0) => break,
             Ok(bytes) => {
                 records += 1;
                 let text = String::from_utf8_lossy(&record[..bytes]).into_owned();
+                let text = text.split_once(';').map_or(&*text, |(_, text)| text).trim();
+                if let Some((_, name)) = text.split_once(TEST_BEGINS) {
+                    name.clone_into(&mut test);
+                }
                 low_memory = (low_memory || text.contains(LOW_MEMORY_BEGINS)) && !text.contains(LOW_MEMORY_ENDS);
                 if BAD.iter().any(|&sign| text.contains(sign) && !(low_memory && sign == LOW_MEMORY)) {
-                    bad.push(text.split_once(';').map_or(&*text, |(_, text)| text).trim().to_owned());
+                    bad.push(format!("in {test}: {text} (after: {before})"));
                 }
+                text.clone_into(&mut before);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             // The log went on while we read, and the oldest are gone.

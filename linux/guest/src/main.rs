@@ -101,7 +101,7 @@ pub(crate) fn load(unmovable: bool) -> std::io::Result<()> {
 /// Runs one test in a process of its own, with the driver freshly loaded, and tells what came of it.
 fn run(test: &tests::Test) {
     let started = Instant::now();
-    let loaded = load(test.unmovable);
+    let loaded = dmesg::begin(test.name).and_then(|()| load(test.unmovable));
     let mut outcome = loaded.map(|()| false).map_err(|error| format!("can't load the module: {error}"));
     if outcome.is_ok() {
         outcome = in_child(test);

@@ -3,8 +3,8 @@
 //! Takes the driver freshly loaded; promises that no pinned page moves, and that each moves once it's let go.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::AsFd;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 
 use pagemove_sample::uapi;
@@ -111,7 +111,12 @@ pub(crate) fn direct_io() -> Outcome {
         let tries = tries.ok_or("the disk had ended each of five transfers before all was tried")??;
         must_move(&scene, PINNED)?;
         facts.push(format!("{} pages stay while a disk has {what} them, and move afterwards ({tries})", PINNED.len()));
-        let wrong: u64 = scene.kept.iter().filter(|page| write || !PINNED.contains(page)).map(|&page| wrong_words(&scene.map, page)).sum();
+        let wrong: u64 = scene
+            .kept
+            .iter()
+            .filter(|page| write || !PINNED.contains(page))
+            .map(|&page| wrong_words(&scene.map, page))
+            .sum();
         check(wrong == 0, || format!("{wrong} words are wrong"))?;
     }
     let is_zero = |page| (0..sys::WORDS).all(|word| scene.map.load(page, word) == 0);
@@ -147,7 +152,11 @@ pub(crate) fn registered_buffers() -> Outcome {
     for closed in [false, true] {
         ring.register(&scene.map, PINNED.start, PINNED.len())?;
         must_stay(&scene, PINNED)?;
-        if closed { break } else { ring.unregister()? }
+        if closed {
+            break;
+        } else {
+            ring.unregister()?
+        }
         must_move(&scene, PINNED)?;
     }
     drop(ring);

@@ -46,7 +46,8 @@ pub(crate) fn run(time: Duration, seed: u64) -> Result<(), Box<dyn Error>> {
     let mut workers = Vec::new();
     for number in 0..WORKERS {
         workers.push(sys::fork(|| {
-            let mut worker = Worker { random: Random::new(seed + number as u64), number, counts: &counts, last: "nothing" };
+            let mut worker =
+                Worker { random: Random::new(seed + number as u64), number, counts: &counts, last: "nothing" };
             let outcome = worker.run(|| stop.load(0, 0) != 0);
             if let Err(error) = &outcome {
                 let what = format!("process {number}, seed {seed}, at `{}`: {error}", worker.last);

@@ -139,7 +139,9 @@ impl Block {
                 return Ok(Self { folder, frames: first..first + block_frames });
             }
         }
-        Err(std::io::Error::other("the machine has no memory block to spare: it was to be plugged in, and left offline"))
+        Err(std::io::Error::other(
+            "the machine has no memory block to spare: it was to be plugged in, and left offline",
+        ))
     }
 
     pub(crate) fn set(&self, state: &str) -> Result<()> {

@@ -149,7 +149,11 @@ impl Report {
     pub(crate) fn sound(&self) -> std::result::Result<(), Box<dyn Error>> {
         let Self { lost_writes, bad_words, writes, .. } = self;
         let is_sound = *lost_writes == 0 && *bad_words == 0 && *writes > 0;
-        if is_sound { Ok(()) } else { Err(format!("{lost_writes} of {writes} writes lost, {bad_words} words wrong").into()) }
+        if is_sound {
+            Ok(())
+        } else {
+            Err(format!("{lost_writes} of {writes} writes lost, {bad_words} words wrong").into())
+        }
     }
 }
 

@@ -34,7 +34,8 @@ const SLOW_DISK: [&str; 4] = [
     "nvme,drive=slow,serial=slow",
 ];
 
-/// A guest of this size keeps 1 GiB of its second node for a huge page, if its kernel can.
+/// A guest of this size keeps 1 GiB of its second node for a huge page, if its kernel can. The kernel itself is to stand
+/// elsewhere, not where chance puts it.
 const LARGE_MIB: u32 = 4096;
 
 /// A guest to be run.
@@ -84,7 +85,7 @@ impl Guest<'_> {
         command.args(SPARE_MEMORY).args(SLOW_DISK);
         // A slow machine is not a hanging one: the limit here ends a guest that hangs. And the kernel is not to clear
         // memory by itself, so that whoever forgets to is found out.
-        let huge = if self.memory_mib >= LARGE_MIB { "hugetlb_cma=1:1G " } else { "" };
+        let huge = if self.memory_mib >= LARGE_MIB { "nokaslr hugetlb_cma=1:1G " } else { "" };
         let line = format!(
             "console=ttyS0 quiet panic=-1 nosoftlockup init_on_alloc=0 memhp_default_state=offline log_buf_len=4M \
              {huge}pagemove={}",

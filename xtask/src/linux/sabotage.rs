@@ -145,7 +145,8 @@ pub(super) const ALL: &[Sabotage] = &[
 
 /// Those that have one of these words in their names; all, if there are no words.
 pub(super) fn named(words: &[String]) -> Result<Vec<&'static Sabotage>> {
-    let has_one = |sabotage: &&Sabotage| words.is_empty() || words.iter().any(|word| sabotage.name.contains(word.as_str()));
+    let has_one =
+        |sabotage: &&Sabotage| words.is_empty() || words.iter().any(|word| sabotage.name.contains(word.as_str()));
     let found: Vec<&Sabotage> = ALL.iter().filter(has_one).collect();
     if found.is_empty() {
         bail!("no sabotage has any of {words:?} in its name");

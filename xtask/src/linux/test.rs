@@ -67,8 +67,7 @@ pub(super) fn must_fail(cache: &Cache, ready: &Ready<'_>, sabotage: &Sabotage) -
 /// Runs the tests, or those of `only`.
 pub(super) fn run(cache: &Cache, ready: &Ready<'_>, only: &[String]) -> Result<()> {
     let started = Instant::now();
-    let (large, small): (Vec<&str>, Vec<&str>) =
-        only.iter().map(String::as_str).partition(|name| LARGE.contains(name));
+    let (large, small): (Vec<&str>, Vec<&str>) = only.iter().map(String::as_str).partition(|name| LARGE.contains(name));
     let mut seen = Seen::default();
     if only.is_empty() || !small.is_empty() {
         boot(cache, ready, &[&["test"], &small[..]].concat().join(","), MEMORY_MIB, LIMIT, &mut seen)?;
