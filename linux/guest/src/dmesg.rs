@@ -3,6 +3,7 @@
 //! Takes the kernel's log; gives the lines that no sound driver causes. Promises to have read the log from its beginning,
 //! and to look at the taint flags as well: a module of our own, unsigned, is all that may be there.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{ErrorKind, Read, Result};
 use std::os::unix::fs::OpenOptionsExt;
@@ -30,6 +31,9 @@ const LOW_MEMORY: &str = "Call Trace";
 /// Our own lines in the log, around the tests that make memory short.
 const LOW_MEMORY_BEGINS: &str = "pagemove: memory is made short";
 const LOW_MEMORY_ENDS: &str = "pagemove: memory is left alone";
+/// How many lines before a complaint are told with it.
+const CONTEXT: usize = 4;
+
 const TEST_BEGINS: &str = "pagemove: test ";
 
 /// Notes in the log which test begins.
@@ -53,7 +57,7 @@ pub(crate) fn check() -> Result<Vec<String>> {
     let mut log = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
     let mut record = [0; 8192];
     let (mut records, mut low_memory) = (0, false);
-    let (mut test, mut before) = ("no test".to_owned(), String::new());
+    let (mut test, mut before) = ("no test".to_owned(), VecDeque::new());
     loop {
         match log.read(&mut record) {
             Ok(0) => break,
@@ -66,9 +70,10 @@ pub(crate) fn check() -> Result<Vec<String>> {
                 }
                 low_memory = (low_memory || text.contains(LOW_MEMORY_BEGINS)) && !text.contains(LOW_MEMORY_ENDS);
                 if BAD.iter().any(|&sign| text.contains(sign) && !(low_memory && sign == LOW_MEMORY)) {
-                    bad.push(format!("in {test}: {text} (after: {before})"));
+                    bad.push(format!("in {test}: {text} (after: {})", before.make_contiguous().join(" / ")));
                 }
-                text.clone_into(&mut before);
+                before.push_back(text.to_owned());
+                before.drain(..before.len().saturating_sub(CONTEXT));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             // The log went on while we read, and the oldest are gone.

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use pagemove_sample::uapi::Policy;
 
 use crate::device::Device;
-use crate::machine::{Random, compact, frames, free_order9, free_pages, is_configured, number_in};
+use crate::machine::{Random, compact, free_order9, free_pages, is_configured, number_in};
 use crate::sys::{self, Child, End, Map, PRIVATE, Pipe, READ_ONLY, Ring, SHARED, errno};
 use crate::tell;
 use crate::triggers::Block;
+use crate::work::frames_of;
 
 /// Processes at work.
 const WORKERS: usize = 3;
@@ -104,7 +105,10 @@ fn mind(workers: &[Child], counts: &Map, time: Duration, seed: u64) -> Result<Mo
     let mut random = Random::new(seed + 1000);
     let mut movers = Movers::default();
     let block = Block::spare()?;
-    while started.elapsed() < time {
+    for turn in 0.. {
+        if started.elapsed() > time {
+            break;
+        }
         if let Some(number) = workers.iter().position(|worker| worker.ended().is_some()) {
             return Err(format!("process {number} has ended before its time").into());
         }
@@ -113,7 +117,7 @@ fn mind(workers: &[Child], counts: &Map, time: Duration, seed: u64) -> Result<Mo
             let now = format!("{} s of {}: {}", started.elapsed().as_secs(), time.as_secs(), told(counts, &movers));
             tell(&format!("{{\"progress\":{now:?}}}"));
         }
-        match random.below(12) {
+        match turn % 9 {
             0 => movers.one_block(&block)?,
             1 => movers.grown += wear(&mut random, true)?,
             2 => fs::write("/proc/sys/vm/drop_caches", "3")?,
@@ -126,7 +130,7 @@ fn mind(workers: &[Child], counts: &Map, time: Duration, seed: u64) -> Result<Mo
                 compact()?;
                 movers.shortages += 1;
             }
-            5..8 => drop(wear(&mut random, false)?),
+            5 | 6 => drop(wear(&mut random, false)?),
             _ => {
                 compact()?;
                 movers.compactions += 1;
@@ -139,7 +143,7 @@ fn mind(workers: &[Child], counts: &Map, time: Duration, seed: u64) -> Result<Mo
 /// Takes memory, gives a random half of it back, and compacts the rest, or has huge pages made of it; gives how many.
 fn wear(random: &mut Random, huge: bool) -> std::io::Result<u64> {
     const POOL: &str = "/proc/sys/vm/nr_hugepages";
-    let pages = if huge { (free_pages()? as usize).saturating_sub(SPARE) } else { 8000 };
+    let pages = if huge { (free_pages()? as usize).saturating_sub(SPARE) } else { 3000 };
     let map = Map::new(None, 0, pages.max(1), PRIVATE)?;
     map.advise(0, map.pages(), libc::MADV_NOHUGEPAGE)?;
     (0..map.pages()).for_each(|page| map.store(page, 0, 1));
@@ -240,7 +244,7 @@ impl Life {
 
     fn hold(&self, page: usize) -> Part<Pinned> {
         self.compare(page)?;
-        Ok(Pinned { page, frame: frames(&self.map)?[page] })
+        Ok(Pinned { page, frame: frames_of(&self.map, &[page])?[page] })
     }
 
     fn must_have_stayed(&self, pinned: &Pinned) -> Part<()> {

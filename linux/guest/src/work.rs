@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::device::Device;
-use crate::machine::{Random, frames};
+use crate::machine::{Random, frames, wait_until};
 use crate::sys::{self, End, Map, READ_ONLY, SHARED, WORDS};
 
 /// Threads that write, and the child after them.
@@ -73,10 +73,9 @@ impl Scene {
         self.kept.iter().map(|&page| wrong_words(&self.map, page)).sum()
     }
 
-    /// The frame of each kept page, each touched so that it has one.
+    /// The frame of each kept page.
     pub(crate) fn frames(&self) -> Result<Vec<u64>> {
-        self.kept.iter().for_each(|&page| _ = self.map.load(page, 0));
-        let all = frames(&self.map)?;
+        let all = frames_of(&self.map, &self.kept)?;
         Ok(self.kept.iter().map(|&page| all[page]).collect())
     }
 
@@ -130,6 +129,18 @@ impl Scene {
         report.after = after;
         Ok((outcome, report))
     }
+}
+
+/// The frame of each page of a mapping; those of `pages` are touched until they have one: a page has none for a moment
+/// while the kernel tries to move it.
+pub(crate) fn frames_of(map: &Map, pages: &[usize]) -> Result<Vec<u64>> {
+    let mut all = Vec::new();
+    wait_until("all pages to be in a frame", || {
+        pages.iter().for_each(|&page| _ = map.load(page, 0));
+        all = frames(map)?;
+        Ok(pages.iter().all(|&page| all[page] != 0))
+    })?;
+    Ok(all)
 }
 
 /// What came of it.
