@@ -1,7 +1,7 @@
 //! The Linux side: builds the kit's sample driver for stock Debian kernels, tests it in guests, and shows it.
 //!
-//! Takes `cargo xtask linux build|test|demo|bench`; gives each step's news. Promises to change nothing outside the cache folder
-//! and the build folder, to discover every version (of kernels, headers and compilers), and to need no root.
+//! Takes `cargo xtask linux build|test|soak|demo|bench`; gives each step's news. Promises to change nothing outside the
+//! cache folder and the build folder, to discover every version (of kernels, headers and compilers), and to need no root.
 
 use std::path::{Path, PathBuf};
 
@@ -55,11 +55,25 @@ pub(crate) enum Linux {
         #[arg(long, value_name = "KERNEL")]
         kernel: Vec<Wanted>,
         /// Breaks the driver in one way after the other instead; each must be caught
-        #[arg(long, conflicts_with = "only")]
+        #[arg(long)]
         sabotage: bool,
-        /// Runs these tests only
+        /// Runs these tests only; with --sabotage, the ways that have one of these words in their names
         #[arg(value_name = "TEST")]
         only: Vec<String>,
+    },
+    /// Try everything at once in a guest, for minutes
+    Soak {
+        #[command(flatten)]
+        options: Options,
+        /// A kernel: `newest`, or a series such as 6.1
+        #[arg(long, value_name = "KERNEL", default_value = "newest")]
+        kernel: Wanted,
+        /// How long
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1440))]
+        minutes: u64,
+        /// What random numbers begin with [default: another one each time]
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Compact a guest's worn memory with a driver's pages movable, and the same with them unmovable
     Demo {
@@ -128,7 +142,7 @@ pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
         Linux::Build { options, kernel, .. }
         | Linux::Test { options, kernel, .. }
         | Linux::Bench { options, kernel, .. } => (options, kernel.clone()),
-        Linux::Demo { options, kernel, .. } => (options, vec![kernel.clone()]),
+        Linux::Demo { options, kernel, .. } | Linux::Soak { options, kernel, .. } => (options, vec![kernel.clone()]),
     };
     if wanted.is_empty() {
         wanted = ["6.1", "6.12"].map(|series| Wanted::Series(series.to_owned())).into();
@@ -153,7 +167,7 @@ pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
         let object = compiler.object(&cache, root, &driver, sabotage)?;
         let image = Kernel::image(kernel, &cache)?;
         let module = module::build(&cache, root, kernel, &name, &object, sabotage)?;
-        let archive = guest::archive(&program, &module)?;
+        let archive = guest::archive(&program, &module, &module::config(&cache, kernel)?)?;
         anyhow::Ok(Ready { kernel, image, module, archive })
     };
     let mut measured = Vec::new();
@@ -163,12 +177,20 @@ pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
                 let ready = ready(kernel, None)?;
                 println!("{}: {}", ready.kernel.version, ready.module.display());
             }
-            Linux::Test { sabotage: true, .. } => {
-                for sabotage in sabotage::ALL {
-                    test::must_fail(&ready(kernel, Some(sabotage))?, sabotage)?;
+            Linux::Test { sabotage: true, only, .. } => {
+                let mut survivors = Vec::new();
+                for sabotage in sabotage::named(only)? {
+                    if let Err(error) = test::must_fail(&ready(kernel, Some(sabotage))?, sabotage) {
+                        println!("kernel {}: {error:#}", kernel.version);
+                        survivors.push(sabotage.name);
+                    }
+                }
+                if !survivors.is_empty() {
+                    bail!("kernel {}: not caught is a driver that {}", kernel.version, survivors.join("; that "));
                 }
             }
             Linux::Test { only, .. } => test::run(&ready(kernel, None)?, only)?,
+            Linux::Soak { minutes, seed, .. } => test::soak(&ready(kernel, None)?, *minutes, *seed)?,
             Linux::Demo { json, .. } => demo::run(&ready(kernel, None)?, *json)?,
             Linux::Bench { boots, json, .. } => {
                 let of_kernel = bench::run(&ready(kernel, None)?, usize::from(*boots))?;

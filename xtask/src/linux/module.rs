@@ -68,17 +68,28 @@ fn headers(cache: &Cache, kernel: &Kernel<'_>) -> Result<Tree> {
     )
 }
 
-fn make(tree: &Tree, folder: &Path, name: &str) -> Result<()> {
-    let mut headers = None;
+/// The folder of a kernel's headers, in their tree.
+fn headers_folder(tree: &Tree) -> Result<String> {
     for entry in fs::read_dir(tree.path("/usr/src")).context("the headers' tree has no /usr/src")? {
-        let entry = entry?.file_name().to_string_lossy().into_owned();
-        if entry.starts_with("linux-headers-") && tree.path(&format!("/usr/src/{entry}/Module.symvers")).exists() {
-            headers = Some(entry);
+        let folder = format!("/usr/src/{}", entry?.file_name().to_string_lossy());
+        if folder.contains("/linux-headers-") && tree.path(&format!("{folder}/Module.symvers")).exists() {
+            return Ok(folder);
         }
     }
-    let headers = headers.context("the headers' tree has no Module.symvers")?;
+    bail!("the headers' tree has no Module.symvers")
+}
+
+/// Gives the configuration that a kernel is built with.
+pub(super) fn config(cache: &Cache, kernel: &Kernel<'_>) -> Result<Vec<u8>> {
+    let tree = headers(cache, kernel)?;
+    let file = tree.path(&format!("{}/.config", headers_folder(&tree)?));
+    fs::read(&file).with_context(|| format!("can't read {}", file.display()))
+}
+
+fn make(tree: &Tree, folder: &Path, name: &str) -> Result<()> {
+    let headers = headers_folder(tree)?;
     let mut make = tree.command(folder, "make")?;
-    make.args(["-C", &format!("/usr/src/{headers}"), "M=/mnt", "KBUILD_BUILD_USER=pagemove", "modules"]);
+    make.args(["-C", &headers, "M=/mnt", "KBUILD_BUILD_USER=pagemove", "modules"]);
     let output = outcome(&mut make)?;
     let words = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
     if !output.status.success() {

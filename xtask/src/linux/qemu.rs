@@ -24,6 +24,22 @@ const SIGN: &str = "@pagemove ";
 /// How much of the console is repeated when something fails.
 const LAST_LINES: usize = 40;
 
+/// Memory that is plugged in but not used, unless the guest takes it into use: what a test takes away again.
+const SPARE_MEMORY: [&str; 4] =
+    ["-object", "memory-backend-ram,id=spare,size=256M", "-device", "pc-dimm,id=spare0,memdev=spare,node=1"];
+
+/// A disk that takes a second for each request, reads zeros, and forgets what is written.
+const SLOW_DISK: [&str; 4] = [
+    "-blockdev",
+    "driver=null-co,node-name=slow,size=16777216,latency-ns=1000000000,read-zeroes=on",
+    "-device",
+    "nvme,drive=slow,serial=slow",
+];
+
+/// A guest of this size keeps 1 GiB of its second node for a huge page, if its kernel can. The kernel itself is to stand
+/// elsewhere, not where chance puts it.
+const LARGE_MIB: u32 = 4096;
+
 /// A guest to be run.
 pub(super) struct Guest<'a> {
     pub(super) image: &'a Path,
@@ -64,15 +80,18 @@ impl Guest<'_> {
         command.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "2,sockets=2"]);
         command.args(["-display", "none", "-no-reboot", "-net", "none", "-monitor", "none"]);
         command.args(["-serial", "file:/dev/stdout"]);
-        command.args(["-m", &format!("{}M", self.memory_mib)]);
+        command.args(["-m", &format!("{}M,slots=1,maxmem=16G", self.memory_mib)]);
         for node in 0..2 {
             command.arg("-object").arg(format!("memory-backend-ram,id=m{node},size={}M", self.memory_mib / 2));
             command.arg("-numa").arg(format!("node,nodeid={node},cpus={node},memdev=m{node}"));
         }
+        command.args(SPARE_MEMORY).args(SLOW_DISK);
         // A slow machine is not a hanging one: the limit here ends a guest that hangs. And the kernel is not to clear
         // memory by itself, so that whoever forgets to is found out.
+        let huge = if self.memory_mib >= LARGE_MIB { "nokaslr hugetlb_cma=1:1G " } else { "" };
         let line = format!(
-            "console=ttyS0 quiet panic=-1 nosoftlockup init_on_alloc=0 log_buf_len=4M pagemove={}",
+            "console=ttyS0 quiet panic=-1 nosoftlockup init_on_alloc=0 memhp_default_state=offline log_buf_len=4M \
+             {huge}pagemove={}",
             self.orders
         );
         command.arg("-kernel").arg(self.image).args(["-initrd", "/dev/stdin", "-append"]).arg(line);
