@@ -33,6 +33,9 @@ use sabotage::Sabotage;
 /// The sample driver, which the guests' program knows.
 const SAMPLE: &str = "linux/sample";
 
+/// The driver that the tutorial ends with.
+const TUTORIAL: &str = "linux/tutorial";
+
 /// What can be asked for. The first line of each is its help.
 #[derive(Subcommand)]
 pub(crate) enum Linux {
@@ -118,7 +121,7 @@ struct Ready<'a> {
     archive: Vec<u8>,
 }
 
-/// Tests the driver on all kernels, as a part of the whole test command. Gives why not, where Debian's archive is out of
+/// Builds the tutorial's driver and tests the sample on all kernels, as a part of the whole test command. Gives why not, where Debian's archive is out of
 /// reach: then there is no kernel to test with.
 ///
 /// # Errors
@@ -129,8 +132,10 @@ pub(crate) fn ci(root: &Path) -> Result<Option<String>> {
         Err(error) if error.is::<NoArchive>() => return Ok(Some(format!("{error:#}"))),
         archives => archives?,
     }
-    let options = Options { cache: None };
-    run(root, Linux::Test { options, kernel: Vec::new(), sabotage: false, only: Vec::new() }).map(|()| None)
+    let (options, kernel) = (|| Options { cache: None }, Vec::new);
+    run(root, Linux::Build { options: options(), kernel: kernel(), driver: TUTORIAL.into() })?;
+    run(root, Linux::Test { options: options(), kernel: kernel(), sabotage: false, only: Vec::new() })?;
+    Ok(None)
 }
 
 /// Does what is asked for.
@@ -235,5 +240,26 @@ mod tests {
         assert!(error.is::<BadInput>() && error.to_string().contains("--driver"), "{error}");
         std::fs::write(driver.join("src/module.rs"), "").expect("written");
         assert_eq!(module_name(&driver).expect("there"), "pagemove_my_driver");
+    }
+
+    #[test]
+    fn the_tutorial_shows_what_is_built_and_tested() {
+        let plain = |text: &str| text.lines().map(|line| format!("{}\n", line.trim())).collect::<String>();
+        let c = [plain(include_str!("../../linux/tutorial/before.c"))];
+        let rust = [
+            plain(include_str!("../../linux/tutorial/src/driver.rs")),
+            plain(include_str!("../../linux/tutorial/src/module.rs")),
+            plain(include_str!("../../linux/tutorial/tests/driver.rs")),
+        ];
+        let mut shown = 0;
+        for (language, files) in [("c", &c[..]), ("rust", &rust)] {
+            let page = include_str!("../../docs/linux-driver.md");
+            for rest in page.split(&format!("\n```{language}\n")).skip(1) {
+                let block = plain(rest.split("```").next().unwrap_or_default());
+                assert!(files.iter().any(|file| file.contains(&block)), "stands in no file:\n{block}");
+                shown += 1;
+            }
+        }
+        assert!(shown > 10, "only {shown} blocks were found");
     }
 }
