@@ -154,16 +154,8 @@ impl Apt {
                  Acquire::Retries \"3\";\n"
             ),
         )?;
-        let mut update = self.command("apt-get")?;
-        let output = outcome(update.args(["update", "--quiet", "--error-on=any"]))?;
-        if !output.status.success() {
-            let words = String::from_utf8_lossy(&output.stderr);
-            let what = format!("can't fetch the package lists of Debian {release}: {}", one_line(&words));
-            match UNREACHABLE.iter().any(|sign| words.contains(sign)) {
-                true => bail!(NoArchive(what)),
-                false => bail!(what),
-            }
-        }
+        let what = format!("can't fetch the package lists of Debian {release}");
+        self.get(self.command("apt-get")?.args(["update", "--quiet", "--error-on=any"]), &what)?;
         fs::write(self.stamp(), "").context("can't note that the lists are fetched")
     }
 
@@ -176,9 +168,24 @@ impl Apt {
         Ok(command)
     }
 
-    fn cant_fetch(&self) -> String {
-        let lists = self.folder.display();
-        format!("can't fetch packages; if the archive has newer ones by now, remove {lists} and run this again")
+    /// Runs an apt-get that gets things; says in one line why it couldn't.
+    fn get(&self, command: &mut Command, what: &str) -> Result<()> {
+        let output = outcome(command)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let words = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
+        let complaint = format!("{what}: {}", complaints(&words));
+        if UNREACHABLE.iter().any(|sign| words.contains(sign)) {
+            bail!(NoArchive(complaint));
+        }
+        if words.contains("404") {
+            super::cache::remove(&self.stamp())?;
+            bail!(
+                "{complaint}; the archive has other versions by now: run this again, which fetches new package lists"
+            );
+        }
+        bail!(complaint)
     }
 
     /// All versions of a package, in no order.
@@ -217,8 +224,11 @@ impl Apt {
         let unfinished = folder.join(".new");
         super::cache::remove(&unfinished)?;
         fs::create_dir(&unfinished)?;
-        run(self.command("apt-get")?.current_dir(&unfinished).args(["download", "--quiet", &package.argument()]))
-            .with_context(|| self.cant_fetch())?;
+        let what = format!("can't fetch {}", package.argument());
+        self.get(
+            self.command("apt-get")?.current_dir(&unfinished).args(["download", "--quiet", &package.argument()]),
+            &what,
+        )?;
         let Some(file) = find_file(&unfinished, is_it)? else {
             bail!("apt-get downloaded {}, but there is no file of that name", package.argument());
         };
@@ -238,7 +248,7 @@ impl Apt {
         plan.args(command.get_args()).arg("--simulate");
         plan.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let plan = parse_plan(&run(&mut plan)?);
-        run(command.arg("--download-only")).with_context(|| self.cant_fetch())?;
+        self.get(command.arg("--download-only"), "can't fetch packages")?;
         let mut files = Vec::new();
         for version in plan {
             let file = find_file(folder, |name| is_file_of(name, &version.package, &version.version))?;
@@ -287,10 +297,9 @@ fn parse_uris(lines: &str, folder: &str) -> Option<String> {
 }
 
 /// What apt complains of, on one line.
-fn one_line(words: &str) -> String {
-    let complaints =
-        words.lines().filter(|line| line.starts_with("E:") || line.starts_with("W:") || line.starts_with("Err:"));
-    let some: Vec<&str> = complaints.take(3).map(str::trim).collect();
+fn complaints(words: &str) -> String {
+    let is_complaint = |line: &&str| line.starts_with("E: ") || line.starts_with("W: ");
+    let some: Vec<&str> = words.lines().filter(is_complaint).take(3).map(|line| line[3..].trim()).collect();
     if some.is_empty() { words.trim().to_owned() } else { some.join("; ") }
 }
 
@@ -372,7 +381,7 @@ mod tests {
         assert_eq!(parse_uris(uris, "debian").as_deref(), Some("http://x/debian/"));
         assert_eq!(parse_uris(uris, "debian-security").as_deref(), Some("http://y/debian-security/"));
         assert_eq!(parse_uris(uris, "ubuntu"), None);
-        assert_eq!(one_line("Reading\nE: Could not resolve 'x'\n"), "E: Could not resolve 'x'");
+        assert_eq!(complaints("Reading\nE: Could not resolve 'x'\n"), "Could not resolve 'x'");
 
         let plan = "Inst libc6 (2.36-9 Debian:12/oldstable [amd64]) []\nConf libc6 (2.36-9 x)\n";
         assert_eq!(parse_plan(plan), [version("libc6", "2.36-9")]);
