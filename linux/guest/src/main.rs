@@ -10,6 +10,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+mod administrator;
 mod bench;
 mod contract;
 mod device;

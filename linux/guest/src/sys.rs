@@ -262,6 +262,29 @@ impl Child {
         self.wait_with(libc::WNOHANG)
     }
 
+    /// Its number.
+    pub(crate) fn process(&self) -> u32 {
+        self.0.unsigned_abs()
+    }
+
+    /// Takes a file that it has open, as only an administrator may.
+    pub(crate) fn file(&self, number: i32) -> Result<File> {
+        // SAFETY: a plain call.
+        let child = unsafe { libc::syscall(libc::SYS_pidfd_open, self.0, 0) };
+        if child < 0 {
+            return Err(named("pidfd_open"));
+        }
+        // SAFETY: new and ours.
+        let child = unsafe { OwnedFd::from_raw_fd(child as i32) };
+        // SAFETY: a plain call.
+        let file = unsafe { libc::syscall(libc::SYS_pidfd_getfd, child.as_raw_fd(), number, 0) };
+        if file < 0 {
+            return Err(named("pidfd_getfd"));
+        }
+        // SAFETY: new and ours.
+        Ok(unsafe { File::from_raw_fd(file as i32) })
+    }
+
     pub(crate) fn kill(&self) {
         // SAFETY: a plain call.
         unsafe { libc::kill(self.0, libc::SIGKILL) };

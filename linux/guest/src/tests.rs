@@ -13,7 +13,7 @@ use crate::machine::{compact, frames, free_pages, is_configured};
 use crate::sys::errno;
 use crate::triggers::{self, move_across};
 use crate::work::{Scene, wrong_words};
-use crate::{contract, marks, movement, pins, pressure, storm};
+use crate::{administrator, contract, marks, movement, pins, pressure, storm};
 
 pub(crate) type Outcome = Result<String, Box<dyn Error>>;
 
@@ -66,6 +66,7 @@ pub(crate) const ALL: &[Test] = &[
     Test { unmovable: true, ..test("control", control) },
     test("policy", policy),
     test("pins", pins::by_name_and_by_pipe),
+    test("pins-of-others", administrator::pins_of_others),
     test("direct-io", pins::direct_io),
     test("registered-buffers", pins::registered_buffers),
     test("move-pages", triggers::move_pages),
