@@ -377,7 +377,7 @@ mod tests {
         let record = "Package: a\nDepends: gcc-14, b (= 1), c (>= 1), d:amd64 (= 1)\nRecommends: e (= 1)\n";
         assert_eq!(parse_exact_depends(record, "1"), ["b", "d"]);
 
-        let uris = "'http://x/debian/dists/trixie/InRelease' x 0 \n'http://y/debian-security/dists/trixie-security/Release' y 0\n";
+        let uris = "'http://y/debian-security/dists/trixie-security/Release' y 0\n'http://x/debian/dists/trixie/InRelease' x 0\n";
         assert_eq!(parse_uris(uris, "debian").as_deref(), Some("http://x/debian/"));
         assert_eq!(parse_uris(uris, "debian-security").as_deref(), Some("http://y/debian-security/"));
         assert_eq!(parse_uris(uris, "ubuntu"), None);

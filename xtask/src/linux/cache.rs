@@ -209,6 +209,7 @@ fn default_folder() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+    use std::time::Duration;
 
     use super::*;
 
@@ -287,7 +288,15 @@ mod tests {
                 })
             });
             has_begun.recv().expect("the first begins");
-            let second = scope.spawn(|| open().folder("a/b", Look::Sizes, |_| bail!("the first is making it")));
+            let (made, has_made) = mpsc::channel();
+            let second = scope.spawn(move || {
+                open().folder("a/b", Look::Sizes, |_| {
+                    made.send(()).context("nobody listens")?;
+                    bail!("the first is making it")
+                })
+            });
+            // What must not come can only be waited for in vain.
+            has_made.recv_timeout(Duration::from_millis(300)).expect_err("the second waits");
             wait.send(()).expect("the first goes on");
             second.join().expect("no panic").expect("there");
         });
