@@ -296,8 +296,9 @@ mod tests {
                 })
             });
             // What must not come can only be waited for in vain.
-            has_made.recv_timeout(Duration::from_millis(300)).expect_err("the second waits");
+            let early = has_made.recv_timeout(Duration::from_millis(300));
             wait.send(()).expect("the first goes on");
+            early.expect_err("the second waits");
             second.join().expect("no panic").expect("there");
         });
     }
