@@ -412,9 +412,10 @@ impl Worker<'_> {
                 self.last = "registering";
                 life.unregister()?;
                 let ring = Ring::new()?;
-                ring.register(&life.map, page, some)?;
-                let pages = (page..page + some).map(|page| life.hold(page)).collect::<Part<Vec<_>>>()?;
-                life.ring = Some((ring, pages));
+                if ring.register(&life.map, page, some)? {
+                    let pages = (page..page + some).map(|page| life.hold(page)).collect::<Part<Vec<_>>>()?;
+                    life.ring = Some((ring, pages));
+                }
             }
             20 => {
                 self.last = "a private mapping";

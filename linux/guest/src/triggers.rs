@@ -31,9 +31,9 @@ pub(crate) fn move_across(map: &Map, pages: &[usize]) -> Result<usize> {
     Ok(pages.iter().filter(|&&page| before[page] != middle[page] || middle[page] != after[page]).count())
 }
 
-/// Sends 4,000 pages from node to node in some way, under writers.
+/// Sends 2,000 pages from node to node in some way, under writers.
 fn to_and_fro(mut ask: impl FnMut(&Scene, i32) -> Result<()>) -> Outcome {
-    const PAGES: usize = 4000;
+    const PAGES: usize = 2000;
     let scene = Scene::whole(PAGES)?;
     let mut calls = 0;
     let (hops, report) = scene.during(11, || -> Result<_> {

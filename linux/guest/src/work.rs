@@ -204,6 +204,7 @@ impl Shadow {
 
 /// Counts up its own word of random pages, and the copy of that word.
 fn write(map: &Map, shadow: &Shadow, kept: &[usize], writer: usize, seed: u64, done: impl Fn() -> bool) {
+    sys::yield_to_others();
     let mut random = Random::new(seed + 1 + writer as u64);
     while !done() {
         for _ in 0..64 {
@@ -218,6 +219,7 @@ fn write(map: &Map, shadow: &Shadow, kept: &[usize], writer: usize, seed: u64, d
 
 /// Looks at random pages: constants are constant, counters don't go back.
 fn watch(map: &Map, kept: &[usize], seed: u64, done: &AtomicBool) -> u64 {
+    sys::yield_to_others();
     let mut random = Random::new(seed + 99);
     let mut bad = 0;
     while !done.load(Ordering::Relaxed) {
