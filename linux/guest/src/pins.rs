@@ -149,8 +149,9 @@ pub(crate) fn registered_buffers() -> Outcome {
     needs("CONFIG_IO_URING")?;
     let scene = Scene::whole(400)?;
     let ring = Ring::new()?;
-    // An ordinary file of this kernel's, to compare with.
-    let file = File::options().read(true).write(true).create(true).truncate(true).open("/file")?;
+    // A file of this kernel's that is as ours, to compare with. (A file in `tmpfs` isn't.)
+    sys::mount("ramfs", "/ordinary")?;
+    let file = File::options().read(true).write(true).create(true).truncate(true).open("/ordinary/file")?;
     file.set_len(sys::PAGE as u64)?;
     let ordinary = Ring::new()?.register(&Map::new(Some(file.as_fd()), 0, 1, SHARED)?, 0, 1)?;
     for closed in [false, true] {
