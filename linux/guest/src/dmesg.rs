@@ -25,7 +25,7 @@ const BAD: &[&str] = &[
     "unable to handle",
 ];
 
-/// What the kernel tells of itself when it ends a process for want of memory: no complaint about us.
+/// What the kernel tells of itself when it finds no frame, or ends a process for want of memory: no complaint about us.
 const LOW_MEMORY: &str = "Call Trace";
 
 /// Our own lines in the log, around the tests that make memory short.

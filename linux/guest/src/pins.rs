@@ -10,8 +10,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use pagemove_sample::uapi;
 
 use crate::machine::{compact, frames, wait_until};
-use crate::sys::{self, Pipe, Ring};
-use crate::tests::{Outcome, check, expect, needs};
+use crate::sys::{self, Map, Pipe, Ring, SHARED};
+use crate::tests::{Outcome, Skip, check, expect, needs};
 use crate::triggers::move_across;
 use crate::work::{Scene, mark, wrong_words};
 
@@ -149,8 +149,19 @@ pub(crate) fn registered_buffers() -> Outcome {
     needs("CONFIG_IO_URING")?;
     let scene = Scene::whole(400)?;
     let ring = Ring::new()?;
+    // A file of this kernel's that is as ours, to compare with. (A file in `tmpfs` isn't.)
+    sys::mount("ramfs", "/ordinary")?;
+    let file = File::options().read(true).write(true).create(true).truncate(true).open("/ordinary/file")?;
+    file.set_len(sys::PAGE as u64)?;
+    let ordinary = Ring::new()?.register(&Map::new(Some(file.as_fd()), 0, 1, SHARED)?, 0, 1)?;
     for closed in [false, true] {
-        ring.register(&scene.map, PINNED.start, PINNED.len())?;
+        let registered = ring.register(&scene.map, PINNED.start, PINNED.len())?;
+        check(registered == ordinary, || {
+            format!("the driver's memory can be registered: {registered}; an ordinary file's: {ordinary}")
+        })?;
+        if !registered {
+            return Err(Skip("this kernel registers no memory of files".to_owned()).into());
+        }
         must_stay(&scene, PINNED)?;
         if closed {
             break;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use pagemove_sample::uapi::Policy;
 
 use crate::device::Device;
+use crate::dmesg;
 use crate::machine::{Random, compact, free_order9, free_pages, is_configured, number_in};
 use crate::sys::{self, Child, End, Map, PRIVATE, Pipe, READ_ONLY, Ring, SHARED, errno};
 use crate::tell;
@@ -42,6 +43,8 @@ enum Count {
 
 /// Goes on for `time`; gives what was done in words.
 pub(crate) fn run(time: Duration, seed: u64) -> Result<(), Box<dyn Error>> {
+    // It will be short of frames time and again, and tell of that at length.
+    dmesg::expect_low_memory(true)?;
     let counts = Map::new(None, 0, WORKERS, SHARED)?;
     let stop = Map::new(None, 0, 1, SHARED)?;
     let mut workers = Vec::new();
@@ -412,9 +415,10 @@ impl Worker<'_> {
                 self.last = "registering";
                 life.unregister()?;
                 let ring = Ring::new()?;
-                ring.register(&life.map, page, some)?;
-                let pages = (page..page + some).map(|page| life.hold(page)).collect::<Part<Vec<_>>>()?;
-                life.ring = Some((ring, pages));
+                if ring.register(&life.map, page, some)? {
+                    let pages = (page..page + some).map(|page| life.hold(page)).collect::<Part<Vec<_>>>()?;
+                    life.ring = Some((ring, pages));
+                }
             }
             20 => {
                 self.last = "a private mapping";

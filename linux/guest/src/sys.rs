@@ -428,14 +428,19 @@ impl Ring {
         // SAFETY: the callers' array is as long as they say.
         let result =
             unsafe { libc::syscall(libc::SYS_io_uring_register, self.0.as_raw_fd(), command, argument, number) };
-        if result < 0 { Err(named("io_uring_register")) } else { Ok(()) }
+        if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Registers some pages as a buffer.
-    pub(crate) fn register(&self, map: &Map, first: usize, pages: usize) -> Result<()> {
+    /// Registers some pages as a buffer; gives whether the kernel does so for files at all.
+    pub(crate) fn register(&self, map: &Map, first: usize, pages: usize) -> Result<bool> {
         assert!(first + pages <= map.pages, "past the end of a mapping");
         let part = libc::iovec { iov_base: map.word(first, 0).cast(), iov_len: pages * PAGE };
-        self.call(0, &part, 1)
+        match self.call(0, &part, 1) {
+            Ok(()) => Ok(true),
+            // Older kernels take no file's memory but their own.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+            Err(error) => Err(Error::new(error.kind(), format!("io_uring_register: {error}"))),
+        }
     }
 
     /// Lets go of all buffers.
@@ -453,6 +458,12 @@ pub(crate) fn userfaultfd() -> Result<OwnedFd> {
     }
     // SAFETY: new and ours.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Makes this thread one that lets others go first: all processors stay busy, and whoever moves pages isn't kept waiting.
+pub(crate) fn yield_to_others() {
+    // SAFETY: a plain call.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 15) };
 }
 
 /// Ends the machine.

@@ -19,7 +19,7 @@ pub(crate) type Outcome = Result<String, Box<dyn Error>>;
 
 /// Why a test can't be run on this kernel.
 #[derive(Debug)]
-pub(crate) struct Skip(String);
+pub(crate) struct Skip(pub(crate) String);
 
 impl std::fmt::Display for Skip {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -115,12 +115,14 @@ impl Scene {
             return Err(std::io::Error::other(format!("the writing child ended by {end:?}")).into());
         }
         let mut report = Report { bad_words: bad.into_inner(), ..Report::default() };
+        // As the writers see it, and as whoever comes now.
+        let maps = [map, &self.device.map(0, map.pages(), READ_ONLY)?];
         for &page in kept {
-            report.bad_words += wrong_words(map, page);
+            report.bad_words += maps.iter().map(|map| wrong_words(map, page)).sum::<u64>();
             for writer in 0..WRITERS {
                 let written = shadow.load(shadow.page(page, writer));
                 report.writes += written;
-                report.lost_writes += u64::from(map.load(page, 1 + writer) != written);
+                report.lost_writes += u64::from(maps.iter().any(|map| map.load(page, 1 + writer) != written));
             }
         }
         let after = self.frames()?;
@@ -204,6 +206,7 @@ impl Shadow {
 
 /// Counts up its own word of random pages, and the copy of that word.
 fn write(map: &Map, shadow: &Shadow, kept: &[usize], writer: usize, seed: u64, done: impl Fn() -> bool) {
+    sys::yield_to_others();
     let mut random = Random::new(seed + 1 + writer as u64);
     while !done() {
         for _ in 0..64 {
@@ -218,6 +221,7 @@ fn write(map: &Map, shadow: &Shadow, kept: &[usize], writer: usize, seed: u64, d
 
 /// Looks at random pages: constants are constant, counters don't go back.
 fn watch(map: &Map, kept: &[usize], seed: u64, done: &AtomicBool) -> u64 {
+    sys::yield_to_others();
     let mut random = Random::new(seed + 99);
     let mut bad = 0;
     while !done.load(Ordering::Relaxed) {

@@ -67,7 +67,7 @@ pub(super) const ALL: &[Sabotage] = &[
              \t\tvmf_insert_pfn(vmf->vma, vmf->address, folio_pfn(folio));\n\
              \t\tfolio_unlock(folio);\n\t\tfolio_put(folio);\n\t\treturn VM_FAULT_NOPAGE;\n\t}\n\
              \tvmf->page = folio_page(folio, 0);\n",
-        tests: &["movement"],
+        tests: &["thp-faults"],
     },
     Sabotage {
         name: "leaves pages clean",
