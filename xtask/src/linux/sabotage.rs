@@ -6,6 +6,8 @@
 
 use anyhow::{Result, bail};
 
+use crate::BadInput;
+
 /// One way to break the driver.
 pub(super) struct Sabotage {
     pub(super) name: &'static str,
@@ -149,7 +151,7 @@ pub(super) fn named(words: &[String]) -> Result<Vec<&'static Sabotage>> {
         |sabotage: &&Sabotage| words.is_empty() || words.iter().any(|word| sabotage.name.contains(word.as_str()));
     let found: Vec<&Sabotage> = ALL.iter().filter(has_one).collect();
     if found.is_empty() {
-        bail!("no sabotage has any of {words:?} in its name");
+        bail!(BadInput(format!("no sabotage has any of {words:?} in its name")));
     }
     Ok(found)
 }

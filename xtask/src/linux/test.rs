@@ -12,6 +12,7 @@ use super::Ready;
 use super::command::tail;
 use super::qemu::Guest;
 use super::sabotage::Sabotage;
+use crate::BadInput;
 
 /// The fewest tests that a whole run tells of; so that an empty run isn't taken for a good one.
 const FEWEST: usize = 25;
@@ -75,6 +76,9 @@ pub(super) fn run(ready: &Ready<'_>, only: &[String]) -> Result<()> {
         let large = if large.is_empty() { LARGE.to_vec() } else { large };
         boot(ready, &[&["test"], &large[..]].concat().join(","), LARGE_MIB, LIMIT, &mut seen)?;
     }
+    if let Some(name) = seen.unheard(only) {
+        bail!(BadInput(format!("there is no test `{name}`; without names, all are run, and tell their names")));
+    }
     let fewest = if only.is_empty() { FEWEST } else { only.len() };
     if let Some(why) = seen.fault(fewest) {
         bail!("kernel {}: {why}", ready.kernel.version);
@@ -121,6 +125,7 @@ fn boot(ready: &Ready<'_>, orders: &str, memory_mib: u32, limit: Duration, seen:
 /// What the guest has told.
 #[derive(Default)]
 struct Seen {
+    heard: Vec<String>,
     passed: usize,
     failed: Vec<String>,
     /// With the reason.
@@ -143,6 +148,7 @@ impl Seen {
             return Some(format!("  {of}: {fact}"));
         }
         let test = told["test"].as_str()?;
+        self.heard.push(test.to_owned());
         let (is_ok, why) = (told["ok"].as_bool() == Some(true), told["why"].as_str().unwrap_or_default());
         if told["skipped"].as_bool() == Some(true) {
             self.skipped.push(format!("{test}: {}", self.last_fact));
@@ -156,6 +162,11 @@ impl Seen {
         self.log_is_clean |= test == "dmesg" && is_ok;
         let seconds = told["seconds"].as_f64().map(|seconds| format!(" ({seconds:.1} s)")).unwrap_or_default();
         Some(if is_ok { format!("  {test}: ok{seconds}") } else { format!("  {test}: FAILED{seconds}: {why}") })
+    }
+
+    /// A name that the guest has told nothing of, though it came to its end.
+    fn unheard<'a>(&self, names: &'a [String]) -> Option<&'a String> {
+        names.iter().find(|name| !self.heard.contains(name))
     }
 
     /// Whether a test has failed, or this kernel can't run it.
@@ -194,6 +205,14 @@ mod tests {
         assert!(seen.fault(2).is_some(), "too few");
         seen.hear(&json!({"test": "b", "ok": false, "why": "so"}));
         assert!(seen.fault(1).is_some_and(|why| why.contains('b')));
+    }
+
+    #[test]
+    fn a_name_that_is_no_tests_is_told() {
+        let mut seen = Seen::default();
+        seen.hear(&json!({"test": "a", "ok": true}));
+        let names = ["a", "b"].map(str::to_owned);
+        assert_eq!((seen.unheard(&names), seen.unheard(&names[..1])), (Some(&names[1]), None));
     }
 
     #[test]
