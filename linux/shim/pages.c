@@ -14,6 +14,7 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -127,12 +128,24 @@ void *pmk_page_get(struct pmk_open *open, u64 index, bool create, int *error)
 	struct address_space *mapping = open->inode->i_mapping;
 	struct folio *folio;
 
+	/* A driver's loop over many pages ends with its process, and doesn't eat the memory that is set aside for the dying. */
+	if (fatal_signal_pending(current)) {
+		*error = -EINTR;
+		return NULL;
+	}
 	filemap_invalidate_lock_shared(mapping);
 	folio = pmk_get_locked(mapping, index, create, error);
 	filemap_invalidate_unlock_shared(mapping);
+	if (!folio)
+		return NULL;
 	/* The reference alone keeps it where it is; having had the lock, we know that it isn't a copy half made. */
-	if (folio)
-		folio_unlock(folio);
+	folio_unlock(folio);
+	/* The kernel dies of reading what the hardware has reported as broken. (For faults, it looks by itself.) */
+	if (PageHWPoison(folio_page(folio, 0))) {
+		folio_put(folio);
+		*error = -EIO;
+		return NULL;
+	}
 	return folio;
 }
 

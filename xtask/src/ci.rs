@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, checkers, layers, no_std, prose};
+use crate::{cargo, checkers, layers, linux, no_std, prose};
 
 /// One step: its name in the table, and what it does.
 struct Step {
@@ -26,9 +26,11 @@ enum Action {
     CargoWith(&'static str, &'static str, &'static [&'static str]),
     /// Runs xtask's own check of this name, in this process.
     Check(&'static str, fn(&Path) -> Result<()>),
+    /// The same for what can't be checked everywhere: gives why it can't be here.
+    MaySkip(&'static str, fn(&Path) -> Result<Option<String>>),
 }
 
-use Action::{Cargo, CargoWith, Check};
+use Action::{Cargo, CargoWith, Check, MaySkip};
 
 /// Every step: the quick ones first, so that small faults show early.
 ///
@@ -57,6 +59,7 @@ const STEPS: &[Step] = &[
     Step { name: "schedules", action: Check("schedules", checkers::some_schedules) },
     // Each line that the list of broken lines names is still there.
     Step { name: "mutants, list", action: Cargo(&["xtask", "mutate", "--dry-run"]) },
+    Step { name: "stock Linux", action: MaySkip("linux test", linux::ci) },
     // Last: what a user will see.
     Step {
         name: "the command",
@@ -82,6 +85,7 @@ const STEPS: &[Step] = &[
 enum Ended {
     Well,
     Badly,
+    Skipped,
     NotRun,
 }
 
@@ -95,7 +99,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
 
 fn run_steps(root: &Path, steps: &[Step]) -> Result<()> {
     let mut rows = Vec::new();
-    let mut failure = None;
+    let (mut failure, mut skips) = (None, String::new());
     for (at, step) in steps.iter().enumerate() {
         if failure.is_some() {
             rows.push((step.name, Ended::NotRun, Duration::ZERO));
@@ -104,10 +108,18 @@ fn run_steps(root: &Path, steps: &[Step]) -> Result<()> {
         println!("==> {}/{} {}: {}", at + 1, steps.len(), step.name, step.action.as_typed());
         let start = Instant::now();
         let outcome = step.action.run(root);
-        rows.push((step.name, if outcome.is_ok() { Ended::Well } else { Ended::Badly }, start.elapsed()));
+        let ended = match &outcome {
+            Ok(None) => Ended::Well,
+            Ok(Some(why)) => {
+                skips += &format!("NOT CHECKED: step `{}` was skipped: {why}\n", step.name);
+                Ended::Skipped
+            }
+            Err(_) => Ended::Badly,
+        };
+        rows.push((step.name, ended, start.elapsed()));
         failure = outcome.err().map(|error| (step, error));
     }
-    print!("\n{}", table(&rows));
+    print!("\n{}{skips}", table(&rows));
     match failure {
         None => Ok(()),
         Some((step, error)) => Err(error.context(format!("step `{}` failed", step.name))),
@@ -124,6 +136,7 @@ fn table(rows: &[(&str, Ended, Duration)]) -> String {
         let _ = match ended {
             Ended::Well => writeln!(text, "{name:width$}  ok      {seconds:7.1} s"),
             Ended::Badly => writeln!(text, "{name:width$}  FAILED  {seconds:7.1} s"),
+            Ended::Skipped => writeln!(text, "{name:width$}  SKIPPED {seconds:7.1} s"),
             Ended::NotRun => writeln!(text, "{name:width$}  not run"),
         };
     }
@@ -140,19 +153,21 @@ impl Action {
             CargoWith(name, value, arguments) => {
                 format!("{name}='{value}' cargo {}", arguments.join(" "))
             }
-            Check(name, _) => format!("cargo xtask {name}"),
+            Check(name, _) | MaySkip(name, _) => format!("cargo xtask {name}"),
         }
     }
 
-    fn run(&self, root: &Path) -> Result<()> {
+    /// Gives why not, if it can't be done here.
+    fn run(&self, root: &Path) -> Result<Option<String>> {
         let mut command = cargo();
         match self {
-            Check(_, check) => return check(root),
+            Check(_, check) => return check(root).map(|()| None),
+            MaySkip(_, check) => return check(root),
             Cargo(arguments) => command.args(*arguments),
             CargoWith(name, value, arguments) => command.args(*arguments).env(name, value),
         };
         let status = command.current_dir(root).status().context("can't start cargo; is it on the path?")?;
-        self.judge(status)
+        self.judge(status).map(|()| None)
     }
 
     fn judge(&self, status: ExitStatus) -> Result<()> {
@@ -183,7 +198,8 @@ mod tests {
 
     #[test]
     fn all_steps_that_end_well_are_a_success() {
-        let steps = [Step { name: "a", action: Check("a", well) }, Step { name: "b", action: Check("a", well) }];
+        let cant = |_: &Path| Ok(Some("no such thing here".to_owned()));
+        let steps = [Step { name: "a", action: Check("a", well) }, Step { name: "b", action: MaySkip("b", cant) }];
         run_steps(Path::new("."), &steps).expect("both end well");
     }
 
@@ -213,9 +229,10 @@ mod tests {
             ("one", Ended::Well, Duration::from_millis(1500)),
             ("second", Ended::Badly, Duration::from_millis(200)),
             ("3", Ended::NotRun, Duration::ZERO),
+            ("4", Ended::Skipped, Duration::ZERO),
         ];
-        let expected =
-            "one     ok          1.5 s\nsecond  FAILED      0.2 s\n3       not run\nall                 1.7 s\n";
+        let expected = "one     ok          1.5 s\nsecond  FAILED      0.2 s\n3       not run\n4       SKIPPED     0.0 s\n\
+                        all                 1.7 s\n";
         assert_eq!(table(&rows), expected);
     }
 

@@ -1,7 +1,7 @@
 //! The project's chores, as `cargo xtask NAME`.
 //!
 //! Takes the name of a chore, runs it on the workspace that xtask stands in, and prints what it found. Promises
-//! exit code 0 when all is well, 1 when a check found something or couldn't run, and 2 for wrong arguments.
+//! exit code 0 when all is well, 1 when a check found something or couldn't run, and 2 for wrong arguments and input.
 //! `cargo xtask ci` runs all of them, and the compiler's, formatter's and linter's own.
 
 use std::path::PathBuf;
@@ -51,6 +51,18 @@ enum Chore {
     Schedules(checkers::Schedules),
 }
 
+/// An error in what was asked for, not in what was found.
+#[derive(Debug)]
+struct BadInput(String);
+
+impl std::fmt::Display for BadInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadInput {}
+
 fn main() -> ExitCode {
     let root = root();
     let outcome: Result<()> = match Arguments::parse().chore {
@@ -68,7 +80,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<BadInput>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

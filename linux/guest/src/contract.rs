@@ -8,9 +8,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use pagemove_sample::uapi::{self, FIRST_PAGES};
 
 use crate::device::Device;
-use crate::machine::{compact, free_pages};
+use crate::machine::{compact, free_pages, wait_until};
 use crate::sys::{self, End, Map, PRIVATE, READ_ONLY, SHARED, WORDS, errno};
-use crate::tests::{Outcome, check, expect};
+use crate::tests::{Outcome, check, expect, needs};
 
 pub(crate) fn bad_input() -> Outcome {
     let device = Device::open(FIRST_PAGES)?;
@@ -143,19 +143,59 @@ pub(crate) fn clear_refs() -> Outcome {
 }
 
 pub(crate) fn drop_caches() -> Outcome {
-    let mut device = Device::open(256)?;
+    let device = Device::open(256)?;
     // Not by a mapping: unmapping would mark as dirty what was written through it.
-    for page in 0..256u64 {
-        device.file.seek(SeekFrom::Start(page * 4096 + 40))?;
-        device.file.write_all(&(page + 1).to_ne_bytes())?;
-    }
+    (0..256).try_for_each(|page| device.write_word(page, 5, page + 1))?;
     // Nothing maps them now.
     fs::write("/proc/sys/vm/drop_caches", "3")?;
-    // What any process may ask for that has the file.
+    // What any process may ask for that has the file, or a mapping.
     sys::advise_dont_need(device.fd())?;
     let map = device.map(0, 256, READ_ONLY)?;
+    for advice in [libc::MADV_COLD, libc::MADV_PAGEOUT] {
+        (0..256).for_each(|page| _ = map.load(page, 5));
+        expect("advice that pages aren't needed soon", map.advise(0, 256, advice), 0)?;
+    }
     check((0..256).all(|page| map.load(page, 5) == page as u64 + 1), || "contents are gone".to_owned())?;
     Ok("unmapped pages keep their contents".to_owned())
+}
+
+/// Memory that the hardware has reported as broken: whoever touches it is told, nobody else notices, and it can be freed.
+pub(crate) fn broken_memory() -> Outcome {
+    needs("CONFIG_MEMORY_FAILURE")?;
+    let device = Device::open(8)?;
+    let map = device.map(0, 8, SHARED)?;
+    (0..8).for_each(|page| map.store(page, 0, page as u64 + 1));
+    // What it says is how well the kernel could do without the page.
+    let _ = map.advise(3, 1, libc::MADV_HWPOISON);
+    let end = sys::fork(|| map.load(3, 0) as i32)?.wait();
+    check(end == End::Signal(libc::SIGBUS), || format!("a touch of broken memory ended by {end:?}"))?;
+    let number = device.read_word(3, 0).err().and_then(|error| error.raw_os_error());
+    check(number == Some(libc::EIO), || format!("reading broken memory gives {number:?}"))?;
+    expect("pinning broken memory", device.pin(3, "dma"), libc::EIO)?;
+    compact()?;
+    let others = (0..8).filter(|&page| page != 3).all(|page| map.load(page, 0) == page as u64 + 1);
+    check(others, || "other pages have changed".to_owned())?;
+    device.free(3, 1)?;
+    // As with any file, an entry for broken memory outlives a hole in the file.
+    map.advise(3, 1, libc::MADV_DONTNEED)?;
+    check(map.load(3, 0) == 0, || "the new page isn't clear".to_owned())?;
+    Ok("SIGBUS and EIO for the one page, until it's freed and unmapped".to_owned())
+}
+
+/// A process that is killed in a long call ends, and doesn't finish the call first.
+pub(crate) fn killed_at_work() -> Outcome {
+    const MANY: u64 = 60_000;
+    let device = Device::open(MANY)?;
+    let free = free_pages()?;
+    let child = sys::fork(|| i32::from(device.fill(0, MANY).is_err()))?;
+    // Not by asking the driver, which answers one at a time.
+    wait_until("the child to be at work", || Ok(free_pages()? + 5000 < free))?;
+    child.kill();
+    let end = child.wait();
+    check(end == End::Signal(libc::SIGKILL), || format!("a killed process ended by {end:?}"))?;
+    let pages = device.counts()?.pages;
+    check(pages < MANY, || format!("it has made all {MANY} pages first"))?;
+    Ok(format!("after {pages} of {MANY} pages"))
 }
 
 pub(crate) fn unload_in_use() -> Outcome {

@@ -5,6 +5,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Result;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 
 use pagemove_sample::uapi::{self, Counts, Listed, Named, One, Policy, Range, Watched};
 
@@ -77,6 +78,18 @@ impl Device {
         let mut bytes = [0; Counts::BYTES];
         self.call(uapi::COUNT, &mut bytes)?;
         Counts::from_bytes(&bytes).ok_or_else(|| std::io::Error::other("counts of a wrong length"))
+    }
+
+    /// Writes a word by `write`, so by no mapping.
+    pub(crate) fn write_word(&self, page: u64, word: u64, value: u64) -> Result<()> {
+        self.file.write_all_at(&value.to_ne_bytes(), page * sys::PAGE as u64 + word * 8)
+    }
+
+    /// Reads a word by `read`.
+    pub(crate) fn read_word(&self, page: u64, word: u64) -> Result<u64> {
+        let mut bytes = [0; 8];
+        self.file.read_exact_at(&mut bytes, page * sys::PAGE as u64 + word * 8)?;
+        Ok(u64::from_ne_bytes(bytes))
     }
 
     pub(crate) fn map(&self, first: u64, pages: usize, kind: Kind) -> Result<Map> {

@@ -3,6 +3,7 @@
 //! Takes the kernel's log; gives the lines that no sound driver causes. Promises to have read the log from its beginning,
 //! and to look at the taint flags as well: a module of our own, unsigned, is all that may be there.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{ErrorKind, Read, Result};
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,6 +25,29 @@ const BAD: &[&str] = &[
     "unable to handle",
 ];
 
+/// What the kernel tells of itself when it finds no frame, or ends a process for want of memory: no complaint about us.
+const LOW_MEMORY: &str = "Call Trace";
+
+/// Our own lines in the log, around the tests that make memory short.
+const LOW_MEMORY_BEGINS: &str = "pagemove: memory is made short";
+const LOW_MEMORY_ENDS: &str = "pagemove: memory is left alone";
+/// How many lines before a complaint are told with it.
+const CONTEXT: usize = 4;
+
+const TEST_BEGINS: &str = "pagemove: test ";
+
+/// Notes in the log which test begins.
+pub(crate) fn begin(test: &str) -> Result<()> {
+    // However many notes there are: the kernel would leave some out.
+    fs::write("/proc/sys/kernel/printk_devkmsg", "on\n")?;
+    fs::write("/dev/kmsg", format!("{TEST_BEGINS}{test}"))
+}
+
+/// Notes in the log that from here on the kernel may run out of memory, or no more.
+pub(crate) fn expect_low_memory(expected: bool) -> Result<()> {
+    fs::write("/dev/kmsg", if expected { LOW_MEMORY_BEGINS } else { LOW_MEMORY_ENDS })
+}
+
 /// Out of tree (12) and unsigned (13).
 const ALLOWED_TAINT: u64 = 1 << 12 | 1 << 13;
 
@@ -32,16 +56,24 @@ pub(crate) fn check() -> Result<Vec<String>> {
     let mut bad = Vec::new();
     let mut log = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
     let mut record = [0; 8192];
-    let mut records = 0;
+    let (mut records, mut low_memory) = (0, false);
+    let (mut test, mut before) = ("no test".to_owned(), VecDeque::new());
     loop {
         match log.read(&mut record) {
             Ok(0) => break,
             Ok(bytes) => {
                 records += 1;
                 let text = String::from_utf8_lossy(&record[..bytes]).into_owned();
-                if BAD.iter().any(|sign| text.contains(sign)) {
-                    bad.push(text.split_once(';').map_or(&*text, |(_, text)| text).trim().to_owned());
+                let text = text.split_once(';').map_or(&*text, |(_, text)| text).trim();
+                if let Some((_, name)) = text.split_once(TEST_BEGINS) {
+                    name.clone_into(&mut test);
                 }
+                low_memory = (low_memory || text.contains(LOW_MEMORY_BEGINS)) && !text.contains(LOW_MEMORY_ENDS);
+                if BAD.iter().any(|&sign| text.contains(sign) && !(low_memory && sign == LOW_MEMORY)) {
+                    bad.push(format!("in {test}: {text} (after: {})", before.make_contiguous().join(" / ")));
+                }
+                before.push_back(text.to_owned());
+                before.drain(..before.len().saturating_sub(CONTEXT));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             // The log went on while we read, and the oldest are gone.

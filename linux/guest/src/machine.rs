@@ -5,17 +5,33 @@
 use std::fs::{self, File};
 use std::io::{Error, Result};
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use crate::sys::{Map, PAGE};
 
-/// The frame of each page of a mapping; 0 where there's none now.
-pub(crate) fn frames(map: &Map) -> Result<Vec<u64>> {
+/// What `pagemap` tells of each page of a mapping.
+fn entries(map: &Map) -> Result<Vec<u64>> {
     let file = File::open("/proc/self/pagemap")?;
     let mut bytes = vec![0; map.pages() * 8];
     file.read_exact_at(&mut bytes, (map.address() / PAGE * 8) as u64)?;
-    let entries = bytes.chunks_exact(8).map(|entry| u64::from_ne_bytes(entry.try_into().unwrap_or_default()));
+    Ok(bytes.chunks_exact(8).map(|entry| u64::from_ne_bytes(entry.try_into().unwrap_or_default())).collect())
+}
+
+/// The frame of each page of a mapping; 0 where there's none now.
+pub(crate) fn frames(map: &Map) -> Result<Vec<u64>> {
     // Bit 63: present. Bits 0 to 54: the frame.
-    Ok(entries.map(|entry| if entry >> 63 == 1 { entry & ((1 << 55) - 1) } else { 0 }).collect())
+    let frame = |entry: u64| if entry >> 63 == 1 { entry & ((1 << 55) - 1) } else { 0 };
+    Ok(entries(map)?.into_iter().map(frame).collect())
+}
+
+/// The bit of `pagemap` for a page written to since `clear_refs`.
+pub(crate) const SOFT_DIRTY: u32 = 55;
+/// The bit of `pagemap` for a page that a userfaultfd protects from writing.
+pub(crate) const UFFD_PROTECTED: u32 = 57;
+
+/// Which pages of a mapping have this bit.
+pub(crate) fn marked(map: &Map, bit: u32) -> Result<Vec<bool>> {
+    Ok(entries(map)?.into_iter().map(|entry| entry >> bit & 1 == 1).collect())
 }
 
 /// Free blocks of 2 MiB, at least: of order 9, and twice those of order 10.
@@ -32,10 +48,42 @@ pub(crate) fn free_order9() -> Result<u64> {
 
 /// Free memory in pages.
 pub(crate) fn free_pages() -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let kib =
-        text.lines().find_map(|line| line.strip_prefix("MemFree:")?.split_whitespace().next()?.parse::<u64>().ok());
-    kib.map(|kib| kib / 4).ok_or_else(|| Error::other("no MemFree in /proc/meminfo"))
+    Ok(kib("/proc/meminfo", "MemFree:")? / 4)
+}
+
+/// Free memory of a node, in pages.
+pub(crate) fn free_pages_of(node: i32) -> Result<u64> {
+    Ok(kib(&format!("/sys/devices/system/node/node{node}/meminfo"), "MemFree:")? / 4)
+}
+
+/// A number that a file tells after a name.
+pub(crate) fn kib(file: &str, name: &str) -> Result<u64> {
+    let text = fs::read_to_string(file)?;
+    let kib = text.lines().find_map(|line| line.split_once(name)?.1.split_whitespace().next()?.parse().ok());
+    kib.ok_or_else(|| Error::other(format!("no {name} in {file}")))
+}
+
+/// Reads a file that holds one number.
+pub(crate) fn number_in(file: &str) -> Result<u64> {
+    fs::read_to_string(file)?.trim().parse().map_err(|_| Error::other(format!("no number in {file}")))
+}
+
+/// Waits for something to come true; an error if it doesn't within a minute.
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let started = Instant::now();
+    while !is_so()? {
+        if started.elapsed() > Duration::from_secs(60) {
+            return Err(Error::other(format!("waited in vain for {what}")));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Whether the kernel is built with an option, as its own configuration says.
+pub(crate) fn is_configured(option: &str) -> Result<bool> {
+    let text = fs::read_to_string("/config")?;
+    Ok(text.lines().any(|line| line.strip_prefix(option).is_some_and(|rest| rest == "=y")))
 }
 
 pub(crate) fn compact() -> Result<()> {

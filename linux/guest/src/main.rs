@@ -1,22 +1,31 @@
 //! The first and only program of a guest: loads the sample driver into a stock kernel, tries it, and says what it saw.
 //!
-//! Takes its orders from the kernel's command line (`pagemove=test`, `pagemove=demo,PAGES,SEED,movable|unmovable`); gives
-//! lines on the console that begin with `@pagemove ` and hold JSON, the last one `{"end": true}`. Promises that each
-//! test runs in a process of its own with a limit, and that the machine is switched off at the end, come what may.
+//! Takes its orders from the kernel's command line (`pagemove=test`, `pagemove=demo,PAGES,SEED,movable|unmovable`,
+//! `pagemove=soak,SECONDS,SEED`, `pagemove=bench,PAGES,ROUNDS`); gives lines on the console that begin with `@pagemove `
+//! and hold JSON, the last one `{"end": true}`. Promises that each test runs in a process of its own with a limit, and
+//! that the machine is switched off at the end, come what may.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+mod administrator;
+mod bench;
 mod contract;
 mod device;
 mod dmesg;
 mod machine;
+mod marks;
 mod movement;
+mod pins;
+mod pressure;
+mod soak;
 mod storm;
 mod sys;
 mod tests;
+mod triggers;
+mod work;
 
 use sys::End;
 
@@ -25,6 +34,9 @@ const MODULE: &str = "pagemove_sample";
 
 /// No test takes longer, on the slowest machine that we know, by far.
 const LIMIT: Duration = Duration::from_secs(240);
+
+/// How a test's process ends if this kernel can't do what the test is about.
+const SKIPPED: i32 = 77;
 
 fn main() {
     let outcome = init();
@@ -57,12 +69,28 @@ fn init() -> std::io::Result<()> {
             let outcome = movement::run(number(pages)? as usize, number(seed)?, 1)?;
             tell(&format!("{{\"demo\":{kind:?},\"outcome\":{}}}", outcome.to_json()));
         }
+        ["bench", pages, rounds] => {
+            load(false)?;
+            let number = |text: &str| text.parse().map_err(std::io::Error::other);
+            bench::run(number(pages)?, number(rounds)?)?;
+        }
         ["test", ref only @ ..] => {
+            // Pages are to be moved when a test says so, not when the kernel finds them far from who uses them.
+            fs::write("/proc/sys/kernel/numa_balancing", "0")?;
             for test in tests::ALL {
-                if only.is_empty() || only.contains(&test.name) {
+                if only.is_empty() && !test.by_name_only || only.contains(&test.name) {
                     run(test);
                 }
             }
+        }
+        ["soak", seconds, seed] => {
+            load(false)?;
+            let number = |text: &str| text.parse::<u64>().map_err(std::io::Error::other);
+            let outcome = soak::run(Duration::from_secs(number(seconds)?), number(seed)?);
+            let (is_ok, why) = (outcome.is_ok(), outcome.as_ref().err().map_or_else(String::new, ToString::to_string));
+            tell(&format!("{{\"test\":\"soak\",\"ok\":{is_ok},\"why\":{why:?}}}"));
+            let unloaded = machine::wait_until("the module to be unloaded", || Ok(sys::unload_module(MODULE).is_ok()));
+            tell(&format!("{{\"test\":\"unload\",\"ok\":{},\"why\":\"\"}}", unloaded.is_ok()));
         }
         _ => return Err(std::io::Error::other("unknown orders on the kernel's command line")),
     }
@@ -80,8 +108,8 @@ pub(crate) fn load(unmovable: bool) -> std::io::Result<()> {
 /// Runs one test in a process of its own, with the driver freshly loaded, and tells what came of it.
 fn run(test: &tests::Test) {
     let started = Instant::now();
-    let loaded = load(test.unmovable);
-    let mut outcome = loaded.map_err(|error| format!("can't load the module: {error}"));
+    let loaded = dmesg::begin(test.name).and_then(|()| load(test.unmovable));
+    let mut outcome = loaded.map(|()| false).map_err(|error| format!("can't load the module: {error}"));
     if outcome.is_ok() {
         outcome = in_child(test);
         // The test's process is gone, and so are its opens: unloading must be possible now.
@@ -98,10 +126,16 @@ fn run(test: &tests::Test) {
     }
     let seconds = started.elapsed().as_secs_f64();
     let why = outcome.as_ref().err().map_or("", String::as_str);
-    tell(&format!("{{\"test\":{:?},\"ok\":{},\"seconds\":{seconds:.1},\"why\":{why:?}}}", test.name, outcome.is_ok()));
+    let skipped = matches!(outcome, Ok(true));
+    tell(&format!(
+        "{{\"test\":{:?},\"ok\":{},\"skipped\":{skipped},\"seconds\":{seconds:.1},\"why\":{why:?}}}",
+        test.name,
+        outcome.is_ok()
+    ));
 }
 
-fn in_child(test: &tests::Test) -> Result<(), String> {
+/// Gives whether the test was skipped.
+fn in_child(test: &tests::Test) -> Result<bool, String> {
     let child = sys::fork(|| {
         // A panic would unwind into what was forked; it's told like any other failure instead.
         let outcome = std::panic::catch_unwind(test.body).unwrap_or_else(|_| Err("it panicked".into()));
@@ -112,7 +146,7 @@ fn in_child(test: &tests::Test) -> Result<(), String> {
             }
             Err(error) => {
                 tell(&format!("{{\"fact\":{:?},\"of\":{:?}}}", error.to_string(), test.name));
-                1
+                if error.is::<tests::Skip>() { SKIPPED } else { 1 }
             }
         }
     })
@@ -120,7 +154,8 @@ fn in_child(test: &tests::Test) -> Result<(), String> {
     let started = Instant::now();
     loop {
         match child.ended() {
-            Some(End::Exit(0)) => return Ok(()),
+            Some(End::Exit(0)) => return Ok(false),
+            Some(End::Exit(SKIPPED)) => return Ok(true),
             Some(End::Exit(_)) => return Err("the fact above".to_owned()),
             Some(End::Signal(signal)) => return Err(format!("it was ended by signal {signal}")),
             None if started.elapsed() > LIMIT => {

@@ -1,16 +1,17 @@
-//! Storms: everything that may happen to a mapping or a buffer, while compaction moves its pages.
+//! Storms: everything that may happen to a mapping, a buffer or the module, while compaction moves pages.
 //!
 //! Takes some seconds; gives what was done. Promises that each page's words are known at each time: a word that isn't as
 //! it was left, or a page of somebody else's, is a failure.
 
 use std::error::Error;
 use std::fs;
+use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::device::Device;
-use crate::machine::{Random, compact, frames};
-use crate::sys::{self, End, PRIVATE, READ_ONLY, SHARED};
+use crate::machine::{Random, compact, frames, wait_until};
+use crate::sys::{self, End, Map, PRIVATE, Pipe, READ_ONLY, SHARED, errno};
 use crate::tests::{Outcome, check};
 
 const TIME: Duration = Duration::from_secs(8);
@@ -51,7 +52,7 @@ fn must(is_so: bool, words: &str) -> Part<()> {
     if is_so { Ok(()) } else { Err(words.into()) }
 }
 
-/// munmap, mremap, mprotect, fork, exit, `MADV_DONTNEED`, clear_refs.
+/// munmap, mremap, mprotect, mlock, fork, exit, `MADV_DONTNEED`, `MADV_PAGEOUT`, clear_refs.
 pub(crate) fn mappings() -> Outcome {
     let (rounds, compactions) = storm(|number, done| {
         let device = Device::open(PAGES as u64)?;
@@ -70,7 +71,7 @@ pub(crate) fn mappings() -> Outcome {
                 map.store(page, 3, last[page]);
             }
             let (first, some) = (random.below(PAGES - 64), 1 + random.below(63));
-            match random.below(7) {
+            match random.below(9) {
                 0 => map = device.map(0, PAGES, SHARED)?,
                 1 => map.remap()?,
                 2 => {
@@ -92,6 +93,12 @@ pub(crate) fn mappings() -> Outcome {
                 5 => {
                     let _ = fs::write("/proc/self/clear_refs", if round % 2 == 0 { "4" } else { "1" });
                 }
+                6 => {
+                    map.lock(first, some, true)?;
+                    must(map.load(first, 3) == last[first], "a word isn't as it was left, locked")?;
+                    map.lock(first, some, false)?;
+                }
+                7 => map.advise(first, some, libc::MADV_PAGEOUT).map(drop)?,
                 _ => {
                     let private = device.map(first as u64, some, PRIVATE)?;
                     let other = device.map(first as u64, some, READ_ONLY)?;
@@ -161,6 +168,88 @@ pub(crate) fn truncations() -> Outcome {
             if round % 4 < 2 { drop(device) } else { device.pin(0, "left").map(drop)? }
         }
         must(round > 10, "hardly anything was done")?;
+        Ok(round << 32 | moved)
+    })?;
+    let moved = rounds & 0xffff_ffff;
+    check(moved > 0, || "nothing moved meanwhile".to_owned())?;
+    Ok(format!("{} rounds, {compactions} compactions, {moved} moves", rounds >> 32))
+}
+
+/// Faults on pages that are freed at the same moment: whoever has a page mapped has the one that is in the buffer.
+pub(crate) fn faults() -> Outcome {
+    const FEW: usize = 16;
+    let (rounds, compactions) = storm(|number, done| {
+        let device = Device::open(FEW as u64)?;
+        let (map, other) = (device.map(0, FEW, SHARED)?, device.map(0, FEW, SHARED)?);
+        let mut random = Random::new(number + 40);
+        let mut round = 0;
+        while !done.load(Ordering::Relaxed) {
+            round += 1;
+            std::thread::scope(|scope| -> Part<()> {
+                scope.spawn(|| (0..4 * FEW).for_each(|touch| map.store(touch % FEW, 9, 1)));
+                (0..2 * FEW).try_for_each(|_| device.free(random.below(FEW) as u64, 1).map(drop))?;
+                Ok(())
+            })?;
+            for page in 0..FEW {
+                map.store(page, 9, round);
+                let (mapped, read) = (other.load(page, 9), device.read_word(page as u64, 9)?);
+                must(mapped == round && read == round, "a page is mapped that isn't in the buffer any more")?;
+            }
+        }
+        must(round > 3, "hardly anything was done")?;
+        Ok(round)
+    })?;
+    Ok(format!("{rounds} rounds, {compactions} compactions"))
+}
+
+/// Loading, using, closing and unloading, while what was used is compacted.
+pub(crate) fn unloads() -> Outcome {
+    const SPLICED: usize = 4;
+    const FEW: usize = 512;
+    let (rounds, compactions) = storm(|number, done| {
+        let mut random = Random::new(number + 80);
+        let (mut round, mut moved) = (0, 0);
+        while !done.load(Ordering::Relaxed) {
+            if number == 1 {
+                // Wears the memory out, so that there is something to compact.
+                let map = Map::new(None, 0, 8 * PAGES, PRIVATE)?;
+                (0..map.pages()).for_each(|page| map.store(page, 0, 1));
+                for page in (0..map.pages()).filter(|_| random.below(2) == 0) {
+                    map.advise(page, 1, libc::MADV_DONTNEED)?;
+                }
+                continue;
+            }
+            round += 1;
+            let device = Device::open(FEW as u64)?;
+            let map = device.map(0, FEW, SHARED)?;
+            (0..FEW).for_each(|page| map.store(page, 7, round << 12 | page as u64));
+            // These outlive the open, and the module.
+            let mut pipe = Pipe::new(SPLICED)?;
+            (0..SPLICED).try_for_each(|page| map.vmsplice(page, &pipe))?;
+            let child = sys::fork(|| i32::from((0..FEW).any(|page| map.load(page, 7) != round << 12 | page as u64)))?;
+            must((0..FEW).all(|page| map.load(page, 7) == round << 12 | page as u64), "a word isn't as it was left")?;
+            moved += device.counts()?.moved;
+            if random.below(2) == 0 {
+                drop((device, map))
+            } else {
+                drop((map, device))
+            }
+            must(child.wait() == End::Exit(0), "a child saw other words")?;
+            wait_until("the module to be unloaded", || match errno(&sys::unload_module(crate::MODULE)) {
+                0 => Ok(true),
+                // What was closed last goes a moment later.
+                libc::EAGAIN | libc::EBUSY => Ok(false),
+                other => Err(std::io::Error::from_raw_os_error(other)),
+            })?;
+            let mut bytes = vec![0; SPLICED * sys::PAGE];
+            pipe.read.read_exact(&mut bytes)?;
+            for (page, bytes) in bytes.chunks_exact(sys::PAGE).enumerate() {
+                let word = bytes[56..64].try_into().map(u64::from_ne_bytes)?;
+                must(word == round << 12 | page as u64, "a page in a pipe has changed after the unloading")?;
+            }
+            crate::load(false)?;
+        }
+        must(number == 1 || round > 3, "hardly anything was done")?;
         Ok(round << 32 | moved)
     })?;
     let moved = rounds & 0xffff_ffff;

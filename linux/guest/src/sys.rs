@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
@@ -118,6 +119,14 @@ impl Map {
         Ok(())
     }
 
+    /// Keeps pages in memory, or no more.
+    pub(crate) fn lock(&self, first: usize, pages: usize, lock: bool) -> Result<()> {
+        let (at, bytes) = (self.word(first, 0).cast(), pages * PAGE);
+        // SAFETY: within the mapping.
+        let result = unsafe { if lock { libc::mlock(at, bytes) } else { libc::munlock(at, bytes) } };
+        if result == 0 { Ok(()) } else { Err(named("mlock")) }
+    }
+
     /// Pins a page by handing it to a pipe.
     pub(crate) fn vmsplice(&self, page: usize, pipe: &Pipe) -> Result<()> {
         let part = libc::iovec { iov_base: self.word(page, 0).cast(), iov_len: PAGE };
@@ -136,7 +145,7 @@ impl Drop for Map {
 
 /// A pipe with room for this many pages.
 pub(crate) struct Pipe {
-    _read: OwnedFd,
+    pub(crate) read: File,
     write: OwnedFd,
 }
 
@@ -148,7 +157,7 @@ impl Pipe {
             return Err(named("pipe"));
         }
         // SAFETY: new and ours.
-        let pipe = unsafe { Self { _read: OwnedFd::from_raw_fd(ends[0]), write: OwnedFd::from_raw_fd(ends[1]) } };
+        let pipe = unsafe { Self { read: File::from_raw_fd(ends[0]), write: OwnedFd::from_raw_fd(ends[1]) } };
         // SAFETY: a plain call.
         let size = unsafe { libc::fcntl(pipe.write.as_raw_fd(), libc::F_SETPIPE_SZ, pages * PAGE) };
         if size < 0 { Err(named("F_SETPIPE_SZ")) } else { Ok(pipe) }
@@ -253,6 +262,29 @@ impl Child {
         self.wait_with(libc::WNOHANG)
     }
 
+    /// Its number.
+    pub(crate) fn process(&self) -> u32 {
+        self.0.unsigned_abs()
+    }
+
+    /// Takes a file that it has open, as only an administrator may.
+    pub(crate) fn file(&self, number: i32) -> Result<File> {
+        // SAFETY: a plain call.
+        let child = unsafe { libc::syscall(libc::SYS_pidfd_open, self.0, 0) };
+        if child < 0 {
+            return Err(named("pidfd_open"));
+        }
+        // SAFETY: new and ours.
+        let child = unsafe { OwnedFd::from_raw_fd(child as i32) };
+        // SAFETY: a plain call.
+        let file = unsafe { libc::syscall(libc::SYS_pidfd_getfd, child.as_raw_fd(), number, 0) };
+        if file < 0 {
+            return Err(named("pidfd_getfd"));
+        }
+        // SAFETY: new and ours.
+        Ok(unsafe { File::from_raw_fd(file as i32) })
+    }
+
     pub(crate) fn kill(&self) {
         // SAFETY: a plain call.
         unsafe { libc::kill(self.0, libc::SIGKILL) };
@@ -283,22 +315,155 @@ pub(crate) fn unload_module(name: &str) -> Result<i64> {
 
 /// Asks for pages to be moved to a node; gives each page's node, or error, afterwards.
 pub(crate) fn move_pages(map: &Map, pages: &[usize], node: i32) -> Result<Vec<i32>> {
+    call_move_pages(map, pages, Some(node))
+}
+
+/// Gives each page's node, or error.
+pub(crate) fn nodes_of(map: &Map, pages: &[usize]) -> Result<Vec<i32>> {
+    call_move_pages(map, pages, None)
+}
+
+fn call_move_pages(map: &Map, pages: &[usize], node: Option<i32>) -> Result<Vec<i32>> {
     let addresses: Vec<usize> = pages.iter().map(|page| map.address() + page * PAGE).collect();
-    let (nodes, mut status) = (vec![node; pages.len()], vec![-1; pages.len()]);
-    let all = 4; // MPOL_MF_MOVE_ALL
-    // SAFETY: three arrays of as many.
+    let nodes = node.map(|node| vec![node; pages.len()]);
+    let nodes = nodes.as_ref().map_or(std::ptr::null(), Vec::as_ptr);
+    let mut status = vec![-1; pages.len()];
+    // SAFETY: three arrays of as many, or none where that asks for the nodes only.
     let result = unsafe {
         libc::syscall(
             libc::SYS_move_pages,
             0,
             pages.len(),
             addresses.as_ptr(),
-            nodes.as_ptr(),
+            nodes,
             status.as_mut_ptr(),
-            all,
+            MPOL_MF_MOVE_ALL,
         )
     };
     if result < 0 { Err(named("move_pages")) } else { Ok(status) }
+}
+
+/// Makes a file that is memory only, of so many pages.
+pub(crate) fn memory_file(pages: usize) -> Result<File> {
+    // SAFETY: a string.
+    let file = unsafe { libc::memfd_create(c"bench".as_ptr(), libc::MFD_CLOEXEC) };
+    if file < 0 {
+        return Err(named("memfd_create"));
+    }
+    // SAFETY: new and ours.
+    let file = unsafe { File::from_raw_fd(file) };
+    file.set_len((pages * PAGE) as u64)?;
+    Ok(file)
+}
+
+/// Keeps this thread on one processor.
+pub(crate) fn stay_on_processor(number: usize) -> Result<()> {
+    // SAFETY: a set of bits, of which none is set; then one is, within its size.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(number, &mut set);
+        set
+    };
+    // SAFETY: this thread, and a set as large as it's said to be.
+    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
+    if result == 0 { Ok(()) } else { Err(named("sched_setaffinity")) }
+}
+
+/// Asks for all pages of this process to be moved from one node to another; gives how many were not.
+pub(crate) fn migrate_pages(from: i32, to: i32) -> Result<i64> {
+    let (from, to) = (1u64 << from, 1u64 << to);
+    // SAFETY: two masks of 64 bits.
+    let result = unsafe { libc::syscall(libc::SYS_migrate_pages, 0, 64, &from, &to) };
+    if result < 0 { Err(named("migrate_pages")) } else { Ok(result) }
+}
+
+/// Sets where a mapping's memory is to come from, and with [`MOVE_ALL`] moves what is elsewhere.
+pub(crate) fn mbind(map: &Map, policy: i32, node: i32, flags: i32) -> Result<i64> {
+    let mask = 1u64 << node;
+    // SAFETY: the map's own range, and a mask of 64 bits.
+    let result = unsafe { libc::syscall(libc::SYS_mbind, map.address(), map.pages * PAGE, policy, &mask, 64, flags) };
+    if result < 0 { Err(Error::last_os_error()) } else { Ok(result) }
+}
+
+pub(crate) use libc::{MPOL_BIND, MPOL_PREFERRED};
+
+/// Pages that others map, too, and an error if any stays.
+pub(crate) const MOVE_ALL: i32 = MPOL_MF_MOVE_ALL | MPOL_MF_STRICT;
+// The kernel's numbers, which `libc` hasn't.
+const MPOL_MF_STRICT: i32 = 1;
+const MPOL_MF_MOVE_ALL: i32 = 4;
+
+/// Reads from a file, or writes to it, as one request; gives the number of bytes.
+pub(crate) fn transfer(file: BorrowedFd<'_>, map: &Map, first: usize, pages: usize, write: bool) -> Result<usize> {
+    assert!(first + pages <= map.pages, "past the end of a mapping");
+    let (at, bytes) = (map.word(first, 0), pages * PAGE);
+    // SAFETY: within the mapping.
+    let done = unsafe {
+        if write {
+            libc::pwrite(file.as_raw_fd(), at.cast(), bytes, 0)
+        } else {
+            libc::pread(file.as_raw_fd(), at.cast(), bytes, 0)
+        }
+    };
+    usize::try_from(done).map_err(|_| named(if write { "pwrite" } else { "pread" }))
+}
+
+/// An io_uring, for its registered buffers only.
+pub(crate) struct Ring(OwnedFd);
+
+impl Ring {
+    pub(crate) fn new() -> Result<Self> {
+        // The kernel's `struct io_uring_params`: zeros ask for nothing special.
+        let mut parameters = [0u8; 120];
+        // SAFETY: room for what the kernel tells.
+        let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, parameters.as_mut_ptr()) };
+        if fd < 0 {
+            return Err(named("io_uring_setup"));
+        }
+        // SAFETY: new and ours.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+    }
+
+    fn call(&self, command: u32, argument: *const libc::iovec, number: u32) -> Result<()> {
+        // SAFETY: the callers' array is as long as they say.
+        let result =
+            unsafe { libc::syscall(libc::SYS_io_uring_register, self.0.as_raw_fd(), command, argument, number) };
+        if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Registers some pages as a buffer; gives whether the kernel does so for files at all.
+    pub(crate) fn register(&self, map: &Map, first: usize, pages: usize) -> Result<bool> {
+        assert!(first + pages <= map.pages, "past the end of a mapping");
+        let part = libc::iovec { iov_base: map.word(first, 0).cast(), iov_len: pages * PAGE };
+        match self.call(0, &part, 1) {
+            Ok(()) => Ok(true),
+            // Older kernels take no file's memory but their own.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+            Err(error) => Err(Error::new(error.kind(), format!("io_uring_register: {error}"))),
+        }
+    }
+
+    /// Lets go of all buffers.
+    pub(crate) fn unregister(&self) -> Result<()> {
+        self.call(1, std::ptr::null(), 0)
+    }
+}
+
+/// A new descriptor for faults that a process sees to.
+pub(crate) fn userfaultfd() -> Result<OwnedFd> {
+    // SAFETY: a plain call.
+    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+    if fd < 0 {
+        return Err(named("userfaultfd"));
+    }
+    // SAFETY: new and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Makes this thread one that lets others go first: all processors stay busy, and whoever moves pages isn't kept waiting.
+pub(crate) fn yield_to_others() {
+    // SAFETY: a plain call.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 15) };
 }
 
 /// Ends the machine.

@@ -60,10 +60,9 @@ impl Moves for Device {
     }
 
     fn migrate(&self, page: Moving) {
-        if let Some(entry) = self.entry(page.index)
-            && entry.load(Ordering::Relaxed) != 0
-        {
-            entry.store(page.to, Ordering::Relaxed);
+        if let Some(entry) = self.entry(page.index) {
+            // Only if it's this frame: while the page moves it may be taken out of the table (`forget`), and must stay out.
+            let _ = entry.compare_exchange(page.from, page.to, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 

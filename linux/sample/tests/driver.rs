@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use pagemove_kit::fake::{self, Held, Outcome, Pages, User};
-use pagemove_kit::{Driver, Errno, Mode, Moves, PAGE_BYTES, Refusal, Store};
+use pagemove_kit::{Driver, Errno, Mode, Moves, Moving, PAGE_BYTES, Refusal, Store};
 use pagemove_sample::driver::{Buffer, Device};
 use pagemove_sample::uapi::{self, Counts, Listed, Named, One, Policy, Range, Watched};
 
@@ -150,6 +150,18 @@ fn the_devices_table_follows_moves_and_forgets_what_is_freed() {
     open.range(uapi::FILL, 2, 1).expect("fills");
     assert_eq!(look(&mut open), Ok(0), "a new page isn't watched");
     assert_eq!(open.one(uapi::WATCH, uapi::WATCHED as u64), Err(Errno::ENXIO));
+}
+
+/// A page may be freed while it moves: its move must not put it back into the table.
+#[test]
+fn a_move_changes_no_entry_but_its_own_frames() {
+    let mut open = Open::new();
+    open.one(uapi::WATCH, 2).expect("watches");
+    let pfn = open.pages.pfn(2).expect("is there");
+    open.device.migrate(Moving { index: 2, from: pfn + 7, to: pfn + 8, mode: Mode::Sync });
+    let mut bytes = Watched { index: 2, pfn: 0 }.to_bytes();
+    open.call(uapi::LOOK, &mut bytes).expect("looks");
+    assert_eq!(Watched::from_bytes(&bytes).map(|watched| watched.pfn), Some(pfn));
 }
 
 #[test]

@@ -31,6 +31,7 @@ const ORDER: &[Rule] = &[
     // The Linux side stands on a stock kernel instead of the core.
     Rule { name: "pagemove-kit", uses: &[], tests_use: &[] },
     Rule { name: "pagemove-sample", uses: &["pagemove-kit"], tests_use: &[] },
+    Rule { name: "pagemove-tutorial", uses: &["pagemove-kit"], tests_use: &[] },
     Rule { name: "pagemove-guest", uses: &["pagemove-sample"], tests_use: &[] },
     // Chores stand beside the product: they build it, and are no part of it.
     Rule { name: "xtask", uses: &[], tests_use: &[] },

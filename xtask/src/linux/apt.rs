@@ -4,6 +4,7 @@
 //! of a package, what it depends on, and files of a package with all that it needs. Promises to leave the system's apt
 //! untouched: the configuration, source list, package lists, status and files are the cache's own. Needs no root.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,13 +13,38 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::cache::Cache;
-use super::command::run;
+use super::command::{bound, outcome, run};
 
 /// The releases that are asked, oldest first; each with its updates, security fixes and backports.
 pub(super) const RELEASES: &[&str] = &["bookworm", "trixie"];
 
 /// Package lists older than this are fetched anew.
 const LISTS_LAST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// An error: there is no way to Debian's archive from here.
+#[derive(Debug)]
+pub(crate) struct NoArchive(pub(super) String);
+
+impl fmt::Display for NoArchive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoArchive {}
+
+/// What apt says of an archive that it doesn't reach.
+const UNREACHABLE: &[&str] = &[
+    "Could not resolve",
+    "Temporary failure resolving",
+    "Could not connect",
+    "Unable to connect",
+    "Cannot initiate the connection",
+    "connection timed out",
+    "Connection timed out",
+    "Connection failed",
+    "Network is unreachable",
+];
 
 /// One release's packages.
 pub(super) struct Apt {
@@ -48,20 +74,32 @@ struct Archives {
 }
 
 impl Apt {
-    /// Opens every release, fetching package lists that are missing or old. Unless `fresh`, lists of any age will do if
-    /// they can't be fetched.
+    /// Opens every release, fetching package lists that are missing or old. Old ones will do if they can't be fetched.
+    ///
+    /// # Errors
+    /// [`NoArchive`] among them.
     pub(super) fn open_all(cache: &Cache) -> Result<Vec<Self>> {
         let mut archives = None;
         let mut all = Vec::new();
         for &release in RELEASES {
             let apt = Self { release, folder: cache.path(format!("apt/{release}"))? };
             if !apt.lists_are_fresh() {
-                if archives.is_none() {
-                    archives = Some(find_archives()?);
-                }
-                if let Some(archives) = &archives {
+                let updated = cache.alone(|| {
+                    if apt.lists_are_fresh() {
+                        return Ok(());
+                    }
+                    if archives.is_none() {
+                        archives = Some(find_archives()?);
+                    }
+                    let archives = archives.as_ref().context("no archives")?;
                     eprintln!("linux: fetching the package lists of Debian {release}");
-                    apt.update(archives)?;
+                    apt.update(archives)
+                });
+                match updated {
+                    Err(error) if error.is::<NoArchive>() && apt.stamp().exists() => {
+                        eprintln!("linux: going on with older package lists, since {error:#}");
+                    }
+                    updated => updated?,
                 }
             }
             all.push(apt);
@@ -116,23 +154,43 @@ impl Apt {
                  Acquire::Retries \"3\";\n"
             ),
         )?;
-        run(self.command("apt-get").args(["update", "--quiet", "--error-on=any"]))
-            .with_context(|| format!("can't fetch the package lists of Debian {release}"))?;
+        let what = format!("can't fetch the package lists of Debian {release}");
+        self.get(self.command("apt-get")?.args(["update", "--quiet", "--error-on=any"]), &what)?;
         fs::write(self.stamp(), "").context("can't note that the lists are fetched")
     }
 
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
+    fn command(&self, program: &str) -> Result<Command> {
+        let mut command = bound(program)?;
         command
             .env("APT_CONFIG", self.folder.join("apt.conf"))
             .env("LC_ALL", "C")
             .env("DEBIAN_FRONTEND", "noninteractive");
-        command
+        Ok(command)
+    }
+
+    /// Runs an apt-get that gets things; says in one line why it couldn't.
+    fn get(&self, command: &mut Command, what: &str) -> Result<()> {
+        let output = outcome(command)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let words = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
+        let complaint = format!("{what}: {}", complaints(&words));
+        if UNREACHABLE.iter().any(|sign| words.contains(sign)) {
+            bail!(NoArchive(complaint));
+        }
+        if words.contains("404") {
+            super::cache::remove(&self.stamp())?;
+            bail!(
+                "{complaint}; the archive has other versions by now: run this again, which fetches new package lists"
+            );
+        }
+        bail!(complaint)
     }
 
     /// All versions of a package, in no order.
     pub(super) fn versions(&self, package: &str) -> Result<Vec<Version>> {
-        let lines = run(self.command("apt-cache").args(["madison", package]))?;
+        let lines = run(self.command("apt-cache")?.args(["madison", package]))?;
         Ok(parse_madison(&lines))
     }
 
@@ -142,7 +200,7 @@ impl Apt {
         let mut found = vec![from.clone()];
         let mut at = 0;
         while at < found.len() {
-            let text = run(self.command("apt-cache").args(["show", &found[at].argument()]))?;
+            let text = run(self.command("apt-cache")?.args(["show", &found[at].argument()]))?;
             for name in parse_exact_depends(&text, &from.version) {
                 if !found.iter().any(|version| version.package == name) {
                     found.push(Version { package: name, version: from.version.clone() });
@@ -166,7 +224,11 @@ impl Apt {
         let unfinished = folder.join(".new");
         super::cache::remove(&unfinished)?;
         fs::create_dir(&unfinished)?;
-        run(self.command("apt-get").current_dir(&unfinished).args(["download", "--quiet", &package.argument()]))?;
+        let what = format!("can't fetch {}", package.argument());
+        self.get(
+            self.command("apt-get")?.current_dir(&unfinished).args(["download", "--quiet", &package.argument()]),
+            &what,
+        )?;
         let Some(file) = find_file(&unfinished, is_it)? else {
             bail!("apt-get downloaded {}, but there is no file of that name", package.argument());
         };
@@ -178,7 +240,7 @@ impl Apt {
     /// Fetches packages with all that they need on an empty machine; gives the files. Resumes where a break left it.
     pub(super) fn fetch_all(&self, folder: &Path, packages: &[Version], names: &[&str]) -> Result<Vec<PathBuf>> {
         fs::create_dir_all(folder.join("partial"))?;
-        let mut command = self.command("apt-get");
+        let mut command = self.command("apt-get")?;
         command.arg("-o").arg(format!("Dir::Cache::archives={}", folder.display()));
         command.args(["install", "--quiet", "--yes", "--no-install-recommends"]);
         command.args(packages.iter().map(Version::argument)).args(names);
@@ -186,7 +248,7 @@ impl Apt {
         plan.args(command.get_args()).arg("--simulate");
         plan.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let plan = parse_plan(&run(&mut plan)?);
-        run(command.arg("--download-only"))?;
+        self.get(command.arg("--download-only"), "can't fetch packages")?;
         let mut files = Vec::new();
         for version in plan {
             let file = find_file(folder, |name| is_file_of(name, &version.package, &version.version))?;
@@ -199,22 +261,46 @@ impl Apt {
 /// Asks the machine's own apt where Debian's archives are.
 fn find_archives() -> Result<Archives> {
     let format = "$(LABEL)\t$(ORIGIN)\t$(REPO_URI)";
-    let lines = run(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))?;
+    let lines = run(bound("apt-get")?.args(["indextargets", "--format", format, "Created-By: Packages"]))?;
     let find = |label: &str| {
         lines.lines().find_map(|line| {
             let mut fields = line.split('\t');
             (fields.next() == Some(label) && fields.next() == Some("Debian")).then(|| fields.next())?.map(str::to_owned)
         })
     };
-    let Some(main) = find("Debian") else {
-        bail!(
-            "apt on this machine knows no Debian archive (or `apt-get update` was never run): its package sources need a \
-             line for Debian, such as the file that Debian's installer writes"
-        );
+    let (main, security) = match find("Debian") {
+        Some(main) => (Some(main), find("Debian-Security")),
+        // Where `apt-get update` was never run, apt doesn't know what its sources are.
+        None => {
+            let uris = run(bound("apt-get")?.args(["update", "--print-uris"]))?;
+            (parse_uris(&uris, "debian"), parse_uris(&uris, "debian-security"))
+        }
+    };
+    let Some(main) = main else {
+        bail!(NoArchive(
+            "apt on this machine knows no Debian archive: its package sources need a line for Debian, such as the file \
+             that Debian's installer writes"
+                .to_owned()
+        ));
     };
     // Machines without the security archive as such have it beside the main one.
-    let security = find("Debian-Security").unwrap_or_else(|| format!("{}-security/", main.trim_end_matches('/')));
+    let security = security.unwrap_or_else(|| format!("{}-security/", main.trim_end_matches('/')));
     Ok(Archives { main, security })
+}
+
+/// Finds the archive in a folder of this name in what `apt-get update --print-uris` says.
+fn parse_uris(lines: &str, folder: &str) -> Option<String> {
+    lines.lines().find_map(|line| {
+        let (archive, _) = line.strip_prefix('\'')?.split_once("/dists/")?;
+        archive.ends_with(&format!("/{folder}")).then(|| format!("{archive}/"))
+    })
+}
+
+/// What apt complains of, on one line.
+fn complaints(words: &str) -> String {
+    let is_complaint = |line: &&str| line.starts_with("E: ") || line.starts_with("W: ");
+    let some: Vec<&str> = words.lines().filter(is_complaint).take(3).map(|line| line[3..].trim()).collect();
+    if some.is_empty() { words.trim().to_owned() } else { some.join("; ") }
 }
 
 fn parse_madison(lines: &str) -> Vec<Version> {
@@ -290,6 +376,12 @@ mod tests {
 
         let record = "Package: a\nDepends: gcc-14, b (= 1), c (>= 1), d:amd64 (= 1)\nRecommends: e (= 1)\n";
         assert_eq!(parse_exact_depends(record, "1"), ["b", "d"]);
+
+        let uris = "'http://y/debian-security/dists/trixie-security/Release' y 0\n'http://x/debian/dists/trixie/InRelease' x 0\n";
+        assert_eq!(parse_uris(uris, "debian").as_deref(), Some("http://x/debian/"));
+        assert_eq!(parse_uris(uris, "debian-security").as_deref(), Some("http://y/debian-security/"));
+        assert_eq!(parse_uris(uris, "ubuntu"), None);
+        assert_eq!(complaints("Reading\nE: Could not resolve 'x'\n"), "Could not resolve 'x'");
 
         let plan = "Inst libc6 (2.36-9 Debian:12/oldstable [amd64]) []\nConf libc6 (2.36-9 x)\n";
         assert_eq!(parse_plan(plan), [version("libc6", "2.36-9")]);

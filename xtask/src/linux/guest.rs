@@ -1,6 +1,7 @@
-//! What a guest boots from: one program, one module, in an archive that the kernel unpacks into memory.
+//! What a guest boots from: one program, one module and the kernel's configuration, in an archive that the kernel unpacks
+//! into memory.
 //!
-//! Takes the workspace and a module's file; gives the archive's bytes. Promises a program that needs no library, since
+//! Takes the workspace, a module's file and the configuration; gives the archive's bytes. Promises a program that needs no library, since
 //! there's none in the guest, and an archive in the form `newc` that every kernel takes.
 
 use std::fs;
@@ -9,10 +10,11 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::MetadataCommand;
 
-use super::module;
-
 /// The target of the program: what runs here runs in the guest.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The module's name there.
+const MODULE: &str = "pagemove_sample.ko";
 
 /// Builds the guests' program; gives its bytes.
 pub(super) fn program(root: &Path) -> Result<Vec<u8>> {
@@ -32,8 +34,8 @@ pub(super) fn program(root: &Path) -> Result<Vec<u8>> {
     fs::read(&file).with_context(|| format!("can't read {file}"))
 }
 
-/// Packs the program and a module.
-pub(super) fn archive(program: &[u8], module_file: &Path) -> Result<Vec<u8>> {
+/// Packs the program, a module, and the configuration of the kernel that they are for.
+pub(super) fn archive(program: &[u8], module_file: &Path, config: &[u8]) -> Result<Vec<u8>> {
     let module = fs::read(module_file).with_context(|| format!("can't read {}", module_file.display()))?;
     let mut archive = Vec::new();
     for folder in ["dev", "proc", "sys"] {
@@ -42,7 +44,8 @@ pub(super) fn archive(program: &[u8], module_file: &Path) -> Result<Vec<u8>> {
     // What the program says goes here before anything is mounted.
     entry(&mut archive, "dev/console", 0o020_600, (5, 1), &[]);
     entry(&mut archive, "init", 0o100_755, (0, 0), program);
-    entry(&mut archive, &format!("{}.ko", module::NAME), 0o100_644, (0, 0), &module);
+    entry(&mut archive, MODULE, 0o100_644, (0, 0), &module);
+    entry(&mut archive, "config", 0o100_644, (0, 0), config);
     entry(&mut archive, "TRAILER!!!", 0, (0, 0), &[]);
     Ok(archive)
 }

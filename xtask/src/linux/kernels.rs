@@ -12,8 +12,9 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 
 use super::apt::{Apt, Version, newer};
-use super::cache::Cache;
+use super::cache::{Cache, Look};
 use super::command::run;
+use crate::BadInput;
 
 /// The kernel meant for virtual machines: few modules, all that QEMU offers built in.
 const IMAGE: &str = "linux-image-cloud-amd64";
@@ -88,7 +89,7 @@ impl<'a> Kernel<'a> {
         }
         match best {
             Some(kernel) => Ok(kernel),
-            None => bail!("Debian has no kernel {wanted} now; there is {}", others.join(", ")),
+            None => bail!(BadInput(format!("Debian has no kernel {wanted} now; there is {}", others.join(", ")))),
         }
     }
 
@@ -104,7 +105,8 @@ impl<'a> Kernel<'a> {
 
     /// Gives the kernel's image as a file in the cache.
     pub(super) fn image(&self, cache: &Cache) -> Result<PathBuf> {
-        let folder = cache.folder(&format!("images/{}", self.name()), |new| self.unpack_image(cache, new))?;
+        let folder =
+            cache.folder(&format!("images/{}", self.name()), Look::Contents, |new| self.unpack_image(cache, new))?;
         Ok(folder.join("vmlinuz"))
     }
 

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::cache::Cache;
+use super::cache::{Cache, Look};
 use super::command::{outcome, tail};
 use super::kernels::Kernel;
 use super::rust::hash;
 use super::sabotage::Sabotage;
 use super::tree::Tree;
 
-/// The module's name.
-pub(super) const NAME: &str = "pagemove_sample";
+/// The name that the shim's `Kbuild` gives to the module: the sample's.
+const SAMPLE: &str = "pagemove_sample";
 
 /// What the shim consists of.
 const SHIM: &[&str] = &["shim.c", "pages.c", "shim.h", "internal.h", "Kbuild"];
@@ -26,31 +26,35 @@ pub(super) fn build(
     cache: &Cache,
     root: &Path,
     kernel: &Kernel<'_>,
+    name: &str,
     object: &Path,
     sabotage: Option<&Sabotage>,
 ) -> Result<PathBuf> {
     let mut parts = vec![fs::read(object).with_context(|| format!("can't read {}", object.display()))?];
-    for name in SHIM {
-        let file = root.join("linux/shim").join(name);
+    for part in SHIM {
+        let file = root.join("linux/shim").join(part);
         let mut text = fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
+        if *part == "Kbuild" {
+            text = text.replace(SAMPLE, name);
+        }
         if let Some(sabotage) = sabotage {
-            sabotage.apply(name, &mut text)?;
+            sabotage.apply(part, &mut text)?;
         }
         parts.push(text.into_bytes());
     }
     let key = hash(&(&kernel.version, &parts));
-    let folder = cache.folder(&format!("modules/{}-{key:x}", kernel.name()), |new| {
+    let folder = cache.folder(&format!("modules/{}-{key:x}", kernel.name()), Look::Contents, |new| {
         let tree = headers(cache, kernel)?;
         eprintln!("linux: building the module for {}", kernel.version);
         fs::write(new.join("driver.o_shipped"), &parts[0])?;
         // modpost asks how each object was made; this one was shipped.
         fs::write(new.join(".driver.o.cmd"), "")?;
-        for (name, text) in SHIM.iter().zip(&parts[1..]) {
-            fs::write(new.join(name), text)?;
+        for (part, text) in SHIM.iter().zip(&parts[1..]) {
+            fs::write(new.join(part), text)?;
         }
-        make(&tree, new)
+        make(&tree, new, name)
     })?;
-    Ok(folder.join(format!("{NAME}.ko")))
+    Ok(folder.join(format!("{name}.ko")))
 }
 
 /// The tree with a kernel's headers, and the compiler that they ask for.
@@ -64,17 +68,28 @@ fn headers(cache: &Cache, kernel: &Kernel<'_>) -> Result<Tree> {
     )
 }
 
-fn make(tree: &Tree, folder: &Path) -> Result<()> {
-    let mut headers = None;
+/// The folder of a kernel's headers, in their tree.
+fn headers_folder(tree: &Tree) -> Result<String> {
     for entry in fs::read_dir(tree.path("/usr/src")).context("the headers' tree has no /usr/src")? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.starts_with("linux-headers-") && tree.path(&format!("/usr/src/{name}/Module.symvers")).exists() {
-            headers = Some(name);
+        let folder = format!("/usr/src/{}", entry?.file_name().to_string_lossy());
+        if folder.contains("/linux-headers-") && tree.path(&format!("{folder}/Module.symvers")).exists() {
+            return Ok(folder);
         }
     }
-    let headers = headers.context("the headers' tree has no Module.symvers")?;
+    bail!("the headers' tree has no Module.symvers")
+}
+
+/// Gives the configuration that a kernel is built with.
+pub(super) fn config(cache: &Cache, kernel: &Kernel<'_>) -> Result<Vec<u8>> {
+    let tree = headers(cache, kernel)?;
+    let file = tree.path(&format!("{}/.config", headers_folder(&tree)?));
+    fs::read(&file).with_context(|| format!("can't read {}", file.display()))
+}
+
+fn make(tree: &Tree, folder: &Path, name: &str) -> Result<()> {
+    let headers = headers_folder(tree)?;
     let mut make = tree.command(folder, "make")?;
-    make.args(["-C", &format!("/usr/src/{headers}"), "M=/mnt", "KBUILD_BUILD_USER=pagemove", "modules"]);
+    make.args(["-C", &headers, "M=/mnt", "KBUILD_BUILD_USER=pagemove", "modules"]);
     let output = outcome(&mut make)?;
     let words = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
     if !output.status.success() {
@@ -83,7 +98,7 @@ fn make(tree: &Tree, folder: &Path) -> Result<()> {
     if let Some(warning) = find_warning(&words) {
         bail!("the kernel's build warns: {warning}\n{}", tail(&words, 60));
     }
-    if !folder.join(format!("{NAME}.ko")).exists() {
+    if !folder.join(format!("{name}.ko")).exists() {
         bail!("the kernel's build made no module:\n{}", tail(&words, 60));
     }
     Ok(())

@@ -3,24 +3,42 @@
 //! Takes a kernel's image, an archive and orders; gives what the guest told, as JSON, line by line, and all of its
 //! console. Promises an end within the limit, whatever the guest does, and that no QEMU outlives this process's interest.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::cache::Cache;
-use super::command::{cant_start, tail};
+use super::command::{bound, cant_start, tail};
+
+/// The program.
+pub(super) const QEMU: &str = "qemu-system-x86_64";
 
 /// What the guest's own lines begin with.
 const SIGN: &str = "@pagemove ";
 
 /// How much of the console is repeated when something fails.
 const LAST_LINES: usize = 40;
+
+/// Memory that is plugged in but not used, unless the guest takes it into use: what a test takes away again.
+const SPARE_MEMORY: [&str; 4] =
+    ["-object", "memory-backend-ram,id=spare,size=256M", "-device", "pc-dimm,id=spare0,memdev=spare,node=1"];
+
+/// A disk that takes a second for each request, reads zeros, and forgets what is written.
+const SLOW_DISK: [&str; 4] = [
+    "-blockdev",
+    "driver=null-co,node-name=slow,size=16777216,latency-ns=1000000000,read-zeroes=on",
+    "-device",
+    "nvme,drive=slow,serial=slow",
+];
+
+/// A guest of this size keeps 1 GiB of its second node for a huge page, if its kernel can. The kernel itself is to stand
+/// elsewhere, not where chance puts it.
+const LARGE_MIB: u32 = 4096;
 
 /// A guest to be run.
 pub(super) struct Guest<'a> {
@@ -48,32 +66,36 @@ impl Guest<'_> {
     ///
     /// # Errors
     /// When QEMU can't be started, or the guest doesn't come to its end; with the console's last lines.
-    pub(super) fn run(&self, cache: &Cache, mut heard: impl FnMut(&Value)) -> Result<String> {
-        let archive = cache.path(format!("guest-{}.cpio", std::process::id()))?;
-        fs::write(&archive, self.archive).with_context(|| format!("can't write {}", archive.display()))?;
-        let outcome = self.run_with(&archive, &mut heard);
-        fs::remove_file(&archive).with_context(|| format!("can't remove {}", archive.display()))?;
-        outcome
+    pub(super) fn run(&self, mut heard: impl FnMut(&Value)) -> Result<String> {
+        // A file without a name: there's nothing to be left behind.
+        let archive = tempfile::tempfile().and_then(|mut file| file.write_all(self.archive).map(|()| file));
+        let archive = archive
+            .with_context(|| format!("can't write the guest's archive to {}", std::env::temp_dir().display()))?;
+        self.run_with(archive, &mut heard)
     }
 
-    fn run_with(&self, archive: &Path, heard: &mut impl FnMut(&Value)) -> Result<String> {
-        let mut command = Command::new("qemu-system-x86_64");
+    fn run_with(&self, archive: File, heard: &mut impl FnMut(&Value)) -> Result<String> {
+        let mut command = bound(QEMU)?;
         // No KVM: it may be there and not run an ordinary guest.
         command.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "2,sockets=2"]);
-        command.args(["-nographic", "-no-reboot", "-net", "none", "-monitor", "none", "-serial", "stdio"]);
-        command.args(["-m", &format!("{}M", self.memory_mib)]);
+        command.args(["-display", "none", "-no-reboot", "-net", "none", "-monitor", "none"]);
+        command.args(["-serial", "file:/dev/stdout"]);
+        command.args(["-m", &format!("{}M,slots=1,maxmem=16G", self.memory_mib)]);
         for node in 0..2 {
             command.arg("-object").arg(format!("memory-backend-ram,id=m{node},size={}M", self.memory_mib / 2));
             command.arg("-numa").arg(format!("node,nodeid={node},cpus={node},memdev=m{node}"));
         }
+        command.args(SPARE_MEMORY).args(SLOW_DISK);
         // A slow machine is not a hanging one: the limit here ends a guest that hangs. And the kernel is not to clear
         // memory by itself, so that whoever forgets to is found out.
+        let huge = if self.memory_mib >= LARGE_MIB { "nokaslr hugetlb_cma=1:1G " } else { "" };
         let line = format!(
-            "console=ttyS0 quiet panic=-1 nosoftlockup init_on_alloc=0 log_buf_len=4M pagemove={}",
+            "console=ttyS0 quiet panic=-1 nosoftlockup init_on_alloc=0 memhp_default_state=offline log_buf_len=4M \
+             {huge}pagemove={}",
             self.orders
         );
-        command.arg("-kernel").arg(self.image).arg("-initrd").arg(archive).arg("-append").arg(line);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command.arg("-kernel").arg(self.image).args(["-initrd", "/dev/stdin", "-append"]).arg(line);
+        command.stdin(archive).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut running = Running(command.spawn().map_err(|error| cant_start(&command, error))?);
         let output = running.0.stdout.take().context("no pipe from QEMU")?;
         let (sender, lines) = mpsc::channel();

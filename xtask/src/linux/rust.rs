@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::apt::{Apt, Version, newer};
-use super::cache::Cache;
+use super::cache::{self, Cache, Look};
 use super::command::{outcome, run, tail};
 use super::sabotage::Sabotage;
 use super::tree::Tree;
@@ -84,17 +84,25 @@ impl Compiler {
         let version = compiler.version.clone();
         let name = format!("rust-{}", file_name(&version));
         let tree = Tree::get(cache, apt, &name, &[compiler, source], &["binutils"])?;
-        let core =
-            cache.folder(&format!("core/{}-{:x}", file_name(&version), hash(&(TARGET, FLAGS, BUILTINS))), |new| {
+        let core = {
+            let key = hash(&(TARGET, FLAGS, BUILTINS));
+            cache.folder(&format!("core/{}-{key:x}", file_name(&version)), Look::Sizes, |new| {
                 eprintln!("linux: building libcore with rustc {version} (once)");
                 build_core(&tree, new)
-            })?;
+            })?
+        };
         Ok(Self { tree, version, core })
     }
 
-    /// Compiles the sample driver, broken on purpose or not; gives the object.
-    pub(super) fn object(&self, cache: &Cache, root: &Path, sabotage: Option<&Sabotage>) -> Result<PathBuf> {
-        let sources = [("kit", root.join("linux/kit/src")), ("sample", root.join("linux/sample/src"))];
+    /// Compiles the driver in a folder, broken on purpose or not; gives the object.
+    pub(super) fn object(
+        &self,
+        cache: &Cache,
+        root: &Path,
+        driver: &Path,
+        sabotage: Option<&Sabotage>,
+    ) -> Result<PathBuf> {
+        let sources = [("kit", root.join("linux/kit/src")), ("driver", driver.join("src"))];
         let mut texts = Vec::new();
         for (name, folder) in &sources {
             for file in files(folder)? {
@@ -106,7 +114,7 @@ impl Compiler {
             }
         }
         let key = hash(&(&texts, &self.core, TARGET, FLAGS, JOIN, STRIP));
-        let folder = cache.folder(&format!("objects/{key:x}"), |new| {
+        let folder = cache.folder(&format!("objects/{key:x}"), Look::Contents, |new| {
             eprintln!("linux: compiling the driver with rustc {}", self.version);
             for (name, text) in &texts {
                 let file = new.join(name);
@@ -119,7 +127,10 @@ impl Compiler {
             for library in ["libcore.rlib", "libcompiler_builtins.rlib"] {
                 fs::copy(self.core.join(library), libraries.join(library))?;
             }
-            self.compile(new)
+            self.compile(new)?;
+            // Libraries are large, and there's an object for each state of the sources.
+            cache::remove(&new.join("lib"))?;
+            cache::remove(&new.join("driver.a"))
         })?;
         Ok(folder.join("driver.o"))
     }
@@ -131,7 +142,7 @@ impl Compiler {
             &self.tree,
             folder,
             &["--edition=2024", "-Dwarnings", "--extern=pagemove_kit=libpagemove_kit.rlib"],
-            &["--crate-name=sample", "--crate-type=staticlib", "-Clto=fat", "-odriver.a", "sample/module.rs"],
+            &["--crate-name=driver", "--crate-type=staticlib", "-Clto=fat", "-odriver.a", "driver/module.rs"],
         )?;
         run(self.tree.command(folder, "ld")?.args(JOIN))?;
         run(self.tree.command(folder, "objcopy")?.args(STRIP))?;

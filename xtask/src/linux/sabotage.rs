@@ -6,6 +6,8 @@
 
 use anyhow::{Result, bail};
 
+use crate::BadInput;
+
 /// One way to break the driver.
 pub(super) struct Sabotage {
     pub(super) name: &'static str,
@@ -22,8 +24,15 @@ pub(super) const ALL: &[Sabotage] = &[
     Sabotage {
         name: "doesn't point its own table to the copy",
         file: "sample/src/driver.rs",
-        from: "entry.store(page.to, Ordering::Relaxed)",
-        to: "entry.store(page.from, Ordering::Relaxed)",
+        from: "entry.compare_exchange(page.from, page.to,",
+        to: "entry.compare_exchange(page.from, page.from,",
+        tests: &["policy"],
+    },
+    Sabotage {
+        name: "asks whether a page may move, and doesn't listen",
+        file: "pages.c",
+        from: "\terror = pmk_rust_isolate(state, index, from, to, mode);",
+        to: "\tpmk_rust_isolate(state, index, from, to, mode);\n\terror = 0;",
         tests: &["policy"],
     },
     Sabotage {
@@ -38,14 +47,80 @@ pub(super) const ALL: &[Sabotage] = &[
         file: "pages.c",
         from: "\tif (!error)\n\t\tpmk_rust_migrate(",
         to: "\tif (!error)\n\t\tmemset(folio_address(dst) + 2048, 0, 2048);\n\tif (!error)\n\t\tpmk_rust_migrate(",
-        tests: &["movement"],
+        tests: &[
+            "movement",
+            "move-pages",
+            "migrate-pages",
+            "mbind",
+            "soft-offline",
+            "memory-offline",
+            "huge-page-pool",
+            "thp-faults",
+            "no-destinations",
+        ],
+    },
+    Sabotage {
+        // The kernel's entries for such pages don't count as mappings, so it copies without taking them away.
+        name: "maps pages behind the kernel's back, so that they're copied while processes write to them",
+        file: "pages.c",
+        from: "\tvmf->page = folio_page(folio, 0);\n",
+        to: "\tif (vmf->vma->vm_flags & VM_SHARED) {\n\
+             \t\t*(unsigned long *)&vmf->vma->vm_flags |= VM_PFNMAP;\n\
+             \t\tvmf_insert_pfn(vmf->vma, vmf->address, folio_pfn(folio));\n\
+             \t\tfolio_unlock(folio);\n\t\tfolio_put(folio);\n\t\treturn VM_FAULT_NOPAGE;\n\t}\n\
+             \tvmf->page = folio_page(folio, 0);\n",
+        tests: &["thp-faults"],
+    },
+    Sabotage {
+        name: "leaves pages clean",
+        file: "pages.c",
+        from: "\t\tfolio_mark_dirty(folio);\n",
+        to: "",
+        tests: &["soft-offline-unmapped"],
+    },
+    Sabotage {
+        name: "moves pages that others hold",
+        file: "pages.c",
+        from: "\terror = filemap_migrate_folio(mapping, dst, src, mode);\n",
+        to: "\tint others = folio_ref_count(src) - 2;\n\tfolio_ref_sub(src, others);\n\
+             \terror = filemap_migrate_folio(mapping, dst, src, mode);\n\tfolio_ref_add(src, others);\n",
+        tests: &["pins", "direct-io", "registered-buffers"],
+    },
+    Sabotage {
+        name: "takes away what the kernel has noted of a page's mappings",
+        file: "pages.c",
+        from: "\terror = filemap_migrate_folio(mapping, dst, src, mode);\n",
+        to: "\tunmap_mapping_range(mapping, (loff_t)index << PAGE_SHIFT, PAGE_SIZE, 0);\n\
+             \terror = filemap_migrate_folio(mapping, dst, src, mode);\n",
+        tests: &["soft-dirty", "userfaultfd"],
+    },
+    Sabotage {
+        name: "maps a page without keeping its lock",
+        file: "pages.c",
+        from: "\treturn VM_FAULT_LOCKED;\n",
+        to: "\tfolio_unlock(folio);\n\tusleep_range(100, 200);\n\treturn 0;\n",
+        tests: &["storm-of-faults"],
+    },
+    Sabotage {
+        name: "reads memory that is known to be broken",
+        file: "pages.c",
+        from: "if (PageHWPoison(folio_page(folio, 0)))",
+        to: "if (0)",
+        tests: &["broken-memory"],
+    },
+    Sabotage {
+        name: "goes on for a process that is being killed, whatever it takes",
+        file: "pages.c",
+        from: "\tif (fatal_signal_pending(current)) {\n\t\t*error = -EINTR;\n\t\treturn NULL;\n\t}\n",
+        to: "",
+        tests: &["killed-at-work"],
     },
     Sabotage {
         name: "forgets a pin",
         file: "kernel.rs",
         from: "Pin::new(self.hold(index, Absent::Create)?, info)",
         to: "Pin::new(self.hold(0, Absent::Create)?, info)",
-        tests: &["pins"],
+        tests: &["pins", "memory-offline"],
     },
     Sabotage {
         name: "frees a page twice",
@@ -61,7 +136,25 @@ pub(super) const ALL: &[Sabotage] = &[
         to: "mapping_gfp_mask(mapping)",
         tests: &["cleared-and-apart"],
     },
+    Sabotage {
+        name: "lets its module go while it's open",
+        file: "shim.c",
+        from: "\t.owner = THIS_MODULE,\n",
+        to: "",
+        tests: &["unload-in-use"],
+    },
 ];
+
+/// Those that have one of these words in their names; all, if there are no words.
+pub(super) fn named(words: &[String]) -> Result<Vec<&'static Sabotage>> {
+    let has_one =
+        |sabotage: &&Sabotage| words.is_empty() || words.iter().any(|word| sabotage.name.contains(word.as_str()));
+    let found: Vec<&Sabotage> = ALL.iter().filter(has_one).collect();
+    if found.is_empty() {
+        bail!(BadInput(format!("no sabotage has any of {words:?} in its name")));
+    }
+    Ok(found)
+}
 
 impl Sabotage {
     /// Changes the source, if it's the one.
@@ -84,6 +177,7 @@ mod tests {
     fn each_has_its_place_in_the_sources() {
         for sabotage in ALL {
             let source = match sabotage.file {
+                "shim.c" => include_str!("../../../linux/shim/shim.c"),
                 "pages.c" => include_str!("../../../linux/shim/pages.c"),
                 "kernel.rs" => include_str!("../../../linux/kit/src/kernel.rs"),
                 "sample/src/driver.rs" => include_str!("../../../linux/sample/src/driver.rs"),

@@ -3,81 +3,135 @@
 //! Takes a kernel with its module; gives a line for each test, and an error if one has failed. Promises to miss none: a
 //! guest that ends without having told of the kernel's log is a failure.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::Ready;
-use super::cache::Cache;
 use super::command::tail;
 use super::qemu::Guest;
 use super::sabotage::Sabotage;
+use crate::BadInput;
 
 /// The fewest tests that a whole run tells of; so that an empty run isn't taken for a good one.
-const FEWEST: usize = 10;
+const FEWEST: usize = 25;
 
 /// Little, so that filling most of it takes little time.
 const MEMORY_MIB: u32 = 512;
 
+/// Tests that need a large guest.
+const LARGE: &[&str] = &["hugetlb-cma"];
+const LARGE_MIB: u32 = 4096;
+
 /// No guest needs longer, on the slowest machine that we know, by far.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(1500);
+
+/// The same for the few tests that a sabotaged driver gets.
+const SABOTAGE_LIMIT: Duration = Duration::from_secs(400);
+
+/// What a guest of a soak may need before and after.
+const SOAK_MORE: Duration = Duration::from_secs(300);
 
 /// Runs the tests that are to catch a sabotaged driver.
 ///
 /// # Errors
-/// When they don't. A guest that crashes, or doesn't come to its end, has caught it as well.
-pub(super) fn must_fail(cache: &Cache, ready: &Ready<'_>, sabotage: &Sabotage) -> Result<()> {
+/// When one of them doesn't. A guest that crashes has caught it as well.
+pub(super) fn must_fail(ready: &Ready<'_>, sabotage: &Sabotage) -> Result<()> {
     let orders = ["test"].iter().chain(sabotage.tests).copied().collect::<Vec<_>>().join(",");
-    let limit = Duration::from_secs(45);
+    let limit = SABOTAGE_LIMIT;
     let guest = Guest { image: &ready.image, archive: &ready.archive, orders: &orders, memory_mib: MEMORY_MIB, limit };
     let mut seen = Seen::default();
     let mut facts = Vec::new();
-    let outcome = guest.run(cache, |told| {
+    let started = Instant::now();
+    let outcome = guest.run(|told| {
         facts.extend(seen.hear(told).filter(|line| line.contains("FAILED") || told.get("fact").is_some()));
     });
+    let missed: Vec<&str> = sabotage.tests.iter().copied().filter(|test| !seen.caught_by(test)).collect();
     let how = match outcome {
-        Err(_) => "the guest did not come to its end".to_owned(),
-        Ok(_) if !seen.failed.is_empty() => facts.join(";").trim().to_owned(),
-        Ok(_) => bail!("a driver that {} is not caught by {orders}", sabotage.name),
+        Err(_) if started.elapsed() >= limit => {
+            bail!("a driver that {} lets the guest hang, which isn't what its tests look for", sabotage.name)
+        }
+        Err(_) => "the guest crashed".to_owned(),
+        Ok(_) if !missed.is_empty() => {
+            bail!("a driver that {} isn't caught by {}", sabotage.name, missed.join(", "));
+        }
+        Ok(_) if seen.failed.is_empty() => "not to be shown on this kernel, which skips its tests".to_owned(),
+        Ok(_) => facts.join(";").trim().to_owned(),
     };
-    let how: String = how.chars().take(160).collect();
+    let how: String = how.chars().take(400).collect();
     println!("kernel {}: a driver that {} is caught: {how}", ready.kernel.version, sabotage.name);
     Ok(())
 }
 
 /// Runs the tests, or those of `only`.
-pub(super) fn run(cache: &Cache, ready: &Ready<'_>, only: &[String]) -> Result<()> {
+pub(super) fn run(ready: &Ready<'_>, only: &[String]) -> Result<()> {
     let started = Instant::now();
-    let orders = ["test"].into_iter().chain(only.iter().map(String::as_str)).collect::<Vec<_>>().join(",");
-    let guest =
-        Guest { image: &ready.image, archive: &ready.archive, orders: &orders, memory_mib: MEMORY_MIB, limit: LIMIT };
+    let (large, small): (Vec<&str>, Vec<&str>) = only.iter().map(String::as_str).partition(|name| LARGE.contains(name));
     let mut seen = Seen::default();
-    let console = guest.run(cache, |told| {
+    if only.is_empty() || !small.is_empty() {
+        boot(ready, &[&["test"], &small[..]].concat().join(","), MEMORY_MIB, LIMIT, &mut seen)?;
+    }
+    if only.is_empty() || !large.is_empty() {
+        let large = if large.is_empty() { LARGE.to_vec() } else { large };
+        boot(ready, &[&["test"], &large[..]].concat().join(","), LARGE_MIB, LIMIT, &mut seen)?;
+    }
+    if let Some(name) = seen.unheard(only) {
+        bail!(BadInput(format!("there is no test `{name}`; without names, all are run, and tell their names")));
+    }
+    let fewest = if only.is_empty() { FEWEST } else { only.len() };
+    if let Some(why) = seen.fault(fewest) {
+        bail!("kernel {}: {why}", ready.kernel.version);
+    }
+    println!(
+        "kernel {}: {} tests passed in {:.0} s{}",
+        ready.kernel.version,
+        seen.passed,
+        started.elapsed().as_secs_f64(),
+        if seen.skipped.is_empty() { String::new() } else { format!("; skipped: {}", seen.skipped.join("; ")) }
+    );
+    Ok(())
+}
+
+/// Runs the soak.
+pub(super) fn soak(ready: &Ready<'_>, minutes: u64, seed: Option<u64>) -> Result<()> {
+    let seed = seed.unwrap_or_else(|| SystemTime::UNIX_EPOCH.elapsed().map_or(1, |time| time.as_secs()));
+    println!("kernel {}: everything at once, for {minutes} minutes, with --seed {seed}", ready.kernel.version);
+    let time = Duration::from_secs(minutes * 60);
+    let mut seen = Seen::default();
+    let orders = format!("soak,{},{seed}", time.as_secs());
+    boot(ready, &orders, MEMORY_MIB, time + SOAK_MORE, &mut seen)?;
+    match seen.fault(2) {
+        Some(why) => bail!("kernel {}, seed {seed}: {why}", ready.kernel.version),
+        None => Ok(()),
+    }
+}
+
+/// Boots a guest, and prints what it tells; with the console's end if something has failed.
+fn boot(ready: &Ready<'_>, orders: &str, memory_mib: u32, limit: Duration, seen: &mut Seen) -> Result<()> {
+    let guest = Guest { image: &ready.image, archive: &ready.archive, orders, memory_mib, limit };
+    seen.log_is_clean = false;
+    let console = guest.run(|told| {
         if let Some(line) = seen.hear(told) {
             println!("{line}");
         }
     })?;
-    let fewest = if only.is_empty() { FEWEST } else { only.len() };
-    if let Some(why) = seen.fault(fewest) {
+    if !seen.failed.is_empty() {
         println!("the guest's console ends with:\n{}", tail(&console, 60));
-        bail!("kernel {}: {why}", ready.kernel.version);
     }
-    println!(
-        "kernel {}: {} tests passed in {:.0} s",
-        ready.kernel.version,
-        seen.passed,
-        started.elapsed().as_secs_f64()
-    );
     Ok(())
 }
 
 /// What the guest has told.
 #[derive(Default)]
 struct Seen {
+    heard: Vec<String>,
     passed: usize,
     failed: Vec<String>,
+    /// With the reason.
+    skipped: Vec<String>,
     log_is_clean: bool,
+    last_fact: String,
 }
 
 impl Seen {
@@ -86,11 +140,20 @@ impl Seen {
         if let Some(kernel) = told["kernel"].as_str() {
             return Some(format!("kernel {kernel}"));
         }
+        if let Some(progress) = told["progress"].as_str() {
+            return Some(format!("  {progress}"));
+        }
         if let (Some(fact), Some(of)) = (told["fact"].as_str(), told["of"].as_str()) {
+            self.last_fact = fact.to_owned();
             return Some(format!("  {of}: {fact}"));
         }
         let test = told["test"].as_str()?;
+        self.heard.push(test.to_owned());
         let (is_ok, why) = (told["ok"].as_bool() == Some(true), told["why"].as_str().unwrap_or_default());
+        if told["skipped"].as_bool() == Some(true) {
+            self.skipped.push(format!("{test}: {}", self.last_fact));
+            return Some(format!("  {test}: skipped"));
+        }
         if is_ok {
             self.passed += 1;
         } else {
@@ -101,12 +164,23 @@ impl Seen {
         Some(if is_ok { format!("  {test}: ok{seconds}") } else { format!("  {test}: FAILED{seconds}: {why}") })
     }
 
+    /// A name that the guest has told nothing of, though it came to its end.
+    fn unheard<'a>(&self, names: &'a [String]) -> Option<&'a String> {
+        names.iter().find(|name| !self.heard.contains(name))
+    }
+
+    /// Whether a test has failed, or this kernel can't run it.
+    fn caught_by(&self, test: &str) -> bool {
+        self.failed.iter().any(|failed| failed == test)
+            || self.skipped.iter().any(|skipped| skipped.split_once(':').is_some_and(|(name, _)| name == test))
+    }
+
     fn fault(&self, fewest: usize) -> Option<String> {
         if !self.failed.is_empty() {
             Some(format!("failed: {}", self.failed.join(", ")))
         } else if !self.log_is_clean {
             Some("the guest has not told of the kernel's log".to_owned())
-        } else if self.passed <= fewest {
+        } else if self.passed + self.skipped.len() <= fewest {
             // The log's own line counts as one.
             Some(format!("only {} tests were run", self.passed))
         } else {
@@ -131,5 +205,22 @@ mod tests {
         assert!(seen.fault(2).is_some(), "too few");
         seen.hear(&json!({"test": "b", "ok": false, "why": "so"}));
         assert!(seen.fault(1).is_some_and(|why| why.contains('b')));
+    }
+
+    #[test]
+    fn a_name_that_is_no_tests_is_told() {
+        let mut seen = Seen::default();
+        seen.hear(&json!({"test": "a", "ok": true}));
+        let names = ["a", "b"].map(str::to_owned);
+        assert_eq!((seen.unheard(&names), seen.unheard(&names[..1])), (Some(&names[1]), None));
+    }
+
+    #[test]
+    fn what_is_skipped_is_told_with_its_reason() {
+        let mut seen = Seen::default();
+        seen.hear(&json!({"fact": "no such option", "of": "a"}));
+        seen.hear(&json!({"test": "a", "ok": true, "skipped": true}));
+        assert_eq!((seen.passed, seen.skipped.join(";")), (0, "a: no such option".to_owned()));
+        assert!(seen.caught_by("a") && !seen.caught_by("b"));
     }
 }

@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::apt::{Apt, Version};
-use super::cache::{self, Cache};
-use super::command::{cant_start, run};
+use super::cache::{self, Cache, Look};
+use super::command::{bound, cant_start, outcome, run};
 use super::rust::hash;
 
 /// What every tree has: a shell, and what a Makefile may call.
@@ -32,7 +32,7 @@ impl Tree {
     /// Gives the tree `name`, made of `packages`, `names` in any version, and what they need.
     pub(super) fn get(cache: &Cache, apt: &Apt, name: &str, packages: &[Version], names: &[&str]) -> Result<Self> {
         let key = hash(&(BASE, names)) as u32;
-        let root = cache.folder(&format!("trees/{name}-{key:x}"), |new| {
+        let root = cache.folder(&format!("trees/{name}-{key:x}"), Look::Sizes, |new| {
             let archives = cache.path(format!("packages/for-{name}"))?;
             eprintln!("linux: fetching a tree of Debian {} for {name}", apt.release);
             let wanted: Vec<&str> = BASE.iter().chain(names).copied().collect();
@@ -51,15 +51,38 @@ impl Tree {
 
     /// A command that runs in the tree, with `folder` as the folder it stands in (inside, that's `/mnt`).
     pub(super) fn command(&self, folder: &Path, program: &str) -> Result<Command> {
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private"]);
-        if run(Command::new("id").arg("-u"))?.trim() != "0" {
-            command.arg("--map-root-user");
-        }
+        let mut command = apart()?;
         command.args(["sh", "-c", ENTER, "enter"]).arg(&self.root).arg(folder).arg(program);
         command.env_clear().envs([("PATH", "/usr/bin:/usr/sbin:/bin:/sbin"), ("LC_ALL", "C"), ("HOME", "/")]);
         Ok(command)
     }
+}
+
+/// A command apart from the machine: with mounts of its own, and in a group of processes that ends as one.
+fn apart() -> Result<Command> {
+    let mut command = bound("unshare")?;
+    command.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
+    if run(Command::new("id").arg("-u"))?.trim() != "0" {
+        command.arg("--map-root-user");
+    }
+    Ok(command)
+}
+
+/// Sees whether trees can be entered here.
+///
+/// # Errors
+/// When not: what is missing, and what to do.
+pub(super) fn check() -> Result<()> {
+    let tried = outcome(apart()?.arg("true"))?;
+    if !tried.status.success() {
+        bail!(
+            "can't make a mount of one's own ({}); without root this needs user namespaces: as root, set the sysctl \
+             kernel.unprivileged_userns_clone to 1, kernel.apparmor_restrict_unprivileged_userns to 0 and \
+             user.max_user_namespaces above 0, as far as this kernel has them",
+            String::from_utf8_lossy(&tried.stderr).trim()
+        );
+    }
+    Ok(())
 }
 
 /// Unpacks packages over each other.
@@ -86,7 +109,7 @@ fn unpack(root: &Path, files: &[PathBuf]) -> Result<()> {
             .arg(root)
             .stdin(archive))?;
         if !open_running.wait()?.success() {
-            bail!("dpkg-deb can't read {}", file.display());
+            bail!("dpkg-deb can't read {}; it may be damaged: remove it, and run this again", file.display());
         }
     }
     // What the packages' scripts would have linked.

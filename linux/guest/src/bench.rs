@@ -1,0 +1,123 @@
+//! What a driver's pages cost beside ordinary ones: to move, and to touch first.
+//!
+//! Takes a number of pages and of rounds; gives the time per page of each round, for the driver and for what it's compared
+//! with. Promises that both sides take turns in one boot, on one processor, in one thread, with pages of 4 KiB, and that
+//! what is timed was done: each page is on the node that it was sent to, with its contents.
+
+use std::io::{Error, Result};
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use crate::device::Device;
+use crate::sys::{self, Map, SHARED};
+use crate::tell;
+
+/// The times of both sides, in nanoseconds per page, a pair for each round.
+#[derive(Default)]
+struct Times {
+    driver: Vec<u64>,
+    beside: Vec<u64>,
+}
+
+impl Times {
+    /// Times both sides `rounds` times; who comes first changes with each round.
+    fn take(
+        rounds: usize,
+        driver: impl Fn(usize) -> Result<u64>,
+        beside: impl Fn(usize) -> Result<u64>,
+    ) -> Result<Self> {
+        let mut times = Self::default();
+        for round in 0..rounds {
+            if round.is_multiple_of(2) {
+                times.driver.push(driver(round)?);
+                times.beside.push(beside(round)?);
+            } else {
+                times.beside.push(beside(round)?);
+                times.driver.push(driver(round)?);
+            }
+        }
+        Ok(times)
+    }
+
+    fn tell(&self, what: &str) {
+        tell(&format!("{{\"bench\":{what:?},\"driver\":{:?},\"beside\":{:?}}}", self.driver, self.beside));
+    }
+}
+
+/// Measures, and tells.
+pub(crate) fn run(pages: usize, rounds: usize) -> Result<()> {
+    sys::stay_on_processor(0)?;
+    // Else the kernel takes entries away to see who touches what, and older ones then find no page to move.
+    std::fs::write("/proc/sys/kernel/numa_balancing", "0")?;
+    moves(pages, rounds)?.tell("move");
+    faults(pages, rounds, |map, page| map.store(page, 0, 1))?.tell("fault-store");
+    faults(pages, rounds, |map, page| {
+        map.load(page, 0);
+    })?
+    .tell("fault-load");
+    Ok(())
+}
+
+/// `move_pages` of the driver's pages, and of anonymous ones.
+fn moves(pages: usize, rounds: usize) -> Result<Times> {
+    let device = Device::open(pages as u64)?;
+    let (driver, beside) = (device.map(0, pages, SHARED)?, Map::new(None, 0, pages, sys::PRIVATE)?);
+    beside.advise(0, pages, libc::MADV_NOHUGEPAGE)?;
+    let all: Vec<usize> = (0..pages).collect();
+    for &page in &all {
+        driver.store(page, 0, page as u64);
+        beside.store(page, 0, page as u64);
+    }
+    // Once untimed, so that each round moves all of them.
+    send(&driver, &all, 1)?;
+    send(&beside, &all, 1)?;
+    let node = |round| (round % 2) as i32;
+    let times =
+        Times::take(rounds, |round| send(&driver, &all, node(round)), |round| send(&beside, &all, node(round)))?;
+    let is_wrong = |map: &Map| all.iter().any(|&page| map.load(page, 0) != page as u64);
+    if is_wrong(&driver) || is_wrong(&beside) {
+        return Err(Error::other("words are wrong after the moves"));
+    }
+    let moved = device.counts()?.moved;
+    if moved < (pages * rounds) as u64 {
+        return Err(Error::other(format!("the driver has seen {moved} moves of {}", pages * rounds)));
+    }
+    Ok(times)
+}
+
+/// Sends pages to a node; gives the time per page.
+fn send(map: &Map, pages: &[usize], node: i32) -> Result<u64> {
+    let started = Instant::now();
+    let nodes = sys::move_pages(map, pages, node)?;
+    let took = per_page(started, pages.len());
+    match nodes.iter().find(|&&at| at != node) {
+        None => Ok(took),
+        Some(at) => Err(Error::other(format!("a page sent to node {node} has the status {at}"))),
+    }
+}
+
+/// First touches of a new buffer of the driver, and of a new memfd.
+fn faults(pages: usize, rounds: usize, touch: impl Fn(&Map, usize)) -> Result<Times> {
+    let touch_all = |map: Map| {
+        let started = Instant::now();
+        (0..pages).for_each(|page| touch(&map, page));
+        per_page(started, pages)
+    };
+    let driver = |_| {
+        let device = Device::open(pages as u64)?;
+        let took = touch_all(device.map(0, pages, SHARED)?);
+        match device.counts()?.pages {
+            made if made == pages as u64 => Ok(took),
+            made => Err(Error::other(format!("{pages} touches made {made} pages"))),
+        }
+    };
+    let beside = |_| {
+        let file = sys::memory_file(pages)?;
+        Ok(touch_all(Map::new(Some(file.as_fd()), 0, pages, SHARED)?))
+    };
+    Times::take(rounds, driver, beside)
+}
+
+fn per_page(started: Instant, pages: usize) -> u64 {
+    started.elapsed().as_nanos() as u64 / pages as u64
+}

@@ -1,0 +1,100 @@
+//! What the kernel notes in its entries for a page: written to since a time, protected by a userfaultfd.
+//!
+//! Takes the driver freshly loaded; promises that moves keep these notes, as they do for the kernel's own memory.
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::device::Device;
+use crate::machine::{SOFT_DIRTY, UFFD_PROTECTED, marked};
+use crate::sys::{self, Map, PAGE, PRIVATE, SHARED, errno};
+use crate::tests::{Outcome, check, expect, needs};
+use crate::triggers::move_across;
+
+const PAGES: usize = 64;
+
+/// Writes to every second page, and moves all; gives which pages are noted as written before and after.
+fn written(map: &Map) -> Result<[Vec<bool>; 2], Box<dyn std::error::Error>> {
+    (0..PAGES).for_each(|page| map.store(page, 0, 1));
+    fs::write("/proc/self/clear_refs", "4")?;
+    (0..PAGES).step_by(2).for_each(|page| map.store(page, 1, 2));
+    let before = marked(map, SOFT_DIRTY)?;
+    let moved = move_across(map, &(0..PAGES).collect::<Vec<_>>())?;
+    check(moved == PAGES, || format!("{moved} of {PAGES} moved"))?;
+    let after = marked(map, SOFT_DIRTY)?;
+    check((0..PAGES).all(|page| map.load(page, 0) == 1), || "a word isn't as it was left".to_owned())?;
+    Ok([before, after])
+}
+
+pub(crate) fn soft_dirty() -> Outcome {
+    needs("CONFIG_MEM_SOFT_DIRTY")?;
+    let device = Device::open(PAGES as u64)?;
+    let [before, after] = written(&device.map(0, PAGES, SHARED)?)?;
+    // Shared memory of the kernel's own.
+    let [own_before, own_after] = written(&Map::new(None, 0, PAGES, SHARED)?)?;
+    let is_right = |marks: &[bool]| marks.iter().enumerate().all(|(page, &mark)| mark == (page % 2 == 0));
+    check(is_right(&before) && is_right(&own_before), || format!("before the move: {before:?}, {own_before:?}"))?;
+    check(after.iter().step_by(2).all(|&mark| mark), || format!("a move loses the note of a write: {after:?}"))?;
+    check(after == own_after, || format!("after the move: {after:?}, and the kernel's own {own_after:?}"))?;
+    let more = after.iter().filter(|&&mark| mark).count() - PAGES / 2;
+    Ok(format!("{} writes noted before and after a move, {more} more after it, as for the kernel's own", PAGES / 2))
+}
+
+/// Calls of the kernel's `struct uffdio_…`: numbers that stand one after the other.
+fn call(uffd: BorrowedFd<'_>, number: u32, argument: &[u64]) -> std::io::Result<i64> {
+    const READ_WRITE: u32 = 3;
+    let mut bytes: Vec<u8> = argument.iter().flat_map(|number| number.to_ne_bytes()).collect();
+    sys::ioctl(uffd, READ_WRITE << 30 | (bytes.len() as u32) << 16 | 0xaa << 8 | number, &mut bytes)
+}
+
+const API: u32 = 0x3f;
+const API_VERSION: u64 = 0xaa;
+const REGISTER: u32 = 0;
+const WRITE_PROTECT: u32 = 6;
+/// Protected writes are noted, and nobody waits.
+const WRITE_PROTECT_ASYNC: u64 = 1 << 15;
+const MODE_WRITE_PROTECT: u64 = 1 << 1;
+
+pub(crate) fn userfaultfd() -> Outcome {
+    needs("CONFIG_USERFAULTFD")?;
+    let device = Device::open(PAGES as u64)?;
+    let (map, private) = (device.map(0, PAGES, SHARED)?, device.map(0, PAGES, PRIVATE)?);
+    (0..PAGES).for_each(|page| map.store(page, 0, 1));
+    let range = |map: &Map, first: usize, pages: usize| [(map.address() + first * PAGE) as u64, (pages * PAGE) as u64];
+    let register = |uffd, map: &Map, mode| {
+        let [start, len] = range(map, 0, PAGES);
+        call(uffd, REGISTER, &[start, len, mode, 0])
+    };
+
+    // Faults on a driver's pages are the driver's: a process can't take them over.
+    let plain = sys::userfaultfd()?;
+    expect("userfaultfd's version", call(plain.as_fd(), API, &[API_VERSION, 0, 0]), 0)?;
+    for (what, mode) in [("missing pages", 1), ("write protection", MODE_WRITE_PROTECT), ("minor faults", 4)] {
+        for map in [&map, &private] {
+            expect(&format!("userfaultfd for {what}"), register(plain.as_fd(), map, mode), libc::EINVAL)?;
+        }
+    }
+
+    // Newer kernels note writes in memory of any kind.
+    let noting = sys::userfaultfd()?;
+    let api = call(noting.as_fd(), API, &[API_VERSION, WRITE_PROTECT_ASYNC, 0]);
+    if errno(&api) == libc::EINVAL {
+        return Ok("refused, as for any file; this kernel doesn't note writes otherwise".to_owned());
+    }
+    api?;
+    expect("noting writes", register(noting.as_fd(), &map, MODE_WRITE_PROTECT), 0)?;
+    let [start, len] = range(&map, 0, PAGES);
+    expect("protecting", call(noting.as_fd(), WRITE_PROTECT, &[start, len, 1]), 0)?;
+    (0..PAGES).step_by(2).for_each(|page| map.store(page, 1, 2));
+    let right: Vec<bool> = (0..PAGES).map(|page| page % 2 == 1).collect();
+    let before = marked(&map, UFFD_PROTECTED)?;
+    check(before == right, || format!("protected before the move: {before:?}"))?;
+    let moved = move_across(&map, &(0..PAGES).collect::<Vec<_>>())?;
+    check(moved == PAGES, || format!("{moved} of {PAGES} moved"))?;
+    let after = marked(&map, UFFD_PROTECTED)?;
+    check(after == right, || format!("protected after the move: {after:?}"))?;
+    (0..PAGES).for_each(|page| map.store(page, 1, 3));
+    check(!marked(&map, UFFD_PROTECTED)?.contains(&true), || "a write after the move isn't noted".to_owned())?;
+    check((0..PAGES).all(|page| map.load(page, 0) == 1), || "a word isn't as it was left".to_owned())?;
+    Ok("refused, as for any file; noting of writes is kept across a move".to_owned())
+}

@@ -1,0 +1,453 @@
+//! The soak: everything at once, for as long as asked.
+//!
+//! Takes a time and a seed; gives what was done, and tells how far it is meanwhile. Three processes do to buffers of their
+//! own what a process can, in random order, each with a model of what every page must hold; beside them the kernel moves
+//! pages in all the ways of `triggers`, memory wears out and runs short. Promises that each page is compared with the
+//! model time and again, and that a failure says which process, what it did last, and with which seed.
+
+use std::error::Error;
+use std::fs;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use pagemove_sample::uapi::Policy;
+
+use crate::device::Device;
+use crate::dmesg;
+use crate::machine::{Random, compact, free_order9, free_pages, is_configured, number_in};
+use crate::sys::{self, Child, End, Map, PRIVATE, Pipe, READ_ONLY, Ring, SHARED, errno};
+use crate::tell;
+use crate::triggers::Block;
+use crate::work::frames_of;
+
+/// Processes at work.
+const WORKERS: usize = 3;
+/// The largest buffer.
+const PAGES: usize = 1024;
+/// What a buffer goes through before it's closed.
+const LIFE: usize = 200;
+/// What the processes need to go on, so that the kernel has to end none.
+const SPARE: usize = 10_000;
+const PROGRESS: Duration = Duration::from_secs(15);
+
+type Part<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// What each process counts, in memory that all share: a page for each.
+#[derive(Clone, Copy)]
+enum Count {
+    Steps,
+    Lives,
+    Moves,
+    Compared,
+}
+
+/// Goes on for `time`; gives what was done in words.
+pub(crate) fn run(time: Duration, seed: u64) -> Result<(), Box<dyn Error>> {
+    // It will be short of frames time and again, and tell of that at length.
+    dmesg::expect_low_memory(true)?;
+    let counts = Map::new(None, 0, WORKERS, SHARED)?;
+    let stop = Map::new(None, 0, 1, SHARED)?;
+    let mut workers = Vec::new();
+    for number in 0..WORKERS {
+        workers.push(sys::fork(|| {
+            let mut worker =
+                Worker { random: Random::new(seed + number as u64), number, counts: &counts, last: "nothing" };
+            let outcome = worker.run(|| stop.load(0, 0) != 0);
+            if let Err(error) = &outcome {
+                let what = format!("process {number}, seed {seed}, at `{}`: {error}", worker.last);
+                tell(&format!("{{\"fact\":{what:?},\"of\":\"soak\"}}"));
+            }
+            i32::from(outcome.is_err())
+        })?);
+    }
+    let outcome = mind(&workers, &counts, time, seed);
+    stop.store(0, 0, 1);
+    let ends: Vec<End> = workers.iter().map(Child::wait).collect();
+    let moved = outcome?;
+    if ends.iter().any(|end| *end != End::Exit(0)) {
+        return Err(format!("the processes ended by {ends:?}").into());
+    }
+    tell(&format!("{{\"fact\":{:?},\"of\":\"soak\"}}", told(&counts, &moved)));
+    if sum(&counts, Count::Moves) == 0 {
+        return Err("nothing has moved".into());
+    }
+    Ok(())
+}
+
+fn sum(counts: &Map, count: Count) -> u64 {
+    (0..WORKERS).map(|number| counts.load(number, count as usize)).sum()
+}
+
+fn told(counts: &Map, movers: &Movers) -> String {
+    let Movers { compactions, offlined, offline_tries, grown, soft_offlined, shortages } = movers;
+    format!(
+        "{} steps in {} buffers, {} moves of their pages, {} pages compared; {compactions} compactions, {offlined} of \
+         {offline_tries} tries to offline a block, {grown} huge pages, {soft_offlined} frames soft-offlined, {shortages} times \
+         short of memory",
+        sum(counts, Count::Steps),
+        sum(counts, Count::Lives),
+        sum(counts, Count::Moves),
+        sum(counts, Count::Compared)
+    )
+}
+
+/// What the kernel was asked for.
+#[derive(Debug, Default)]
+struct Movers {
+    compactions: u64,
+    offlined: u64,
+    offline_tries: u64,
+    grown: u64,
+    soft_offlined: u64,
+    shortages: u64,
+}
+
+/// Moves pages in all ways until the time is over, or a worker has ended.
+fn mind(workers: &[Child], counts: &Map, time: Duration, seed: u64) -> Result<Movers, Box<dyn Error>> {
+    let (started, mut told_at) = (Instant::now(), Instant::now());
+    let mut random = Random::new(seed + 1000);
+    let mut movers = Movers::default();
+    let block = Block::spare()?;
+    for turn in 0.. {
+        if started.elapsed() > time {
+            break;
+        }
+        if let Some(number) = workers.iter().position(|worker| worker.ended().is_some()) {
+            return Err(format!("process {number} has ended before its time").into());
+        }
+        if told_at.elapsed() > PROGRESS {
+            told_at = Instant::now();
+            let now = format!("{} s of {}: {}", started.elapsed().as_secs(), time.as_secs(), told(counts, &movers));
+            tell(&format!("{{\"progress\":{now:?}}}"));
+        }
+        match turn % 9 {
+            0 => movers.one_block(&block)?,
+            1 => movers.grown += wear(&mut random, true)?,
+            2 => fs::write("/proc/sys/vm/drop_caches", "3")?,
+            3 => movers.soft_offline()?,
+            4 => {
+                // Leaves what a process needs to go on without the kernel ending one.
+                let pages = (free_pages()? as usize).saturating_sub(SPARE);
+                let map = Map::new(None, 0, pages.max(1), PRIVATE)?;
+                (0..map.pages()).for_each(|page| map.store(page, 0, 1));
+                compact()?;
+                movers.shortages += 1;
+            }
+            5 | 6 => drop(wear(&mut random, false)?),
+            _ => {
+                compact()?;
+                movers.compactions += 1;
+            }
+        }
+    }
+    Ok(movers)
+}
+
+/// Takes memory, gives a random half of it back, and compacts the rest, or has huge pages made of it; gives how many.
+fn wear(random: &mut Random, huge: bool) -> std::io::Result<u64> {
+    const POOL: &str = "/proc/sys/vm/nr_hugepages";
+    let pages = if huge { (free_pages()? as usize).saturating_sub(SPARE) } else { 3000 };
+    let map = Map::new(None, 0, pages.max(1), PRIVATE)?;
+    map.advise(0, map.pages(), libc::MADV_NOHUGEPAGE)?;
+    (0..map.pages()).for_each(|page| map.store(page, 0, 1));
+    for page in (0..map.pages()).filter(|_| random.below(2) == 0) {
+        map.advise(page, 1, libc::MADV_DONTNEED)?;
+    }
+    if !huge {
+        return compact().map(|()| 0);
+    }
+    fs::write(POOL, (free_order9()? + 4).to_string())?;
+    let made = number_in(POOL)?;
+    fs::write(POOL, "0")?;
+    Ok(made)
+}
+
+impl Movers {
+    /// Plugs a block of memory in, lets pages come, and takes it away again.
+    fn one_block(&mut self, block: &Block) -> Result<(), Box<dyn Error>> {
+        block.set("online_movable")?;
+        sys::migrate_pages(0, 1)?;
+        wear(&mut Random::new(self.offline_tries), false)?;
+        self.offline_tries += 1;
+        // It waits for what is pinned, and the workers let go of that.
+        block.set("offline")?;
+        self.offlined += 1;
+        Ok(())
+    }
+
+    fn soft_offline(&mut self) -> std::io::Result<()> {
+        // Each costs a frame for ever.
+        if is_configured("CONFIG_MEMORY_FAILURE")? && self.soft_offlined < 200 {
+            let device = Device::open(4)?;
+            let map = device.map(0, 4, SHARED)?;
+            (0..4).for_each(|page| map.store(page, 0, 1));
+            self.soft_offlined += u64::from(errno(&map.advise(2, 1, libc::MADV_SOFT_OFFLINE)) == 0);
+            if (0..4).any(|page| map.load(page, 0) != 1) {
+                return Err(std::io::Error::other("soft-offlining has lost a word"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A process at work.
+struct Worker<'a> {
+    random: Random,
+    number: usize,
+    counts: &'a Map,
+    /// What it does now, for whoever looks into a failure.
+    last: &'static str,
+}
+
+/// A page that stays.
+struct Pinned {
+    page: usize,
+    frame: u64,
+}
+
+/// A buffer with its model.
+struct Life {
+    device: Device,
+    map: Map,
+    /// What the two words of each page must be.
+    model: Vec<u64>,
+    size: usize,
+    pinned: Vec<Pinned>,
+    ring: Option<(Ring, Vec<Pinned>)>,
+}
+
+/// A word in each half of a page.
+const HALVES: [usize; 2] = [3, 300];
+const PIN: &str = "soak";
+
+fn must(is_so: bool, words: &str) -> Part<()> {
+    if is_so { Ok(()) } else { Err(words.into()) }
+}
+
+impl Life {
+    fn new(size: usize) -> Part<Self> {
+        let device = Device::open(size as u64)?;
+        let map = device.map(0, PAGES, SHARED)?;
+        Ok(Self { device, map, model: vec![0; PAGES], size, pinned: Vec::new(), ring: None })
+    }
+
+    fn put(&mut self, page: usize, value: u64) {
+        HALVES.iter().for_each(|&word| self.map.store(page, word, value));
+        self.model[page] = value;
+    }
+
+    fn compare(&self, page: usize) -> Part<()> {
+        let seen = HALVES.map(|word| self.map.load(page, word));
+        must(seen == [self.model[page]; 2], &format!("page {page} has {seen:x?}, not {:x}", self.model[page]))
+    }
+
+    fn compare_all(&self) -> Part<()> {
+        (0..self.size).try_for_each(|page| self.compare(page))
+    }
+
+    fn hold(&self, page: usize) -> Part<Pinned> {
+        self.compare(page)?;
+        Ok(Pinned { page, frame: frames_of(&self.map, &[page])?[page] })
+    }
+
+    fn must_have_stayed(&self, pinned: &Pinned) -> Part<()> {
+        let now = self.hold(pinned.page)?.frame;
+        must(now == pinned.frame, &format!("page {} was pinned in {}, and is in {now}", pinned.page, pinned.frame))
+    }
+
+    fn unpin(&mut self) -> Part<()> {
+        if let Some(pinned) = self.pinned.pop() {
+            self.must_have_stayed(&pinned)?;
+            self.device.unpin(pinned.page as u64, PIN)?;
+        }
+        Ok(())
+    }
+
+    fn unregister(&mut self) -> Part<()> {
+        if let Some((ring, pages)) = self.ring.take() {
+            pages.iter().try_for_each(|pinned| self.must_have_stayed(pinned))?;
+            ring.unregister()?;
+        }
+        Ok(())
+    }
+
+    /// Before pages go: who pins them would have others afterwards.
+    fn let_go(&mut self) -> Part<()> {
+        while !self.pinned.is_empty() {
+            self.unpin()?;
+        }
+        self.unregister()
+    }
+}
+
+impl Worker<'_> {
+    fn count(&self, count: Count, more: u64) {
+        let now = self.counts.load(self.number, count as usize);
+        self.counts.store(self.number, count as usize, now + more);
+    }
+
+    fn run(&mut self, done: impl Fn() -> bool) -> Part<()> {
+        while !done() {
+            let mut life = Life::new(16 + self.random.below(PAGES - 16))?;
+            for step in 0..LIFE {
+                if done() {
+                    break;
+                }
+                self.step(&mut life, step as u64 + 1)?;
+                self.count(Count::Steps, 1);
+            }
+            self.last = "comparing all";
+            life.compare_all()?;
+            self.count(Count::Compared, life.size as u64);
+            self.count(Count::Lives, 1);
+            self.count(Count::Moves, life.device.counts()?.moved);
+            self.last = "closing";
+            // In any order, pins and all.
+            let Life { device, map, .. } = life;
+            if self.random.below(2) == 0 { drop((device, map)) } else { drop((map, device)) }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, life: &mut Life, step: u64) -> Part<()> {
+        let size = life.size;
+        let page = self.random.below(size);
+        let some = 1 + self.random.below((size - page).min(64));
+        let value = step << 20 | page as u64;
+        match self.random.below(26) {
+            0..6 => {
+                self.last = "writing";
+                for _ in 0..64 {
+                    let page = self.random.below(size);
+                    life.compare(page)?;
+                    life.put(page, step << 20 | page as u64);
+                }
+            }
+            6 => {
+                self.last = "write and read";
+                for word in HALVES {
+                    life.device.write_word(page as u64, word as u64, value)?;
+                    must(life.device.read_word(page as u64, word as u64)? == value, "what was written isn't read")?;
+                }
+                life.model[page] = value;
+            }
+            7 => {
+                self.last = "mmap";
+                life.map = life.device.map(0, PAGES, SHARED)?;
+            }
+            8 => {
+                self.last = "mremap";
+                // A registered buffer goes by address no more, so its pages are looked at first.
+                life.unregister()?;
+                life.map.remap()?;
+            }
+            9 => {
+                self.last = "mprotect";
+                life.map.protect(page, some, false)?;
+                life.compare(page)?;
+                life.map.protect(page, some, true)?;
+                life.put(page, value);
+            }
+            10 => {
+                self.last = "advice";
+                for advice in [libc::MADV_DONTNEED, libc::MADV_PAGEOUT, libc::MADV_COLD] {
+                    life.map.advise(page, some, advice)?;
+                    life.compare(page)?;
+                }
+            }
+            11 => {
+                self.last = "mlock";
+                life.map.lock(page, some, true)?;
+                life.compare(page)?;
+                life.map.lock(page, some, false)?;
+            }
+            12 => {
+                self.last = "fork";
+                let child = sys::fork(|| {
+                    let same = life.compare_all().is_ok();
+                    life.put(page, value);
+                    i32::from(!same)
+                })?;
+                must(child.wait() == End::Exit(0), "a child saw other words")?;
+                life.model[page] = value;
+            }
+            13 => {
+                self.last = "freeing";
+                life.let_go()?;
+                life.device.free(page as u64, some as u64)?;
+                life.model[page..page + some].fill(0);
+            }
+            14 => {
+                self.last = "resizing";
+                life.let_go()?;
+                life.device.resize(page as u64 + 1)?;
+                life.model[page + 1..].fill(0);
+                life.size = 16 + self.random.below(PAGES - 16);
+                life.model[life.size..].fill(0);
+                life.device.resize(life.size as u64)?;
+            }
+            15 => {
+                self.last = "filling";
+                life.device.fill(0, size as u64)?;
+            }
+            16 | 17 => {
+                self.last = "pinning";
+                if life.pinned.len() < 8 && life.pinned.iter().all(|pinned| pinned.page != page) {
+                    life.device.pin(page as u64, PIN)?;
+                    let pinned = life.hold(page)?;
+                    life.pinned.push(pinned);
+                } else {
+                    life.unpin()?;
+                }
+            }
+            18 => {
+                self.last = "vmsplice";
+                let mut pipe = Pipe::new(1)?;
+                life.compare(page)?;
+                life.map.vmsplice(page, &pipe)?;
+                compact()?;
+                let mut bytes = [0; sys::PAGE];
+                pipe.read.read_exact(&mut bytes)?;
+                let seen = HALVES.map(|word| bytes[word * 8..][..8].try_into().map(u64::from_ne_bytes).unwrap_or(!0));
+                must(seen == [life.model[page]; 2], "a page in a pipe has other words")?;
+            }
+            19 => {
+                self.last = "registering";
+                life.unregister()?;
+                let ring = Ring::new()?;
+                if ring.register(&life.map, page, some)? {
+                    let pages = (page..page + some).map(|page| life.hold(page)).collect::<Part<Vec<_>>>()?;
+                    life.ring = Some((ring, pages));
+                }
+            }
+            20 => {
+                self.last = "a private mapping";
+                let private = life.device.map(page as u64, some, PRIVATE)?;
+                let other = life.device.map(page as u64, some, READ_ONLY)?;
+                private.store(0, HALVES[0], u64::MAX);
+                must(other.load(0, HALVES[0]) == life.model[page], "a private write is seen by others")?;
+            }
+            21 => {
+                self.last = "policy";
+                let policy = [Policy::Allow, Policy::Allow, Policy::Retry, Policy::Refuse][self.random.below(4)];
+                life.device.policy(policy)?;
+            }
+            22 => {
+                self.last = "clear_refs";
+                fs::write("/proc/self/clear_refs", if step.is_multiple_of(2) { "4" } else { "1" })?;
+            }
+            23 | 24 => {
+                self.last = "move_pages";
+                let pages: Vec<usize> = (page..page + some).collect();
+                // What can't be moved now stays; the words must be right in any case.
+                let _ = sys::move_pages(&life.map, &pages, self.random.below(2) as i32);
+            }
+            _ => {
+                self.last = "comparing";
+                life.compare_all()?;
+                self.count(Count::Compared, size as u64);
+            }
+        }
+        Ok(())
+    }
+}

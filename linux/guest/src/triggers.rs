@@ -1,0 +1,265 @@
+//! What makes a stock kernel move pages, one test for each: between nodes, off memory that goes or is bad, for huge pages.
+//!
+//! Takes the driver freshly loaded; gives how many pages moved. Promises that all of `work` went on meanwhile, and that
+//! nothing was lost; a kernel that is built without a trigger is told by a [`Skip`](crate::tests::Skip).
+
+use std::fs;
+use std::io::Result;
+use std::ops::Range;
+
+use crate::device::Device;
+use crate::machine::{frames, free_order9, free_pages, kib, number_in, wait_until};
+use crate::sys::{self, End, MOVE_ALL, MPOL_BIND, Map, PAGE, PRIVATE, errno};
+use crate::tests::{Outcome, check, needs};
+use crate::work::Scene;
+
+/// How often those who ask for pages to be moved ask again: a page that somebody has a passing reference to is left.
+const ASKED: usize = 200;
+
+/// Counts the pages that are on a node.
+fn arrived(map: &Map, pages: &[usize], node: i32) -> Result<usize> {
+    Ok(sys::nodes_of(map, pages)?.into_iter().filter(|&at| at == node).count())
+}
+
+/// Moves pages to the first node, then to the second; gives how many are in another frame than before.
+pub(crate) fn move_across(map: &Map, pages: &[usize]) -> Result<usize> {
+    let before = frames(map)?;
+    sys::move_pages(map, pages, 0)?;
+    let middle = frames(map)?;
+    sys::move_pages(map, pages, 1)?;
+    let after = frames(map)?;
+    Ok(pages.iter().filter(|&&page| before[page] != middle[page] || middle[page] != after[page]).count())
+}
+
+/// Sends 1,000 pages from node to node in some way, under writers.
+fn to_and_fro(mut ask: impl FnMut(&Scene, i32) -> Result<()>) -> Outcome {
+    const PAGES: usize = 1000;
+    let scene = Scene::whole(PAGES)?;
+    let mut calls = 0;
+    let (hops, report) = scene.during(11, || -> Result<_> {
+        let (mut hops, mut before) = (Vec::new(), scene.frames()?);
+        for node in [0, 1, 0] {
+            let mut there = 0;
+            for _ in 0..ASKED {
+                calls += 1;
+                ask(&scene, node)?;
+                there = arrived(&scene.map, &scene.kept, node)?;
+                if there == PAGES {
+                    break;
+                }
+            }
+            let now = scene.frames()?;
+            hops.push((there, before.iter().zip(&now).filter(|(before, now)| before != now).count()));
+            before = now;
+        }
+        Ok(hops)
+    })?;
+    report.sound()?;
+    check(hops.iter().all(|hop| hop.0 == PAGES), || format!("of {PAGES} pages arrived, and moved: {hops:?}"))?;
+    // The first time, some were there already.
+    check(hops[1..].iter().all(|hop| hop.1 == PAGES), || format!("of {PAGES} pages arrived, and moved: {hops:?}"))?;
+    let counts = scene.device.counts()?;
+    Ok(format!(
+        "{PAGES} of {PAGES}, three times, in {calls} calls: {} moves, {} put back; {} writes",
+        counts.moved, counts.failed, report.writes
+    ))
+}
+
+pub(crate) fn move_pages() -> Outcome {
+    to_and_fro(|scene, node| sys::move_pages(&scene.map, &scene.kept, node).map(drop))
+}
+
+pub(crate) fn migrate_pages() -> Outcome {
+    to_and_fro(|_, node| sys::migrate_pages(1 - node, node).map(drop))
+}
+
+pub(crate) fn mbind() -> Outcome {
+    to_and_fro(|scene, node| match errno(&sys::mbind(&scene.map, MPOL_BIND, node, MOVE_ALL)) {
+        // EIO: some stay, as `arrived` sees by itself.
+        0 | libc::EIO => Ok(()),
+        other => Err(std::io::Error::from_raw_os_error(other)),
+    })
+}
+
+/// Memory that is predicted to fail: mapped pages leave it at once.
+pub(crate) fn soft_offline() -> Outcome {
+    const PAGES: usize = 50;
+    needs("CONFIG_MEMORY_FAILURE")?;
+    let scene = Scene::whole(256)?;
+    let before = scene.frames()?;
+    let ((), report) = scene.during(12, || -> Result<()> {
+        for page in 0..PAGES {
+            // EBUSY: somebody had a passing reference.
+            let asked = || scene.map.advise(page, 1, libc::MADV_SOFT_OFFLINE);
+            let done = (0..ASKED).map(|_| asked()).find(|done| errno(done) != libc::EBUSY);
+            done.unwrap_or_else(asked)?;
+        }
+        Ok(())
+    })?;
+    report.sound()?;
+    let moved = (0..PAGES).filter(|&page| !report.after.contains(&before[page])).count();
+    check(moved == PAGES, || format!("{moved} of {PAGES} moved"))?;
+    Ok(format!("{moved} of {PAGES}"))
+}
+
+/// The same by address, for pages that nobody maps: the kernel drops those that are clean.
+pub(crate) fn soft_offline_unmapped() -> Outcome {
+    needs("CONFIG_MEMORY_FAILURE")?;
+    const PAGES: u64 = 20;
+    let device = Device::open(PAGES)?;
+    for page in 0..PAGES {
+        // Not by a mapping: unmapping would mark as dirty what was written through it.
+        device.write_word(page, 5, page + 1)?;
+        device.watch(page)?;
+        let before = device.look(page)?;
+        fs::write("/sys/devices/system/memory/soft_offline_page", format!("{:#x}", before * PAGE as u64))?;
+        let (word, after) = (device.read_word(page, 5)?, device.look(page)?);
+        check(word == page + 1, || format!("page {page} has lost its contents: {word}"))?;
+        check(after != before, || format!("page {page} is still in frame {before}"))?;
+    }
+    Ok(format!("{PAGES} of {PAGES}"))
+}
+
+/// A block of memory that is there but not in use.
+pub(crate) struct Block {
+    folder: String,
+    frames: Range<u64>,
+}
+
+impl Block {
+    /// The block that the machine keeps for this.
+    pub(crate) fn spare() -> Result<Self> {
+        const FOLDER: &str = "/sys/devices/system/memory";
+        let number = |text: String| u64::from_str_radix(text.trim(), 16).map_err(std::io::Error::other);
+        let block_frames = number(fs::read_to_string(format!("{FOLDER}/block_size_bytes"))?)? / PAGE as u64;
+        for entry in fs::read_dir(FOLDER)? {
+            let folder = entry?.path().to_string_lossy().into_owned();
+            if fs::read_to_string(format!("{folder}/state")).is_ok_and(|state| state.trim() == "offline") {
+                let first = number(fs::read_to_string(format!("{folder}/phys_index"))?)? * block_frames;
+                return Ok(Self { folder, frames: first..first + block_frames });
+            }
+        }
+        Err(std::io::Error::other(
+            "the machine has no memory block to spare: it was to be plugged in, and left offline",
+        ))
+    }
+
+    pub(crate) fn set(&self, state: &str) -> Result<()> {
+        fs::write(format!("{}/state", self.folder), state)
+    }
+
+    fn holds(&self, scene: &Scene) -> Result<Vec<usize>> {
+        let frames = scene.frames()?;
+        Ok((0..frames.len()).filter(|&at| self.frames.contains(&frames[at])).collect())
+    }
+}
+
+/// Memory that is to be unplugged: all pages leave it, and it waits for those that are pinned.
+pub(crate) fn memory_offline() -> Outcome {
+    needs("CONFIG_MEMORY_HOTREMOVE")?;
+    let block = Block::spare()?;
+    let scene = Scene::whole(3000)?;
+    let mut facts = Vec::new();
+    for pinned in [false, true] {
+        block.set("online_movable")?;
+        sys::move_pages(&scene.map, &scene.kept, 0)?;
+        sys::move_pages(&scene.map, &scene.kept, 1)?;
+        let inside = block.holds(&scene)?;
+        check(inside.len() * 2 > scene.kept.len(), || format!("only {} pages are in the block", inside.len()))?;
+        let of_them = inside[inside.len() / 2];
+        if pinned {
+            scene.device.pin(of_them as u64, "stays")?;
+        }
+        let before = scene.frames()?;
+        let (left, report) = scene.during(13, || -> std::result::Result<_, Box<dyn std::error::Error>> {
+            let child = sys::fork(|| i32::from(block.set("offline").is_err()))?;
+            let mut left = 0;
+            if pinned {
+                wait_until("all others to leave the block", || Ok(block.holds(&scene)?.len() == 1))?;
+                left = block.holds(&scene)?.len();
+                check(child.ended().is_none(), || "the block went with a pinned page in it".to_owned())?;
+                check(scene.frames()?[of_them] == before[of_them], || "the pinned page moved".to_owned())?;
+                scene.device.unpin(of_them as u64, "stays")?;
+            }
+            let end = child.wait();
+            check(end == End::Exit(0), || format!("offlining ended by {end:?}"))?;
+            Ok(left)
+        })?;
+        report.sound()?;
+        let still = block.holds(&scene)?.len();
+        check(still == 0, || format!("{still} pages are in a block that is offline"))?;
+        facts.push(format!("{} pages left the block, {left} of them after its pin was let go", inside.len()));
+    }
+    Ok(facts.join("; "))
+}
+
+/// The most huge pages that are asked for beyond those that are free anyway.
+const MORE: u64 = 24;
+
+const POOL: &str = "/proc/sys/vm/nr_hugepages";
+
+/// Growing the pool of huge pages in a worn memory.
+pub(crate) fn huge_page_pool() -> Outcome {
+    needs("CONFIG_HUGETLB_PAGE")?;
+    let scene = Scene::worn(free_pages()? as usize * 3 / 4, 2, 14)?;
+    let free = free_order9()?;
+    let (got, report) = scene.during(14, || -> Result<u64> {
+        fs::write(POOL, (free + MORE).to_string())?;
+        number_in(POOL)
+    })?;
+    fs::write(POOL, "0")?;
+    report.sound()?;
+    check(report.moved > 0 && got > free, || {
+        format!("{} pages moved for {got} huge pages, where {free} were free", report.moved)
+    })?;
+    Ok(format!("{} of {} moved for {got} huge pages, where {free} were free", report.moved, scene.kept.len()))
+}
+
+/// Faults on memory that may have huge pages, told to compact for it.
+pub(crate) fn thp_faults() -> Outcome {
+    const FOLDER: &str = "/sys/kernel/mm/transparent_hugepage";
+    const HUGE: usize = 512;
+    needs("CONFIG_TRANSPARENT_HUGEPAGE")?;
+    let scene = Scene::worn(free_pages()? as usize * 3 / 4, 2, 15)?;
+    let free = free_order9()?;
+    fs::write(format!("{FOLDER}/enabled"), "always")?;
+    fs::write(format!("{FOLDER}/defrag"), "always")?;
+    let (got, report) = scene.during(15, || -> Result<u64> {
+        let before = kib("/proc/meminfo", "AnonHugePages:")?;
+        let blocks = (free + MORE) as usize;
+        let map = Map::new(None, 0, (blocks + 1) * HUGE, PRIVATE)?;
+        let first = (map.address() / PAGE).next_multiple_of(HUGE) - map.address() / PAGE;
+        (0..blocks).for_each(|block| map.store(first + block * HUGE, 0, 1));
+        Ok((kib("/proc/meminfo", "AnonHugePages:")?.saturating_sub(before)) / 2048)
+    })?;
+    fs::write(format!("{FOLDER}/defrag"), "madvise")?;
+    report.sound()?;
+    check(report.moved > 0, || format!("nothing moved for {got} huge pages, where {free} were free"))?;
+    Ok(format!("{} of {} moved for {got} huge pages, where {free} were free", report.moved, scene.kept.len()))
+}
+
+/// A huge page of 1 GiB from memory that is kept for it, and lent to movable pages meanwhile. Needs a larger guest.
+pub(crate) fn hugetlb_cma() -> Outcome {
+    const POOL: &str = "/sys/devices/system/node/node1/hugepages/hugepages-1048576kB/nr_hugepages";
+    needs("CONFIG_CMA")?;
+    let kept = kib("/proc/meminfo", "CmaTotal:")?;
+    check(kept >= 1 << 20, || format!("the guest keeps {kept} KiB for huge pages, not 1 GiB"))?;
+    let scene = Scene::whole(60_000)?;
+    sys::mbind(&scene.map, MPOL_BIND, 1, MOVE_ALL)?;
+    let free = kib("/proc/meminfo", "CmaFree:")?;
+    check(free + 10_000 * 4 < kept, || format!("hardly anything is lent: {free} KiB of {kept} are free"))?;
+    let (got, report) = scene.during(16, || -> Result<u64> {
+        // A page that somebody has a passing reference to makes this fail.
+        for _ in 0..ASKED {
+            fs::write(POOL, "1")?;
+            if number_in(POOL)? == 1 {
+                break;
+            }
+        }
+        number_in(POOL)
+    })?;
+    fs::write(POOL, "0")?;
+    report.sound()?;
+    check(got == 1 && report.moved > 10_000, || format!("{} pages moved for {got} huge page", report.moved))?;
+    Ok(format!("{} of {} moved", report.moved, scene.kept.len()))
+}
