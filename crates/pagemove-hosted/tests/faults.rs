@@ -209,7 +209,8 @@ impl Scene {
             if matches!(page, SharedFile | Cache | PrivateCopy | PrivateUncopied) { Kind::File } else { Kind::Driver };
         let owner = owner.then(|| Device::open_as(&lab, kind));
         let file = || owner.clone().unwrap();
-        let accelerator = matches!(page, OfDevice | OfDeviceAndProcess).then(|| Accelerator::attach(&lab, &file()));
+        let accelerator = matches!(page, OfDevice | OfDeviceAndProcess)
+            .then(|| Accelerator::attach(&lab.engine, &file().driver.index));
         if let Some(owner) = &owner {
             owner.fill(0, VALUE);
             // Of two kinds dirty on the frame alone; of those that are mapped entries say it, or nothing does.

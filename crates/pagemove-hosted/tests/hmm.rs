@@ -34,7 +34,7 @@ const PAGES: u32 = 4;
 /// A device whose table maps all pages of its driver; page `n` holds `n + 7`.
 fn device(lab: &Lab) -> (Arc<Device>, Arc<Accelerator>) {
     let device = Device::open(lab);
-    let accelerator = Accelerator::attach(lab, &device);
+    let accelerator = Accelerator::attach(&lab.engine, &device.driver.index);
     for page in 0..PAGES {
         device.fill(page, u64::from(page) + 7);
         accelerator.map(page);

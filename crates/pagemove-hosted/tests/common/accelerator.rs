@@ -3,22 +3,23 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Weak},
 };
+
+#[cfg(feature = "shuttle")]
+use shuttle::sync::{Condvar, Mutex, MutexGuard};
+#[cfg(not(feature = "shuttle"))]
+use std::sync::{Condvar, Mutex, MutexGuard};
 
 use pagemove::{
     Engine,
     movable::PageIndex,
     paging::FlushDebt,
     rmap::{MovingPage, RangeMap, ReverseMap, device_mapped, device_unmapped, mapping_added, mapping_removed},
+    sync::{AtomicU64, Ordering},
     units::Pfn,
     zone::Physical,
 };
-
-use super::{Device, Lab};
 
 /// An entry of the device's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,19 +40,18 @@ pub struct Accelerator {
 }
 
 impl Accelerator {
-    /// Makes a device that shares with processes the pages that `driver` gets from now on.
-    pub fn attach(lab: &Lab, driver: &Device) -> Arc<Self> {
-        let index = driver.driver.index.clone();
+    /// Makes a device that shares with processes the pages that `index` gets from now on.
+    pub fn attach(engine: &Arc<Engine>, index: &Arc<PageIndex>) -> Arc<Self> {
         let this = Arc::new(Self {
-            engine: lab.engine.clone(),
+            engine: engine.clone(),
             processes: index.reverse_map().clone(),
-            index,
+            index: index.clone(),
             table: Mutex::default(),
             running: Condvar::new(),
             stops: AtomicU64::new(0),
         });
         let map: Weak<Self> = Arc::downgrade(&this);
-        this.index.set_reverse_map(lab.engine.reverse_maps().add(map));
+        this.index.set_reverse_map(engine.reverse_maps().add(map));
         this
     }
 

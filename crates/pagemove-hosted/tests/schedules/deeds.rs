@@ -28,6 +28,7 @@ pub enum Deed {
     ClearSoftDirty,
     Unregister,
     Device,
+    Accelerate,
 }
 
 /// A second place for the mapping, far from the first, so that page tables come and go.
@@ -63,6 +64,7 @@ impl Deed {
         Self::ClearSoftDirty,
         Self::Unregister,
         Self::Device,
+        Self::Accelerate,
     ];
 
     /// Tells whether it can be done to such pages.
@@ -70,6 +72,7 @@ impl Deed {
         match self {
             Self::Free | Self::Unregister | Self::Device => matches!(kind, Kind::Driver | Kind::DriverTwice),
             Self::Truncate => kind == Kind::SharedFile,
+            Self::Accelerate => kind == Kind::Device,
             Self::Exit => matches!(kind, Kind::CopyOnWrite | Kind::SharedFile | Kind::DriverTwice),
             _ => true,
         }
@@ -79,10 +82,11 @@ impl Deed {
     pub fn goes_with(self, other: Self) -> bool {
         let remaps = |deed| matches!(deed, Self::Unmap | Self::Remap | Self::Protect);
         let empties = |deed| matches!(deed, Self::Free | Self::Truncate);
-        let looks = |deed| matches!(deed, Self::Load | Self::Fork | Self::Pin | Self::Device);
+        let looks = |deed| matches!(deed, Self::Load | Self::Fork | Self::Pin | Self::Device | Self::Accelerate);
         let at_odds = |one, other| {
             remaps(one) && (remaps(other) || empties(other) || looks(other) || other == Self::Store)
                 || empties(one) && looks(other)
+                || one == Self::Accelerate && other == Self::Accelerate
         };
         !at_odds(self, other) && !at_odds(other, self)
     }
@@ -186,6 +190,17 @@ impl Deed {
                 let outcome = Mover::new(&world.engine).migrate(&before, &mut destination, Options::new(Mode::Sync));
                 assert_eq!(outcome.moved, 0, "a driver's page moved after it had unregistered");
                 End::NOTHING
+            }
+            Self::Accelerate => {
+                let device = world.accelerator.as_ref().expect("a device");
+                assert_eq!(device.load(0, 0), Some(first_value(0)));
+                assert_eq!(device.add(1, who, 3), Some(0));
+                assert_eq!(device.add(1, who, 3), Some(3), "a device's store was lost");
+                // Out of the device's table and in again, maybe in the midst of a move.
+                assert!(device.unmap(0));
+                device.map(0);
+                assert_eq!(device.load(0, 0), Some(first_value(0)));
+                End::fate(1, Fate::Kept(Some((who, 6))))
             }
             Self::Device => {
                 let device = world.device.as_ref().expect("a device's");

@@ -6,6 +6,9 @@
 //! prints its schedule, which `PAGEMOVE_REPLAY=SCHEDULE` runs again with the test of the same name.
 #![allow(missing_docs, unreachable_pub, reason = "a test")]
 
+#[path = "../common/accelerator.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod accelerator;
 mod deeds;
 mod world;
 
@@ -136,6 +139,7 @@ pairs! {
     clear_soft_dirty: ClearSoftDirty,
     unregister: Unregister,
     access_by_the_driver: Device,
+    access_by_a_device: Accelerate,
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use crate::accelerator::Accelerator;
 use pagemove::{
     Engine,
     port::Contents,
@@ -38,10 +39,13 @@ pub enum Kind {
     Driver,
     /// A driver's, in two processes at different addresses.
     DriverTwice,
+    /// Page cache, mapped by a process, and by a device with a page table of its own.
+    Device,
 }
 
 impl Kind {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
+        Self::Device,
         Self::Anonymous,
         Self::Huge,
         Self::CopyOnWrite,
@@ -53,7 +57,7 @@ impl Kind {
 
     /// Tells whether stores of one process are seen by the other, and by who opens the file.
     pub fn is_shared(self) -> bool {
-        matches!(self, Self::SharedFile | Self::Driver | Self::DriverTwice)
+        matches!(self, Self::SharedFile | Self::Driver | Self::DriverTwice | Self::Device)
     }
 }
 
@@ -95,6 +99,7 @@ pub struct World {
     pub at: VirtRange,
     pub device: Option<Arc<DeviceFile>>,
     pub cache: Option<Arc<PageCache>>,
+    pub accelerator: Option<Arc<Accelerator>>,
     /// Children that deeds have made; they end last.
     pub children: Mutex<Vec<Process>>,
     free: u32,
@@ -116,12 +121,17 @@ impl World {
         let engine = Engine::boot(machine.clone(), &zone::Config { zones, pageblock_order }).expect("an engine");
         let free = engine.physical().free_frames();
         let first = Process::new(&machine, &engine).expect("a process");
-        let (mut device, mut cache) = (None, None);
+        let (mut device, mut cache, mut accelerator) = (None, None, None);
         let file: Option<Arc<dyn Mappable>> = match kind {
             Kind::Anonymous | Kind::Huge | Kind::CopyOnWrite => None,
-            Kind::SharedFile | Kind::PrivateFile => {
+            Kind::SharedFile | Kind::PrivateFile | Kind::Device => {
                 let file = PageCache::new(&engine, "a file", PAGES);
                 cache = Some(file.clone());
+                if kind == Kind::Device {
+                    let device = Accelerator::attach(&engine, file.index());
+                    (0..PAGES).for_each(|page| device.map(page));
+                    accelerator = Some(device);
+                }
                 Some(file)
             }
             Kind::Driver | Kind::DriverTwice => {
@@ -154,7 +164,19 @@ impl World {
             }
             _ => None,
         };
-        Self { kind, engine, first, second, at, device, cache, children: Mutex::default(), free, _machine: machine }
+        Self {
+            kind,
+            engine,
+            first,
+            second,
+            at,
+            device,
+            cache,
+            accelerator,
+            children: Mutex::default(),
+            free,
+            _machine: machine,
+        }
     }
 
     /// Gives the address of a word of a page in the first process, as it was at the start.
@@ -209,8 +231,8 @@ impl World {
 
     /// Ends everything; nothing may be left.
     pub fn end(self) {
-        let Self { engine, first, second, device, cache, children, free, .. } = self;
-        drop((children, second, first, device, cache));
+        let Self { engine, first, second, device, cache, accelerator, children, free, .. } = self;
+        drop((accelerator, children, second, first, device, cache));
         engine.physical().drain_cpu_lists();
         engine.physical().validate().expect("invariants 3 and 8");
         assert_eq!(engine.physical().free_frames(), free, "frames were lost or found");
