@@ -9,6 +9,7 @@
 #[path = "../common/accelerator.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod accelerator;
+mod closing;
 mod deeds;
 mod world;
 

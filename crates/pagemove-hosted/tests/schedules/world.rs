@@ -111,14 +111,23 @@ pub fn first_value(page: u32) -> u64 {
     100 + u64::from(page)
 }
 
+/// A machine for pages of 4 KiB.
+pub fn small_machine() -> (Arc<Hosted>, Arc<Engine>) {
+    machine(FRAMES, 3)
+}
+
+fn machine(frames: u32, pageblock_order: u8) -> (Arc<Hosted>, Arc<Engine>) {
+    let config = Config { frames, cpus: 4, tlb: TlbKind::Soft, contents: Contents::All };
+    let machine = Hosted::new(config).expect("a machine");
+    let zones = vec![FrameRange::new(Pfn::new(0), frames).expect("a range")];
+    let pageblock_order = Order::new(pageblock_order).expect("an order");
+    let engine = Engine::boot(machine.clone(), &zone::Config { zones, pageblock_order }).expect("an engine");
+    (machine, engine)
+}
+
 impl World {
     pub fn new(kind: Kind) -> Self {
-        let (frames, order) = if kind == Kind::Huge { (HUGE_FRAMES, 9) } else { (FRAMES, 3) };
-        let config = Config { frames, cpus: 4, tlb: TlbKind::Soft, contents: Contents::All };
-        let machine = Hosted::new(config).expect("a machine");
-        let zones = vec![FrameRange::new(Pfn::new(0), frames).expect("a range")];
-        let pageblock_order = Order::new(order).expect("an order");
-        let engine = Engine::boot(machine.clone(), &zone::Config { zones, pageblock_order }).expect("an engine");
+        let (machine, engine) = if kind == Kind::Huge { machine(HUGE_FRAMES, 9) } else { small_machine() };
         let free = engine.physical().free_frames();
         let first = Process::new(&machine, &engine).expect("a process");
         let (mut device, mut cache, mut accelerator) = (None, None, None);

@@ -72,8 +72,10 @@ pub struct Mover<'e> {
     // One for all pages in a row that have the same owner, with its number.
     uses: Vec<(u32, OwnerUse)>,
     debt: FlushDebt<'e>,
-    rmap: Option<(u32, Arc<dyn ReverseMap>)>,
-    owner: Option<(u32, Arc<Owner>)>,
+    // Looked up for this batch, the last one last. All are kept until the batch's locks are gone: dropping the last hold of
+    // one that is closed meanwhile frees its pages, and waits for their locks.
+    rmaps: Vec<(u32, Arc<dyn ReverseMap>)>,
+    known: Vec<(u32, Arc<Owner>)>,
     times: Option<StepTimes>,
 }
 
@@ -88,8 +90,8 @@ impl<'e> Mover<'e> {
             owners: Vec::with_capacity(Options::MOST),
             uses: Vec::with_capacity(Options::MOST),
             debt,
-            rmap: None,
-            owner: None,
+            rmaps: Vec::with_capacity(Options::MOST),
+            known: Vec::with_capacity(Options::MOST),
             times: None,
         }
     }
@@ -135,8 +137,6 @@ impl<'e> Mover<'e> {
         counters.add(Counter::PgmigrateSuccess, outcome.moved);
         outcome.stayed.iter().for_each(|&(_, reason)| counters.stayed(reason));
         self.physical().events().push(outcome.stayed.iter().map(|&(pfn, reason)| Event::Stayed { pfn, reason }));
-        // Nothing is kept alive by us between moves.
-        (self.rmap, self.owner) = (None, None);
         outcome
     }
 
@@ -270,10 +270,10 @@ impl<'e> Mover<'e> {
     /// Asks the owner for the page; gives the place of the owner's use.
     fn isolate(&mut self, number: u32, pfn: Pfn, index: u32, mode: Mode) -> Result<usize, Reason> {
         if self.uses.last().is_none_or(|(known, _)| *known != number) {
-            if self.owner.as_ref().is_none_or(|(known, _)| *known != number) {
-                self.owner = self.engine.owners().get(number).map(|owner| (number, owner));
+            if self.known.last().is_none_or(|(known, _)| *known != number) {
+                self.known.push((number, self.engine.owners().get(number).ok_or(Reason::OwnerGone)?));
             }
-            let (_, owner) = self.owner.as_ref().ok_or(Reason::OwnerGone)?;
+            let (_, owner) = self.known.last().ok_or(Reason::OwnerGone)?;
             self.uses.push((number, owner.begin().ok_or(Reason::OwnerGone)?));
         }
         let place = self.uses.len() - 1;
@@ -283,13 +283,14 @@ impl<'e> Mover<'e> {
 
     /// Calls `act` with each run of pages that have the same reverse map.
     fn for_each_map(&mut self, mut act: impl FnMut(&dyn ReverseMap, &mut [MovingPage], &mut FlushDebt<'e>)) {
-        let Self { engine, pages, debt, rmap, .. } = self;
+        let Self { engine, pages, debt, rmaps, .. } = self;
         for run in pages.chunk_by_mut(|one, next| one.key.rmap == next.key.rmap) {
             let Some(number) = run.first().map(|page| page.key.rmap).filter(|&number| number != 0) else { continue };
-            if rmap.as_ref().is_none_or(|(known, _)| *known != number) {
-                *rmap = engine.reverse_maps().get(number).map(|map| (number, map));
+            if rmaps.last().is_none_or(|(known, _)| *known != number) {
+                let Some(map) = engine.reverse_maps().get(number) else { continue };
+                rmaps.push((number, map));
             }
-            if let Some((_, map)) = rmap {
+            if let Some((_, map)) = rmaps.last() {
                 act(&**map, run, debt);
             }
         }
@@ -395,8 +396,10 @@ impl<'e> Mover<'e> {
         physical.events().push(self.pages.iter().map(|page| Event::Moved { from: page.from, to: page.to }));
         self.pages.clear();
         self.owners.clear();
-        // After all locks: the last use of an owner that is gone may free its pages.
+        // After all locks: the last use of an owner that is gone may free its pages. Nothing is kept alive between batches.
         self.uses.clear();
+        self.known.clear();
+        self.rmaps.clear();
     }
 }
 
