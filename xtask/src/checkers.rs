@@ -3,7 +3,9 @@
 //! Takes how much to explore; gives cargo's output, and an error if a check failed. Promises a folder of its own for the
 //! build, since the core is built with other atomics there.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -80,17 +82,46 @@ fn run(
     environment: &[(&str, String)],
     what: &str,
 ) -> Result<()> {
-    let status = crate::cargo()
+    let mut child = crate::cargo()
         .args([command, "--profile", "checks", "--target-dir", "target/checks"])
         .args(arguments)
         .arg("--")
         .args(last)
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .current_dir(root)
-        .status()
+        .stdout(Stdio::piped())
+        .spawn()
         .context("can't start cargo")?;
-    if !status.success() {
-        bail!("{what} failed, or there is none of that name; what it was stands above");
+    let mut passed = 0;
+    for line in BufReader::new(child.stdout.take().context("cargo has no output")?).lines() {
+        let line = line?;
+        println!("{line}");
+        passed += passed_in(&line);
+    }
+    if !child.wait()?.success() {
+        bail!("{what} failed; what it was stands above");
+    }
+    if command == "test" && passed == 0 {
+        bail!("nothing was checked: no test has that name");
     }
     Ok(())
+}
+
+/// Reads the number of tests that passed from the line in which they are summed up.
+fn passed_in(line: &str) -> u32 {
+    let sum = line.strip_prefix("test result: ok. ").and_then(|rest| rest.split(' ').next());
+    sum.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_test_is_not_a_pass() {
+        assert_eq!(passed_in("test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out"), 0);
+        assert_eq!(passed_in("test result: ok. 12 passed; 0 failed; 0 ignored"), 12);
+        assert_eq!(passed_in("test result: FAILED. 3 passed; 1 failed"), 0);
+        assert_eq!(passed_in("test ok ... ok"), 0);
+    }
 }

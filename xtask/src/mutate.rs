@@ -104,7 +104,7 @@ fn report(outcomes: &[Outcome]) -> Result<()> {
     let noticed = outcomes.iter().filter(|outcome| matches!(outcome.verdict, Verdict::Noticed { .. })).count();
     println!("{noticed} of {} broken lines were noticed", outcomes.len());
     if !wrongly.is_empty() {
-        println!("said to survive, but noticed; strike them from the file: {}", wrongly.join("; "));
+        bail!("said to survive, but noticed; strike them from the file: {}", wrongly.join("; "));
     }
     if !unexplained.is_empty() {
         bail!("noticed by nothing, and not explained: {}", unexplained.join("; "));

@@ -119,7 +119,7 @@ impl Mutants {
         sources(&root.join(CORE), &mut files)?;
         files.sort();
         let table = fs::read_to_string(root.join(TABLE)).with_context(|| format!("can't read {TABLE}"))?;
-        let mut used = vec![false; self.survivor.len()];
+        let mut used = vec![0; self.survivor.len()];
         for path in files {
             let text = fs::read_to_string(&path)?;
             let file = path.strip_prefix(root)?.to_path_buf();
@@ -138,15 +138,15 @@ impl Mutants {
                     .iter()
                     .position(|survivor| Path::new(&survivor.file) == file && line.contains(&survivor.line));
                 if let Some(at) = known {
-                    used[at] = true;
+                    used[at] += 1;
                     mutant.survives = Some(self.survivor[at].why.clone());
                 }
                 mutant
             }));
         }
-        if let Some(at) = used.iter().position(|used| !used) {
+        if let Some(at) = used.iter().position(|&used| used != 1) {
             let Survivor { file, line, .. } = &self.survivor[at];
-            bail!("{FILE}: no ordering in {file} stands in a line with {line:?}");
+            bail!("{FILE}: {} orderings in {file} stand in lines with {line:?}, not one", used[at]);
         }
         Ok(all)
     }

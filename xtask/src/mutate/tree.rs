@@ -1,7 +1,9 @@
 //! A copy of the workspace that is broken and checked.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -47,7 +49,7 @@ const CHECKS: &[Check] = &[
 ];
 
 /// A check that takes longer hangs, and so has noticed.
-const LONGEST: Duration = Duration::from_secs(900);
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// What the checks said.
 pub(super) enum Verdict {
@@ -85,7 +87,10 @@ impl Tree {
             bail!("git can't list the workspace's files: {}", String::from_utf8_lossy(&listed.stderr));
         }
         let copy = root.join("target/mutants/tree");
-        for file in String::from_utf8(listed.stdout)?.split('\0').filter(|file| !file.is_empty()) {
+        let listed = String::from_utf8(listed.stdout)?;
+        let files: BTreeSet<&Path> = listed.split('\0').filter(|file| !file.is_empty()).map(Path::new).collect();
+        remove_others(&copy, &copy, &files)?;
+        for file in files {
             let (from, to) = (root.join(file), copy.join(file));
             if !from.is_file() {
                 continue;
@@ -93,7 +98,7 @@ impl Tree {
             fs::create_dir_all(to.parent().context("a file in no folder")?)?;
             // Only what changed, so that cargo builds only that.
             if fs::read(&to).ok() != Some(fs::read(&from)?) {
-                fs::copy(&from, &to).with_context(|| format!("can't copy {file}"))?;
+                fs::copy(&from, &to).with_context(|| format!("can't copy {}", file.display()))?;
             }
         }
         Ok(Self { root: copy })
@@ -123,41 +128,17 @@ impl Tree {
         Ok(Verdict::Survived)
     }
 
-    /// Runs one check; gives what failed first.
+    /// Runs one check; gives what failed first. An error if it can't be known that the broken line is to blame.
     fn run(&self, check: &Check) -> Result<Option<String>> {
-        let log = self.root.join("../log");
-        let file = fs::File::create(&log).context("can't write the log")?;
-        let mut child = crate::cargo()
-            .args(check.arguments)
-            .envs(check.environment.iter().copied())
-            .env("CARGO_TARGET_DIR", self.root.join("../target"))
-            .env("RUSTFLAGS", "--cap-lints allow")
-            .current_dir(&self.root)
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .stdin(Stdio::null())
-            .spawn()
-            .context("can't start cargo")?;
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break status;
-            }
-            if start.elapsed() > LONGEST {
-                // Cargo's children as well; they are in our group, so by name of what they run.
-                let _ = child.kill();
-                let _ = child.wait();
-                let _ = Command::new("pkill").args(["-f", "target/mutants/tree/../target"]).status();
-                return Ok(Some(format!("hung for {} s", LONGEST.as_secs())));
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        };
-        if status.success() {
-            return Ok(None);
-        }
-        let told = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
-        if told.contains("could not compile") {
+        // Built first, so that only the check itself is on the clock.
+        let (built, told) = self.cargo(check, &["--no-run"], None)?;
+        if built != Some(true) {
             bail!("a broken line doesn't compile:\n{told}");
+        }
+        let (passed, told) = self.cargo(check, &[], Some(LONGEST))?;
+        let Some(passed) = passed else { return Ok(Some(format!("hung for {} s", LONGEST.as_secs()))) };
+        if passed {
+            return Ok(None);
         }
         let failed = told.lines().find_map(|line| {
             let line = line.strip_prefix("test ")?;
@@ -168,6 +149,57 @@ impl Tree {
             let line = told.lines().find(|line| line.starts_with("thread '") && line.contains("panicked"))?;
             line.split('\'').nth(1).map(String::from)
         };
-        Ok(Some(failed.or_else(panicked).unwrap_or_else(|| "it ended badly".into())))
+        match failed.or_else(panicked) {
+            Some(by) => Ok(Some(by)),
+            None if told.contains("(signal: ") => Ok(Some("ended by a signal".into())),
+            None => bail!("{} ended badly, but no test failed:\n{told}", check.name),
+        }
     }
+
+    /// Runs cargo; gives whether it passed (`None`: stopped after `longest`), and what it told.
+    fn cargo(&self, check: &Check, more: &[&str], longest: Option<Duration>) -> Result<(Option<bool>, String)> {
+        let log = self.root.join("../log");
+        let file = fs::File::create(&log).context("can't write the log")?;
+        let mut child = crate::cargo()
+            .args(check.arguments)
+            .args(more)
+            .envs(check.environment.iter().copied())
+            .env("CARGO_TARGET_DIR", self.root.join("../target"))
+            .env("RUSTFLAGS", "--cap-lints allow")
+            .current_dir(&self.root)
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .stdin(Stdio::null())
+            // A group of its own, so that what cargo has started can be stopped with it.
+            .process_group(0)
+            .spawn()
+            .context("can't start cargo")?;
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break Some(status.success());
+            }
+            if longest.is_some_and(|longest| start.elapsed() > longest) {
+                let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status();
+                let _ = child.wait();
+                break None;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        };
+        Ok((status, String::from_utf8_lossy(&fs::read(&log)?).into_owned()))
+    }
+}
+
+/// Removes what was copied before and is no longer there: a check that is gone must not notice anything.
+fn remove_others(copy: &Path, folder: &Path, files: &BTreeSet<&Path>) -> Result<()> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove_others(copy, &path, files)?;
+        } else if !files.contains(path.strip_prefix(copy)?) {
+            fs::remove_file(&path).with_context(|| format!("can't remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
