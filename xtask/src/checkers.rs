@@ -19,9 +19,12 @@ pub(crate) struct Schedules {
     /// First seed
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Run just the history that a failure has printed; name its test as well
-    #[arg(long, requires = "test")]
+    /// Run just the history that a failure has printed
+    #[arg(long, requires_all = ["case", "test"])]
     replay: Option<String>,
+    /// The case that it was of, as the failure has printed it
+    #[arg(long, requires = "replay")]
+    case: Option<String>,
     /// Only tests whose name contains this: `fork`, `pin`, …
     test: Option<String>,
 }
@@ -58,6 +61,7 @@ pub(crate) fn schedules(root: &Path, asked: &Schedules) -> Result<()> {
     let mut environment =
         vec![("PAGEMOVE_SCHEDULES", asked.histories.to_string()), ("PAGEMOVE_SEED", asked.seed.to_string())];
     environment.extend(asked.replay.iter().map(|schedule| ("PAGEMOVE_REPLAY", schedule.clone())));
+    environment.extend(asked.case.iter().map(|case| ("PAGEMOVE_CASE", case.clone())));
     test(root, &arguments, &environment, "a history")
 }
 
@@ -66,7 +70,7 @@ pub(crate) fn schedules(root: &Path, asked: &Schedules) -> Result<()> {
 /// # Errors
 /// As [`schedules`].
 pub(crate) fn some_schedules(root: &Path) -> Result<()> {
-    schedules(root, &Schedules { histories: 10, seed: 1, replay: None, test: None })
+    schedules(root, &Schedules { histories: 10, seed: 1, replay: None, case: None, test: None })
 }
 
 fn test(root: &Path, arguments: &[&str], environment: &[(&str, String)], what: &str) -> Result<()> {

@@ -12,8 +12,17 @@ use std::{
 use parking_lot::Mutex;
 
 /// Numbers given back, all below `NEXT`.
+#[cfg(not(feature = "shuttle"))]
 static FREE: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
+#[cfg(not(feature = "shuttle"))]
 static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+// Those of one execution, so that it's the same when it's replayed.
+#[cfg(feature = "shuttle")]
+shuttle::lazy_static! {
+    static ref FREE: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
+    static ref NEXT: AtomicUsize = AtomicUsize::new(0);
+}
 
 struct Number(usize);
 

@@ -19,7 +19,9 @@ use crate::{
 fn two_files_close() {
     let moved = Arc::new(Mutex::new(0));
     let sum = moved.clone();
-    explore("two files close, two migrators", move || {
+    // Short, and what it has found once (each migrator's last hold of one file, dropped with the other's page locked) is one
+    // history in 20,000.
+    let explored = explore("two files close, two migrators", 100, move || {
         set_stepping(false);
         let (machine, engine) = world::small_machine();
         let free = engine.physical().free_frames();
@@ -51,5 +53,5 @@ fn two_files_close() {
         *sum.lock().expect("no panic") += now;
         drop(machine);
     });
-    assert!(*moved.lock().expect("no panic") > 0 || std::env::var_os("PAGEMOVE_REPLAY").is_some(), "nothing moved");
+    assert!(!explored || *moved.lock().expect("no panic") > 0, "nothing moved");
 }

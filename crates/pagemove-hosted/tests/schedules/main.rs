@@ -2,8 +2,8 @@
 //! the scheduler choosing who goes on at each atomic access and lock, at random and by PCT (priorities with few changes,
 //! ASPLOS'10). Sequentially consistent histories only: orderings are for the models under loom.
 //!
-//! `PAGEMOVE_SCHEDULES` is the number of histories for each pair and scheduler, `PAGEMOVE_SEED` the first seed. A failure
-//! prints its schedule, which `PAGEMOVE_REPLAY=SCHEDULE` runs again with the test of the same name.
+//! `PAGEMOVE_SCHEDULES` is the number of histories for each pair and scheduler, `PAGEMOVE_SEED` the first seed. What fails
+//! is printed: the case, by name, and its schedule. `PAGEMOVE_REPLAY=SCHEDULE` with `PAGEMOVE_CASE=CASE` runs just that again.
 #![allow(missing_docs, unreachable_pub, reason = "a test")]
 
 #[path = "../common/accelerator.rs"]
@@ -22,7 +22,7 @@ use deeds::Deed;
 use pagemove::{migrate::Mode, sync::set_stepping};
 use shuttle::{
     Config, Runner,
-    scheduler::{PctScheduler, RandomScheduler, Scheduler},
+    scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler},
     thread,
 };
 use world::{Kind, World};
@@ -49,15 +49,31 @@ fn runner(scheduler: impl Scheduler + Send + 'static) -> Runner<impl Scheduler> 
     Runner::new(scheduler, config)
 }
 
-/// Runs `history` under both schedulers; `number` tells tests apart that share a seed.
-fn explore(name: &str, history: impl Fn() + Send + Sync + Clone + 'static) {
+/// Runs `history` under both schedulers, `times` as often as is asked for, or just the one that is to be replayed. Gives
+/// whether all of it was explored.
+fn explore(case: &str, times: usize, history: impl Fn() + Send + Sync + Clone + 'static) -> bool {
     if let Ok(schedule) = std::env::var("PAGEMOVE_REPLAY") {
-        return shuttle::replay(history, &schedule);
+        if std::env::var("PAGEMOVE_CASE").is_ok_and(|wanted| wanted == case) {
+            runner(ReplayScheduler::new_from_encoded(&schedule)).run(history);
+            println!("{case}: replayed, and nothing failed");
+        }
+        return false;
     }
-    let (histories, seed) = (number("PAGEMOVE_SCHEDULES", 20) as usize, number("PAGEMOVE_SEED", 1));
-    println!("{name}: seed {seed}, {histories} histories for each of two schedulers");
+    let (histories, seed) = (number("PAGEMOVE_SCHEDULES", 20) as usize * times, number("PAGEMOVE_SEED", 1));
+    let said = Failed(case);
     runner(RandomScheduler::new_from_seed(seed, histories)).run(history.clone());
     runner(PctScheduler::new_from_seed(seed, 4, histories)).run(history);
+    std::mem::forget(said);
+    true
+}
+
+/// Says which case it was, when one fails.
+struct Failed<'a>(&'a str);
+
+impl Drop for Failed<'_> {
+    fn drop(&mut self) {
+        eprintln!("\nfailed with PAGEMOVE_CASE={:?}; its schedule is printed above\n", self.0);
+    }
 }
 
 /// One history: all `deeds` at once on the same pages, a migrator first among them.
@@ -88,25 +104,24 @@ fn history(kind: Kind, mode: Mode, deeds: &[Deed], sums: &Sums) {
     sums.stayed.fetch_add(stayed, Ordering::Relaxed);
 }
 
-/// Explores one deed against a migrator, for each kind of page that it can be done to, and each mode.
+/// Explores one deed against a migrator, for each kind of page that it can be done to, and each mode. In each of them
+/// something must have moved, or nothing was tried.
 fn against_a_migrator(deed: Deed) {
-    let sums = Arc::new(Sums::default());
-    let mut kinds = 0;
     for kind in Kind::ALL.into_iter().filter(|&kind| deed.fits(kind)) {
-        kinds += 1;
         for mode in [Mode::Async, Mode::SyncLight, Mode::Sync] {
-            let of_all = sums.clone();
-            explore(&format!("{deed:?}, {kind:?}, {mode:?}"), move || history(kind, mode, &[deed], &of_all));
+            explore_deeds(&format!("{deed:?}, {kind:?}, {mode:?}"), kind, mode, vec![deed]);
         }
     }
-    report(&format!("{deed:?} with {kinds} kinds of page"), &sums);
 }
 
-fn report(name: &str, sums: &Sums) {
-    let read = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
-    println!("{name}: {} histories, {} moved, {} stayed", read(&sums.histories), read(&sums.moved), read(&sums.stayed));
-    if std::env::var_os("PAGEMOVE_REPLAY").is_none() {
-        assert!(read(&sums.moved) > 0, "{name}: nothing moved in any history, so nothing was tried");
+fn explore_deeds(case: &str, kind: Kind, mode: Mode, deeds: Vec<Deed>) {
+    let sums = Arc::new(Sums::default());
+    let of_all = sums.clone();
+    if explore(case, 1, move || history(kind, mode, &deeds, &of_all)) {
+        let read = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
+        let (histories, moved, stayed) = (read(&sums.histories), read(&sums.moved), read(&sums.stayed));
+        println!("{case}: {histories} histories, {moved} moved, {stayed} stayed");
+        assert!(moved > 0, "{case}: nothing moved in any history, so nothing was tried");
     }
 }
 
@@ -151,16 +166,11 @@ fn every_deed_has_its_pair() {
 /// Three at once: a migrator and two deeds, of all pairs of deeds, in both orders of starting.
 #[test]
 fn two_deeds_and_a_migrator() {
-    let sums = Arc::new(Sums::default());
     for kind in Kind::ALL {
         for &first in Deed::ALL.iter().filter(|deed| deed.fits(kind)) {
             for &second in Deed::ALL.iter().filter(|deed| deed.fits(kind) && first.goes_with(**deed)) {
-                let of_all = sums.clone();
-                explore(&format!("{first:?} and {second:?}, {kind:?}"), move || {
-                    history(kind, Mode::Sync, &[first, second], &of_all);
-                });
+                explore_deeds(&format!("{first:?} and {second:?}, {kind:?}"), kind, Mode::Sync, vec![first, second]);
             }
         }
     }
-    report("two deeds", &sums);
 }
