@@ -12,6 +12,12 @@ use pagemove_hosted::Process;
 
 use super::Lab;
 
+/// Mixes a sum so that no pattern of words cancels itself out: a multiplication by an odd number loses nothing, and the
+/// rotation brings the upper bits, which depend on all others, back down.
+fn mix(sum: u64) -> u64 {
+    sum.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+}
+
 /// A frame in use.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seen {
@@ -76,7 +82,7 @@ impl Snapshot {
             let words = if state.kind() == Kind::PageTable { 0 } else { state.order().frames() };
             let contents = (0..words)
                 .flat_map(|page| physical.ram_words(pfn.up(page)))
-                .fold(0u64, |sum, word| sum.rotate_left(5) ^ word.load(Ordering::Relaxed));
+                .fold(0u64, |sum, word| mix(sum ^ word.load(Ordering::Relaxed)));
             let Key { rmap, index } = frame.key();
             let mut marks = state.marks();
             marks.set(Marks::DIRTY, marks.contains(Marks::DIRTY) || dirty.contains(&pfn));
