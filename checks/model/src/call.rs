@@ -21,7 +21,7 @@ pub struct Address {
     pub process: usize,
     /// Page, from the first that a process can map.
     pub page: u32,
-    /// Place in [`WORDS`].
+    /// Which of the words of a page that are used.
     pub word: usize,
 }
 

@@ -5,9 +5,9 @@
 //! exists), and that a list which fails goes on failing when it is run again. The machine has one thread, so whoever would
 //! wait for another one panics, and doesn't hang.
 //!
-//! The modules, in the order in which a list goes through them: [`operation`] names what can be done; [`resolve`] finds
-//! the objects and gives a [`call`]; [`model`] answers it by the book; [`engine`] answers it by doing it, on a [`machine`]
-//! whose flushes can be left out, with a [`moody`] driver among its objects; [`history`] compares, and [`shrink`] makes short what failed.
+//! The modules, in the order in which a list goes through them: `operation` names what can be done; `resolve` finds
+//! the objects and gives a `call`; `model` answers it by the book; `engine` answers it by doing it, on a `machine`
+//! whose flushes can be left out, with a `moody` driver among its objects; `history` compares, and `shrink` makes short what failed.
 
 mod call;
 mod compare;
