@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, layers, linux, no_std, prose};
+use crate::{cargo, checkers, layers, linux, no_std, prose};
 
 /// One step: its name in the table, and what it does.
 struct Step {
@@ -46,6 +46,7 @@ const STEPS: &[Step] = &[
         name: "lint, core alone",
         action: Cargo(&["clippy", "--package", "pagemove", "--all-targets", "--", "-D", "warnings"]),
     },
+    Step { name: "lint, under the checkers", action: Check("lint under loom and shuttle", checkers::lint) },
     Step {
         name: "documentation",
         action: CargoWith("RUSTDOCFLAGS", "-D warnings", &["doc", "--workspace", "--no-deps"]),
@@ -54,6 +55,10 @@ const STEPS: &[Step] = &[
     Step { name: "test", action: Cargo(&["test", "--workspace"]) },
     Step { name: "test, core alone", action: Cargo(&["test", "--package", "pagemove"]) },
     Step { name: "test, release", action: Cargo(&["test", "--workspace", "--release"]) },
+    Step { name: "models", action: Check("models", checkers::models) },
+    Step { name: "schedules", action: Check("schedules", checkers::some_schedules) },
+    // Each line that the list of broken lines names is still there.
+    Step { name: "mutants, list", action: Cargo(&["xtask", "mutate", "--dry-run"]) },
     Step { name: "stock Linux", action: MaySkip("linux test", linux::ci) },
     // Last: what a user will see.
     Step {

@@ -10,11 +10,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod checkers;
 mod ci;
 mod layers;
 mod linux;
+mod mutate;
 mod no_std;
 mod prose;
+mod sanitize;
 
 /// The project's chores.
 #[derive(Parser)]
@@ -34,10 +37,18 @@ enum Chore {
     /// Build a driver whose mapped pages move for stock Linux kernels, test it in guests, show it
     #[command(subcommand)]
     Linux(linux::Linux),
+    /// Explore small models of the core's protocols completely, weak orderings included (loom)
+    Models,
+    /// Break the core one line at a time, and show which check notices
+    Mutate(mutate::Mutate),
     /// Prove that the core builds and links without the standard library
     NoStd,
     /// Check committed files for paths of one machine, files too long and work left open
     Prose,
+    /// Run the suites under the address or the thread sanitizer
+    Sanitize(sanitize::Asked),
+    /// Explore histories of whole moves against all that can happen to a page meanwhile (shuttle)
+    Schedules(checkers::Schedules),
 }
 
 /// An error in what was asked for, not in what was found.
@@ -58,8 +69,12 @@ fn main() -> ExitCode {
         Chore::Ci => ci::run(&root),
         Chore::Layers => layers::run(&root),
         Chore::Linux(asked) => linux::run(&root, asked),
+        Chore::Models => checkers::models(&root),
+        Chore::Schedules(asked) => checkers::schedules(&root, &asked),
+        Chore::Mutate(asked) => mutate::run(&root, &asked),
         Chore::NoStd => no_std::run(&root),
         Chore::Prose => prose::run(&root),
+        Chore::Sanitize(asked) => sanitize::run(&root, &asked),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

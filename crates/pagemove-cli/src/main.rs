@@ -1,46 +1,7 @@
-//! The command `pagemove`.
-mod layout;
-mod report;
-mod results;
-mod run;
-mod survey;
-mod table;
+//! The command `pagemove`: all of it is in the library.
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-
-/// A physical memory manager whose pages can all be moved while in use.
-#[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-    /// Without a subcommand: those of `run`.
-    #[command(flatten)]
-    run: run::args::RunArgs,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Run(run::args::RunArgs),
-    Survey(survey::SurveyArgs),
-}
-
 fn main() -> ExitCode {
-    let Cli { command, run } = Cli::parse();
-    let (error, code): (String, u8) = match command.unwrap_or(Command::Run(run)) {
-        Command::Run(args) => match run::run(&args) {
-            Ok(true) => return ExitCode::SUCCESS,
-            // What failed is in the results.
-            Ok(false) => return ExitCode::from(1),
-            Err(error) => (error.to_string(), error.exit_code()),
-        },
-        Command::Survey(args) => match survey::run(&args) {
-            Ok(()) => return ExitCode::SUCCESS,
-            Err(error) => (error.to_string(), error.exit_code()),
-        },
-    };
-    run::say(&format!("pagemove: {error}"));
-    ExitCode::from(code)
+    pagemove_cli::main()
 }

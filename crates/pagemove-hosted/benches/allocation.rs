@@ -1,37 +1,59 @@
 //! Allocating and freeing order-0 frames, one thread and two; beside the crate `buddy_system_allocator` in the same
 //! process, in the same pattern: frames are taken by the thousand, then given back in another order; in fresh memory, and
-//! in aged memory, of which a random half is in use.
+//! in aged memory, of which a random half is in use. That crate's frames have one owner and no reference count, as our
+//! frozen ones do; a counted frame's freeing is an atomic change on top of it. All take turns, run by run.
 mod measure;
 
 use std::{iter, sync::Barrier, thread};
 
 use buddy_system_allocator::LockedFrameAllocator;
 use measure::{boot, median, print, timed};
-use pagemove::{frame::Kind, port::Contents, units::Order};
+use pagemove::{
+    frame::Kind,
+    port::Contents,
+    units::{Order, Pfn},
+    zone::{AllocError, Physical},
+};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 const FRAMES: u32 = 1 << 18;
 const HELD: usize = 1024;
 const ROUNDS: usize = 200;
+const RUNS: usize = 15;
 
 fn main() {
-    let mut rows = vec![
-        ["memory", "threads", "pagemove ns", "buddy_system_allocator ns", "times as fast"].map(String::from).to_vec(),
-    ];
+    let head =
+        ["memory", "threads", "buddy_system_allocator ns", "frozen ns", "times as fast", "counted ns", "times as fast"];
+    let mut rows = vec![head.map(String::from).to_vec()];
     for aged in [false, true] {
         for threads in [1, 2] {
-            let (ours, theirs) = (median(repeat(|| ours(threads, aged))), median(repeat(|| theirs(threads, aged))));
+            let (mut reference, mut frozen, mut counted) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..RUNS {
+                reference.push(theirs(threads, aged));
+                frozen.push(ours(threads, aged, Physical::alloc_frozen, Physical::free_frozen));
+                counted.push(ours(threads, aged, Physical::alloc, Physical::put));
+            }
+            let times = |ours: &[f64]| {
+                let ratios = reference.iter().zip(ours).map(|(theirs, ours)| theirs / ours);
+                format!("{:.1}", median(ratios.collect()))
+            };
+            let (frozen_times, counted_times) = (times(&frozen), times(&counted));
+            let ns = |values| format!("{:.1}", median(values));
+            let memory = if aged { "aged" } else { "fresh" };
+            let (reference, frozen, counted) = (ns(reference), ns(frozen), ns(counted));
             rows.push(vec![
-                if aged { "aged" } else { "fresh" }.into(),
+                memory.into(),
                 threads.to_string(),
-                format!("{ours:.1}"),
-                format!("{theirs:.1}"),
-                format!("{:.1}", theirs / ours),
+                reference,
+                frozen,
+                frozen_times,
+                counted,
+                counted_times,
             ]);
         }
     }
-    print("An allocation of a 4 KiB frame and its freeing, each thread (median of runs)", &rows);
+    print("An allocation of a 4 KiB frame and its freeing, each thread (medians of runs)", &rows);
 }
 
 /// Ages memory: takes all of it, and gives a random half back, frame by frame.
@@ -39,10 +61,6 @@ fn age<F: Copy>(mut take: impl FnMut() -> Option<F>, mut give: impl FnMut(F)) {
     let mut frames: Vec<F> = iter::from_fn(&mut take).collect();
     frames.shuffle(&mut ChaCha8Rng::seed_from_u64(1));
     frames[..FRAMES as usize / 2].iter().for_each(|&frame| give(frame));
-}
-
-fn repeat(run: impl Fn() -> f64) -> Vec<f64> {
-    (0..9).map(|_| run()).collect()
 }
 
 /// Runs `work` on each thread at the same time; gives the mean nanoseconds of one allocation with its freeing.
@@ -64,19 +82,25 @@ fn run(threads: usize, work: impl Fn() + Sync) -> f64 {
     })
 }
 
-fn ours(threads: usize, aged: bool) -> f64 {
+fn ours(
+    threads: usize,
+    aged: bool,
+    take: impl Fn(&Physical, Order, Kind) -> Result<Pfn, AllocError> + Sync,
+    give: impl Fn(&Physical, Pfn) + Sync,
+) -> f64 {
     let (_machine, engine) = boot(FRAMES, threads + 1, Contents::TablesOnly);
     let physical = engine.physical();
+    let (take, give) = (|| take(physical, Order::ZERO, Kind::Kernel).ok(), |pfn| give(physical, pfn));
     if aged {
-        age(|| physical.alloc(Order::ZERO, Kind::Anon).ok(), |pfn| physical.put(pfn));
+        age(take, give);
     }
     run(threads, || {
         let mut held = [None; HELD];
         for place in &mut held {
-            *place = physical.alloc(Order::ZERO, Kind::Anon).ok();
+            *place = take();
         }
         for at in 0..HELD {
-            physical.put(held[at * 7 % HELD].expect("enough frames"));
+            give(held[at * 7 % HELD].expect("enough frames"));
         }
     })
 }

@@ -28,12 +28,15 @@ impl Number {
 impl Drop for Number {
     fn drop(&mut self) {
         // First: whoever gets the number next must have it alone.
-        KNOWN.set(NONE);
+        let _ = KNOWN.try_with(|known| known.set(NONE));
         FREE.lock().insert(self.0);
     }
 }
 
 const NONE: usize = usize::MAX;
+
+#[cfg(feature = "shuttle")]
+use shuttle::thread_local;
 
 thread_local! {
     static NUMBER: Number = Number::new();
@@ -45,26 +48,25 @@ thread_local! {
 /// Makes this thread use the TLB of virtual processor `cpu` (modulo the machine's number of them) from now on, so that one
 /// thread can act for several. Its own lists of free frames stay those of its number.
 pub fn enter(cpu: usize) {
-    TLB.set(Some(cpu));
+    TLB.with(|tlb| tlb.set(Some(cpu)));
 }
 
 /// Gives the number of the TLB that this thread uses.
 pub(crate) fn tlb() -> usize {
-    TLB.get().or_else(number).unwrap_or(0)
+    TLB.with(Cell::get).unwrap_or_else(number)
 }
 
-/// Gives this thread's number; `None` while the thread ends.
-#[inline]
-pub(crate) fn number() -> Option<usize> {
-    match KNOWN.get() {
+/// Gives this thread's number; while the thread ends, [`NONE`], beyond all processors.
+pub(crate) fn number() -> usize {
+    match KNOWN.with(Cell::get) {
         NONE => first(),
-        number => Some(number),
+        number => number,
     }
 }
 
 #[cold]
-fn first() -> Option<usize> {
-    let number = NUMBER.try_with(|number| number.0).ok()?;
-    KNOWN.set(number);
-    Some(number)
+fn first() -> usize {
+    let number = NUMBER.try_with(|number| number.0).unwrap_or(NONE);
+    KNOWN.with(|known| known.set(number));
+    number
 }

@@ -7,13 +7,16 @@
 //!   raises SIGSEGV, the handler walks the engine's tables and maps the frame there. User code is native code on real
 //!   threads, and every right that the engine takes is taken by hardware.
 //!
-//! `unsafe` is in the modules `os` (system calls), `tlb::host` (the windows and the signal handler), each with its argument.
+//! `unsafe` is in the modules `os` (system calls), `native` (a process's loads and stores) and `tlb::host` (the windows and the
+//! signal handler), each with its argument.
 
 mod cpu;
 mod machine;
+mod native;
 mod os;
 mod process;
 mod tlb;
+mod wait;
 
 pub use cpu::enter as enter_cpu;
 pub use machine::{Config, Hosted, HostedError, TlbKind};

@@ -2,16 +2,20 @@
 
 use std::{
     io,
-    sync::{Arc, Once, atomic::AtomicU32},
+    sync::{Arc, Once},
     time::Instant,
 };
 
-use pagemove::port::{Contents, FlushRange, Lent, Machine, Ram};
+use pagemove::{
+    port::{Contents, CpuClaim, FlushRange, Lent, Machine, Ram},
+    sync::AtomicU32,
+};
 
 use crate::{
     cpu,
     os::{self, Area, MemoryFile},
     tlb::{HostTlb, SoftTlb, Tlb},
+    wait,
 };
 
 /// Which TLB the virtual processors have.
@@ -79,8 +83,8 @@ pub struct Hosted {
     config: Config,
     tlb: Tlb,
     started: Instant,
-    // Processors that can be claimed: all, or none without a barrier.
-    claimable: usize,
+    // Without one, no processor can be claimed.
+    has_barrier: bool,
 }
 
 /// Memory beyond the frames' that a machine needs, at most: metadata, and the program's own.
@@ -110,8 +114,8 @@ impl Hosted {
                 Tlb::Host(HostTlb::new()?)
             }
         };
-        let claimable = if os::register_barrier() { config.cpus } else { 0 };
-        Ok(Arc::new(Self { file, ram, config, tlb, started: Instant::now(), claimable }))
+        let has_barrier = os::register_barrier();
+        Ok(Arc::new(Self { file, ram, config, tlb, started: Instant::now(), has_barrier }))
     }
 
     /// Gives what the machine was made as.
@@ -166,31 +170,27 @@ unsafe impl Machine for Hosted {
         self.config.cpus
     }
 
-    fn claim_cpu(&self) -> Option<usize> {
-        // A thread has its number alone as long as it lives, so there is nothing to claim.
-        cpu::number().filter(|&number| number < self.claimable)
-    }
-
-    fn releases_cpus(&self) -> bool {
-        false
+    fn cpu_claim(&self) -> CpuClaim {
+        // A thread has its number alone as long as it lives, so there is nothing to end.
+        if self.has_barrier { CpuClaim { claim: cpu::number, release: None } } else { CpuClaim::NONE }
     }
 
     fn barrier(&self) {
-        if self.claimable > 0 {
+        if self.has_barrier {
             os::barrier();
         }
     }
 
     fn wait(&self, word: &AtomicU32, value: u32) {
-        atomic_wait::wait(word, value);
+        wait::wait(word, value);
     }
 
     fn wake(&self, word: &AtomicU32) {
-        atomic_wait::wake_all(word);
+        wait::wake_all(word);
     }
 
     fn pause(&self) {
-        std::thread::yield_now();
+        wait::yield_now();
     }
 
     fn now_ns(&self) -> u64 {

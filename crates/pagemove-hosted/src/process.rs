@@ -1,19 +1,18 @@
 //! A process on the hosted machine: an address space, and loads and stores through its TLB.
 #![allow(unsafe_code)]
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use pagemove::{
     Engine,
     space::{AddressSpace, FaultError, SpaceError},
+    sync::{AtomicU64, Ordering},
     units::{VirtAddr, VirtRange},
 };
 
 use crate::{
     machine::{Hosted, HostedError},
+    native,
     tlb::{Tlb, Window},
 };
 
@@ -63,15 +62,21 @@ impl Process {
     /// With the host TLB a true violation kills the program with SIGSEGV, as it would kill a process; the soft TLB
     /// returns it.
     pub fn load(&self, address: VirtAddr) -> Result<u64, FaultError> {
-        self.access(address, false, |word| word.load(Ordering::Acquire))
+        self.access(address, false, |word| word.load(Ordering::Acquire), native::Word::load)
     }
 
     /// Stores to the word at `address`, a multiple of 8; as [`Self::load`] otherwise.
     pub fn store(&self, address: VirtAddr, value: u64) -> Result<(), FaultError> {
-        self.access(address, true, |word| word.store(value, Ordering::Release))
+        self.access(address, true, |word| word.store(value, Ordering::Release), |word| word.store(value))
     }
 
-    fn access<R>(&self, address: VirtAddr, store: bool, act: impl Fn(&AtomicU64) -> R) -> Result<R, FaultError> {
+    fn access<R>(
+        &self,
+        address: VirtAddr,
+        store: bool,
+        by_frame: impl Fn(&AtomicU64) -> R,
+        native: impl Fn(native::Word) -> R,
+    ) -> Result<R, FaultError> {
         if !address.get().is_multiple_of(8) {
             return Err(FaultError::NotMapped(address));
         }
@@ -79,13 +84,13 @@ impl Process {
             (None, Tlb::Soft(tlb)) => {
                 let ram = self.space.engine().physical();
                 let cpu = self.machine.tlb_number();
-                tlb.access(cpu, &self.space, address, store, |pfn, word| act(&ram.ram_words(pfn)[word]))
+                tlb.access(cpu, &self.space, address, store, |pfn, word| by_frame(&ram.ram_words(pfn)[word]))
             }
             (Some(window), _) => {
                 let pointer = window.host_address(address).ok_or(FaultError::NotMapped(address))?;
                 // SAFETY: aligned, within a window that stays reserved as long as `self`; what is mapped there is shared
                 // memory that all access as atomics, and where nothing is, the access traps.
-                Ok(act(unsafe { &*pointer.cast::<AtomicU64>() }))
+                Ok(native(unsafe { native::Word::new(pointer.cast()) }))
             }
             (None, Tlb::Host(_)) => Err(FaultError::NotMapped(address)),
         }

@@ -1,7 +1,10 @@
 //! ASYNC never waits for a lock that a sleeper can hold.
 mod common;
 
-use std::sync::{Arc, mpsc::channel};
+use std::{
+    sync::{Arc, mpsc::channel},
+    time::Duration,
+};
 
 use common::*;
 use pagemove::migrate::{AnyFree, Mode, Mover, Options};
@@ -17,7 +20,7 @@ fn async_does_not_wait_for_a_reverse_map() {
     let (engine, old) = (lab.engine.clone(), pfn_at(&process, at.start()));
     let (send, receive) = channel();
     hooked.before_next_flush(move |_| {
-        let moving = finishes(move || {
+        let moving = finishes_within(Duration::from_secs(10), move || {
             let mut to = AnyFree::new(engine.physical(), 1);
             Mover::new(&engine).migrate(&[old], &mut to, Options::new(Mode::Async));
         });

@@ -3,14 +3,14 @@ mod common;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU32, Ordering},
+    atomic::{AtomicU32, Ordering},
     mpsc,
 };
 
 use common::*;
 use pagemove::{
     frame::{Kind, Marks},
-    migrate::{AnyFree, Mode, Mover, Options},
+    migrate::{Mode, Options},
     movable::{MovableOps, OwnedMove, OwnedPage, PageIndex, Refusal, StillMoving},
     report::Reason,
     units::Pfn,
@@ -204,92 +204,4 @@ fn unregistering_refuses_while_a_page_is_isolated_and_goes_on_unchanged() {
         assert_eq!(lab.migrate(device.peek(0), Mode::Sync), Err(Reason::OwnerGone));
         assert!(StillMoving { moving: 3 }.to_string().contains('3'));
     });
-}
-
-#[test]
-fn unregistering_waits_for_the_move_under_way() {
-    on_both(1, |lab| {
-        for stage in Stage::ALL {
-            let device = Device::open(lab);
-            let moving = device.fill(0, 1);
-            device.fill(1, 1);
-            let (over, was_early) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
-            let (begun, wait_begun) = mpsc::channel();
-            device.driver.during_next(stage, {
-                let (over, early) = (over.clone(), was_early.clone());
-                let (engine, index) = (lab.engine.clone(), device.driver.index.clone());
-                move || {
-                    begun.send(()).unwrap();
-                    // Until the other thread has begun to unregister: from then on no page is isolated any more.
-                    loop {
-                        let other = index.peek(1).unwrap();
-                        let mut to = AnyFree::new(engine.physical(), 1);
-                        let outcome = Mover::new(&engine).migrate(&[other], &mut to, Options::new(Mode::Async));
-                        if outcome.stayed == [(other, Reason::OwnerGone)] {
-                            break;
-                        }
-                        std::thread::yield_now();
-                    }
-                    early.store(over.load(Ordering::SeqCst), Ordering::SeqCst);
-                }
-            });
-            std::thread::scope(|scope| {
-                let (device, over) = (&device, &over);
-                scope.spawn(move || {
-                    wait_begun.recv().unwrap();
-                    device.registration.unregister();
-                    over.store(true, Ordering::SeqCst);
-                });
-                lab.migrate(moving, Mode::Sync).unwrap();
-            });
-            assert!(!was_early.load(Ordering::SeqCst), "unregister returned while a callback ran");
-            assert_eq!(lab.migrate(device.peek(0), Mode::Sync), Err(Reason::OwnerGone));
-        }
-    });
-}
-
-/// Movers at full speed while drivers come and go; none may be called after its registration has ended.
-#[test]
-fn no_callback_after_the_end() {
-    struct Mortal {
-        index: Arc<PageIndex>,
-        alive: AtomicBool,
-    }
-    impl MovableOps for Mortal {
-        fn name(&self) -> &str {
-            "mortal"
-        }
-        fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
-            assert!(self.alive.load(Ordering::SeqCst));
-            self.index.repoint(page)
-        }
-        fn putback(&self, _: OwnedPage) {
-            assert!(self.alive.load(Ordering::SeqCst));
-        }
-    }
-    // More memory than the mover sets aside, or allocations would find none.
-    let lab = Lab::new(BOTH[0], 4);
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let mover = scope.spawn(|| {
-            let all: Vec<Pfn> = range(0, 512).iter().collect();
-            while !over.load(Ordering::Relaxed) {
-                lab.migrate_all(&all, Options::new(Mode::Async));
-            }
-        });
-        let end = SetAtEnd(&over);
-        for _ in 0..300 {
-            let index = lab.engine.new_index(Kind::Driver, "mortal");
-            let mortal = Arc::new(Mortal { index: index.clone(), alive: AtomicBool::new(true) });
-            let registration = lab.engine.owners().register(mortal.clone());
-            index.set_owner(&registration);
-            (0..8).for_each(|page| drop(index.lock_or_insert(page).unwrap()));
-            std::thread::yield_now();
-            registration.unregister();
-            mortal.alive.store(false, Ordering::SeqCst);
-        }
-        drop(end);
-        mover.join().unwrap();
-    });
-    lab.assert_all_free(2048);
 }

@@ -230,8 +230,9 @@ fn by_another(deed: impl Fn(&Scene<'_>) -> Box<dyn FnOnce() + Send>, check: impl
     });
 }
 
+/// zsmalloc and z3fold freed pages that were isolated for a move.
 #[test]
-fn freed_by_its_driver() {
+fn past_bug_a_page_freed_by_its_driver_while_it_is_isolated() {
     by_another(
         |scene| {
             let driver = scene.device.driver.clone();
@@ -243,6 +244,25 @@ fn freed_by_its_driver() {
             assert!(scene.two.space().entry(scene.page()).is_none());
             assert_eq!(scene.lab.count_kind(Kind::Driver), 3);
             assert_eq!(scene.one.load(scene.page()).unwrap(), 0);
+        },
+    );
+}
+
+/// z3fold let its users map a page in the midst of its move, and they used the old one.
+#[test]
+fn past_bug_a_page_used_by_its_driver_during_its_move() {
+    by_another(
+        |scene| {
+            let (driver, value) = (scene.device.driver.clone(), scene.page().get());
+            Box::new(move || {
+                let page = driver.index.lock_page(MOVING).unwrap();
+                assert_eq!(page.words()[0].load(std::sync::atomic::Ordering::Acquire), value);
+                page.words()[1].store(5, std::sync::atomic::Ordering::Release);
+            })
+        },
+        |scene| {
+            let second = word(scene.page(), 1);
+            assert_eq!([scene.one.load(second), scene.two.load(second)], [Ok(5), Ok(5)]);
         },
     );
 }

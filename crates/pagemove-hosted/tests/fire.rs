@@ -316,7 +316,7 @@ fn pins_hold_pages_while_everything_else_moves() {
 
 /// 2 MiB pages are mapped, moved whole, split by unmapping and pinning, all at the same time.
 #[test]
-fn huge_pages_are_used_split_and_moved() {
+fn selftests_transhuge_stress() {
     for tlb in [TlbKind::Soft, TlbKind::Host] {
         let seed = seed();
         let lab = Lab::new(tlb, 24);

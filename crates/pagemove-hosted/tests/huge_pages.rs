@@ -264,21 +264,6 @@ fn shorter_cuts_through_one() {
     });
 }
 
-#[test]
-fn soft_dirty_and_moves_of_the_whole() {
-    on_both(5, |lab| {
-        let process = lab.process();
-        let at = filled(&process, 512);
-        process.space().clear_soft_dirty();
-        lab.migrate(pfn_at(&process, at.start()), Mode::Sync).unwrap();
-        assert!(!process.space().entry(at.start()).has(Flags::SOFT_DIRTY));
-        process.store(at.start().up(99), 100).unwrap();
-        lab.migrate(pfn_at(&process, at.start()), Mode::Sync).unwrap();
-        assert!(process.space().entry(at.start()).has(Flags::SOFT_DIRTY | Flags::DIRTY | Flags::HUGE));
-        assert_holds(&process, at, 0);
-    });
-}
-
 /// Shorter and elsewhere at once, by part of a 2 MiB page.
 #[test]
 fn mremap_that_cuts_through_a_huge_page_keeps_the_pages_before_the_cut() {

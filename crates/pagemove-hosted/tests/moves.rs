@@ -304,8 +304,9 @@ fn policies_decide_about_drivers_pages_only() {
     });
 }
 
+/// `move_pages` of Linux told the wrong thing of pages that are none for years.
 #[test]
-fn pages_that_are_none_or_named_twice() {
+fn past_bug_the_status_of_pages_that_are_none_or_named_twice() {
     on_both(2, |lab| {
         let process = lab.process();
         let at = anonymous(&process, 2);

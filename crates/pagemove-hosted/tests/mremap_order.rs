@@ -28,7 +28,7 @@ fn a_store_by_the_old_address_is_not_lost_when_the_page_moves_in_the_midst_of_mr
     let (send, receive) = channel();
     // Where mremap is about to flush. The move may have to wait for its end.
     hooked.before_next_flush(move |_| {
-        let moving = finishes(move || {
+        let moving = finishes_within(Duration::from_millis(200), move || {
             let mut to = AnyFree::new(engine.physical(), 1);
             Mover::new(&engine).migrate(&[old], &mut to, Options::new(Mode::Sync));
         });
@@ -56,7 +56,7 @@ fn a_frame_is_not_free_while_an_old_translation_reaches_it_in_the_midst_of_mrema
     let (send, receive) = channel();
     hooked.before_next_flush(move |_| {
         // Truncation would find the entry at its new address, and flush that.
-        let (_, truncating) = finishes(move || assert!(index.remove(0)));
+        let (_, truncating) = finishes_within(Duration::from_millis(200), move || assert!(index.remove(0)));
         let free = engine.physical().frame(frame).refs() == 0;
         send.send((free && stores_at_once(&other, at.start()), truncating)).unwrap();
     });

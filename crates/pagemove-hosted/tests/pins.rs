@@ -23,7 +23,7 @@ fn dma(pin: &PinnedPage, value: u64) {
 }
 
 #[test]
-fn a_pinned_page_stays_in_every_mode_and_moves_when_it_is_let_go() {
+fn selftests_gup_test_a_pinned_page_stays_until_it_is_let_go() {
     on_both(1, |lab| {
         let process = lab.process();
         let device = CharDevice::new(&lab.engine, "chardev").open(2);
@@ -109,7 +109,7 @@ fn a_pin_for_reading_of_a_private_file_page_gets_a_copy() {
 }
 
 #[test]
-fn a_child_gets_a_copy_of_what_its_parent_has_pinned() {
+fn selftests_gup_test_a_child_gets_a_copy_of_what_is_pinned() {
     on_both(1, |lab| {
         let parent = lab.process();
         let at = anonymous(&parent, 2);

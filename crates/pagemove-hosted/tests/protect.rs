@@ -156,38 +156,6 @@ fn one_change_reaches_parts_of_several_mappings() {
     });
 }
 
-#[test]
-fn soft_dirty_marks_are_cleared_and_set_by_the_next_store() {
-    on_both(1, |lab| {
-        let process = lab.process();
-        let device = CharDevice::new(&lab.engine, "chardev").open(3);
-        let file = PageCache::new(&lab.engine, "file", 3);
-        let mappings = [anonymous(&process, 3), shared(&process, device, 3, RW), private(&process, file, 3)];
-        for at in mappings {
-            let is_marked = |page| process.space().entry(at.start().up(page)).has(Flags::SOFT_DIRTY);
-            at.iter().for_each(|page| process.store(page, 1).unwrap());
-            assert!((0..3).all(is_marked));
-            process.space().clear_soft_dirty();
-            assert!(!(0..3).any(is_marked));
-            assert_eq!(process.load(at.start()).unwrap(), 1);
-            assert!(!is_marked(0), "a load is no store");
-            for page in [1, 2] {
-                process.store(at.start().up(page), 2).unwrap();
-                process.store(at.start().up(page), 3).unwrap();
-            }
-            process.space().mprotect(part(at, 2, 1), READ).unwrap();
-            assert_eq!([0, 1, 2].map(is_marked), [false, true, true]);
-            for page in at.iter() {
-                lab.migrate(pfn_at(&process, page), Mode::Sync).unwrap();
-            }
-            assert_eq!([0, 1, 2].map(is_marked), [false, true, true]);
-            process.store(at.start(), 3).unwrap();
-            assert!(is_marked(0));
-            assert!(at.iter().all(|page| process.load(page).unwrap() == 3));
-        }
-    });
-}
-
 /// The load must not map the page for stores: they would leave no mark.
 #[test]
 fn a_store_after_a_load_sets_the_soft_dirty_mark() {

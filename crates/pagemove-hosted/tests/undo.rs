@@ -15,8 +15,6 @@ use std::{
     time::Duration,
 };
 
-const MODES: [Mode; 3] = [Mode::Async, Mode::SyncLight, Mode::Sync];
-
 /// A device page that three processes map, one of them for loads only, and anonymous memory that two of them share.
 struct Scene {
     device: Arc<Device>,

@@ -6,6 +6,8 @@ use std::{collections::HashMap, sync::Mutex};
 use common::*;
 use pagemove::{
     frame::{Class, Kind},
+    migrate::Mode,
+    report::Reason,
     units::{MAX_ORDER, Order, Pfn},
     zone::{AllocError, Migratetype, Physical},
 };
@@ -97,6 +99,36 @@ fn the_last_of_several_references_frees() {
     assert_eq!(lab.free_frames(), 504);
     physical.put(pfn);
     lab.assert_all_free(512);
+}
+
+#[test]
+fn nobody_gets_a_frozen_allocation_but_who_made_it() {
+    let lab = lab(4, 1);
+    let physical = lab.engine.physical();
+    for order in MAX_ORDER.up_to() {
+        let pfn = physical.alloc_frozen(order, Kind::Kernel).unwrap();
+        assert!(!physical.frame(pfn).get_unless_zero(), "{order:?}");
+        assert_eq!(lab.free_frames(), 2048 - order.frames());
+        lab.validate();
+        assert_eq!(lab.migrate(pfn, Mode::Sync), Err(Reason::Unmovable), "{order:?}");
+        physical.free_frozen(pfn);
+        assert_eq!(lab.free_frames(), 2048);
+        lab.validate();
+    }
+}
+
+#[test]
+#[should_panic(expected = "is freed in use")]
+fn a_frozen_freeing_of_a_page_that_somebody_has_is_refused() {
+    let lab = lab(1, 1);
+    let pfn = lab.engine.physical().alloc(Order::ZERO, Kind::Kernel).unwrap();
+    lab.engine.physical().free_frozen(pfn);
+}
+
+#[test]
+#[should_panic(expected = "must be counted")]
+fn what_can_move_is_not_allocated_frozen() {
+    let _ = lab(1, 1).engine.physical().alloc_frozen(Order::ZERO, Kind::Anon);
 }
 
 #[test]

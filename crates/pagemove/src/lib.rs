@@ -5,7 +5,7 @@
 extern crate alloc;
 
 pub mod units;
-mod sync;
+pub mod sync;
 pub mod port;
 pub mod report;
 pub mod frame;
@@ -17,5 +17,7 @@ pub mod engine;
 pub mod space;
 pub mod migrate;
 pub mod compact;
+#[cfg(all(test, feature = "loom"))]
+mod models;
 
 pub use engine::Engine;

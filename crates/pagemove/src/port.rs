@@ -7,15 +7,16 @@ use alloc::boxed::Box;
 use core::{any::Any, ptr::NonNull};
 
 use crate::{
-    sync::{AtomicU32, AtomicU64},
+    sync::AtomicU32,
     units::{Order, PAGE_SIZE, Pfn, VirtAddr},
 };
 
 /// The machine below the engine. A kernel implements it over its hardware; `pagemove-hosted` does inside a Linux process.
 ///
 /// # Safety
-/// Between a [`Self::claim_cpu`] that gives a number and the [`Self::release_cpu`] that follows, nobody else gets the same
-/// number, but for code that interrupts the claimer and ends before it goes on. [`Self::barrier`] does what it says.
+/// Between a call of [`CpuClaim::claim`] that gives a processor's number and the [`CpuClaim::release`] that follows, nobody
+/// else gets the same number, but for code that interrupts the claimer and ends before it goes on. [`Self::barrier`] does
+/// what it says.
 pub unsafe trait Machine: Send + Sync + 'static {
     /// Gives the direct map of all RAM that the engine may manage.
     fn ram(&self) -> Ram;
@@ -32,18 +33,8 @@ pub unsafe trait Machine: Send + Sync + 'static {
     /// Gives the number of processors.
     fn cpus(&self) -> usize;
 
-    /// Keeps the caller on the processor that it's on, alone, for a few instructions; a kernel disables preemption. Gives
-    /// the processor's number, below [`Self::cpus`]; `None`: it has none of its own, and takes the shared paths.
-    fn claim_cpu(&self) -> Option<usize>;
-
-    /// Ends a claim.
-    fn release_cpu(&self) {}
-
-    /// Tells whether claims need [`Self::release_cpu`]; asked once, at boot. A machine whose threads are processors for as
-    /// long as they live has nothing to end, and saves the calls.
-    fn releases_cpus(&self) -> bool {
-        true
-    }
+    /// Tells how a caller claims the processor that it's on; asked once, at boot.
+    fn cpu_claim(&self) -> CpuClaim;
 
     /// Makes every processor pass a full memory barrier before this returns; a kernel interrupts them (Linux offers it to
     /// programs as `membarrier`). Called when free frames are collected from all processors.
@@ -62,6 +53,22 @@ pub unsafe trait Machine: Send + Sync + 'static {
 
     /// Gives a monotonic time in nanoseconds.
     fn now_ns(&self) -> u64;
+}
+
+/// How a caller keeps the processor that it's on to itself for a few instructions. Plain functions, as each allocation
+/// calls them.
+#[derive(Debug, Clone, Copy)]
+pub struct CpuClaim {
+    /// Claims; a kernel disables preemption. Gives the processor's number; one that is [`Machine::cpus`] or more says that
+    /// the caller has none of its own, and takes the shared paths.
+    pub claim: fn() -> usize,
+    /// Ends the claim, whatever number it gave. `None` where threads are processors for as long as they live.
+    pub release: Option<fn()>,
+}
+
+impl CpuClaim {
+    /// No caller ever has a processor of its own.
+    pub const NONE: Self = Self { claim: || usize::MAX, release: None };
 }
 
 /// Names an address space in flushes (an ASID or PCID without its limit of bits).
@@ -103,15 +110,25 @@ impl Lent {
     /// Views it as `count` values of `T`; `None` if they don't fit.
     pub(crate) fn into_table<T: Zeroed>(self, count: usize) -> Option<Table<T>> {
         let fits = count.checked_mul(size_of::<T>())? <= self.bytes && align_of::<T>() <= 64;
-        fits.then(|| Table { start: self.start.cast(), count, _keep: self })
+        fits.then(|| Table {
+            start: self.start.cast(),
+            count,
+            _keep: self,
+            #[cfg(feature = "loom")]
+            modelled: (0..count).map(|_| T::default()).collect(),
+        })
     }
 }
 
 /// Lent memory as values that are all shared.
+#[cfg_attr(feature = "loom", allow(dead_code, reason = "the memory is only kept"))]
 pub(crate) struct Table<T> {
     start: NonNull<T>,
     count: usize,
     _keep: Lent,
+    // Loom's atomics are more than their bits, and can't be in lent memory.
+    #[cfg(feature = "loom")]
+    modelled: alloc::vec::Vec<T>,
 }
 
 // SAFETY: as a slice of `T`, which is made of atomics by the bound of `into_table`, would be.
@@ -122,6 +139,12 @@ unsafe impl<T> Sync for Table<T> {}
 impl<T> core::ops::Deref for Table<T> {
     type Target = [T];
 
+    #[cfg(feature = "loom")]
+    fn deref(&self) -> &[T] {
+        &self.modelled
+    }
+
+    #[cfg(not(feature = "loom"))]
     fn deref(&self) -> &[T] {
         // SAFETY: in bounds and aligned by `into_table`, alive as long as `self`, and any bits are a valid `T` by `Zeroed`.
         // Writers only go through the atomics inside `T`.
@@ -133,7 +156,7 @@ impl<T> core::ops::Deref for Table<T> {
 ///
 /// # Safety
 /// As the first line says.
-pub(crate) unsafe trait Zeroed {}
+pub(crate) unsafe trait Zeroed: Default {}
 
 /// Copies `words` words, a multiple of 8, with stores that pass the caches by.
 ///
@@ -261,7 +284,8 @@ impl Ram {
     /// Views a frame as words: a page table's entries, or data that the engine's caller reads and writes.
     ///
     /// The view must not outlive the machine; whoever keeps it keeps what borrows the machine, too.
-    pub(crate) fn words<'a>(self, pfn: Pfn) -> &'a [AtomicU64; 512] {
+    #[cfg(not(feature = "loom"))]
+    pub(crate) fn words<'a>(self, pfn: Pfn) -> &'a [crate::sync::AtomicU64; 512] {
         // SAFETY: in bounds, aligned to a page, valid for all bit patterns, alive as long as the machine.
         unsafe { &*self.frame(pfn, Order::ZERO).cast() }
     }

@@ -26,6 +26,8 @@ const ORDER: &[Rule] = &[
     Rule { name: "pagemove-drivers", uses: &["pagemove"], tests_use: &[] },
     Rule { name: "pagemove-hosted", uses: &["pagemove"], tests_use: &["pagemove-drivers"] },
     Rule { name: "pagemove-cli", uses: &["pagemove", "pagemove-drivers", "pagemove-hosted"], tests_use: &[] },
+    // A check of the whole stack, and no part of it.
+    Rule { name: "pagemove-model", uses: &["pagemove", "pagemove-drivers", "pagemove-hosted"], tests_use: &[] },
     // The Linux side stands on a stock kernel instead of the core.
     Rule { name: "pagemove-kit", uses: &[], tests_use: &[] },
     Rule { name: "pagemove-sample", uses: &["pagemove-kit"], tests_use: &[] },

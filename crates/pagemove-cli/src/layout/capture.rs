@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     FrameClass, Layout, LayoutError, Run, Zone,
+    check::{MAX_FRAMES, MAX_PFN},
     kpage::{Classifier, NOPAGE, Seen},
     push_run,
     zoneinfo::{self, ZoneInfo},
@@ -79,7 +80,11 @@ impl Layout {
 }
 
 /// Captures what the files in a folder like `/proc`, and one like `/sys`, say.
-fn capture_from(proc: &Path, sys: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Capture, CaptureError> {
+pub(super) fn capture_from(
+    proc: &Path,
+    sys: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Capture, CaptureError> {
     let mut flags = FrameFile::open(proc.join("kpageflags"))?;
     let mut counts = FrameFile::open(proc.join("kpagecount"))?;
     let infos = read_zones(proc)?;
@@ -88,7 +93,16 @@ fn capture_from(proc: &Path, sys: &Path, progress: &mut dyn FnMut(u64, u64)) -> 
         return Err(LayoutError::PageblockOrder(order).into());
     }
     let pieces = zoneinfo::pieces(&infos);
+    // Before anything is read or counted: a kernel that says nonsense must not be believed to the last frame.
+    for ZoneInfo { name, start_pfn, spanned, .. } in &infos {
+        if start_pfn.checked_add(*spanned).is_none_or(|end| end > MAX_PFN) {
+            return Err(LayoutError::ZoneEnd { name: name.clone(), start_pfn: *start_pfn, spanned: *spanned }.into());
+        }
+    }
     let total = pieces.iter().map(|piece| piece.end_pfn - piece.start_pfn).sum();
+    if total > MAX_FRAMES {
+        return Err(LayoutError::TooManyFrames(total).into());
+    }
 
     let (mut seen, mut classifier, mut done) = (Vec::<(Seen, u64)>::new(), Classifier::default(), 0);
     let mut push = |what, frames| match seen.last_mut() {

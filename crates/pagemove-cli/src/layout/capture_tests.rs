@@ -105,6 +105,16 @@ fn what_cant_be_read_has_its_error() {
     let made = folder(&[Made("Normal", 0, 4, 4, 0)], 12, &[0; 4], &[0; 4]);
     let captured = || capture_from(made.path(), made.path(), &mut |_, _| {});
     assert!(matches!(captured(), Err(CaptureError::Layout(LayoutError::PageblockOrder(12)))));
+    fs::write(made.path().join("pagetypeinfo"), "Page block order: 9\n").expect("writes");
+    let nonsense = |start: u64, spanned: u64| {
+        let text = format!("Node 0, zone N\n spanned {spanned}\n present 1\n start_pfn: {start}\n");
+        fs::write(made.path().join("zoneinfo"), text).expect("writes");
+    };
+    // The last frame numbers of all, and more frames than anybody could look at.
+    nonsense(u64::MAX - 1, 1);
+    assert!(matches!(captured(), Err(CaptureError::Layout(LayoutError::ZoneEnd { .. }))));
+    nonsense(0, 1 << 39);
+    assert!(matches!(captured(), Err(CaptureError::Layout(LayoutError::TooManyFrames(_)))));
     fs::write(made.path().join("zoneinfo"), "nothing").expect("writes");
     assert!(matches!(captured(), Err(CaptureError::NoZones(_))));
     fs::remove_file(made.path().join("kpagecount")).expect("removes");

@@ -11,7 +11,7 @@ use super::{FrameClass, Layout, Run, Zone, push_run};
 /// Most frames from the first pageblock to the last: 64 TiB.
 pub(super) const MAX_FRAMES: u64 = 1 << 34;
 /// PFNs end here: x86-64 has at most 52 bits of physical address.
-const MAX_PFN: u64 = 1 << 40;
+pub(super) const MAX_PFN: u64 = 1 << 40;
 /// Most runs.
 pub(super) const MAX_RUNS: usize = 1 << 25;
 /// Most zones.

@@ -6,7 +6,7 @@
 //!
 //! The modules, in the order in which they depend on each other: [`class`], [`check`], [`blocks`], [`scale`],
 //! [`file`], for a live kernel [`zoneinfo`], [`kpage`], [`capture`] and [`settle`]; [`source`] chooses between them;
-//! [`census`] counts what a layout holds, and [`tables`] and [`picture`] show it.
+//! [`census`] counts what a layout holds, and [`tables`] and [`picture`] show it. [`fuzz`] feeds any bytes to what reads them.
 
 mod blocks;
 pub(crate) mod capture;
@@ -14,6 +14,7 @@ pub(crate) mod census;
 mod check;
 mod class;
 mod file;
+pub mod fuzz;
 #[cfg(test)]
 mod file_tests;
 mod kpage;

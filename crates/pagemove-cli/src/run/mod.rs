@@ -11,22 +11,22 @@
 //! [`progress`] go along, [`error`] says why a run ended.
 
 pub(crate) mod args;
-mod cancel;
+pub(crate) mod cancel;
 pub(crate) mod error;
-mod load;
-mod memory;
+pub(crate) mod load;
+pub(crate) mod memory;
 mod pictures;
 mod policy;
-mod progress;
+pub(crate) mod progress;
 mod rebuild;
-mod region;
+pub(crate) mod region;
 mod source;
 #[cfg(test)]
 mod tests;
 mod throughput;
-mod words;
-mod world;
-mod writers;
+pub(crate) mod words;
+pub(crate) mod world;
+pub(crate) mod writers;
 
 use std::{
     io::{self, Write},

@@ -26,7 +26,7 @@ use super::{
     region::Compared,
     words::{FIRST, Words},
     world::{Shape, World},
-    writers::{self, Shared, Written},
+    writers::{self, Sequences, Shared, Written},
 };
 use crate::{
     layout::Layout,
@@ -79,11 +79,11 @@ pub(crate) fn run(
     let (compacted, written) = under_fire(common, policy, &world)?;
     stop.check()?;
     progress.stage("checking every word");
-    let (mut last, mut during) = (BTreeMap::new(), Compared::default());
+    let (mut last, mut during) = (Sequences::new(), Compared::default());
     for Written { sequences, compared } in written {
         during.words += compared.words;
         during.wrong += compared.wrong;
-        last.extend(sequences.into_iter().map(|(region, page, sequence)| ((region, page), sequence)));
+        last.extend(sequences);
     }
     let after = check(&world, &last, common)?;
     physical.drain_cpu_lists();
@@ -143,7 +143,7 @@ struct Compacted {
 fn under_fire(common: &Common<'_>, policy: Policy, world: &World) -> Result<(Compacted, Vec<Written>), RunError> {
     let &Common { seed, shape, stop, progress, .. } = common;
     let shared = Shared::new(shape.writers);
-    let writers = writers::choose(world, shape.writers, seed);
+    let writers = writers::choose(world, shape.writers, writers::MOST, seed, &Sequences::new());
     thread::scope(|scope| {
         let threads: Vec<_> = (0..)
             .zip(writers)
@@ -195,7 +195,7 @@ fn compact(common: &Common<'_>, policy: Policy, engine: &Engine) -> Compacted {
 }
 
 /// Compares every page's word with what was stored last. Nothing moves or writes any more.
-fn check(world: &World, last: &BTreeMap<(usize, u32), u32>, common: &Common<'_>) -> Result<Compared, RunError> {
+fn check(world: &World, last: &Sequences, common: &Common<'_>) -> Result<Compared, RunError> {
     let mut compared = Compared::default();
     let all = world.regions.len().max(1) as f64;
     for (number, region) in world.regions.iter().enumerate() {

@@ -6,7 +6,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 const FULL: u64 = 1000;
 
 /// The bar.
-pub(crate) struct Progress(ProgressBar);
+pub(crate) struct Progress(ProgressBar, Quiet);
+
+/// Nothing is to be told.
+type Quiet = bool;
 
 impl Progress {
     /// Makes the bar.
@@ -15,7 +18,7 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(Some(FULL), target);
         // The template is a constant; the plain bar would do as well.
         let style = ProgressStyle::with_template("{prefix:>24} {bar:30} {percent:>3} % {msg}");
-        Self(if let Ok(style) = style { bar.with_style(style) } else { bar })
+        Self(if let Ok(style) = style { bar.with_style(style) } else { bar }, quiet)
     }
 
     /// Names what is under way from now on.
@@ -32,6 +35,14 @@ impl Progress {
     /// Tells how much of the stage is done, from 0 to 1.
     pub(crate) fn part(&self, part: f64) {
         self.0.set_position((part.clamp(0.0, 1.0) * FULL as f64) as u64);
+    }
+
+    /// Tells how it goes: beside the bar, or as a line of its own where there is no bar to see.
+    pub(crate) fn tell(&self, line: String) {
+        if self.0.is_hidden() && !self.1 {
+            super::say(&line);
+        }
+        self.0.set_message(line);
     }
 
     /// Prints a line of its own; the bar stays below it.

@@ -92,7 +92,7 @@ fn a_writer_sees_a_store_that_is_lost() {
     for (tlb, lose) in [(TlbKind::Soft, false), (TlbKind::Soft, true), (TlbKind::Host, true)] {
         let world = world(tlb);
         let shared = Shared::new(1);
-        let writer = writers::choose(&world, 1, 1).remove(0);
+        let writer = writers::choose(&world, 1, writers::MOST, 1, &Default::default()).remove(0);
         let written = thread::scope(|scope| {
             let thread = writer.start(scope, 0, &world.host.processes, &shared);
             assert!(shared.let_run(Duration::from_millis(20), || false));

@@ -4,6 +4,7 @@
 //! anew, by real accesses of a process; where two processes map the page, stores go through one and loads through either.
 
 use std::{
+    collections::BTreeMap,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread::{self, Scope, ScopedJoinHandle},
     time::{Duration, Instant},
@@ -23,8 +24,8 @@ use super::{
 
 /// Translations that all writers use, so that the host's limit of map areas evicts few of them.
 const TRANSLATIONS: usize = 24_000;
-/// Words of a writer, at most.
-const MOST: usize = 8_000;
+/// Words of a writer, at most, in a run.
+pub(crate) const MOST: usize = 8_000;
 /// Of ten words, how many are of driver pages, if there are as many: those are what it's about.
 const DRIVERS_OF_TEN: usize = 6;
 
@@ -62,8 +63,8 @@ pub(crate) struct Writer {
 
 /// What a writer did.
 pub(crate) struct Written {
-    /// Page and number of its last store, for the check afterwards.
-    pub(crate) sequences: Vec<(usize, u32, u32)>,
+    /// Numbers of its last stores, for the check afterwards.
+    pub(crate) sequences: Sequences,
     /// Words loaded and compared while it ran; those that were wrong.
     pub(crate) compared: Compared,
 }
@@ -87,6 +88,11 @@ impl Shared {
         self.stop.store(true, Ordering::Relaxed);
     }
 
+    /// Tells whether all writers are to end, or one has failed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     /// Waits for a time, and until every writer has gone on meanwhile, or one has failed; gives false then, or if `stop`
     /// says so.
     pub(crate) fn let_run(&self, time: Duration, stop: impl Fn() -> bool) -> bool {
@@ -97,7 +103,7 @@ impl Shared {
             if !behind && start.elapsed() >= time {
                 return true;
             }
-            if stop() || self.stop.load(Ordering::Relaxed) {
+            if stop() || self.is_over() {
                 return false;
             }
             thread::sleep(Duration::from_millis(1));
@@ -105,15 +111,18 @@ impl Shared {
     }
 }
 
-/// Chooses the words of all writers: no two share one.
-pub(crate) fn choose(world: &World, writers: usize, seed: u64) -> Vec<Writer> {
+/// Numbers of the last stores, by region and page; those that aren't there had none but the first.
+pub(crate) type Sequences = BTreeMap<(usize, u32), u32>;
+
+/// Chooses the words of all writers, at most so many for each: no two share one. They go on from what is stored there.
+pub(crate) fn choose(world: &World, writers: usize, most: usize, seed: u64, stored: &Sequences) -> Vec<Writer> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let (mut drivers, mut others) = (Vec::new(), Vec::new());
     for (number, region) in world.regions.iter().enumerate().filter(|(_, region)| !region.views.is_empty()) {
         let list = if region.is_device() { &mut drivers } else { &mut others };
         list.extend((0..).zip(&region.live).filter(|(_, live)| **live).map(|(page, _)| (number, page)));
     }
-    let each = (TRANSLATIONS * 2 / 3 / writers).min(MOST);
+    let each = (TRANSLATIONS * 2 / 3 / writers).min(most);
     let wanted = (each * writers * DRIVERS_OF_TEN / 10).min(drivers.len());
     let (chosen, _) = drivers.partial_shuffle(&mut rng, wanted);
     let mut pages = chosen.to_vec();
@@ -129,7 +138,8 @@ pub(crate) fn choose(world: &World, writers: usize, seed: u64) -> Vec<Writer> {
         if let [first, .., last] | [first @ last] = &world.regions[region].views[..]
             && let (Ok(store), Ok(load)) = (word(first), word(last))
         {
-            all[at % writers].targets.push(Target { region, page, tag, sequence: FIRST, store, load });
+            let sequence = stored.get(&(region, page)).copied().unwrap_or(FIRST);
+            all[at % writers].targets.push(Target { region, page, tag, sequence, store, load });
         }
     }
     all
@@ -149,7 +159,7 @@ impl Writer {
             if compared.is_err() {
                 shared.stop();
             }
-            let sequences = self.targets.iter().map(|target| (target.region, target.page, target.sequence)).collect();
+            let sequences = self.targets.iter().map(|target| ((target.region, target.page), target.sequence)).collect();
             Ok(Written { sequences, compared: compared? })
         })
     }

@@ -4,9 +4,9 @@ use pagemove::{
     paging::{Translation, Walk},
     port::{FlushRange, SpaceId},
     space::{Access, AddressSpace, FaultError},
+    sync::Mutex,
     units::{HUGE_ORDER, Pfn, VirtAddr},
 };
-use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
 /// Pages beyond which a flush forgets the whole address space, as Linux does on x86 (`tlb_single_page_flush_ceiling`).

@@ -1,14 +1,14 @@
 //! A machine that lets a test do something at the very moment of a TLB flush, that is between two steps of a move or in
-//! the middle of a system call; or that lends no memory.
+//! the middle of a system call; that counts and interrupts waits; or that lends no memory.
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicU32, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
 };
 
 use pagemove::{
     Engine,
-    port::{FlushRange, Lent, Machine, Ram},
+    port::{CpuClaim, FlushRange, Lent, Machine, Ram},
     zone::{BootError, Config},
 };
 use pagemove_hosted::{Hosted, TlbKind};
@@ -21,20 +21,34 @@ pub struct Hooked {
     inner: Arc<Hosted>,
     before_flush: Mutex<Option<Hook>>,
     loans: AtomicUsize,
+    waits: AtomicUsize,
+    interrupts: AtomicBool,
 }
 
 impl Hooked {
     /// A machine that lends memory `loans` times.
     pub fn new(inner: Arc<Hosted>, loans: usize) -> Arc<Self> {
-        Arc::new(Self { inner, before_flush: Mutex::default(), loans: AtomicUsize::new(loans) })
+        Arc::new(Self {
+            inner,
+            before_flush: Mutex::default(),
+            loans: AtomicUsize::new(loans),
+            waits: AtomicUsize::new(0),
+            interrupts: AtomicBool::new(false),
+        })
     }
 
     /// A lab of `blocks` pageblocks, with the hooks of its machine.
     pub fn lab(tlb: TlbKind, blocks: u32) -> (Lab, Arc<Self>) {
+        Self::lab_of(tlb, &one_zone(blocks * 512, 9))
+    }
+
+    /// A lab of the zones of `config`.
+    pub fn lab_of(tlb: TlbKind, config: &Config) -> (Lab, Arc<Self>) {
         super::end_if_hung();
-        let machine = hosted(tlb, blocks * 512, 4);
+        let frames = config.zones.iter().map(|zone| zone.end().get()).max().unwrap();
+        let machine = hosted(tlb, frames, 4);
         let hooked = Self::new(machine.clone(), usize::MAX);
-        let engine = hooked.boot(&one_zone(blocks * 512, 9)).unwrap();
+        let engine = hooked.boot(config).unwrap();
         (Lab { machine, engine }, hooked)
     }
 
@@ -45,6 +59,16 @@ impl Hooked {
     /// Does `hook` once, just before the next flush.
     pub fn before_next_flush(&self, hook: impl FnOnce(&[FlushRange]) + Send + 'static) {
         *self.before_flush.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// Ends every wait early from now on, or lets waits last again.
+    pub fn interrupt_waits(&self, interrupt: bool) {
+        self.interrupts.store(interrupt, Ordering::SeqCst);
+    }
+
+    /// How often anybody has waited on any word.
+    pub fn waits(&self) -> usize {
+        self.waits.load(Ordering::SeqCst)
     }
 
     /// Tells whether the hook has run.
@@ -77,12 +101,8 @@ unsafe impl Machine for Hooked {
         self.inner.cpus()
     }
 
-    fn claim_cpu(&self) -> Option<usize> {
-        self.inner.claim_cpu()
-    }
-
-    fn release_cpu(&self) {
-        self.inner.release_cpu();
+    fn cpu_claim(&self) -> CpuClaim {
+        self.inner.cpu_claim()
     }
 
     fn barrier(&self) {
@@ -90,7 +110,12 @@ unsafe impl Machine for Hooked {
     }
 
     fn wait(&self, word: &AtomicU32, value: u32) {
-        self.inner.wait(word, value);
+        self.waits.fetch_add(1, Ordering::SeqCst);
+        if self.interrupts.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        } else {
+            self.inner.wait(word, value);
+        }
     }
 
     fn wake(&self, word: &AtomicU32) {

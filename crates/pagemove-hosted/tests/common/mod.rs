@@ -1,21 +1,28 @@
 //! A small machine for tests, on either TLB, and what most tests do with it.
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs, reason = "each test file uses its part")]
 
+mod accelerator;
 mod child;
 mod hooked;
+mod nodes;
 mod scripted;
 mod snapshot;
 
+pub use accelerator::{Accelerator, DeviceEntry};
 pub use child::{case, run_case};
 pub use hooked::Hooked;
+pub use nodes::Nodes;
 pub use scripted::{Call, Device, Scripted, Stage};
 pub use snapshot::Snapshot;
 
 use std::{
+    collections::HashMap,
+    io::Write,
     sync::{
-        Arc, Once,
+        Arc, LazyLock, Mutex, Once,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread::{self, ThreadId},
     time::Duration,
 };
 
@@ -33,6 +40,7 @@ use pagemove_hosted::{Config, Hosted, HostedError, Process, TlbKind};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 pub const RW: Protection = Protection::READ.union(Protection::WRITE);
+pub const MODES: [Mode; 3] = [Mode::Async, Mode::SyncLight, Mode::Sync];
 pub const BOTH: [TlbKind; 2] = [TlbKind::Soft, TlbKind::Host];
 
 pub struct Lab {
@@ -117,15 +125,41 @@ impl Lab {
     }
 }
 
+/// What tests are at, for who looks at one that hangs or has failed.
+static DOING: LazyLock<Mutex<HashMap<ThreadId, String>>> = LazyLock::new(Mutex::default);
+
+/// Says what this thread is at until it's dropped; printed if a check fails meanwhile, or the test hangs.
+pub struct Doing(());
+
+impl Doing {
+    pub fn new(what: String) -> Self {
+        DOING.lock().unwrap().insert(thread::current().id(), what);
+        Self(())
+    }
+}
+
+impl Drop for Doing {
+    fn drop(&mut self) {
+        let what = DOING.lock().unwrap().remove(&thread::current().id());
+        if thread::panicking() {
+            eprintln!("at: {}", what.unwrap_or_default());
+        }
+    }
+}
+
 /// Ends the program if it runs for minutes: a check that fails in the midst of a move leaves frames locked, and then who
-/// gives them back waits for ever.
+/// gives them back waits for ever. PAGEMOVE_HANG_S sets how long it may run.
 pub fn end_if_hung() {
     static WATCH: Once = Once::new();
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     WATCH.call_once(|| {
-        std::thread::spawn(|| {
-            let longer = std::env::var("PAGEMOVE_FIRE_MS").ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-            std::thread::sleep(Duration::from_secs(100) + Duration::from_millis(longer) * 100);
-            eprintln!("a test hangs");
+        thread::spawn(move || {
+            let longer = number("PAGEMOVE_FIRE_MS").unwrap_or(0);
+            thread::sleep(
+                Duration::from_secs(number("PAGEMOVE_HANG_S").unwrap_or(100)) + Duration::from_millis(longer) * 100,
+            );
+            // Not by `eprintln`: that is captured, and lost with the program.
+            let _ = writeln!(std::io::stderr(), "a test hangs; tests are at: {:?}", DOING.lock().unwrap().values());
             std::process::abort();
         });
     });
@@ -205,6 +239,11 @@ pub fn private(process: &Process, file: Arc<dyn Mappable>, pages: u32) -> VirtRa
     process.space().mmap(&Map { at: None, pages, protection: RW, source: Source::Private { file, first: 0 } }).unwrap()
 }
 
+/// Address of word `number` of a page.
+pub fn word(page: VirtAddr, number: u64) -> VirtAddr {
+    VirtAddr::new(page.get() + 8 * number).unwrap()
+}
+
 /// The frame that `address` maps now.
 pub fn pfn_at(process: &Process, address: VirtAddr) -> Pfn {
     let entry = process.space().entry(address);
@@ -212,12 +251,12 @@ pub fn pfn_at(process: &Process, address: VirtAddr) -> Pfn {
     entry.pfn()
 }
 
-/// Does `deed` on a thread of its own; tells whether it came to its end without anybody else's doing.
-pub fn finishes(deed: impl FnOnce() + Send + 'static) -> (bool, std::thread::JoinHandle<()>) {
+/// Does `deed` on a thread of its own; tells whether it came to its end within that time without anybody else's doing.
+pub fn finishes_within(time: Duration, deed: impl FnOnce() + Send + 'static) -> (bool, thread::JoinHandle<()>) {
     let (send, receive) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
+    let thread = thread::spawn(move || {
         deed();
         let _ = send.send(());
     });
-    (receive.recv_timeout(std::time::Duration::from_millis(200)).is_ok(), thread)
+    (receive.recv_timeout(time).is_ok(), thread)
 }

@@ -1,6 +1,9 @@
 //! A driver that does what a test's script says: it refuses, runs hooks inside its callbacks, and logs all of them.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, atomic::Ordering},
+};
 
 use pagemove::{
     frame::Kind,
@@ -38,7 +41,9 @@ type Hook = Box<dyn FnOnce() + Send>;
 struct Script {
     refuse: Option<(Stage, Refusal)>,
     hook: Option<(Stage, Hook)>,
+    refuse_midway: Option<Refusal>,
     calls: Vec<Call>,
+    isolated: BTreeSet<u32>,
 }
 
 /// The driver's side of a move.
@@ -55,7 +60,12 @@ pub struct Device {
 
 impl Device {
     pub fn open(lab: &Lab) -> Arc<Self> {
-        let index = lab.engine.new_index(Kind::Driver, "scripted");
+        Self::open_as(lab, Kind::Driver)
+    }
+
+    /// With pages of `kind`: a driver's, or a file system's.
+    pub fn open_as(lab: &Lab, kind: Kind) -> Arc<Self> {
+        let index = lab.engine.new_index(kind, "scripted");
         let driver = Arc::new(Scripted { index, script: Mutex::default() });
         let registration = lab.engine.owners().register(driver.clone());
         driver.index.set_owner(&registration);
@@ -65,7 +75,7 @@ impl Device {
     /// Makes the page at `index`; its first word is `value`.
     pub fn fill(&self, index: u32, value: u64) -> Pfn {
         let page = self.driver.index.lock_or_insert(index).unwrap();
-        page.words()[0].store(value, std::sync::atomic::Ordering::Release);
+        page.words()[0].store(value, Ordering::Release);
         page.pfn()
     }
 
@@ -80,8 +90,19 @@ impl Scripted {
         self.script.lock().unwrap().refuse = Some((stage, refusal));
     }
 
+    /// Breaks copies off when half of the words are copied, from now on.
+    pub fn refuse_midway(&self, refusal: Refusal) {
+        self.script.lock().unwrap().refuse_midway = Some(refusal);
+    }
+
     pub fn refuse_nothing(&self) {
-        self.script.lock().unwrap().refuse = None;
+        let mut script = self.script.lock().unwrap();
+        (script.refuse, script.refuse_midway) = (None, None);
+    }
+
+    /// How many pages are isolated and not yet put back.
+    pub fn isolated(&self) -> usize {
+        self.script.lock().unwrap().isolated.len()
     }
 
     /// Does `hook` once, inside the next callback of `stage`.
@@ -116,11 +137,20 @@ impl MovableOps for Scripted {
     }
 
     fn isolate(&self, page: OwnedPage) -> Result<(), Refusal> {
-        self.called(Stage::Isolate, Call::Isolate(page.pfn, page.index))
+        self.called(Stage::Isolate, Call::Isolate(page.pfn, page.index))?;
+        assert!(self.script.lock().unwrap().isolated.insert(page.index), "page {} is isolated twice", page.index);
+        Ok(())
     }
 
     fn copy(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
         self.called(Stage::Copy, Call::Copy(page.from, page.to, page.index))?;
+        if let Some(refusal) = self.script.lock().unwrap().refuse_midway {
+            let [from, to] = [page.from, page.to].map(|pfn| self.index.physical().ram_words(pfn));
+            for (word, copy) in from.iter().zip(to).take(256) {
+                copy.store(word.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            return Err(refusal);
+        }
         page.copy();
         Ok(())
     }
@@ -132,6 +162,7 @@ impl MovableOps for Scripted {
 
     fn putback(&self, page: OwnedPage) {
         let _ = self.called(Stage::Putback, Call::Putback(page.pfn, page.index));
+        assert!(self.script.lock().unwrap().isolated.remove(&page.index), "page {} was not isolated", page.index);
     }
 }
 

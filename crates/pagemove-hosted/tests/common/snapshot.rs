@@ -1,5 +1,5 @@
 //! All that can be seen of a machine at a quiet point, to be compared before and after: entries of address spaces, fields
-//! and contents of the frames in use, and how much is free.
+//! and contents of the frames in use, which blocks of each zone are free, and who pins what.
 
 use std::sync::atomic::Ordering;
 
@@ -29,16 +29,22 @@ pub struct Seen {
 pub struct Snapshot {
     entries: Vec<Vec<(u64, u64)>>,
     frames: Vec<Seen>,
-    free: u32,
+    /// Free frames of each zone.
+    free: Vec<u32>,
+    /// Free blocks: where, and their order.
+    blocks: Vec<(Pfn, u8)>,
+    pins: Vec<(Pfn, Vec<String>)>,
 }
 
 impl Snapshot {
     /// Looks at all. A dirty mark counts as the frame's wherever it stands, since blocking an entry records it there.
-    pub fn of(lab: &Lab, processes: &[Process]) -> Self {
+    pub fn of<'p>(lab: &Lab, processes: impl IntoIterator<Item = &'p Process>) -> Self {
         let physical = lab.engine.physical();
+        // Which frames lie on processors' lists is nobody's state.
+        physical.drain_cpu_lists();
         let mut dirty = Vec::new();
         let entries = processes
-            .iter()
+            .into_iter()
             .map(|process| {
                 let mut entries = Vec::new();
                 process.space().for_each_entry(|at, entry| {
@@ -51,6 +57,15 @@ impl Snapshot {
             })
             .collect();
         let mut frames = Vec::new();
+        let (mut free, mut blocks) = (Vec::new(), Vec::new());
+        for zone in physical.zones() {
+            let heads = zone.iter().map(|pfn| (pfn, physical.frame(pfn).state()));
+            let heads: Vec<_> = heads.filter(|(_, state)| state.is_free_head()).collect();
+            free.push(heads.iter().map(|(_, state)| state.order().frames()).sum());
+            blocks.extend(heads.into_iter().map(|(pfn, state)| (pfn, state.order().get())));
+        }
+        let pins = physical.pins().all().into_iter();
+        let pins = pins.map(|(pfn, who)| (pfn, who.into_iter().map(|pin| pin.who).collect())).collect();
         for pfn in physical.zones().flat_map(|zone| zone.iter().collect::<Vec<_>>()) {
             let frame = physical.frame(pfn);
             let state = frame.state();
@@ -76,7 +91,25 @@ impl Snapshot {
             });
         }
         frames.sort();
-        Self { entries, frames, free: lab.free_frames() }
+        Self { entries, frames, free, blocks, pins }
+    }
+
+    /// Fails if anything differs, and prints what.
+    pub fn assert_same(&self, before: &Self, what: &str) {
+        fn lost<T: PartialEq + std::fmt::Debug>(from: &[T], to: &[T]) -> String {
+            from.iter().filter(|one| !to.contains(one)).map(|one| format!("\n    {one:x?}")).collect()
+        }
+        if self != before {
+            let parts = [
+                ("entries", lost(&before.entries, &self.entries), lost(&self.entries, &before.entries)),
+                ("frames", lost(&before.frames, &self.frames), lost(&self.frames, &before.frames)),
+                ("free frames", lost(&before.free, &self.free), lost(&self.free, &before.free)),
+                ("free blocks", lost(&before.blocks, &self.blocks), lost(&self.blocks, &before.blocks)),
+                ("pins", lost(&before.pins, &self.pins), lost(&self.pins, &before.pins)),
+            ];
+            let parts = parts.map(|(part, was, is)| format!("\n  {part}\n   were:{was}\n   are:{is}"));
+            panic!("{what}:{}", parts.concat());
+        }
     }
 
     /// The same without frame numbers: what a move must not change either.
@@ -88,6 +121,9 @@ impl Snapshot {
             seen.pfn = None;
         }
         self.frames.sort();
+        self.free = vec![self.free.iter().sum()];
+        self.blocks.clear();
+        self.pins.iter_mut().for_each(|(pfn, _)| *pfn = Pfn::new(0));
         self
     }
 }

@@ -38,7 +38,7 @@ use crate::{
 ///
 /// # Invariants
 /// All zero is a free frame inside a free block. See the module's table for who changes what.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(C, align(32))]
 pub struct Frame {
     lock: AtomicU32,
@@ -54,6 +54,7 @@ const REFERENCE: u64 = 1;
 /// Mappings, in the upper half.
 const MAPPING: u64 = 1 << 32;
 
+#[cfg(not(feature = "loom"))]
 const _: () = assert!(size_of::<Frame>() == 32, "Linux has 64; what is here is paid for by every frame of memory");
 
 #[allow(unsafe_code)]
@@ -83,8 +84,9 @@ impl Frame {
     /// Takes a reference, unless there is none: then the frame is free or frozen.
     pub fn get_unless_zero(&self) -> bool {
         // Acquire pairs with the Release of `set_counts` and `put`: fields written before the frame got its count are seen.
+        // Also on failure, with that of `freeze`: who finds it frozen finds its lock held, and so waits instead of spinning.
         self.counts
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |counts| {
+            .fetch_update(Ordering::Acquire, Ordering::Acquire, |counts| {
                 if counts as u32 == 0 || counts as u32 == u32::MAX { None } else { Some(counts + REFERENCE) }
             })
             .is_ok()
@@ -107,6 +109,7 @@ impl Frame {
 
     /// Reads the references.
     pub fn refs(&self) -> u32 {
+        // Acquire pairs with the Release of `put` and `unmapped_with_reference`: what those did who are gone is done.
         self.counts.load(Ordering::Acquire) as u32
     }
 
@@ -114,6 +117,12 @@ impl Frame {
     pub fn maps(&self) -> u32 {
         // Acquire pairs with the Release of `unmapped`: the entry is gone when its count is.
         (self.counts.load(Ordering::Acquire) >> 32) as u32
+    }
+
+    /// Tells whether nobody has a reference, and nothing maps the frame.
+    pub(crate) fn is_frozen(&self) -> bool {
+        // Relaxed: to check a caller, not to order anything.
+        self.counts.load(Ordering::Relaxed) == 0
     }
 
     /// Freezes: from `expected` references and no mapping to none, if the counts are just that. The caller holds the lock
@@ -159,15 +168,16 @@ impl Frame {
 
     /// Reads how many pins hold the frame.
     pub fn pins(&self) -> u32 {
-        self.pins.load(Ordering::Acquire)
+        // Relaxed, here and below: each pin comes with a reference, whose count orders.
+        self.pins.load(Ordering::Relaxed)
     }
 
     pub(crate) fn pin(&self) {
-        self.pins.fetch_add(1, Ordering::AcqRel);
+        self.pins.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn unpin(&self) {
-        let before = self.pins.fetch_sub(1, Ordering::AcqRel);
+        let before = self.pins.fetch_sub(1, Ordering::Relaxed);
         assert_ne!(before, 0, "a frame was unpinned that had no pin");
     }
 
@@ -202,29 +212,32 @@ impl Frame {
 
     /// Reads kind, class, order and marks.
     pub fn state(&self) -> State {
-        // Acquire pairs with the Release of `set_state`.
-        State::from_bits(self.state.load(Ordering::Acquire))
+        // Relaxed, here and where marks are set: the word stands for itself. Who relies on more has the frame's lock or a
+        // reference, or waits for the end of a writeback.
+        State::from_bits(self.state.load(Ordering::Relaxed))
     }
 
     /// Writes the whole state of a frame that nobody else can see.
     pub(crate) fn set_state(&self, state: State) {
-        self.state.store(state.bits(), Ordering::Release);
+        self.state.store(state.bits(), Ordering::Relaxed);
     }
 
     /// Sets marks.
     pub fn mark(&self, marks: Marks) {
-        self.state.fetch_or(marks.bits(), Ordering::AcqRel);
+        self.state.fetch_or(marks.bits(), Ordering::Relaxed);
     }
 
     /// Clears marks.
     pub fn unmark(&self, marks: Marks) {
-        self.state.fetch_and(!marks.bits(), Ordering::AcqRel);
+        // Release pairs with the Acquire of `wait_writeback`: what was written back is.
+        self.state.fetch_and(!marks.bits(), Ordering::Release);
     }
 
     /// Swaps the class that the frame counts as; gives the old one.
     pub(crate) fn reclass(&self, class: Class) -> Class {
         let update = |bits| Some(State::from_bits(bits).with_class(class).bits());
-        match self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, update) {
+        // AcqRel: of two who settle a class at once the second one sees what the first one had done before.
+        match self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, update) {
             Ok(before) | Err(before) => State::from_bits(before).class(),
         }
     }
@@ -234,20 +247,9 @@ impl Frame {
 mod tests {
     use super::*;
 
-    fn frame() -> Frame {
-        Frame {
-            lock: AtomicU32::new(0),
-            pins: AtomicU32::new(0),
-            counts: AtomicU64::new(0),
-            state: AtomicU32::new(0),
-            owner: AtomicU32::new(0),
-            key: AtomicU64::new(0),
-        }
-    }
-
     #[test]
     fn frozen_frames_give_no_reference() {
-        let frame = frame();
+        let frame = Frame::default();
         assert!(!frame.get_unless_zero());
         frame.set_counts(2, 0);
         assert!(!frame.freeze(1));
@@ -265,7 +267,7 @@ mod tests {
     /// Trap 1 of 2016: naming the owner must not overwrite what leads to the mappings.
     #[test]
     fn trap_1_owner_and_reverse_map_key_are_two_fields() {
-        let frame = frame();
+        let frame = Frame::default();
         let key = Key { rmap: 0xffff_fffe, index: 0xffff_fffd };
         frame.set_owner(0xffff_ffff, key);
         assert_eq!((frame.owner(), frame.key()), (0xffff_ffff, key));
@@ -274,7 +276,7 @@ mod tests {
     /// Trap 3 of 2016: no other path's bit clears the isolation mark.
     #[test]
     fn trap_3_the_isolation_mark_shares_no_bit() {
-        let frame = frame();
+        let frame = Frame::default();
         frame.set_state(State::new(Kind::Driver, Class::DriverUnmapped, crate::units::Order::ZERO));
         frame.mark(Marks::ISOLATED);
         for other in (Marks::all() - Marks::ISOLATED).iter() {

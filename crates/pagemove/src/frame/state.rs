@@ -208,6 +208,11 @@ impl State {
         Self(self.0 & !0xf0 | (class as u32) << 4)
     }
 
+    /// Tells whether the frame is an allocation of order 0 that counts as `class`.
+    pub(crate) const fn is_base_page_of(self, class: Class) -> bool {
+        self.0 & 0xff0 == (class as u32) << 4
+    }
+
     /// Tells whether the frame heads a free block of the buddy allocator.
     pub const fn is_free_head(self) -> bool {
         matches!(self.kind(), Kind::Free) && self.marks().contains(Marks::HEAD)

@@ -132,7 +132,7 @@ impl FrameTable {
 
     /// Tells whether somebody holds the lock right now.
     pub fn is_locked(&self, pfn: Pfn) -> bool {
-        self[pfn].lock.load(Ordering::Acquire) != FREE
+        self[pfn].lock.load(Ordering::Relaxed) != FREE
     }
 }
 

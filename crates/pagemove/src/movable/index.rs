@@ -98,14 +98,14 @@ impl PageIndex {
 
     /// Names the registration whose callbacks move the pages that are inserted from now on.
     pub fn set_owner(&self, registration: &super::Registration) {
-        self.owner.store(registration.number(), Ordering::Release);
+        self.owner.store(registration.number(), Ordering::Relaxed);
     }
 
     /// Names the reverse map in which the mappings of the pages are found that are inserted from now on, by its number in
     /// [`Engine::reverse_maps`](crate::Engine::reverse_maps): that of a device with page tables of its own. It must pass
     /// both its calls on to [`Self::reverse_map`] too, where processes' mappings are.
     pub fn set_reverse_map(&self, number: u32) {
-        self.mapped_by.store(number, Ordering::Release);
+        self.mapped_by.store(number, Ordering::Relaxed);
     }
 
     /// Gives the reverse map of the processes that map the pages: the file's, for a driver's `f_mapping`.
@@ -191,8 +191,9 @@ impl PageIndex {
             self.physical.frames().unlock_raw(pfn);
             return None;
         }
+        // Relaxed: numbers only; what they name is found under the registries' locks.
         frame
-            .set_owner(self.owner.load(Ordering::Acquire), Key { rmap: self.mapped_by.load(Ordering::Acquire), index });
+            .set_owner(self.owner.load(Ordering::Relaxed), Key { rmap: self.mapped_by.load(Ordering::Relaxed), index });
         // One for the place, one for the hold that is returned.
         frame.get();
         *place = pfn.get();
@@ -208,6 +209,11 @@ impl PageIndex {
     }
 
     fn take_out(&self, index: u32, page: &LockedPage<'_>) {
+        // Unmapped first: who finds the place empty may rely on nobody seeing the page any more. Nobody maps it again, for
+        // that needs the lock that we hold.
+        let mut debt = FlushDebt::new(&self.physical);
+        self.rmap.unmap(&self.physical, index, page.pfn, &mut debt);
+        debt.pay();
         {
             let mut chunks = self.chunks.lock();
             if let Some(chunk) = chunks.get_mut(&(index / CHUNK)) {
@@ -217,9 +223,6 @@ impl PageIndex {
                 }
             }
         }
-        let mut debt = FlushDebt::new(&self.physical);
-        self.rmap.unmap(&self.physical, index, page.pfn, &mut debt);
-        debt.pay();
         // Whoever still pins it holds a frame that belongs to nobody: it stays where it is until he lets go.
         self.physical.frame(page.pfn).set_owner(0, Key::default());
         self.physical.put(page.pfn);

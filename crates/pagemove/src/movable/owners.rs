@@ -51,8 +51,9 @@ impl Owner {
 
     /// Begins a use of the driver's callbacks; `None` once it unregisters.
     pub(crate) fn begin(self: &Arc<Self>) -> Option<OwnerUse> {
+        // Relaxed: callbacks are ordered by their frames' locks, and the driver's beginning by its registration.
         self.uses
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |uses| (uses & CLOSING == 0).then_some(uses + 1))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |uses| (uses & CLOSING == 0).then_some(uses + 1))
             .ok()
             .map(|_| OwnerUse { owner: self.clone() })
     }

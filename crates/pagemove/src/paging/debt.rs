@@ -72,7 +72,7 @@ impl<'p> FlushDebt<'p> {
             self.physical.put(pfn);
         }
         for pfn in self.tables.drain(..) {
-            self.physical.put(pfn);
+            self.physical.free_frozen(pfn);
         }
     }
 }

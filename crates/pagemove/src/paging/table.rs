@@ -72,9 +72,10 @@ impl Slot<'_> {
 
     /// Changes the entry from `old` to `new`; gives what stands there instead if it is no longer `old`.
     pub fn swap_if(&self, old: Entry, new: Entry) -> Result<(), Entry> {
-        // AcqRel: Release publishes the frame's fields and contents to who walks here; Acquire as in `load`.
+        // AcqRel: Release publishes the frame's fields and contents to who walks here; Acquire as in `load`. What was found
+        // instead is only compared, or swapped again.
         self.word
-            .compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Relaxed)
             .map(drop)
             .map_err(Entry::from_bits)
     }
@@ -189,7 +190,7 @@ impl PageTable {
         match word.compare_exchange(0, entry.bits(), Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(entry),
             Err(other) => {
-                self.physical.put(table);
+                self.physical.free_frozen(table);
                 Ok(Entry::from_bits(other))
             }
         }
@@ -251,7 +252,8 @@ impl PageTable {
         let behind = gap.end.min(VirtAddr::LIMIT >> PAGE_SHIFT).saturating_sub(base).div_ceil(pages).min(1 << BITS);
         for number in first..behind {
             let word = self.word(table, number as usize);
-            let entry = Entry::from_bits(word.load(Ordering::Acquire));
+            // Relaxed, here and below: the address space's lock orders what faults have added, the flush what is taken away.
+            let entry = Entry::from_bits(word.load(Ordering::Relaxed));
             if !entry.is_present() || entry.has(Flags::HUGE) {
                 continue;
             }
@@ -260,7 +262,7 @@ impl PageTable {
                 self.prune_below(entry.pfn(), level - 1, at, gap, debt);
             }
             if gap.start <= at && at + pages <= gap.end {
-                word.store(0, Ordering::Release);
+                word.store(0, Ordering::Relaxed);
                 // A processor may still walk through the table: its frame is free after the flush.
                 debt.owe(self.space, VirtAddr::new(at << PAGE_SHIFT).unwrap_or_default(), 1);
                 debt.keep_table(entry.pfn());
@@ -272,7 +274,7 @@ impl PageTable {
 impl Drop for PageTable {
     fn drop(&mut self) {
         // The address space has unmapped and pruned everything; nobody walks a table that nobody has.
-        self.physical.put(self.root);
+        self.physical.free_frozen(self.root);
     }
 }
 
@@ -281,7 +283,7 @@ fn index(address: VirtAddr, level: u32) -> usize {
 }
 
 fn new_table(physical: &Physical, entry: impl Fn(u32) -> Entry) -> Result<Pfn, AllocError> {
-    let pfn = physical.alloc(Order::ZERO, Kind::PageTable)?;
+    let pfn = physical.alloc_frozen(Order::ZERO, Kind::PageTable)?;
     for (number, word) in physical.ram_words(pfn).iter().enumerate() {
         // Relaxed: published with the entry that points here.
         word.store(entry(number as u32).bits(), Ordering::Relaxed);

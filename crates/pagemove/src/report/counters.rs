@@ -1,7 +1,8 @@
 //! Counters under the names of Linux's `/proc/vmstat` where it has them; read and written without locks.
 
 use super::Reason;
-use crate::sync::{AtomicU64, Ordering};
+// Not those of `sync`: nothing hangs on a counter, and the checkers have enough to choose from without them.
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

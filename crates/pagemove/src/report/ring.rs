@@ -1,5 +1,7 @@
 //! A ring of the engine's last events, for the report of a failure; writers never wait for each other or for a reader.
 
+use core::array;
+
 use super::Reason;
 use crate::{
     sync::{AtomicU64, Ordering},
@@ -7,7 +9,7 @@ use crate::{
 };
 
 /// Events kept.
-const EVENTS: usize = 1024;
+const EVENTS: usize = if cfg!(feature = "loom") { 2 } else { 1024 };
 
 /// Something that happened to a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +39,7 @@ pub struct Ring {
 
 impl Default for Ring {
     fn default() -> Self {
-        Self { next: AtomicU64::new(0), slots: [const { [AtomicU64::new(0), AtomicU64::new(0)] }; _] }
+        Self { next: AtomicU64::new(0), slots: array::from_fn(|_| Default::default()) }
     }
 }
 
@@ -54,8 +56,8 @@ impl Ring {
                 Event::Moved { from, to } => (from.get(), u64::from(to.get())),
                 Event::Stayed { pfn, reason } => (pfn.get(), STAYED | reason as u64),
             };
-            // Release on each: a reader that sees the new value has seen the cleared stamp, and so can tell a torn event.
-            stamp.store(0, Ordering::Release);
+            // Release on what follows: a reader that sees the new value has seen the cleared stamp, and so can tell a torn event.
+            stamp.store(0, Ordering::Relaxed);
             value.store(second, Ordering::Release);
             stamp.store(((ticket + 1) & 0xffff_ffff) << 32 | u64::from(pfn), Ordering::Release);
         }
@@ -63,12 +65,12 @@ impl Ring {
 
     /// Calls `see` with the events that are still there, oldest first.
     pub fn for_each(&self, mut see: impl FnMut(Event)) {
-        let end = self.next.load(Ordering::Acquire);
+        let end = self.next.load(Ordering::Relaxed);
         for ticket in end.saturating_sub(EVENTS as u64)..end {
             let [stamp, value] = &self.slots[ticket as usize % EVENTS];
             let before = stamp.load(Ordering::Acquire);
             let second = value.load(Ordering::Acquire);
-            if before != stamp.load(Ordering::Acquire) || before >> 32 != (ticket + 1) & 0xffff_ffff {
+            if before != stamp.load(Ordering::Relaxed) || before >> 32 != (ticket + 1) & 0xffff_ffff {
                 continue;
             }
             let pfn = Pfn::new(before as u32);

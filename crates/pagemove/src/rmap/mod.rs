@@ -46,7 +46,8 @@ impl MovingPage {
 ///
 /// Both calls get pages of this map only, whose frames the move holds locked, and keep each frame's counts: an entry
 /// taken out gives its map count and its reference back, an entry put in takes them
-/// (with [`mapping_removed`] and [`mapping_added`]).
+/// (with [`mapping_removed`] and [`mapping_added`]). Outside of a move a device counts its entries with
+/// [`device_mapped`] and [`device_unmapped`].
 pub trait ReverseMap: Send + Sync {
     /// Blocks every mapping of the pages that don't stay: an access through one waits, or faults and waits, until
     /// [`Self::rebind`]. What was dirty is marked so on the frame. Owes the flushes to `debt`.
@@ -70,4 +71,18 @@ pub fn mapping_removed(physical: &Physical, pfn: Pfn) {
 /// Counts a mapping of `pfn` that is about to be put in place, before it is.
 pub fn mapping_added(physical: &Physical, pfn: Pfn) {
     physical.frame(pfn).mapped();
+}
+
+/// Counts a mapping of `pfn` that a device is about to put in its own table; the caller has the page locked.
+pub fn device_mapped(physical: &Physical, pfn: Pfn) {
+    physical.frame(pfn).mapped();
+    physical.settle_class(pfn);
+}
+
+/// Counts a mapping of `pfn` that a device has just taken out of its own table, and uses no longer. If nobody else has
+/// the page, frees it.
+pub fn device_unmapped(physical: &Physical, pfn: Pfn) {
+    physical.frame(pfn).unmapped();
+    physical.settle_class(pfn);
+    physical.put(pfn);
 }

@@ -34,7 +34,7 @@ pub trait Mappable: Send + Sync {
 }
 
 /// Reads a page from its backing store: gets the page offset, and fills the page's words.
-pub type ReadPage = dyn Fn(u32, &[core::sync::atomic::AtomicU64; 512]) + Send + Sync;
+pub type ReadPage = dyn Fn(u32, &[crate::sync::AtomicU64; 512]) + Send + Sync;
 
 /// A file whose pages stand in the page cache, on the LRU: a memory file, or one with a backing store to read from.
 pub struct PageCache {

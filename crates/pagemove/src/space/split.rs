@@ -49,7 +49,8 @@ impl AddressSpace {
             })?;
             // A reference before the lock: a move may take the page away at any time, and give the frame to others.
             if !self.physical().frame(entry.pfn()).get_unless_zero() {
-                self.physical().put(lower);
+                self.physical().free_frozen(lower);
+                self.physical().machine().pause();
                 continue;
             }
             let lock = self.physical().frames().lock(entry.pfn());
@@ -59,7 +60,10 @@ impl AddressSpace {
                 return Ok(());
             }
             self.physical().put(entry.pfn());
-            self.physical().put(lower);
+            self.physical().free_frozen(lower);
+            // A move that waits for the lock holds the reference that is in our way; trying again at once would take the lock
+            // from under it, for ever.
+            self.physical().machine().pause();
         }
     }
 

@@ -11,5 +11,7 @@ mod validate;
 
 pub(crate) use pageblock::ClassRun;
 pub use pageblock::{Migratetype, Pageblocks, Summary};
+#[cfg(all(test, feature = "loom"))]
+pub(crate) use percpu::CpuLocal;
 pub use physical::{AllocError, BootError, Config, Physical};
 pub use validate::Invalid;

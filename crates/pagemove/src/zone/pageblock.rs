@@ -44,6 +44,7 @@ const BITS: u32 = 12;
 /// Classes in the first word, those that change often.
 const FIRST: usize = 5;
 
+#[derive(Default)]
 #[repr(C, align(32))]
 struct Block {
     first: AtomicU64,
@@ -52,6 +53,7 @@ struct Block {
     zone: AtomicU32,
 }
 
+#[cfg(not(feature = "loom"))]
 const _: () = assert!(size_of::<Block>() == 32);
 
 #[allow(unsafe_code)]
@@ -181,8 +183,7 @@ impl Pageblocks {
     pub(super) fn home(&self, pfn: Pfn) -> Option<(usize, Migratetype)> {
         let block = self.blocks.get(self.number(pfn) as usize)?;
         let zone = block.zone.load(Ordering::Relaxed);
-        // Acquire as in `migratetype`.
-        let migratetype = Migratetype::ALL[block.migratetype.load(Ordering::Acquire) as usize & 3];
+        let migratetype = Migratetype::ALL[block.migratetype.load(Ordering::Relaxed) as usize & 3];
         (zone != u32::MAX).then_some((zone as usize, migratetype))
     }
 
@@ -197,13 +198,13 @@ impl Pageblocks {
 
     /// Reads what block `number` is meant for.
     pub fn migratetype(&self, number: u32) -> Migratetype {
-        // Acquire pairs with `set_migratetype`: a free that sees the block isolated goes to the buddy lists.
-        Migratetype::ALL[self.block(number).migratetype.load(Ordering::Acquire) as usize & 3]
+        // Relaxed: a hint, but under the zone's lock. A free that sees the block isolated goes to the buddy lists.
+        Migratetype::ALL[self.block(number).migratetype.load(Ordering::Relaxed) as usize & 3]
     }
 
     /// Under the zone's lock.
     pub(super) fn set_migratetype(&self, number: u32, migratetype: Migratetype) {
-        self.block(number).migratetype.store(migratetype as u32, Ordering::Release);
+        self.block(number).migratetype.store(migratetype as u32, Ordering::Relaxed);
     }
 
     /// Gives the zone of block `number`; `None` if it has none.
@@ -228,10 +229,11 @@ impl Pageblocks {
             block.second.fetch_add(second, Ordering::Relaxed);
         }
         if first != 0 {
-            let before = block.first.fetch_add(first, Ordering::AcqRel);
+            let before = block.first.fetch_add(first, Ordering::Relaxed);
             if !self.is_candidate(before) && self.is_candidate(before.wrapping_add(first)) {
-                // After the count, and AcqRel: pairs with `for_each_candidate`, which clears the bit before it reads the count.
-                self.index[number as usize / 64].fetch_or(1 << (number % 64), Ordering::AcqRel);
+                // After the count: Release pairs with the Acquire of `for_each_candidate`, which clears the bit before it
+                // reads the count.
+                self.index[number as usize / 64].fetch_or(1 << (number % 64), Ordering::Release);
             }
         }
     }
@@ -249,7 +251,7 @@ impl Pageblocks {
     /// [`super::Physical::drain_cpu_lists`].
     pub fn summary(&self, number: u32) -> Summary {
         let block = self.block(number);
-        let (first, second) = (block.first.load(Ordering::Acquire), block.second.load(Ordering::Acquire));
+        let (first, second) = (block.first.load(Ordering::Relaxed), block.second.load(Ordering::Relaxed));
         let mut counts = [0; Class::ALL.len()];
         for (number, count) in counts.iter_mut().enumerate() {
             *count = if number < FIRST { field(first, number) } else { field(second, number - FIRST) };
@@ -261,7 +263,7 @@ impl Pageblocks {
     pub fn for_each_candidate(&self, range: FrameRange, mut see: impl FnMut(u32, Summary)) {
         let numbers = self.numbers(range);
         for word in numbers.start / 64..numbers.end.div_ceil(64) {
-            let mut bits = self.index[word as usize].load(Ordering::Acquire);
+            let mut bits = self.index[word as usize].load(Ordering::Relaxed);
             while bits != 0 {
                 let bit = bits.trailing_zeros();
                 bits &= bits - 1;
@@ -269,14 +271,14 @@ impl Pageblocks {
                 if !numbers.contains(&number) {
                     continue;
                 }
-                if !self.is_candidate(self.block(number).first.load(Ordering::Acquire)) {
+                if !self.is_candidate(self.block(number).first.load(Ordering::Relaxed)) {
                     // Bits are cleared only here. Clear first, then look again: a count that rises meanwhile is either
-                    // seen now, or its own setting of the bit comes after our clearing.
-                    self.index[word as usize].fetch_and(!(1 << bit), Ordering::AcqRel);
-                    if !self.is_candidate(self.block(number).first.load(Ordering::Acquire)) {
+                    // seen now, by Acquire, or its own setting of the bit comes after our clearing.
+                    self.index[word as usize].fetch_and(!(1 << bit), Ordering::Acquire);
+                    if !self.is_candidate(self.block(number).first.load(Ordering::Relaxed)) {
                         continue;
                     }
-                    self.index[word as usize].fetch_or(1 << bit, Ordering::AcqRel);
+                    self.index[word as usize].fetch_or(1 << bit, Ordering::Relaxed);
                 }
                 see(number, self.summary(number));
             }

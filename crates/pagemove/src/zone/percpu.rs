@@ -14,14 +14,13 @@ use alloc::vec::Vec;
 use core::{
     cell::UnsafeCell,
     ops::{Deref, DerefMut},
-    sync::atomic::compiler_fence,
 };
 
 use super::pageblock::Migratetype;
 use crate::{
     frame::Class,
     port::Machine,
-    sync::{AtomicBool, Ordering},
+    sync::{AtomicBool, Ordering, light_barrier},
     units::Pfn,
 };
 
@@ -42,7 +41,7 @@ pub(super) const fn listed_class(migratetype: Migratetype) -> Class {
 }
 
 /// Lists of one processor for one zone.
-pub(super) struct CpuLists {
+pub(crate) struct CpuLists {
     lists: [Vec<Pfn>; 3],
     high: usize,
 }
@@ -83,7 +82,7 @@ impl CpuLists {
 
 /// The lists of one processor, and who is at them. On cache lines of its own.
 #[repr(align(128))]
-pub(super) struct CpuLocal {
+pub(crate) struct CpuLocal {
     inside: AtomicBool,
     revoked: AtomicBool,
     lists: UnsafeCell<CpuLists>,
@@ -93,7 +92,7 @@ pub(super) struct CpuLocal {
 unsafe impl Sync for CpuLocal {}
 
 impl CpuLocal {
-    pub(super) fn new(frames: u32, cpus: usize) -> Self {
+    pub(crate) fn new(frames: u32, cpus: usize) -> Self {
         Self {
             inside: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
@@ -112,14 +111,14 @@ impl CpuLocal {
     ///
     /// # Safety
     /// The caller is alone on the processor until the value is dropped: it has claimed it from the machine.
-    pub(super) unsafe fn enter(&self) -> Option<Inside<'_>> {
+    pub(crate) unsafe fn enter(&self) -> Option<Inside<'_>> {
         // Relaxed: only this processor sets it.
         if self.inside.load(Ordering::Relaxed) {
             return None;
         }
         self.inside.store(true, Ordering::Relaxed);
         // The processor may still do the load first: the barrier that the other side orders makes up for it.
-        compiler_fence(Ordering::SeqCst);
+        light_barrier();
         // Acquire pairs with the Release in `Inside::drop` of who revoked: what he did to the lists is seen.
         if self.revoked.load(Ordering::Acquire) {
             self.inside.store(false, Ordering::Release);
@@ -129,9 +128,9 @@ impl CpuLocal {
     }
 
     /// Goes in from any processor: keeps the lists' own one out, and waits until it is out.
-    pub(super) fn revoke(&self, machine: &dyn Machine) -> Inside<'_> {
-        // Acquire pairs with the Release of the one who revoked before.
-        while self.revoked.swap(true, Ordering::SeqCst) {
+    pub(crate) fn revoke(&self, machine: &dyn Machine) -> Inside<'_> {
+        // Acquire pairs with the Release of the one who revoked before; the barrier orders it before the look at `inside`.
+        while self.revoked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             machine.pause();
         }
         machine.barrier();
@@ -144,7 +143,7 @@ impl CpuLocal {
 }
 
 /// Access to a processor's lists; ends when dropped.
-pub(super) struct Inside<'a> {
+pub(crate) struct Inside<'a> {
     flag: &'a AtomicBool,
     of: &'a UnsafeCell<CpuLists>,
 }

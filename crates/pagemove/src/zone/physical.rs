@@ -1,5 +1,8 @@
 //! Physical memory: boot, allocation, freeing, and the moves of frames between classes.
 
+#[cfg(feature = "loom")]
+extern crate std;
+
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 use super::{
@@ -9,7 +12,7 @@ use super::{
 };
 use crate::{
     frame::{Class, Frame, FrameTable, Key, Kind, Pins, Put, State},
-    port::{Machine, Ram},
+    port::{CpuClaim, Machine, Ram},
     report::{Counters, Ring},
     sync::{AtomicU64, Mutex},
     units::{FrameRange, Order, Pfn},
@@ -64,7 +67,7 @@ struct Zone {
 /// The physical memory of a machine.
 pub struct Physical {
     machine: Arc<dyn Machine>,
-    releases_cpus: bool,
+    cpu_claim: CpuClaim,
     ram: Ram,
     frames: FrameTable,
     blocks: Pageblocks,
@@ -72,6 +75,8 @@ pub struct Physical {
     pins: Pins,
     counters: Counters,
     events: Ring,
+    #[cfg(feature = "loom")]
+    words: Vec<std::sync::OnceLock<Box<[AtomicU64; 512]>>>,
 }
 
 impl Physical {
@@ -97,8 +102,20 @@ impl Physical {
             })
             .collect();
         let (pins, counters, events) = Default::default();
-        let releases_cpus = machine.releases_cpus();
-        Ok(Self { machine, releases_cpus, ram, frames, blocks, zones, pins, counters, events })
+        let cpu_claim = machine.cpu_claim();
+        Ok(Self {
+            machine,
+            cpu_claim,
+            ram,
+            frames,
+            blocks,
+            zones,
+            pins,
+            counters,
+            events,
+            #[cfg(feature = "loom")]
+            words: (0..ram.frames()).map(|_| Default::default()).collect(),
+        })
     }
 
     /// Gives the machine.
@@ -112,9 +129,16 @@ impl Physical {
     }
 
     /// Views a frame's contents as words: a page table's entries, or data that the caller keeps from moving meanwhile.
+    #[cfg(not(feature = "loom"))]
     pub fn ram_words(&self, pfn: Pfn) -> &[AtomicU64; 512] {
         // Bound to `self`, which keeps the machine.
         self.ram.words(pfn)
+    }
+
+    /// As above; loom's atomics are more than their bits, and can't be in RAM.
+    #[cfg(feature = "loom")]
+    pub fn ram_words(&self, pfn: Pfn) -> &[AtomicU64; 512] {
+        self.words[pfn.index()].get_or_init(|| Box::new(core::array::from_fn(|_| AtomicU64::new(0))))
     }
 
     /// Gives the frame table.
@@ -175,25 +199,40 @@ impl Physical {
     /// Zones are tried from the last one down, as low memory is the scarcer.
     #[inline]
     pub fn alloc(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
+        self.allocate(order, kind, 1)
+    }
+
+    /// Allocates as [`Self::alloc`] does, but without a reference, so that nobody else can get one: the frames are the
+    /// caller's alone until [`Self::free_frozen`]. For what never moves, is never mapped and has one owner (page tables, a
+    /// slab, a kernel's own data) counting is work for nothing; Linux has `alloc_frozen_pages` for it since 6.14. Panics if
+    /// `kind` is one that can move: a move takes a reference first.
+    #[inline]
+    pub fn alloc_frozen(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
+        assert!(!kind.is_movable(), "{kind:?} pages can move, so they must be counted: use `alloc`");
+        self.allocate(order, kind, 0)
+    }
+
+    #[inline]
+    fn allocate(&self, order: Order, kind: Kind, references: u32) -> Result<Pfn, AllocError> {
         if order == Order::ZERO
-            && let Some(pfn) = self.alloc_own(kind)
+            && let Some(pfn) = self.alloc_own(kind, references)
         {
             return Ok(pfn);
         }
-        self.alloc_shared(order, kind)
+        self.alloc_shared(order, kind, references)
     }
 
     /// The short way: a base page from this processor's list, if there is one.
-    fn alloc_own(&self, kind: Kind) -> Option<Pfn> {
+    fn alloc_own(&self, kind: Kind, references: u32) -> Option<Pfn> {
         let zone = self.zones.last()?;
         let pfn = self.with_own_lists(zone, |lists| lists?.list(migratetype_of(kind))?.pop())?;
-        self.dress(pfn, Order::ZERO, kind);
+        self.dress(pfn, Order::ZERO, kind, references);
         Some(pfn)
     }
 
     /// The long way: refills the list, looks in other zones, and on other processors' lists.
     #[cold]
-    fn alloc_shared(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
+    fn alloc_shared(&self, order: Order, kind: Kind, references: u32) -> Result<Pfn, AllocError> {
         let migratetype = migratetype_of(kind);
         for zone in self.zones.iter().rev() {
             let pfn = if order == Order::ZERO {
@@ -202,7 +241,7 @@ impl Physical {
                 zone.buddy.lock().take(self.tables(), order, migratetype)
             };
             if let Some(pfn) = pfn {
-                self.dress(pfn, order, kind);
+                self.dress(pfn, order, kind, references);
                 return Ok(pfn);
             }
         }
@@ -211,7 +250,7 @@ impl Physical {
         for zone in self.zones.iter().rev() {
             let pfn = zone.buddy.lock().take(self.tables(), order, migratetype);
             if let Some(pfn) = pfn {
-                self.dress(pfn, order, kind);
+                self.dress(pfn, order, kind, references);
                 return Ok(pfn);
             }
         }
@@ -221,14 +260,14 @@ impl Physical {
     /// Calls `act` with this processor's own lists of `zone`, if they can be had without waiting.
     #[inline(always)]
     fn with_own_lists<R>(&self, zone: &Zone, act: impl FnOnce(Option<&mut CpuLists>) -> R) -> R {
-        let Some(cpu) = self.machine.claim_cpu() else { return act(None) };
+        let cpu = zone.cpus.get((self.cpu_claim.claim)());
         #[allow(unsafe_code)]
-        // SAFETY: claimed until `release_cpu`, by when `lists` is dropped.
-        let mut lists: Option<Inside<'_>> = unsafe { zone.cpus[cpu].enter() };
+        // SAFETY: claimed until `release`, by when `lists` is dropped.
+        let mut lists: Option<Inside<'_>> = cpu.and_then(|cpu| unsafe { cpu.enter() });
         let result = act(lists.as_deref_mut());
         drop(lists);
-        if self.releases_cpus {
-            self.machine.release_cpu();
+        if let Some(release) = self.cpu_claim.release {
+            release();
         }
         result
     }
@@ -260,9 +299,9 @@ impl Physical {
         run.finish(&self.blocks);
     }
 
-    /// Makes free frames, which are the caller's alone (set aside, or just taken), an allocation of `kind` with one reference.
+    /// Makes free frames, which are the caller's alone (set aside, or just taken), an allocation of `kind`.
     #[inline(always)]
-    fn dress(&self, pfn: Pfn, order: Order, kind: Kind) {
+    fn dress(&self, pfn: Pfn, order: Order, kind: Kind, references: u32) {
         let class = kind.first_class();
         if order > Order::ZERO {
             for tail in (FrameRange { start: pfn, frames: order.frames() }).iter().skip(1) {
@@ -273,7 +312,7 @@ impl Physical {
         let counted = frame.state().class();
         frame.set_owner(0, Key::default());
         frame.set_state(State::new(kind, class, order));
-        frame.set_counts(1, 0);
+        frame.set_counts(references, 0);
         self.count(pfn, order, counted, class);
     }
 
@@ -296,7 +335,23 @@ impl Physical {
     /// Gives a reference back; the last one frees the frame.
     pub fn put(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
-        if frame.put() == Put::Last && !self.free_own(pfn, frame) {
+        if frame.put() == Put::Last {
+            self.release(pfn, frame);
+        }
+    }
+
+    /// Frees what [`Self::alloc_frozen`] gave. Panics if somebody has a reference or maps it.
+    pub fn free_frozen(&self, pfn: Pfn) {
+        let frame = &self.frames[pfn];
+        if !frame.is_frozen() {
+            freed_in_use(pfn, frame);
+        }
+        self.release(pfn, frame);
+    }
+
+    #[inline(always)]
+    fn release(&self, pfn: Pfn, frame: &Frame) {
+        if !self.free_own(pfn, frame) {
             self.free(pfn);
         }
     }
@@ -305,15 +360,17 @@ impl Physical {
     #[inline(always)]
     fn free_own(&self, pfn: Pfn, frame: &Frame) -> bool {
         let Some((zone, migratetype)) = self.blocks.home(pfn) else { return false };
-        let (state, listed) = (frame.state(), CACHED.with_class(listed_class(migratetype)));
-        if state.order() != Order::ZERO || state.class() != listed.class() {
+        let class = listed_class(migratetype);
+        if !frame.state().is_base_page_of(class) {
             return false;
         }
-        self.check_freed(pfn);
+        if cfg!(debug_assertions) {
+            check_freed(pfn, frame);
+        }
         self.with_own_lists(&self.zones[zone], |lists| {
             let room = lists.and_then(|lists| lists.room(migratetype));
             room.is_some_and(|list| {
-                frame.set_state(listed);
+                frame.set_state(CACHED.with_class(class));
                 list.push(pfn);
                 true
             })
@@ -331,7 +388,7 @@ impl Physical {
             }
             return;
         }
-        let class = self.check_freed(pfn);
+        let class = check_freed(pfn, &self.frames[pfn]);
         for pfn in (FrameRange { start: pfn, frames: order.frames() }).iter() {
             self.frames[pfn].set_state(FREE);
         }
@@ -359,7 +416,7 @@ impl Physical {
     /// Puts a base page on a processor's list; without one, or from an isolated block, on the buddy lists.
     #[inline(always)]
     fn free_base(&self, zone: &Zone, lists: Option<&mut CpuLists>, pfn: Pfn, run: &mut ClassRun) {
-        let class = self.check_freed(pfn);
+        let class = check_freed(pfn, &self.frames[pfn]);
         let migratetype = self.blocks.migratetype(self.blocks.number(pfn));
         let high = lists.as_ref().map_or(0, |lists| lists.high());
         if let Some(list) = lists.and_then(|lists| lists.list(migratetype)) {
@@ -386,23 +443,9 @@ impl Physical {
         buddy.give(self.tables(), pfn, Order::ZERO);
     }
 
-    /// Checks that an allocation is the caller's alone; gives the class that it counts as.
-    #[inline(always)]
-    fn check_freed(&self, pfn: Pfn) -> Class {
-        let frame = &self.frames[pfn];
-        let state = frame.state();
-        debug_assert_eq!(
-            (frame.refs(), frame.maps(), frame.pins()),
-            (0, 0, 0),
-            "frame {pfn} is freed in use: {frame:?}"
-        );
-        debug_assert!(!matches!(state.kind(), Kind::Free | Kind::Cached | Kind::Tail), "frame {pfn} is freed twice");
-        state.class()
-    }
-
     /// Sets a base page, which is the caller's alone, aside again.
     pub(crate) fn undress_to_reserved(&self, pfn: Pfn) {
-        let class = self.check_freed(pfn);
+        let class = check_freed(pfn, &self.frames[pfn]);
         self.frames[pfn].set_state(CACHED.with_class(class));
     }
 
@@ -429,7 +472,7 @@ impl Physical {
             taken = take();
         }
         if taken {
-            self.dress(pfn, Order::ZERO, kind);
+            self.dress(pfn, Order::ZERO, kind, 1);
         }
         taken
     }
@@ -518,7 +561,7 @@ impl Physical {
         }
     }
 
-    fn class_of(&self, frame: &Frame) -> Class {
+    pub(super) fn class_of(&self, frame: &Frame) -> Class {
         match frame.state().kind() {
             kind if kind.is_movable() && frame.pins() > 0 => Class::Pinned,
             Kind::Driver if frame.maps() > 0 => Class::DriverMapped,
@@ -544,6 +587,23 @@ impl Physical {
 
 const CACHED: State = State::new(Kind::Cached, Class::Free, Order::ZERO);
 const FREE: State = State::new(Kind::Free, Class::Free, Order::ZERO);
+
+// Apart, so that what it prints isn't kept in memory on the way that it isn't on.
+#[cold]
+fn freed_in_use(pfn: Pfn, frame: &Frame) -> ! {
+    panic!("frame {pfn} is freed in use: {frame:?}")
+}
+
+/// Checks that an allocation is the caller's alone; gives the class that it counts as.
+#[inline(always)]
+fn check_freed(pfn: Pfn, frame: &Frame) -> Class {
+    let state = frame.state();
+    if cfg!(debug_assertions) && !(frame.is_frozen() && frame.pins() == 0) {
+        freed_in_use(pfn, frame);
+    }
+    debug_assert!(!matches!(state.kind(), Kind::Free | Kind::Cached | Kind::Tail), "frame {pfn} is freed twice");
+    state.class()
+}
 
 fn migratetype_of(kind: Kind) -> Migratetype {
     match kind {

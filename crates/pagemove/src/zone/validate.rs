@@ -55,8 +55,11 @@ impl Physical {
                         }
                     }
                     _ => {
-                        if frame.refs() < frame.maps() || frame.refs() == 0 {
-                            return wrong("has fewer references than mappings, or none");
+                        if frame.refs() < frame.maps() || frame.refs() == 0 && state.kind().is_movable() {
+                            return wrong("has fewer references than mappings, or is movable and has none");
+                        }
+                        if state.class() != self.class_of(frame) {
+                            return wrong("counts as another class than its kind, mappings and pins make it");
                         }
                         if state.marks().contains(Marks::ISOLATED) {
                             return wrong("is still isolated, but nothing moves");

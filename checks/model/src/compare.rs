@@ -1,0 +1,167 @@
+//! Compares all that can be seen without changing it: mappings, marks of pages, which pages share contents, pins.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pagemove::{
+    frame::Marks,
+    paging::{Entry, Flags},
+    space::Protection,
+    units::{Order, Pfn},
+};
+use std::sync::atomic::Ordering;
+
+use crate::{
+    call::{Backing, WORDS},
+    engine::{Engine, NAMES},
+    model::Model,
+    space::{Mapping, Touched, address},
+};
+
+/// Says what differs. With `vague` only contents and mappings are compared: after a call that failed for want of memory,
+/// the engine may have brought in pages of which the model knows nothing.
+pub(crate) fn compare(model: &Model, engine: &Engine, vague: bool) -> Result<(), String> {
+    if model.processes.len() != engine.processes.len() || model.pins.len() != engine.pins.len() {
+        return Err("the numbers of processes or pins differ".into());
+    }
+    if model.balloon as usize != engine.balloon.pages() {
+        return Err(format!("{} pages in the balloon, {} expected", engine.balloon.pages(), model.balloon));
+    }
+    for process in 0..model.processes.len() {
+        mappings(model, engine, process).map_err(|what| format!("process {process}: {what}"))?;
+    }
+    let mut seen = Seen { dirty: dirty_frames(engine), ..Seen::default() };
+    for process in 0..model.processes.len() {
+        pages(model, engine, process, vague, &mut seen).map_err(|what| format!("process {process}, {what}"))?;
+    }
+    pins(model, engine, &seen)
+}
+
+/// Which contents were found in which frame.
+#[derive(Default)]
+struct Seen {
+    dirty: BTreeSet<Pfn>,
+    frame_of: BTreeMap<usize, Pfn>,
+    cell_of: BTreeMap<Pfn, usize>,
+}
+
+fn mappings(model: &Model, engine: &Engine, process: usize) -> Result<(), String> {
+    let vmas = engine.processes[process].space().vmas();
+    let found = vmas.iter().map(|vma| {
+        let name = vma.file_name().map(str::to_owned);
+        (engine.bounds().offset_of(vma.range.start()), vma.range.pages(), vma.protection, vma.is_shared(), name)
+    });
+    let expected = model.processes[process].mappings.iter().map(|(&page, mapping)| {
+        let name = match mapping.backing {
+            Backing::Anonymous { .. } => None,
+            Backing::Shared { file, .. } | Backing::Private { file, .. } => Some(NAMES[file].to_owned()),
+        };
+        (page, mapping.pages, mapping.rights, mapping.is_shared(), name)
+    });
+    let (found, expected): (Vec<_>, Vec<_>) = (found.collect(), expected.collect());
+    if found == expected { Ok(()) } else { Err(format!("mappings are {found:?}, expected {expected:?}")) }
+}
+
+/// Lists the frames that are dirty by any entry, or by their own mark.
+fn dirty_frames(engine: &Engine) -> BTreeSet<Pfn> {
+    let physical = engine.core().physical();
+    let mut dirty = BTreeSet::new();
+    for process in &engine.processes {
+        process.space().for_each_entry(|_, entry| {
+            if entry.has(Flags::DIRTY) || physical.frame(entry.pfn()).state().marks().contains(Marks::DIRTY) {
+                dirty.insert(entry.pfn());
+            }
+        });
+    }
+    dirty
+}
+
+fn pages(model: &Model, engine: &Engine, process: usize, vague: bool, seen: &mut Seen) -> Result<(), String> {
+    let space = &model.processes[process];
+    let mut result = Ok(());
+    engine.processes[process].space().for_each_entry(|at, entry| {
+        let page = engine.bounds().offset_of(at);
+        let checked = match (space.find(page), space.touched.get(&page)) {
+            _ if entry.is_migration() => Err("is still blocked, but nothing moves".into()),
+            (None, _) => Err("is there, but nothing is mapped".into()),
+            // The engine brings in 2 MiB at once; the model only what was used.
+            (Some((_, mapping)), _) if mapping.is_huge() => rights(entry, mapping),
+            (Some((_, mapping)), None) if vague => rights(entry, mapping),
+            (Some(_), None) => Err("is there, but nobody used it".into()),
+            (Some((_, mapping)), Some(touched)) => {
+                let marks = if vague { Ok(()) } else { marks(entry, touched, &model.cells[touched.cell], seen) };
+                rights(entry, mapping).and(marks).and_then(|()| same(entry, touched.cell, seen))
+            }
+        };
+        if let (Err(what), Ok(())) = (checked, &result) {
+            result = Err(format!("page {page}: {what} ({:?})", entry.flags()));
+        }
+    });
+    result?;
+    for (&page, touched) in &space.touched {
+        let entry = engine.processes[process].space().entry(address(engine.bounds(), page, 0));
+        let physical = engine.core().physical();
+        if !entry.is_present() {
+            return Err(format!("page {page}: was there, and is gone"));
+        }
+        // A dirty page of 2 MiB is dirty as a whole: more than the model knows, but never less.
+        let (cell, is_dirty) = (&model.cells[touched.cell], seen.dirty.contains(&entry.pfn()));
+        if (touched.soft_dirty && !entry.has(Flags::SOFT_DIRTY)) || (cell.dirty && !is_dirty) {
+            return Err(format!("page {page}: a mark is lost ({:?}, dirty: {is_dirty})", entry.flags()));
+        }
+        if physical.frame(entry.pfn()).state().order() == Order::ZERO {
+            contents(engine, entry.pfn(), &cell.words).map_err(|what| format!("page {page}: {what}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// No right that the mapping doesn't give, and those that are taken at once are.
+fn rights(entry: Entry, mapping: &Mapping) -> Result<(), String> {
+    let can = |right| mapping.rights.contains(right);
+    let wrong = (entry.has(Flags::WRITE) && !can(Protection::WRITE))
+        || entry.has(Flags::USER) == mapping.rights.is_empty()
+        || entry.has(Flags::NO_EXECUTE) == can(Protection::EXECUTE);
+    if wrong { Err(format!("rights are wrong for {:?}", mapping.rights)) } else { Ok(()) }
+}
+
+/// The marks are those expected; and who may store shares the page with nobody that must not see it.
+fn marks(entry: Entry, touched: &Touched, cell: &crate::model::Cell, seen: &Seen) -> Result<(), String> {
+    let found = (entry.has(Flags::SOFT_DIRTY), entry.has(Flags::EXCLUSIVE), seen.dirty.contains(&entry.pfn()));
+    let expected = (touched.soft_dirty, touched.exclusive, cell.dirty);
+    if found != expected {
+        return Err(format!("(soft-dirty, exclusive, dirty) are {found:?}, expected {expected:?}"));
+    }
+    if entry.has(Flags::WRITE) && !entry.has(Flags::SOFT_DIRTY) {
+        return Err("the next store would not be marked".into());
+    }
+    Ok(())
+}
+
+/// The same contents are in the same frame, and others in another.
+fn same(entry: Entry, cell: usize, seen: &mut Seen) -> Result<(), String> {
+    let pfn = entry.pfn();
+    let frame = *seen.frame_of.entry(cell).or_insert(pfn);
+    let other = *seen.cell_of.entry(pfn).or_insert(cell);
+    if frame != pfn {
+        return Err(format!("is in frame {pfn}, but others that share it have frame {frame}"));
+    }
+    if other != cell { Err(format!("frame {pfn} is another page's as well")) } else { Ok(()) }
+}
+
+fn contents(engine: &Engine, pfn: Pfn, expected: &[u64; WORDS.len()]) -> Result<(), String> {
+    let words = engine.core().physical().ram_words(pfn);
+    let found = WORDS.map(|word| words[word].load(Ordering::Acquire));
+    if found == *expected { Ok(()) } else { Err(format!("frame {pfn} holds {found:x?}, expected {expected:x?}")) }
+}
+
+/// What devices see is what processes see.
+fn pins(model: &Model, engine: &Engine, seen: &Seen) -> Result<(), String> {
+    for (number, (expected, pin)) in model.pins.iter().zip(&engine.pins).enumerate() {
+        let told = |what| format!("pin {number}: {what}");
+        contents(engine, pin.pfn(), &model.cells[expected.cell].words).map_err(told)?;
+        if let Some(frame) = seen.frame_of.get(&expected.cell).filter(|&&frame| frame != pin.pfn()) {
+            return Err(told(format!("is of frame {}, but the page is in frame {frame}", pin.pfn())));
+        }
+    }
+    Ok(())
+}

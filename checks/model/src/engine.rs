@@ -1,0 +1,430 @@
+//! The engine on a hosted machine with the soft TLB: does what calls say, and gives what became of it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
+
+use pagemove::{
+    Engine as Core,
+    compact::{Goal, alloc_compacting, compact},
+    frame::Kind,
+    migrate::{AnyFree, Mover, Options},
+    paging::{Entry, Flags},
+    port::Contents,
+    report::{Counter, Reason},
+    space::{Access, Map, Mappable, PageCache, PinnedPage, Source, SpaceError},
+    units::{FrameRange, HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
+    zone::{self, Physical},
+};
+use pagemove_drivers::{Balloon, CharDevice, DeviceFile};
+use pagemove_hosted::{Config, ForkError, Hosted, Process, TlbKind, enter_cpu};
+
+use crate::{
+    call::{Address, Answer, Backing, Call, Pages, TLBS, WORDS, answer},
+    history::Sabotage,
+    machine::Lonely,
+    model::{FILE_PAGES, MOODY, stored},
+    moody::Moody,
+    space::address,
+};
+
+/// Virtual processors: more than TLBs in use, so that tests on several threads have lists of free frames as well.
+const CPUS: usize = 2 * TLBS;
+
+/// A file of either kind.
+enum File {
+    Cache(Arc<PageCache>),
+    Device(Arc<DeviceFile>),
+    Moody(Arc<Moody>),
+}
+
+/// Frames that the kernel has taken, filled so that a stray store shows.
+struct Taken {
+    pfn: Pfn,
+    order: Order,
+    frozen: bool,
+    fill: u64,
+}
+
+/// The machine and all that is on it. Fields are dropped in order: what uses the engine goes before it.
+pub(crate) struct Engine {
+    pub(crate) pins: Vec<PinnedPage>,
+    pub(crate) processes: Vec<Process>,
+    files: Vec<File>,
+    pub(crate) balloon: Balloon,
+    taken: Vec<Taken>,
+    sabotage: Option<Sabotage>,
+    free: u32,
+    bounds: VirtRange,
+    core: Arc<Core>,
+    machine: Arc<Lonely>,
+    hosted: Arc<Hosted>,
+}
+
+fn told(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+impl Engine {
+    /// Makes a machine of so many 2 MiB blocks, with one process. `sabotage` is done at each move.
+    pub(crate) fn new(blocks: u32, sabotage: Option<Sabotage>) -> Result<Self, String> {
+        let frames = blocks * HUGE_ORDER.frames();
+        let config = Config { frames, cpus: CPUS, tlb: TlbKind::Soft, contents: Contents::All };
+        let hosted = Hosted::new(config).map_err(told)?;
+        let machine = Lonely::new(hosted.clone());
+        let zones = vec![FrameRange { start: Pfn::new(0), frames }];
+        let core = Core::boot(machine.clone(), &zone::Config { zones, pageblock_order: HUGE_ORDER }).map_err(told)?;
+        let free = core.physical().free_frames();
+        let read = |page, words: &[std::sync::atomic::AtomicU64; 512]| {
+            WORDS.iter().for_each(|&word| words[word].store(stored(page, word), Ordering::Release));
+        };
+        let files = vec![
+            File::Cache(PageCache::new(&core, NAMES[0], FILE_PAGES)),
+            File::Cache(PageCache::with_store(&core, NAMES[1], FILE_PAGES, Some(Box::new(read)))),
+            File::Device(CharDevice::new(&core, NAMES[2]).open(FILE_PAGES)),
+            File::Moody(Moody::open(&core, FILE_PAGES)),
+        ];
+        let process = Process::new(&hosted, &core).map_err(told)?;
+        Ok(Self {
+            bounds: process.space().bounds(),
+            pins: Vec::new(),
+            processes: vec![process],
+            files,
+            balloon: Balloon::new(&core),
+            taken: Vec::new(),
+            sabotage,
+            free,
+            core,
+            machine,
+            hosted,
+        })
+    }
+
+    /// Gives the core.
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Gives the bounds of all processes' mappings.
+    pub(crate) fn bounds(&self) -> VirtRange {
+        self.bounds
+    }
+
+    /// Gives the number of pages moved so far.
+    pub(crate) fn moved(&self) -> u64 {
+        self.core.physical().counters().get(Counter::PgmigrateSuccess)
+    }
+
+    /// Does what a call says. An error is something that may never be, whatever the model says.
+    pub(crate) fn apply(&mut self, call: &Call) -> Result<Answer, String> {
+        Ok(match *call {
+            Call::Load { at, cpu } => {
+                enter_cpu(cpu);
+                answer(self.processes[at.process].load(self.address(at)).map(Answer::Word))
+            }
+            Call::Store { at, cpu, value } => {
+                enter_cpu(cpu);
+                answer(self.processes[at.process].store(self.address(at), value).map(|()| Answer::Done))
+            }
+            Call::Fetch { at } => {
+                let space = self.processes[at.process].space();
+                answer(space.fault(self.address(at), Access::Execute).map(|()| Answer::Done))
+            }
+            Call::Map { process, at, pages, rights, backing } => {
+                let at = at.map(|page| self.place(page));
+                let map = Map { at, pages, protection: rights, source: self.source(backing) };
+                self.mapped(self.processes[process].space().mmap(&map))
+            }
+            Call::Unmap(range) => {
+                let outcome = self.processes[range.process].space().munmap(self.range(range)?);
+                answer(outcome.map(|()| Answer::Done))
+            }
+            Call::Protect { range, rights } => {
+                let outcome = self.processes[range.process].space().mprotect(self.range(range)?, rights);
+                answer(outcome.map(|()| Answer::Done))
+            }
+            Call::Remap { range, pages, to } => {
+                let to = to.map(|page| self.place(page));
+                self.mapped(self.processes[range.process].space().mremap(self.range(range)?, pages, to))
+            }
+            Call::ClearSoftDirty { process } => {
+                self.processes[process].space().clear_soft_dirty();
+                Answer::Done
+            }
+            Call::Start => match Process::new(&self.hosted, &self.core) {
+                Ok(process) => {
+                    self.processes.push(process);
+                    Answer::Done
+                }
+                // The machine has no other reason.
+                Err(_) => Answer::OutOfMemory,
+            },
+            Call::Fork { process } => match self.processes[process].fork() {
+                Ok(child) => {
+                    self.processes.push(child);
+                    Answer::Done
+                }
+                Err(ForkError::Space(error)) => error.into(),
+                Err(error) => return Err(told(error)),
+            },
+            Call::Exit { process } => {
+                drop(self.processes.remove(process));
+                Answer::Done
+            }
+            Call::Pin { range, write } => {
+                let pins = self.processes[range.process].space().pin(self.range(range)?, write, "device");
+                answer(pins.map(|pins| {
+                    self.pins.extend(pins);
+                    Answer::Done
+                }))
+            }
+            Call::Unpin { pin } => {
+                drop(self.pins.remove(pin));
+                Answer::Done
+            }
+            Call::PinStore { pin, word, value } => {
+                self.pins[pin].words()[WORDS[word]].store(value, Ordering::Release);
+                Answer::Done
+            }
+            Call::FileLoad { file, page, word } => {
+                let file = self.files[file].mappable();
+                answer(file.fault(page).map(|page| Answer::Word(page.words()[WORDS[word]].load(Ordering::Acquire))))
+            }
+            Call::FileStore { file, page, word, value } => {
+                answer(self.files[file].mappable().fault(page).map(|page| {
+                    page.words()[WORDS[word]].store(value, Ordering::Release);
+                    page.mark_dirty();
+                    Answer::Done
+                }))
+            }
+            Call::Truncate { file, page, pages } => {
+                match &self.files[file] {
+                    File::Cache(cache) => cache.index().truncate(page..page + pages),
+                    File::Device(device) => (page..page + pages).for_each(|page| {
+                        device.free(page);
+                    }),
+                    File::Moody(moody) => moody.index().truncate(page..page + pages),
+                }
+                Answer::Done
+            }
+            Call::DropClean { file } => match &self.files[file] {
+                File::Cache(cache) => Answer::Count(cache.index().drop_clean(0..FILE_PAGES)),
+                File::Device(_) | File::Moody(_) => return Err("only a file's pages can be clean".into()),
+            },
+            Call::Mood(mood) => {
+                if let File::Moody(moody) = &self.files[MOODY] {
+                    moody.set(mood);
+                }
+                Answer::Done
+            }
+            Call::Move { process, ref pages, options } => self.move_pages(process, pages, options)?,
+            Call::MoveAll(options) => {
+                let kind = |pfn| self.core.physical().frame(pfn).state().kind();
+                let zones = self.core.physical().zones().flat_map(|zone| zone.iter().collect::<Vec<_>>());
+                let all: Vec<Pfn> = zones.filter(|&pfn| kind(pfn).is_movable()).collect();
+                self.moving(|engine| drop(engine.migrate(&all, options)))?;
+                Answer::Done
+            }
+            Call::Compact(options) => {
+                let zones: Vec<FrameRange> = self.core.physical().zones().collect();
+                self.moving(|engine| {
+                    zones.into_iter().for_each(|zone| drop(compact(&engine.core, zone, Goal::All, options)))
+                })?;
+                Answer::Done
+            }
+            Call::Take { order, frozen } => {
+                let physical = self.core.physical();
+                let alloc = if frozen { Physical::alloc_frozen } else { Physical::alloc };
+                let pfn = alloc(physical, order, Kind::Kernel).ok();
+                self.take(pfn, order, frozen)
+            }
+            Call::TakeHuge(options) => {
+                let taken =
+                    self.moving(|engine| alloc_compacting(&engine.core, HUGE_ORDER, Kind::Kernel, options).ok())?;
+                self.take(taken, HUGE_ORDER, false)
+            }
+            Call::Give { taken } => self.give(taken)?,
+            Call::Inflate { pages } => self.balloon.inflate(pages).map_or(Answer::OutOfMemory, |()| Answer::Done),
+            Call::Deflate { pages } => Answer::Count(self.balloon.deflate(pages)),
+            Call::Drain => {
+                self.core.physical().drain_cpu_lists();
+                Answer::Done
+            }
+        })
+    }
+
+    fn place(&self, page: u32) -> VirtAddr {
+        address(self.bounds, page, 0)
+    }
+
+    fn address(&self, at: Address) -> VirtAddr {
+        address(self.bounds, at.page, WORDS[at.word])
+    }
+
+    fn range(&self, range: Pages) -> Result<VirtRange, String> {
+        VirtRange::new(self.place(range.page), range.pages).ok_or("a range without pages".into())
+    }
+
+    fn mapped(&self, outcome: Result<VirtRange, SpaceError>) -> Answer {
+        let page = |range: VirtRange| self.bounds.offset_of(range.start());
+        answer(outcome.map(|range| Answer::Mapped { page: page(range), pages: range.pages() }))
+    }
+
+    fn source(&self, backing: Backing) -> Source {
+        match backing {
+            Backing::Anonymous { huge } => Source::Anonymous { huge },
+            Backing::Shared { file, first } => Source::Shared { file: self.files[file].mappable(), first },
+            Backing::Private { file, first } => Source::Private { file: self.files[file].mappable(), first },
+        }
+    }
+
+    fn migrate(&self, pfns: &[Pfn], options: Options) -> Vec<(Pfn, Reason)> {
+        let mut destination = AnyFree::new(self.core.physical(), pfns.len().clamp(1, Options::MOST));
+        Mover::new(&self.core).migrate(pfns, &mut destination, options).stayed
+    }
+
+    /// Moves pages that a process has; gives which stayed, and why.
+    fn move_pages(&mut self, process: usize, pages: &[u32], options: Options) -> Result<Answer, String> {
+        let mut frames = BTreeMap::new();
+        for &page in pages {
+            let entry = self.processes[process].space().entry(self.place(page));
+            if !entry.is_present() {
+                return Err(format!("page {page} of process {process} was there, and is gone"));
+            }
+            frames.insert(page, entry.pfn());
+        }
+        // Each once, in an order of their own: pages that share a frame would find it moving.
+        let mut pfns: Vec<Pfn> = frames.values().copied().collect();
+        pfns.sort();
+        pfns.dedup();
+        let stayed: BTreeMap<Pfn, Reason> =
+            self.moving(|engine| engine.migrate(&pfns, options).into_iter().collect())?;
+        Ok(Answer::Stayed(frames.into_iter().filter_map(|(page, pfn)| Some((page, *stayed.get(&pfn)?))).collect()))
+    }
+
+    /// Does something that moves pages: no entry may come, go, or change in anything but its frame.
+    fn moving<R>(&mut self, act: impl FnOnce(&mut Self) -> R) -> Result<R, String> {
+        let before = self.entries();
+        self.machine.skip_flushes(self.sabotage == Some(Sabotage::SkipFlushes));
+        let result = act(self);
+        self.machine.skip_flushes(false);
+        self.spoil(&before);
+        let after = self.entries();
+        let flags = |entry: Entry| entry.flags();
+        for (at, &entry) in &before {
+            match after.get(at) {
+                Some(&now) if flags(now) == flags(entry) => {}
+                now => {
+                    let (now, entry) = (now.map(|&now| flags(now)), flags(entry));
+                    return Err(format!(
+                        "a move changed an entry (process, address) {at:x?} from {entry:?} to {now:?}"
+                    ));
+                }
+            }
+        }
+        match after.keys().find(|at| !before.contains_key(at)) {
+            Some(at) => Err(format!("a move made an entry (process, address) {at:x?}")),
+            None => Ok(result),
+        }
+    }
+
+    /// Gives all entries by process and address.
+    fn entries(&self) -> BTreeMap<(usize, u64), Entry> {
+        let mut entries = BTreeMap::new();
+        for (number, process) in self.processes.iter().enumerate() {
+            process.space().for_each_entry(|at, entry| entries.extend([((number, at.get()), entry)]));
+        }
+        entries
+    }
+
+    /// Does what a broken engine would have done to the pages that moved.
+    fn spoil(&self, before: &BTreeMap<(usize, u64), Entry>) {
+        let physical = self.core.physical();
+        for ((process, at), now) in self.entries() {
+            if before.get(&(process, at)).is_none_or(|before| before.pfn() == now.pfn()) {
+                continue;
+            }
+            match self.sabotage {
+                Some(Sabotage::LoseContents) => physical.ram_words(now.pfn())[WORDS[3]].store(0, Ordering::Release),
+                Some(Sabotage::LoseWrite) => {
+                    let slot = VirtAddr::new(at).and_then(|at| self.processes[process].space().table().slot(at));
+                    let _ = slot.map(|slot| slot.swap_if(now, now.without(Flags::WRITE)));
+                }
+                Some(Sabotage::SkipFlushes) | None => {}
+            }
+        }
+    }
+
+    fn take(&mut self, pfn: Option<Pfn>, order: Order, frozen: bool) -> Answer {
+        if let Some(pfn) = pfn {
+            let fill = u64::from(pfn.get()) << 32 | 0xf111_f111;
+            self.for_each_word(pfn, order, |word| word.store(fill, Ordering::Release));
+            self.taken.push(Taken { pfn, order, frozen, fill });
+        }
+        Answer::Done
+    }
+
+    fn give(&mut self, number: usize) -> Result<Answer, String> {
+        if let Some(number) = number.checked_rem(self.taken.len()) {
+            let taken = self.taken.swap_remove(number);
+            self.free(&taken)?;
+        }
+        Ok(Answer::Done)
+    }
+
+    fn for_each_word(&self, pfn: Pfn, order: Order, mut see: impl FnMut(&std::sync::atomic::AtomicU64)) {
+        for page in 0..order.frames() {
+            WORDS.iter().for_each(|&word| see(&self.core.physical().ram_words(pfn.up(page))[word]));
+        }
+    }
+
+    /// Frees frames of the kernel's, to which nobody else may have stored.
+    fn free(&self, taken: &Taken) -> Result<(), String> {
+        let mut stray = false;
+        self.for_each_word(taken.pfn, taken.order, |word| stray |= word.load(Ordering::Acquire) != taken.fill);
+        if stray {
+            return Err(format!("somebody stored to frame {}, which is the kernel's", taken.pfn));
+        }
+        let physical = self.core.physical();
+        if taken.frozen {
+            physical.free_frozen(taken.pfn)
+        } else {
+            physical.put(taken.pfn)
+        }
+        Ok(())
+    }
+
+    /// Ends everything; nothing may be left.
+    pub(crate) fn finish(mut self) -> Result<(), String> {
+        self.core.physical().validate().map_err(told)?;
+        self.pins.clear();
+        self.processes.clear();
+        self.files.clear();
+        self.balloon.deflate(u32::MAX);
+        for taken in std::mem::take(&mut self.taken) {
+            self.free(&taken)?;
+        }
+        let physical = self.core.physical();
+        physical.drain_cpu_lists();
+        physical.validate().map_err(told)?;
+        if !physical.pins().all().is_empty() {
+            return Err("a pin is left that nobody has".into());
+        }
+        let free = physical.free_frames();
+        if free == self.free { Ok(()) } else { Err(format!("{free} frames are free in the end, of {}", self.free)) }
+    }
+}
+
+/// The files' names.
+pub(crate) const NAMES: [&str; 4] = ["memory file", "stored file", "character device", crate::moody::NAME];
+
+impl File {
+    fn mappable(&self) -> Arc<dyn Mappable> {
+        match self {
+            File::Cache(cache) => cache.clone(),
+            File::Device(device) => device.clone(),
+            File::Moody(moody) => moody.clone(),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Runs a history on both, and compares: each answer, and in the end all that can be seen, by every TLB.
+
+use std::{
+    fmt,
+    mem::ManuallyDrop,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use crate::{
+    call::{Address, Answer, Call, TLBS, WORDS},
+    compare::compare,
+    engine::Engine,
+    model::Model,
+    operation::{BYTES, Operation},
+};
+
+/// Blocks of the smaller machine, where memory runs out, and of the larger one, where it mostly doesn't.
+const BLOCKS: [u32; 2] = [12, 2];
+
+/// A list of operations, and where to run it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct History {
+    /// On a machine in which memory runs out.
+    pub small: bool,
+    /// What to do.
+    pub operations: Vec<Operation>,
+}
+
+impl History {
+    /// Operations at most; a longer list is cut.
+    pub const MOST: usize = 256;
+
+    /// Makes a history of any bytes.
+    pub fn decode(bytes: &[u8]) -> Self {
+        let (&first, rest) = bytes.split_first().unwrap_or((&0, &[]));
+        let (chunks, _) = rest.as_chunks::<BYTES>();
+        let operations = chunks.iter().take(Self::MOST).map(|&bytes| Operation::decode(bytes)).collect();
+        Self { small: first % 2 == 1, operations }
+    }
+
+    /// Gives the bytes of which [`History::decode`] makes this one.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![u8::from(self.small)];
+        self.operations.iter().for_each(|operation| bytes.extend(operation.encode()));
+        bytes
+    }
+}
+
+/// As Rust code, to be pasted into a test.
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "History {{ small: {}, operations: vec![", self.small)?;
+        self.operations.iter().try_for_each(|operation| write!(f, "\n    Operation::{operation:?},"))?;
+        write!(f, "\n] }}")
+    }
+}
+
+/// A fault put into the machine on purpose, to see that it's found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Moves flush no TLB.
+    SkipFlushes,
+    /// Moves don't copy a page's last word.
+    LoseContents,
+    /// Moves take the right to store out of entries.
+    LoseWrite,
+}
+
+/// What a history that was as it should be came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Calls made and compared.
+    pub calls: u64,
+    /// Operations that named nothing.
+    pub nothing: u64,
+    /// Calls that failed for want of memory.
+    pub out_of_memory: u64,
+    /// Pages moved.
+    pub moved: u64,
+}
+
+/// How the engine differed from the model.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// What was done, to the call that failed.
+    pub calls: Vec<Call>,
+    /// What was wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, call) in self.calls.iter().enumerate() {
+            writeln!(f, "{number:>4}  {call:?}")?;
+        }
+        write!(f, "after {} calls: {}", self.calls.len(), self.what)
+    }
+}
+
+/// Runs a history; gives what it came to, or how the engine failed.
+///
+/// # Errors
+/// When the engine's answer, or what is seen of its memory, differs from the model's; when it panics, contradicts itself, or
+/// loses a frame.
+pub fn run(history: &History) -> Result<Summary, Failure> {
+    run_with(history, None)
+}
+
+/// Runs a history with a fault put into the machine.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_sabotaged(history: &History, sabotage: Sabotage) -> Result<Summary, Failure> {
+    run_with(history, Some(sabotage))
+}
+
+fn run_with(history: &History, sabotage: Option<Sabotage>) -> Result<Summary, Failure> {
+    let mut calls = Vec::new();
+    let made = Engine::new(BLOCKS[usize::from(history.small)], sabotage);
+    let engine = made.map_err(|what| Failure { calls: Vec::new(), what })?;
+    // An engine that has failed is left as it is: a frame that a failed move holds locked would be waited for.
+    let mut engine = ManuallyDrop::new(engine);
+    let outcome = caught(|| steps(history, &mut engine, &mut calls));
+    let outcome = outcome.and_then(|summary| caught(|| ManuallyDrop::into_inner(engine).finish()).map(|()| summary));
+    outcome.map_err(|what| Failure { calls, what })
+}
+
+/// Makes a panic an error.
+fn caught<R>(act: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        Err(format!("panicked: {}", text.or(panic.downcast_ref().copied()).unwrap_or("?")))
+    })
+}
+
+fn steps(history: &History, engine: &mut Engine, calls: &mut Vec<Call>) -> Result<Summary, String> {
+    let mut model = Model::new(engine.bounds());
+    let mut summary = Summary::default();
+    // Each store's value is its own, so that any other one shows.
+    for (value, &operation) in (1..).zip(&history.operations) {
+        match model.resolve(operation, value) {
+            None => summary.nothing += 1,
+            Some(call) => step(call, &mut model, engine, calls, &mut summary)?,
+        }
+    }
+    let vague = summary.out_of_memory > 0;
+    compare(&model, engine, vague)?;
+    for process in 0..model.processes.len() {
+        for page in model.processes[process].ever.clone() {
+            for (cpu, word) in (0..TLBS).flat_map(|cpu| (0..WORDS.len()).map(move |word| (cpu, word))) {
+                let call = Call::Load { at: Address { process, page, word }, cpu };
+                step(call, &mut model, engine, calls, &mut summary)?;
+                calls.pop();
+            }
+        }
+    }
+    summary.moved = engine.moved();
+    Ok(summary)
+}
+
+fn step(
+    call: Call,
+    model: &mut Model,
+    engine: &mut Engine,
+    calls: &mut Vec<Call>,
+    summary: &mut Summary,
+) -> Result<(), String> {
+    calls.push(call.clone());
+    let found = engine.apply(&call)?;
+    if found == Answer::OutOfMemory {
+        summary.out_of_memory += 1;
+        return Ok(());
+    }
+    summary.calls += 1;
+    let expected = model.apply(&call);
+    // How many pages are clean depends on who has touched them, which is unknown after a call that failed half-way.
+    let unknown = summary.out_of_memory > 0 && matches!(call, Call::DropClean { .. });
+    if found.is_as(&expected) || unknown {
+        Ok(())
+    } else {
+        Err(format!("the engine gave {found:?}, the model {expected:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_bytes_are_a_history_and_come_back() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let history = History::decode(&bytes);
+        assert_eq!(history.operations.len(), 31);
+        assert_eq!(History::decode(&history.encode()), history);
+        assert_eq!(History::decode(&[]), History { small: false, operations: Vec::new() });
+    }
+
+    #[test]
+    fn a_panic_is_an_error() {
+        assert_eq!(caught::<()>(|| panic!("so {}", 1)), Err("panicked: so 1".into()));
+        assert_eq!(caught(|| Ok(1)), Ok(1));
+    }
+}

@@ -1,0 +1,117 @@
+//! A driver that refuses moves when told to, at any of its callbacks.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pagemove::{
+    Engine,
+    frame::Kind,
+    movable::{LockedPage, MovableOps, OwnedMove, OwnedPage, PageIndex, Refusal, Registration},
+    rmap::RangeMap,
+    space::{FileError, Mappable},
+};
+
+/// How it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mood {
+    /// Lets its pages move.
+    #[default]
+    Moves,
+    /// Refuses at this step.
+    Refuses(Step, Refusal),
+    /// Has unregistered; that is for ever.
+    Gone,
+}
+
+/// A callback that can refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "named as the callbacks")]
+pub enum Step {
+    Isolate,
+    Copy,
+    Migrate,
+}
+
+struct Driver {
+    index: Arc<PageIndex>,
+    mood: Mutex<Mood>,
+}
+
+/// An open file of the driver.
+pub(crate) struct Moody {
+    driver: Arc<Driver>,
+    registration: Registration,
+    pages: u32,
+}
+
+pub(crate) const NAME: &str = "moody";
+
+impl Moody {
+    /// Opens the driver's file of `pages` pages.
+    pub(crate) fn open(engine: &Engine, pages: u32) -> Arc<Self> {
+        let index = engine.new_index(Kind::Driver, NAME);
+        let driver = Arc::new(Driver { index, mood: Mutex::default() });
+        let registration = engine.owners().register(driver.clone());
+        driver.index.set_owner(&registration);
+        Arc::new(Self { driver, registration, pages })
+    }
+
+    /// Gives the pages.
+    pub(crate) fn index(&self) -> &PageIndex {
+        &self.driver.index
+    }
+
+    /// Changes how it answers from now on.
+    pub(crate) fn set(&self, mood: Mood) {
+        *self.driver.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
+        if mood == Mood::Gone {
+            self.registration.unregister();
+        }
+    }
+}
+
+impl Driver {
+    fn at(&self, step: Step) -> Result<(), Refusal> {
+        match *self.mood.lock().unwrap_or_else(PoisonError::into_inner) {
+            Mood::Refuses(at, refusal) if at == step => Err(refusal),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl MovableOps for Driver {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn isolate(&self, _: OwnedPage) -> Result<(), Refusal> {
+        self.at(Step::Isolate)
+    }
+
+    fn copy(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
+        self.at(Step::Copy)?;
+        page.copy();
+        Ok(())
+    }
+
+    fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
+        self.at(Step::Migrate)?;
+        self.index.repoint(page)
+    }
+}
+
+impl Mappable for Moody {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn reverse_map(&self) -> &Arc<RangeMap> {
+        self.driver.index.reverse_map()
+    }
+
+    fn fault(&self, index: u32) -> Result<LockedPage<'_>, FileError> {
+        if index >= self.pages {
+            return Err(FileError::BeyondEnd(index));
+        }
+        Ok(self.driver.index.lock_or_insert(index)?)
+    }
+}

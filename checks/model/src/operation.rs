@@ -1,0 +1,137 @@
+//! What can be done, as small numbers that mean something whatever they are: [`crate::resolve`] takes them modulo what
+//! exists. An operation is eight bytes, its kind and up to seven numbers, so that any bytes are a history.
+
+/// Bytes of an encoded operation.
+pub const BYTES: usize = 8;
+
+/// The numbers of an operation, encoded.
+type Numbers = [u8; BYTES - 1];
+
+/// Defines the operations, each with its weight among random ones.
+macro_rules! operations {
+    ($($(#[$doc:meta])* $weight:literal $name:ident { $($field:ident),* $(,)? },)*) => {
+        /// One operation.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "the fields' names say it")]
+        pub enum Operation {
+            $($(#[$doc])* $name { $($field: u8),* },)*
+        }
+
+        #[repr(u8)]
+        enum Kind { $($name),* }
+
+        /// How to make each kind from its numbers, and how often among random ones.
+        const KINDS: &[(u32, fn(Numbers) -> Operation)] = &[
+            $(($weight, |numbers| {
+                let [$($field,)* ..] = numbers;
+                Operation::$name { $($field),* }
+            })),*
+        ];
+
+        impl Operation {
+            /// Gives the bytes that [`Operation::decode`] makes this one of.
+            pub fn encode(self) -> [u8; BYTES] {
+                let mut bytes = [0; BYTES];
+                match self {
+                    $(Operation::$name { $($field),* } => {
+                        let all: &[u8] = &[Kind::$name as u8, $($field),*];
+                        bytes[..all.len()].copy_from_slice(all);
+                    })*
+                }
+                bytes
+            }
+        }
+    };
+}
+
+operations! {
+    /// A process loads a word.
+    12 Load { process, mapping, offset, word, cpu },
+    /// A process stores to a word.
+    16 Store { process, mapping, offset, word, cpu },
+    /// A process asks for the right to fetch instructions.
+    1 Fetch { process, mapping, offset },
+    /// mmap of anonymous memory.
+    5 MapAnonymous { process, pages, at, rights },
+    /// mmap of anonymous memory, 2 MiB at once where that fits.
+    2 MapHuge { process, pages, at, rights },
+    /// mmap of a file or device, stores seen by all.
+    6 MapShared { process, pages, at, rights, file, first },
+    /// mmap of a file or device, copied when written to.
+    4 MapPrivate { process, pages, at, rights, file, first },
+    /// munmap.
+    4 Unmap { process, mapping, offset, pages },
+    /// mprotect.
+    4 Protect { process, mapping, offset, pages, rights },
+    /// mremap.
+    4 Remap { process, mapping, offset, pages, new_pages, to },
+    /// Clears all soft-dirty marks.
+    2 ClearSoftDirty { process },
+    /// A new process.
+    1 Start {},
+    /// fork.
+    4 Fork { process },
+    /// The end of a process.
+    2 Exit { process },
+    /// A device pins pages of a process.
+    4 Pin { process, mapping, offset, pages, write },
+    /// It lets go of them.
+    3 Unpin { pin },
+    /// It writes to a page that it pins.
+    3 PinStore { pin, word },
+    /// The owner of a file reads a word.
+    2 FileLoad { file, page, word },
+    /// The owner of a file writes a word.
+    3 FileStore { file, page, word },
+    /// The owner frees pages, whoever has them mapped.
+    3 Truncate { file, page, pages },
+    /// The pages of a file that can be read again are dropped.
+    2 DropClean { file },
+    /// How the moody driver answers to moves from now on.
+    2 Mood { mood },
+    /// Moves the pages of a range.
+    10 Move { process, mapping, offset, pages, mode, batch, policy },
+    /// Moves whatever is movable.
+    5 MoveAll { mode, batch, policy },
+    /// Compacts all memory.
+    3 Compact { mode, batch, policy },
+    /// The kernel takes frames, counted or frozen.
+    2 Take { order, frozen },
+    /// The kernel takes 2 MiB, compacting if need be.
+    2 TakeHuge { mode, batch, policy },
+    /// The kernel gives frames back.
+    3 Give { taken },
+    /// The balloon grows.
+    2 Inflate { pages },
+    /// The balloon shrinks.
+    1 Deflate { pages },
+    /// Free frames on processors' lists go back to the zone.
+    1 Drain {},
+}
+
+impl Operation {
+    /// Makes an operation of any bytes.
+    pub fn decode([kind, numbers @ ..]: [u8; BYTES]) -> Self {
+        let (_, make) = KINDS[usize::from(kind) % KINDS.len()];
+        make(numbers)
+    }
+
+    /// Gives, for each kind, its weight among random operations, and what makes it of any numbers.
+    pub fn kinds() -> impl Iterator<Item = (u32, fn([u8; BYTES - 1]) -> Operation)> {
+        KINDS.iter().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        for kind in 0..KINDS.len() as u8 {
+            let operation = Operation::decode([kind, 1, 2, 3, 4, 5, 6, 7]);
+            assert_eq!(operation.encode()[0], kind);
+            assert_eq!(Operation::decode(operation.encode()), operation);
+        }
+    }
+}

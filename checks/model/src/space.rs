@@ -1,0 +1,122 @@
+//! A process of the model: which pages it maps, and which of them it has touched. Sorted lists, and nothing clever.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pagemove::{
+    space::Protection,
+    units::{HUGE_ORDER, VirtAddr, VirtRange},
+};
+
+use crate::call::Backing;
+
+/// A mapping. One that is cut in two is two from then on, as with the engine's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub(crate) pages: u32,
+    pub(crate) rights: Protection,
+    pub(crate) backing: Backing,
+}
+
+impl Mapping {
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.backing, Backing::Shared { .. })
+    }
+
+    pub(crate) fn is_huge(&self) -> bool {
+        matches!(self.backing, Backing::Anonymous { huge: true })
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.rights.contains(Protection::WRITE)
+    }
+
+    /// Gives what it maps from page `offset` on.
+    fn backing_at(&self, offset: u32) -> Backing {
+        match self.backing {
+            Backing::Anonymous { huge } => Backing::Anonymous { huge },
+            Backing::Shared { file, first } => Backing::Shared { file, first: first + offset },
+            Backing::Private { file, first } => Backing::Private { file, first: first + offset },
+        }
+    }
+}
+
+/// A page that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Touched {
+    /// Its contents, by number.
+    pub(crate) cell: usize,
+    /// Stored to, or made to be stored to, since the marks were cleared.
+    pub(crate) soft_dirty: bool,
+    /// Anonymous, and this page's alone.
+    pub(crate) exclusive: bool,
+}
+
+/// A process.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Space {
+    /// By first page.
+    pub(crate) mappings: BTreeMap<u32, Mapping>,
+    /// By page.
+    pub(crate) touched: BTreeMap<u32, Touched>,
+    /// All pages that were ever used: what a TLB may remember.
+    pub(crate) ever: BTreeSet<u32>,
+}
+
+/// Gives the address of a page, and of the word in it.
+pub(crate) fn address(bounds: VirtRange, page: u32, word: usize) -> VirtAddr {
+    VirtAddr::new(bounds.start().up(page).get() + word as u64 * 8).unwrap_or_default()
+}
+
+impl Space {
+    /// Finds the mapping of a page, with its first page.
+    pub(crate) fn find(&self, page: u32) -> Option<(u32, &Mapping)> {
+        let (&start, mapping) = self.mappings.range(..=page).next_back()?;
+        (page < start + mapping.pages).then_some((start, mapping))
+    }
+
+    /// Gives what `page` maps.
+    pub(crate) fn backing(&self, page: u32) -> Option<Backing> {
+        self.find(page).map(|(start, mapping)| mapping.backing_at(page - start))
+    }
+
+    /// Gives the first page of a range that is mapped.
+    pub(crate) fn first_mapped(&self, page: u32, pages: u32) -> Option<u32> {
+        let reaching_in = self.find(page).map(|_| page);
+        reaching_in.or_else(|| self.mappings.range(page..page + pages).next().map(|(&start, _)| start))
+    }
+
+    /// Gives the lowest place for so many pages.
+    pub(crate) fn lowest_free(&self, pages: u32, huge: bool) -> u32 {
+        let step = if huge { HUGE_ORDER.frames() } else { 1 };
+        let mut page = 0;
+        while self.first_mapped(page, pages).is_some() {
+            page += step;
+        }
+        page
+    }
+
+    /// Cuts the mapping that reaches over `page` in two.
+    pub(crate) fn cut(&mut self, page: u32) {
+        let Some((start, mapping)) = self.find(page).map(|(start, mapping)| (start, mapping.clone())) else { return };
+        let below = page - start;
+        if below > 0 {
+            let upper = Mapping { pages: mapping.pages - below, backing: mapping.backing_at(below), ..mapping.clone() };
+            self.mappings.insert(page, upper);
+            self.mappings.insert(start, Mapping { pages: below, ..mapping });
+        }
+    }
+
+    /// Cuts at both ends of a range; gives the first pages of the mappings inside.
+    pub(crate) fn isolate(&mut self, page: u32, pages: u32) -> Vec<u32> {
+        self.cut(page);
+        self.cut(page + pages);
+        self.mappings.range(page..page + pages).map(|(&start, _)| start).collect()
+    }
+
+    pub(crate) fn unmap(&mut self, page: u32, pages: u32) {
+        for start in self.isolate(page, pages) {
+            self.mappings.remove(&start);
+        }
+        self.touched.retain(|at, _| !(page..page + pages).contains(at));
+    }
+}

@@ -1,0 +1,42 @@
+//! Every history of the fuzz target's corpus, as an ordinary test: what a fuzzer found once stays found, and the roads that it
+//! found through the engine are gone every time.
+
+use std::{fs, path::PathBuf};
+
+use pagemove_model::{History, Operation, Summary, run, shrink};
+
+#[test]
+fn the_corpus_holds() {
+    let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../../fuzz/corpus/history"].iter().collect();
+    let (mut files, mut sum) = (0, Summary::default());
+    for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+        let path = entry.expect("a file").path();
+        let history = History::decode(&fs::read(&path).expect("reads"));
+        let done = run(&history).unwrap_or_else(|_| {
+            let short = shrink(&history, |history| run(history).is_err());
+            let failure = run(&short).map_or_else(|failure| failure.to_string(), |_| "only now and then".into());
+            panic!("{}: {short:?}\n{failure}", path.display())
+        });
+        (files, sum.calls, sum.moved) = (files + 1, sum.calls + done.calls, sum.moved + done.moved);
+    }
+    assert!(files > 5 && sum.calls > 100 && sum.moved > 10, "{files} files in {}: {sum:?}", folder.display());
+}
+
+/// A model that knows nothing of frames must not be surprised by what only frames explain.
+#[test]
+fn pages_that_find_no_room_to_move_to_are_no_difference() {
+    let operations = vec![
+        Operation::MapPrivate { process: 0, pages: 0, at: 0, rights: 0, file: 3, first: 0 },
+        Operation::Load { process: 0, mapping: 0, offset: 0, word: 0, cpu: 0 },
+        Operation::Mood { mood: 64 },
+        Operation::Inflate { pages: 245 },
+        Operation::Take { order: 4, frozen: 0 },
+        Operation::Take { order: 3, frozen: 0 },
+        Operation::Take { order: 2, frozen: 0 },
+        Operation::Take { order: 1, frozen: 0 },
+        Operation::Take { order: 0, frozen: 0 },
+        Operation::Move { process: 0, mapping: 0, offset: 0, pages: 0, mode: 0, batch: 0, policy: 0 },
+    ];
+    let done = run(&History { small: true, operations }).unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(done.nothing, 0, "{done:?}");
+}

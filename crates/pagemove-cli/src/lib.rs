@@ -1,0 +1,56 @@
+//! The command `pagemove`, as a library: so that its tests and fuzz targets reach what reads files. Not for other programs,
+//! which want the core.
+mod layout;
+mod report;
+mod results;
+mod run;
+mod soak;
+mod survey;
+mod table;
+
+pub use layout::fuzz;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A physical memory manager whose pages can all be moved while in use.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Without a subcommand: those of `run`.
+    #[command(flatten)]
+    run: run::args::RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::args::RunArgs),
+    Survey(survey::SurveyArgs),
+    Soak(soak::SoakArgs),
+}
+
+/// Runs the command with this program's arguments; gives its exit code.
+pub fn main() -> ExitCode {
+    let Cli { command, run } = Cli::parse();
+    let (error, code): (String, u8) = match command.unwrap_or(Command::Run(run)) {
+        Command::Run(args) => match run::run(&args) {
+            Ok(true) => return ExitCode::SUCCESS,
+            // What failed is in the results.
+            Ok(false) => return ExitCode::from(1),
+            Err(error) => (error.to_string(), error.exit_code()),
+        },
+        Command::Soak(args) => match soak::run(&args) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (error.to_string(), error.exit_code()),
+        },
+        Command::Survey(args) => match survey::run(&args) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (error.to_string(), error.exit_code()),
+        },
+    };
+    run::say(&format!("pagemove: {error}"));
+    ExitCode::from(code)
+}

@@ -1,0 +1,337 @@
+//! What goes on beside the writers: each deed is done again and again by a thread of its own, checks what it sees, and leaves
+//! nothing behind.
+//!
+//! Writers must never lose a right or a word: a deed may do to their pages only what a program wouldn't notice.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use pagemove::{
+    compact::{Act, Goal, Observation, Plan, alloc_compacting},
+    frame::Kind,
+    migrate::{AnyFree, Mode, Mover, Options, Policy},
+    space::{Map, Mappable, PageCache, Protection, Source},
+    units::{HUGE_ORDER, Pfn, VirtAddr, VirtRange},
+};
+use pagemove_drivers::CharDevice;
+use pagemove_hosted::{ForkError, Process};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use crate::run::{
+    error::EngineError,
+    region::{Backing, Region, View},
+    words,
+    world::World,
+};
+
+/// A deed's name, and what it does once.
+pub(super) struct Deed {
+    /// As the summary prints it.
+    pub(super) name: &'static str,
+    /// Does it.
+    pub(super) act: fn(&Stage<'_>, &mut ChaCha8Rng) -> Result<(), EngineError>,
+}
+
+/// All of them. Two move pages, beside compaction.
+pub(super) const DEEDS: [Deed; 10] = [
+    Deed { name: "forks", act: fork },
+    Deed { name: "remaps", act: remap },
+    Deed { name: "protects", act: protect },
+    Deed { name: "pins", act: pin },
+    Deed { name: "driver pages", act: driver_pages },
+    Deed { name: "file pages", act: file_pages },
+    Deed { name: "2 MiB", act: huge },
+    Deed { name: "moves by process", act: move_process },
+    Deed { name: "moves of all", act: move_all },
+    Deed { name: "compactions", act: compact },
+];
+
+/// What deeds work on.
+pub(super) struct Stage<'w> {
+    /// All there is.
+    pub(super) world: &'w World,
+    /// The round is over.
+    pub(super) over: &'w AtomicBool,
+    /// The next value to store: each its own.
+    pub(super) next: &'w AtomicU64,
+    /// Order-9 allocations that succeeded.
+    pub(super) huge: &'w AtomicU64,
+}
+
+const READ_WRITE: Protection = Protection::READ.union(Protection::WRITE);
+/// Pages of what a deed maps for itself.
+const PAGES: u32 = 12;
+/// One of so many pages may have its rights changed, since that makes it a mapping of its own, and there shall not be as many
+/// of them as pages in the end.
+const CUT: u32 = 16;
+/// Far above what the world has mapped.
+const FAR: u32 = 8 << 20;
+
+impl Stage<'_> {
+    fn process(&self, rng: &mut ChaCha8Rng) -> &Process {
+        &self.world.host.processes[rng.random_range(0..self.world.host.processes.len())]
+    }
+
+    fn value(&self) -> u64 {
+        // Relaxed: it only has to be unique. Never 0.
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Finds a page that is there, in a region of which `which` holds, and its first view.
+    fn page(&self, rng: &mut ChaCha8Rng, which: fn(&Region) -> bool) -> Option<(&Region, View, u32)> {
+        let regions = &self.world.regions;
+        for _ in 0..64 {
+            let region = &regions[rng.random_range(0..regions.len())];
+            let page = rng.random_range(0..region.live.len());
+            if let Some(view) = region.views.first().filter(|_| which(region) && region.live[page]) {
+                return Some((region, *view, page as u32));
+            }
+        }
+        None
+    }
+
+    fn map(&self, process: &Process, pages: u32, source: Source) -> Result<VirtRange, EngineError> {
+        Ok(process.space().mmap(&Map { at: None, pages, protection: READ_WRITE, source })?)
+    }
+}
+
+fn differs(what: &str, found: u64, expected: u64) -> Result<(), EngineError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(EngineError::Lost(format!("{what}: found {found:#x}, expected {expected:#x}")))
+}
+
+fn part(range: VirtRange, first: u32, pages: u32) -> Result<VirtRange, EngineError> {
+    let part = VirtRange::new(range.start().up(first), pages).filter(|&part| range.covers(part));
+    part.ok_or_else(|| EngineError::Lost("a part outside its range".into()))
+}
+
+/// Forks a process under its writers' hands: what the child sees stays, and what it stores is its own.
+fn fork(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+    let Some((region, view, page)) = stage.page(rng, |region| matches!(region.backing, Backing::Anonymous)) else {
+        return Ok(());
+    };
+    let fork = |process: &Process| match process.fork() {
+        Ok(child) => Ok(child),
+        Err(ForkError::Space(error)) => Err(error.into()),
+        Err(ForkError::Host(error)) => Err(EngineError::Lost(error.to_string())),
+    };
+    let tag = stage.world.host.words.tag(region.number, page);
+    let at = view.word(page, words::place(tag))?;
+    let other = view.word(page, (words::place(tag) + 1) % 512)?;
+    let child = fork(&stage.world.host.processes[view.process])?;
+    let seen = child.load(at)?;
+    differs("a child's page has another's word", seen >> 32, u64::from(tag))?;
+    let value = stage.value();
+    child.store(other, value)?;
+    let grandchild = fork(&child)?;
+    differs("a child's word changed", child.load(at)?, seen)?;
+    child.store(other, 0)?;
+    drop(child);
+    differs("a grandchild's word changed", grandchild.load(at)?, seen)?;
+    differs("a grandchild lost its parent's store", grandchild.load(other)?, value)
+}
+
+/// Moves mappings about, makes them longer and shorter; contents go along.
+fn remap(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+    let process = stage.process(rng);
+    let device = CharDevice::new(&stage.world.host.engine, "remapped").open(PAGES);
+    for source in [Source::Anonymous { huge: false }, Source::Shared { file: device, first: 0 }] {
+        let mut range = stage.map(process, PAGES, source)?;
+        let value = stage.value();
+        range.iter().try_for_each(|page| process.store(page, value))?;
+        for _ in 0..4 {
+            // Places of this thread's own: no other deed goes there.
+            let to = process.space().bounds().start().up(FAR + 1024 * rng.random_range(0..64));
+            if to != range.start() {
+                range = process.space().mremap(range, PAGES, Some(to))?;
+            }
+            for page in range.iter() {
+                differs("a page lost its contents on the way to another address", process.load(page)?, value)?;
+            }
+        }
+        range = process.space().mremap(range, PAGES / 2, None)?;
+        differs("a page lost its contents when its mapping shrank", process.load(range.start())?, value)?;
+        process.space().munmap(range)?;
+    }
+    Ok(())
+}
+
+/// Gives and takes rights: that to fetch instructions on pages that are written, all of them on its own.
+fn protect(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+    if let Some((_, view, page)) = stage.page(rng, |_| true)
+        && page.is_multiple_of(CUT)
+        && let Some(range) = VirtRange::new(view.start.up(page), 1)
+    {
+        let space = stage.world.host.processes[view.process].space();
+        let rights = if view.writable { READ_WRITE } else { Protection::READ };
+        space.mprotect(range, rights | Protection::EXECUTE)?;
+        space.mprotect(range, rights)?;
+        if rng.random_bool(0.05) {
+            space.clear_soft_dirty();
+        }
+    }
+    let process = stage.process(rng);
+    let range = stage.map(process, PAGES, Source::Anonymous { huge: false })?;
+    let value = stage.value();
+    range.iter().try_for_each(|page| process.store(page, value))?;
+    process.space().mprotect(part(range, 2, 4)?, Protection::empty())?;
+    process.space().mprotect(range, Protection::READ)?;
+    for page in range.iter() {
+        differs("a page lost its contents with its rights", process.load(page)?, value)?;
+    }
+    process.space().mprotect(range, READ_WRITE)?;
+    process.store(range.start(), value + 1)?;
+    Ok(process.space().munmap(range)?)
+}
+
+/// A device pins a page that is written, and writes into it as well: it stays, and both see the same.
+fn pin(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+    let Some((region, view, page)) = stage.page(rng, |_| true).filter(|(_, view, _)| view.writable) else {
+        return Ok(());
+    };
+    let process = &stage.world.host.processes[view.process];
+    let Some(range) = VirtRange::new(view.start.up(page), 1) else { return Ok(()) };
+    // Away from the writers' word, and from a child's.
+    let place = (words::place(stage.world.host.words.tag(region.number, page)) + 2) % 512;
+    let at = view.word(page, place)?;
+    let pins = process.space().pin(range, true, "soak")?;
+    for pin in &pins {
+        for _ in 0..8 {
+            let value = stage.value();
+            pin.words()[place].store(value, Ordering::Release);
+            differs("a process doesn't see what a device wrote", process.load(at)?, value)?;
+            process.store(at, value + 1)?;
+            let found = pin.words()[place].load(Ordering::Acquire);
+            differs("a device doesn't see what a process wrote", found, value + 1)?;
+            let now = process.space().entry(range.start()).pfn();
+            if now != pin.pfn() {
+                return Err(EngineError::Lost(format!("a pinned page went from frame {} to {now}", pin.pfn())));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Driver pages, mapped in two processes, written by all, freed by the driver, and unmapped.
+fn driver_pages(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+    let device = CharDevice::new(&stage.world.host.engine, "churned").open(PAGES);
+    owned_pages(stage, rng, device.clone(), |page| {
+        device.free(page);
+    })
+}
+
+/// The same with page cache.
+fn file_pages(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+    let file = PageCache::new(&stage.world.host.engine, "churned", PAGES);
+    owned_pages(stage, rng, file.clone(), |page| {
+        // What is dirty or mapped must stay; all of it is one or the other.
+        file.index().drop_clean(0..PAGES);
+        file.index().truncate(page..page + 1);
+    })
+}
+
+fn owned_pages(
+    stage: &Stage<'_>,
+    rng: &mut ChaCha8Rng,
+    file: Arc<dyn Mappable>,
+    free: impl Fn(u32),
+) -> Result<(), EngineError> {
+    let (one, two) = (stage.process(rng), stage.process(rng));
+    let source = || Source::Shared { file: file.clone(), first: 0 };
+    let (at, seen) = (stage.map(one, PAGES, source())?, stage.map(two, PAGES, source())?);
+    for _ in 0..32 {
+        let page = rng.random_range(0..PAGES);
+        let value = stage.value();
+        one.store(at.start().up(page), value)?;
+        differs("a shared page isn't shared", two.load(seen.start().up(page))?, value)?;
+        if rng.random_bool(0.2) {
+            free(page);
+            differs("a page that was freed is still seen", two.load(seen.start().up(page))?, 0)?;
+            differs("a page that was freed is still seen", one.load(at.start().up(page))?, 0)?;
+        }
+    }
+    two.space().munmap(part(seen, 0, PAGES / 2)?)?;
+    two.space().munmap(seen)?;
+    Ok(one.space().munmap(at)?)
+}
+
+/// 2 MiB for a process, cut up at times; and 2 MiB for the kernel, for which memory is compacted.
+fn huge(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+    let process = stage.process(rng);
+    let range = stage.map(process, HUGE_ORDER.frames(), Source::Anonymous { huge: true })?;
+    let value = stage.value();
+    let page = range.start().up(rng.random_range(1..HUGE_ORDER.frames()));
+    process.store(page, value)?;
+    if rng.random_bool(0.5) {
+        process.space().munmap(part(range, 0, 1)?)?;
+    }
+    let engine = &stage.world.host.engine;
+    let options = Options { batch: 32, ..Options::new(Mode::SyncLight) };
+    if let Ok(block) = alloc_compacting(engine, HUGE_ORDER, Kind::Kernel, options) {
+        let words = |page: u32| &engine.physical().ram_words(block.up(page))[7];
+        (0..HUGE_ORDER.frames()).for_each(|page| words(page).store(value, Ordering::Release));
+        differs("a 2 MiB page lost a store", process.load(page)?, value)?;
+        for page in 0..HUGE_ORDER.frames() {
+            differs("somebody stored to the kernel's frames", words(page).load(Ordering::Acquire), value)?;
+        }
+        engine.physical().put(block);
+        stage.huge.fetch_add(1, Ordering::Relaxed);
+    }
+    differs("a 2 MiB page lost a store", process.load(page)?, value)?;
+    Ok(process.space().munmap(range)?)
+}
+
+fn options(rng: &mut ChaCha8Rng) -> Options {
+    let mode = [Mode::Async, Mode::SyncLight, Mode::Sync][rng.random_range(0..3)];
+    Options { mode, batch: [1, 7, 32][rng.random_range(0..3)], policy: Policy::Any }
+}
+
+fn migrate(stage: &Stage<'_>, pages: &[Pfn], options: Options) {
+    let engine = &stage.world.host.engine;
+    let mut destination = AnyFree::new(engine.physical(), options.batch);
+    let mut mover = Mover::new(engine);
+    for some in pages.chunks(256) {
+        if stage.over.load(Ordering::Relaxed) {
+            break;
+        }
+        mover.migrate(some, &mut destination, options);
+    }
+}
+
+/// Moves all pages of a process.
+fn move_process(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+    let mut pages: Vec<Pfn> = Vec::new();
+    stage.process(rng).space().for_each_entry(|_: VirtAddr, entry| {
+        if entry.is_present() {
+            pages.push(entry.pfn());
+        }
+    });
+    migrate(stage, &pages, options(rng));
+    Ok(())
+}
+
+/// Moves everything that is movable in a range of blocks, mapped or not.
+fn move_all(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+    let physical = stage.world.host.engine.physical();
+    let block = rng.random_range(0..physical.blocks().count());
+    let movable = |&pfn: &Pfn| physical.frame(pfn).state().kind().is_movable();
+    let pages: Vec<Pfn> = physical.blocks().range(block).iter().filter(movable).collect();
+    migrate(stage, &pages, options(rng));
+    Ok(())
+}
+
+/// Compacts a zone.
+fn compact(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+    let engine = &stage.world.host.engine;
+    for zone in engine.physical().zones() {
+        let goal = Goal::Blocks(rng.random_range(1..8));
+        let plan = Plan::new(&Observation::of(engine.physical(), zone, Policy::Any), goal);
+        Act::new(engine, &plan, options(rng)).take_while(|_| !stage.over.load(Ordering::Relaxed)).for_each(drop);
+    }
+    Ok(())
+}

@@ -1,0 +1,414 @@
+//! `pagemove soak`: everything at once, for as long as one likes. Writers write words that tell their page and the number of
+//! the store; beside them processes fork, remap, protect and pin, drivers and files lose pages, memory is compacted, and two
+//! more threads move whatever they find ([`deeds`]). Once a round all stand still, and everything is checked.
+//!
+//! Takes arguments; prints what was done on stdout, how it goes on stderr. Promises to end at the first thing that is wrong,
+//! with exit code 1, the seed, and the last events of the engine; to end cleanly on Ctrl-C, with all that was done so far
+//! checked; and to fail if the memory of the program itself, or that of the engine, grows.
+//!
+//! An engine that takes a right from a program that has it ends the whole program with SIGSEGV, with the host TLB; the
+//! seed was printed before.
+
+mod deeds;
+mod memory;
+
+use std::{
+    io::{self, Write},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use pagemove::{
+    report::{Counter, Event},
+    units::HUGE_ORDER,
+    zone::AllocError,
+};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use self::{
+    deeds::{DEEDS, Stage},
+    memory::Resident,
+};
+use crate::run::{
+    args::Tlb,
+    cancel::Stop,
+    error::{EngineError, RunError},
+    load::Load,
+    memory::Memory,
+    progress::Progress,
+    region::Compared,
+    words::{FIRST, Words},
+    world::{Shape, World},
+    writers::{self, Sequences, Shared},
+};
+
+/// Time between two checks of everything.
+const ROUND: Duration = Duration::from_secs(2);
+/// Time between two looks at whether the round is over.
+const TICK: Duration = Duration::from_millis(5);
+/// Time between two lines.
+const LINE: Duration = Duration::from_secs(1);
+/// The program's own memory may grow by this much after the first round: its allocator's caches, page tables' places.
+const GROWTH_KIB: u64 = 48 << 10;
+/// Frames that may be in use beyond those of the first round: page tables, which come and go with addresses.
+const MORE_FRAMES: u32 = 256;
+/// Words of a writer: few, so that it comes round to each again and again.
+const WORDS: usize = 1000;
+/// Events told after a failure.
+const EVENTS: usize = 24;
+/// Frames of a MiB.
+const MIB: u64 = 256;
+
+/// Does everything at once on the hosted machine, and checks all of it, for as long as asked.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct SoakArgs {
+    /// How long; parts of a minute as well, as 0.5.
+    #[arg(long, value_name = "N", default_value = "10", value_parser = minutes)]
+    minutes: Duration,
+    /// Number that fixes every random choice, though not which thread is first [default: a new one each time].
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Memory of the machine, as 128M or 1G [default: 256M].
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Memory>,
+    /// TLB of the machine: in software, or the host's own MMU.
+    #[arg(long, value_enum, default_value_t = Tlb::Host)]
+    tlb: Tlb,
+    /// Says nothing but the result.
+    #[arg(long)]
+    quiet: bool,
+}
+
+fn minutes(text: &str) -> Result<Duration, String> {
+    let minutes: f64 = text.parse().map_err(|_| "say for example 10 or 0.5".to_owned())?;
+    if !(minutes > 0.0 && minutes <= 100_000.0) {
+        return Err("more than 0, and at most 100000".into());
+    }
+    Ok(Duration::from_secs_f64(minutes * 60.0))
+}
+
+/// Why a soak ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SoakError {
+    /// It could not begin, or can't print.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// Ctrl-C, or `kill`; all that was done by then was right.
+    #[error("stopped; everything was right so far")]
+    Stopped,
+    /// Something is wrong.
+    #[error("after {seconds} s: {what}\nThe last events:\n{events}Repeat with --seed {seed}.")]
+    Failed {
+        /// When.
+        seconds: u64,
+        /// What is wrong.
+        what: String,
+        /// What the engine did last.
+        events: String,
+        /// Seed of the run.
+        seed: u64,
+    },
+}
+
+impl SoakError {
+    /// Gives the code to exit with.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Run(error) => error.exit_code(),
+            Self::Stopped => 130,
+            Self::Failed { .. } => 1,
+        }
+    }
+}
+
+/// What was done so far.
+#[derive(Default)]
+struct Done {
+    rounds: u64,
+    compared: Compared,
+    deeds: [u64; DEEDS.len()],
+    /// Deeds that found no frame or no room, which is nobody's fault.
+    without_room: u64,
+}
+
+/// What stays the same from round to round.
+struct Soak<'a> {
+    args: &'a SoakArgs,
+    seed: u64,
+    writers: usize,
+    stop: &'a Stop,
+    progress: &'a Progress,
+    started: Instant,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &SoakArgs) -> Result<(), SoakError> {
+    let stop = Stop::on_signals()?;
+    let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let memory = match args.memory {
+        Some(memory) => memory,
+        None => "256M".parse().unwrap_or_else(|_| Memory::by_default()),
+    };
+    memory.check().map_err(RunError::from)?;
+    let progress = Progress::new(args.quiet);
+    progress.subject("soak".into());
+    progress.say(&format!("Seed: {seed}."));
+    let writers = thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 8));
+    // `Memory` keeps below 2^28 frames.
+    let frames = (memory.bytes() / crate::layout::FRAME_BYTES) as u32;
+    // A virtual processor for each thread.
+    let shape = Shape { frames, pageblock_order: HUGE_ORDER, writers: writers + DEEDS.len(), tlb: args.tlb.kind() };
+    let mut world = World::new(shape, Words::new(seed, 0))?;
+    let free = free_frames(&world);
+    world.start_processes()?;
+    progress.stage("filling memory");
+    Load::new(&mut world, &mut ChaCha8Rng::seed_from_u64(seed), &stop).run(seed, &mut |part| progress.part(part))?;
+
+    let soak = Soak { args, seed, writers, stop: &stop, progress: &progress, started: Instant::now() };
+    let mut done = Done::default();
+    let (first, last) = soak.rounds(&world, &mut done)?;
+    let told = summary(&soak, &world, &done, first, last);
+    soak.end(world, free)?;
+    drop(progress);
+    writeln!(io::stdout(), "{told}").or_else(ignore_broken_pipe).map_err(RunError::Print)?;
+    if stop.is_set() { Err(SoakError::Stopped) } else { Ok(()) }
+}
+
+/// `| head` has seen enough.
+fn ignore_broken_pipe(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
+}
+
+fn free_frames(world: &World) -> u32 {
+    world.host.engine.physical().drain_cpu_lists();
+    world.host.engine.physical().free_frames()
+}
+
+impl Soak<'_> {
+    /// Goes on until the time is over; gives the program's memory after the first round and after the last.
+    fn rounds(&self, world: &World, done: &mut Done) -> Result<(Option<Resident>, Option<Resident>), SoakError> {
+        let mut last = Sequences::new();
+        let next = AtomicU64::new(0);
+        let huge = AtomicU64::new(0);
+        let mut first: Option<(Option<Resident>, u32)> = None;
+        loop {
+            self.round(world, done, &mut last, (&next, &huge))?;
+            self.check(world, done, &last).map_err(|what| self.failed(world, what))?;
+            done.rounds += 1;
+            let (resident, free) = (Resident::now(), free_frames(world));
+            let &mut (before, free_before) = first.get_or_insert((resident, free));
+            if let (Some(now), Some(before)) = (resident, before)
+                && now.growth_kib(before) > GROWTH_KIB
+            {
+                return Err(self.failed(world, format!("the program's memory has grown from {before} to {now}")));
+            }
+            if free + MORE_FRAMES < free_before {
+                let what = format!("{free} frames are free at rest, {free_before} were: some are lost");
+                return Err(self.failed(world, what));
+            }
+            if self.stop.is_set() || self.started.elapsed() >= self.args.minutes {
+                return Ok((before, resident));
+            }
+        }
+    }
+
+    /// Everything at once, for a while.
+    fn round(
+        &self,
+        world: &World,
+        done: &mut Done,
+        last: &mut Sequences,
+        (next, huge): (&AtomicU64, &AtomicU64),
+    ) -> Result<(), SoakError> {
+        let seed = self.seed.wrapping_add(done.rounds << 32);
+        let shared = Shared::new(self.writers);
+        let over = AtomicBool::new(false);
+        let writers = writers::choose(world, self.writers, WORDS, seed, last);
+        thread::scope(|scope| {
+            let writers: Vec<_> = (0..)
+                .zip(writers)
+                .map(|(number, writer)| writer.start(scope, number, &world.host.processes, &shared))
+                .collect();
+            let (over, shared) = (&over, &shared);
+            let deeds: Vec<_> = (1..)
+                .zip(&DEEDS)
+                .map(|(number, deed)| {
+                    scope.spawn(move || {
+                        let stage = Stage { world, over, next, huge };
+                        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ number << 48);
+                        let (mut times, mut without_room) = (0, 0);
+                        while !over.load(Ordering::Relaxed) {
+                            // There are more threads than processors, and writers are what it's about.
+                            thread::yield_now();
+                            match (deed.act)(&stage, &mut rng) {
+                                Ok(()) => times += 1,
+                                Err(error) if is_want_of_room(&error) => without_room += 1,
+                                Err(error) => {
+                                    over.store(true, Ordering::Relaxed);
+                                    shared.stop();
+                                    return Err(format!("{}: {error}", deed.name));
+                                }
+                            }
+                        }
+                        Ok((times, without_room))
+                    })
+                })
+                .collect();
+            self.wait(world, done, shared);
+            over.store(true, Ordering::Relaxed);
+            shared.stop();
+            let mut wrong = Vec::new();
+            for thread in writers {
+                match thread.join() {
+                    Ok(Ok(written)) => {
+                        done.compared.words += written.compared.words;
+                        done.compared.wrong += written.compared.wrong;
+                        last.extend(written.sequences);
+                    }
+                    Ok(Err(error)) => wrong.push(format!("a writer: {error}")),
+                    Err(_) => wrong.push("a writer panicked".into()),
+                }
+            }
+            for ((thread, deed), count) in deeds.into_iter().zip(&DEEDS).zip(&mut done.deeds) {
+                match thread.join() {
+                    Ok(Ok((times, without_room))) => {
+                        *count += times;
+                        done.without_room += without_room;
+                    }
+                    Ok(Err(what)) => wrong.push(what),
+                    Err(_) => wrong.push(format!("{} panicked", deed.name)),
+                }
+            }
+            if wrong.is_empty() { Ok(()) } else { Err(self.failed(world, wrong.join("; "))) }
+        })
+    }
+
+    /// Waits for the end of the round, and tells every second how it goes.
+    fn wait(&self, world: &World, done: &Done, shared: &Shared) {
+        let (start, mut line) = (Instant::now(), Instant::now());
+        let left = self.args.minutes.saturating_sub(self.started.elapsed());
+        while start.elapsed() < ROUND.min(left) && !shared.is_over() && !self.stop.is_set() {
+            if line.elapsed() >= LINE {
+                line = Instant::now();
+                self.tell(world, done);
+            }
+            thread::sleep(TICK);
+        }
+    }
+
+    /// All stand still: memory adds up, and every page holds the word that was stored last.
+    fn check(&self, world: &World, done: &mut Done, last: &Sequences) -> Result<(), String> {
+        let physical = world.host.engine.physical();
+        physical.validate().map_err(|what| format!("memory contradicts itself: {what}"))?;
+        for (number, region) in world.regions.iter().enumerate() {
+            for page in (0..region.filled).filter(|&page| region.live[page as usize]) {
+                let written = last.get(&(number, page)).copied();
+                let sequence = written.unwrap_or(FIRST);
+                region
+                    .check(&world.host, page, sequence, written.is_some(), &mut done.compared)
+                    .map_err(|error| format!("region {number}, page {page}: {error}"))?;
+            }
+        }
+        match done.compared.wrong {
+            0 => Ok(()),
+            wrong => Err(format!("{wrong} of {} words were not what was stored last", done.compared.words)),
+        }
+    }
+
+    fn tell(&self, world: &World, done: &Done) {
+        let counters = world.host.engine.physical().counters();
+        self.progress.part(self.started.elapsed().as_secs_f64() / self.args.minutes.as_secs_f64());
+        self.progress.tell(format!(
+            "{} s: {} words right, {} moves, {} waits, {} forks, {}",
+            self.started.elapsed().as_secs(),
+            done.compared.words,
+            counters.get(Counter::PgmigrateSuccess),
+            counters.get(Counter::MigrationWait),
+            done.deeds[0],
+            Resident::now().map_or("memory unknown".into(), |resident| resident.to_string()),
+        ));
+    }
+
+    fn failed(&self, world: &World, what: String) -> SoakError {
+        let mut events = Vec::new();
+        world.host.engine.physical().events().for_each(|event| {
+            events.push(match event {
+                Event::Moved { from, to } => format!("  frame {from} moved to {to}\n"),
+                Event::Stayed { pfn, reason } => format!("  frame {pfn} stayed: {reason}\n"),
+            });
+        });
+        let events = events.split_off(events.len().saturating_sub(EVENTS)).concat();
+        SoakError::Failed { seconds: self.started.elapsed().as_secs(), what, events, seed: self.seed }
+    }
+
+    /// Ends all processes, files and devices: every frame must be free then.
+    fn end(&self, mut world: World, free: u32) -> Result<(), SoakError> {
+        world.pins.clear();
+        world.host.processes.clear();
+        world.regions.clear();
+        world.balloon.deflate(u32::MAX);
+        let physical = world.host.engine.physical();
+        world.kernel.drain(..).for_each(|pfn| physical.put(pfn));
+        physical.drain_cpu_lists();
+        physical.validate().map_err(|what| self.failed(&world, format!("memory contradicts itself: {what}")))?;
+        let now = physical.free_frames();
+        if now == free {
+            Ok(())
+        } else {
+            Err(self.failed(&world, format!("{now} frames are free in the end, {free} were: some are lost")))
+        }
+    }
+}
+
+/// Tells whether a deed only found no frame, or no addresses.
+fn is_want_of_room(error: &EngineError) -> bool {
+    use pagemove::space::{FaultError, FileError, PinError, SpaceError};
+    matches!(
+        error,
+        EngineError::Space(SpaceError::OutOfMemory { .. })
+            | EngineError::Fault(FaultError::OutOfMemory(_))
+            | EngineError::File(FileError::OutOfMemory(_))
+            | EngineError::Pin(PinError::Fault(FaultError::OutOfMemory(_)) | PinError::Split(_))
+            | EngineError::Alloc(AllocError { .. })
+    )
+}
+
+fn summary(soak: &Soak<'_>, world: &World, done: &Done, first: Option<Resident>, last: Option<Resident>) -> String {
+    let counters = world.host.engine.physical().counters();
+    let deeds: Vec<_> = DEEDS.iter().zip(done.deeds).map(|(deed, times)| format!("{}: {times}", deed.name)).collect();
+    let memory = |resident: Option<Resident>| resident.map_or("unknown".into(), |resident| resident.to_string());
+    format!(
+        "{} s, seed {}, {} MiB: {} checks of all memory, {} words compared, none wrong.\n{}; for want of room not: {}.\n\
+         {} pages moved, {} stayed; {} faults, {} waited for a move, at most {} us.\n\
+         The program's memory after the first round: {}; after the last: {}.",
+        soak.started.elapsed().as_secs(),
+        soak.seed,
+        u64::from(world.host.engine.physical().ram().frames()) / MIB,
+        done.rounds,
+        done.compared.words,
+        deeds.join(", "),
+        done.without_room,
+        counters.get(Counter::PgmigrateSuccess),
+        counters.get(Counter::PgmigrateFail),
+        counters.get(Counter::Pgfault),
+        counters.get(Counter::MigrationWait),
+        counters.blocked_max_ns() / 1000,
+        memory(first),
+        memory(last),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minutes_are_read_and_absurd_ones_refused() {
+        assert_eq!(minutes("0.5"), Ok(Duration::from_secs(30)));
+        for text in ["", "0", "-1", "nan", "inf", "1e9", "ten"] {
+            assert!(minutes(text).is_err(), "{text:?} is taken");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! A device with a page table of its own (a GPU, an IOMMU), which sees a driver's pages alone or together with processes: the
+//! reverse map that it brings, and its accesses, which wait while a page moves.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
+
+#[cfg(feature = "shuttle")]
+use shuttle::sync::{Condvar, Mutex, MutexGuard};
+#[cfg(not(feature = "shuttle"))]
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use pagemove::{
+    Engine,
+    movable::PageIndex,
+    paging::FlushDebt,
+    rmap::{MovingPage, RangeMap, ReverseMap, device_mapped, device_unmapped, mapping_added, mapping_removed},
+    sync::{AtomicU64, Ordering},
+    units::Pfn,
+    zone::Physical,
+};
+
+/// An entry of the device's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceEntry {
+    Runs(Pfn),
+    /// The page moves: who needs it waits.
+    Stopped(Pfn),
+}
+
+/// The device. An access holds the lock of its table, so that blocking an entry waits for the accesses under way.
+pub struct Accelerator {
+    engine: Arc<Engine>,
+    index: Arc<PageIndex>,
+    processes: Arc<RangeMap>,
+    table: Mutex<BTreeMap<u32, DeviceEntry>>,
+    running: Condvar,
+    stops: AtomicU64,
+}
+
+impl Accelerator {
+    /// Makes a device that shares with processes the pages that `index` gets from now on.
+    pub fn attach(engine: &Arc<Engine>, index: &Arc<PageIndex>) -> Arc<Self> {
+        let this = Arc::new(Self {
+            engine: engine.clone(),
+            processes: index.reverse_map().clone(),
+            index: index.clone(),
+            table: Mutex::default(),
+            running: Condvar::new(),
+            stops: AtomicU64::new(0),
+        });
+        let map: Weak<Self> = Arc::downgrade(&this);
+        this.index.set_reverse_map(engine.reverse_maps().add(map));
+        this
+    }
+
+    fn physical(&self) -> &Physical {
+        self.engine.physical()
+    }
+
+    /// Puts a page, made if there is none, into the device's table.
+    pub fn map(&self, page: u32) {
+        let held = self.index.lock_or_insert(page).unwrap();
+        let mut table = self.table.lock().unwrap();
+        assert_eq!(table.insert(page, DeviceEntry::Runs(held.pfn())), None, "the device maps page {page} already");
+        device_mapped(self.physical(), held.pfn());
+    }
+
+    /// Takes a page out of the device's table, also in the midst of its move; false if it isn't there.
+    pub fn unmap(&self, page: u32) -> bool {
+        let mut table = self.table.lock().unwrap();
+        let Some(entry) = table.remove(&page) else { return false };
+        if let DeviceEntry::Runs(pfn) = entry {
+            device_unmapped(self.physical(), pfn);
+        }
+        true
+    }
+
+    /// Takes all pages out of the device's table, as closing it does.
+    pub fn close(&self) {
+        let pages: Vec<u32> = self.table.lock().unwrap().keys().copied().collect();
+        for page in pages {
+            self.unmap(page);
+        }
+    }
+
+    pub fn entry(&self, page: u32) -> Option<DeviceEntry> {
+        self.table.lock().unwrap().get(&page).copied()
+    }
+
+    /// How many entries have been stopped.
+    pub fn stops(&self) -> u64 {
+        self.stops.load(Ordering::SeqCst)
+    }
+
+    /// Waits until a page runs; `None` if the device does not map it.
+    fn running(&self, page: u32) -> Option<(MutexGuard<'_, BTreeMap<u32, DeviceEntry>>, Pfn)> {
+        let mut table = self.table.lock().unwrap();
+        loop {
+            match table.get(&page).copied()? {
+                DeviceEntry::Runs(pfn) => return Some((table, pfn)),
+                DeviceEntry::Stopped(_) => table = self.running.wait(table).unwrap(),
+            }
+        }
+    }
+
+    fn access<R>(&self, page: u32, word: usize, act: impl FnOnce(&AtomicU64) -> R) -> Option<R> {
+        let (_table, pfn) = self.running(page)?;
+        Some(act(&self.physical().ram_words(pfn)[word]))
+    }
+
+    pub fn load(&self, page: u32, word: usize) -> Option<u64> {
+        self.access(page, word, |word| word.load(Ordering::SeqCst))
+    }
+
+    pub fn add(&self, page: u32, word: usize, by: u64) -> Option<u64> {
+        self.access(page, word, |word| word.fetch_add(by, Ordering::SeqCst))
+    }
+}
+
+impl ReverseMap for Accelerator {
+    fn block(&self, physical: &Physical, pages: &mut [MovingPage], wait: bool, debt: &mut FlushDebt<'_>) {
+        self.processes.block(physical, pages, wait, debt);
+        let mut table = self.table.lock().unwrap();
+        for page in pages.iter_mut().filter(|page| page.stay.is_none()) {
+            if let Some(entry) = table.get_mut(&page.key.index)
+                && *entry == DeviceEntry::Runs(page.from)
+            {
+                *entry = DeviceEntry::Stopped(page.from);
+                mapping_removed(physical, page.from);
+                page.blocked = true;
+                self.stops.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn rebind(&self, physical: &Physical, pages: &[MovingPage]) {
+        self.processes.rebind(physical, pages);
+        let mut table = self.table.lock().unwrap();
+        for page in pages {
+            if let Some(entry) = table.get_mut(&page.key.index)
+                && *entry == DeviceEntry::Stopped(page.from)
+            {
+                mapping_added(physical, page.target());
+                *entry = DeviceEntry::Runs(page.target());
+            }
+        }
+        self.running.notify_all();
+    }
+}
+
+impl Drop for Accelerator {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,165 @@
+//! Whole moves under shuttle: a batch of moves of each kind of page against everything else that can happen to them, with
+//! the scheduler choosing who goes on at each atomic access and lock, at random and by PCT (priorities with few changes,
+//! ASPLOS'10). Sequentially consistent histories only: orderings are for the models under loom.
+//!
+//! `PAGEMOVE_SCHEDULES` is the number of histories for each pair and scheduler, `PAGEMOVE_SEED` the first seed. A failure
+//! prints its schedule, which `PAGEMOVE_REPLAY=SCHEDULE` runs again with the test of the same name.
+#![allow(missing_docs, unreachable_pub, reason = "a test")]
+
+#[path = "../common/accelerator.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod accelerator;
+mod deeds;
+mod world;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use deeds::Deed;
+use pagemove::{migrate::Mode, sync::set_stepping};
+use shuttle::{
+    Config, Runner,
+    scheduler::{PctScheduler, RandomScheduler, Scheduler},
+    thread,
+};
+use world::{Kind, World};
+
+/// What all histories of a test came to, over all of them.
+#[derive(Default)]
+struct Sums {
+    histories: AtomicU64,
+    moved: AtomicU64,
+    stayed: AtomicU64,
+}
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")),
+        Err(_) => otherwise,
+    }
+}
+
+fn runner(scheduler: impl Scheduler + Send + 'static) -> Runner<impl Scheduler> {
+    let mut config = Config::new();
+    config.stack_size = 1 << 18;
+    config.silence_warnings = true;
+    Runner::new(scheduler, config)
+}
+
+/// Runs `history` under both schedulers; `number` tells tests apart that share a seed.
+fn explore(name: &str, history: impl Fn() + Send + Sync + Clone + 'static) {
+    if let Ok(schedule) = std::env::var("PAGEMOVE_REPLAY") {
+        return shuttle::replay(history, &schedule);
+    }
+    let (histories, seed) = (number("PAGEMOVE_SCHEDULES", 20) as usize, number("PAGEMOVE_SEED", 1));
+    println!("{name}: seed {seed}, {histories} histories for each of two schedulers");
+    runner(RandomScheduler::new_from_seed(seed, histories)).run(history.clone());
+    runner(PctScheduler::new_from_seed(seed, 4, histories)).run(history);
+}
+
+/// One history: all `deeds` at once on the same pages, a migrator first among them.
+fn history(kind: Kind, mode: Mode, deeds: &[Deed], sums: &Sums) {
+    set_stepping(false);
+    let shared = Arc::new(World::new(kind));
+    set_stepping(true);
+    let migrator = {
+        let world = shared.clone();
+        thread::spawn(move || deeds::migrate(&world, mode))
+    };
+    let others: Vec<_> = deeds
+        .iter()
+        .enumerate()
+        .map(|(number, &deed)| {
+            let world = shared.clone();
+            thread::spawn(move || deed.act(&world, number + 1))
+        })
+        .collect();
+    let (moved, stayed) = migrator.join().expect("the migrator panicked");
+    let ends: Vec<_> = others.into_iter().map(|thread| thread.join().expect("a deed panicked")).collect();
+    set_stepping(false);
+    let world = Arc::into_inner(shared).expect("all threads have ended");
+    world.check(&ends);
+    world.end();
+    sums.histories.fetch_add(1, Ordering::Relaxed);
+    sums.moved.fetch_add(moved, Ordering::Relaxed);
+    sums.stayed.fetch_add(stayed, Ordering::Relaxed);
+}
+
+/// Explores one deed against a migrator, for each kind of page that it can be done to, and each mode.
+fn against_a_migrator(deed: Deed) {
+    let sums = Arc::new(Sums::default());
+    let mut kinds = 0;
+    for kind in Kind::ALL.into_iter().filter(|&kind| deed.fits(kind)) {
+        kinds += 1;
+        for mode in [Mode::Async, Mode::SyncLight, Mode::Sync] {
+            let of_all = sums.clone();
+            explore(&format!("{deed:?}, {kind:?}, {mode:?}"), move || history(kind, mode, &[deed], &of_all));
+        }
+    }
+    report(&format!("{deed:?} with {kinds} kinds of page"), &sums);
+}
+
+fn report(name: &str, sums: &Sums) {
+    let read = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
+    println!("{name}: {} histories, {} moved, {} stayed", read(&sums.histories), read(&sums.moved), read(&sums.stayed));
+    if std::env::var_os("PAGEMOVE_REPLAY").is_none() {
+        assert!(read(&sums.moved) > 0, "{name}: nothing moved in any history, so nothing was tried");
+    }
+}
+
+macro_rules! pairs {
+    ($($name:ident: $deed:ident,)*) => {
+        $(
+            #[test]
+            fn $name() {
+                against_a_migrator(Deed::$deed);
+            }
+        )*
+
+        /// All that have a test above.
+        const DEEDS: &[Deed] = &[$(Deed::$deed),*];
+    };
+}
+
+pairs! {
+    load: Load,
+    store: Store,
+    unmap: Unmap,
+    remap: Remap,
+    fork: Fork,
+    protect: Protect,
+    pin: Pin,
+    free_by_the_owner: Free,
+    truncate: Truncate,
+    second_migrator: Migrate,
+    compaction: Compact,
+    exit: Exit,
+    clear_soft_dirty: ClearSoftDirty,
+    unregister: Unregister,
+    access_by_the_driver: Device,
+    access_by_a_device: Accelerate,
+}
+
+#[test]
+fn every_deed_has_its_pair() {
+    assert_eq!(DEEDS, Deed::ALL);
+}
+
+/// Three at once: a migrator and two deeds, of all pairs of deeds, in both orders of starting.
+#[test]
+fn two_deeds_and_a_migrator() {
+    let sums = Arc::new(Sums::default());
+    for kind in Kind::ALL {
+        for &first in Deed::ALL.iter().filter(|deed| deed.fits(kind)) {
+            for &second in Deed::ALL.iter().filter(|deed| deed.fits(kind) && first.goes_with(**deed)) {
+                let of_all = sums.clone();
+                explore(&format!("{first:?} and {second:?}, {kind:?}"), move || {
+                    history(kind, Mode::Sync, &[first, second], &of_all);
+                });
+            }
+        }
+    }
+    report("two deeds", &sums);
+}

@@ -1,0 +1,244 @@
+//! A small machine with two pages of one kind, mapped by one process or two; and what must hold of it in the end.
+//!
+//! Each thread stores to a word of its own in each page, so that a value that is lost, or seen where it should not be, is
+//! known whatever the order was.
+
+use std::sync::{Arc, Mutex};
+
+use crate::accelerator::Accelerator;
+use pagemove::{
+    Engine,
+    port::Contents,
+    space::{FaultError, Map, Mappable, PageCache, Protection, Source},
+    units::{FrameRange, HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
+    zone,
+};
+use pagemove_drivers::{CharDevice, DeviceFile};
+use pagemove_hosted::{Config, Hosted, Process, TlbKind};
+
+pub const PAGES: u32 = 2;
+pub const RW: Protection = Protection::READ.union(Protection::WRITE);
+const FRAMES: u32 = 256;
+/// Where there are 2 MiB pages: room for four of them.
+const HUGE_FRAMES: u32 = 2048;
+
+/// What kind of pages are moved, and who maps them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Anonymous, one process.
+    Anonymous,
+    /// Anonymous, of which the two pages are the first of one 2 MiB page; most deeds split it.
+    Huge,
+    /// Anonymous, shared with a forked child until one of them stores.
+    CopyOnWrite,
+    /// Page cache, mapped shared by two processes.
+    SharedFile,
+    /// A process's own copies of a file's pages.
+    PrivateFile,
+    /// A driver's, one process.
+    Driver,
+    /// A driver's, in two processes at different addresses.
+    DriverTwice,
+    /// Page cache, mapped by a process, and by a device with a page table of its own.
+    Device,
+}
+
+impl Kind {
+    pub const ALL: [Self; 8] = [
+        Self::Device,
+        Self::Anonymous,
+        Self::Huge,
+        Self::CopyOnWrite,
+        Self::SharedFile,
+        Self::PrivateFile,
+        Self::Driver,
+        Self::DriverTwice,
+    ];
+
+    /// Tells whether stores of one process are seen by the other, and by who opens the file.
+    pub fn is_shared(self) -> bool {
+        matches!(self, Self::SharedFile | Self::Driver | Self::DriverTwice | Self::Device)
+    }
+}
+
+/// What a page of the first process holds when a deed is done, as far as that deed knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// What it held; and in the word of that number this value.
+    Kept(Option<(usize, u64)>),
+    /// Nothing is mapped there.
+    Unmapped,
+    /// Taken out of its file: a new page, without what was stored at any time before.
+    Freed,
+}
+
+/// What a deed leaves.
+pub struct End {
+    pub fates: [Fate; PAGES as usize],
+    /// Where the pages are mapped now, if that changed.
+    pub moved_to: Option<VirtAddr>,
+    /// The second process is gone.
+    pub exited: bool,
+}
+
+impl End {
+    pub const NOTHING: Self = Self { fates: [Fate::Kept(None); PAGES as usize], moved_to: None, exited: false };
+
+    pub fn fate(page: usize, fate: Fate) -> Self {
+        let mut end = Self::NOTHING;
+        end.fates[page] = fate;
+        end
+    }
+}
+
+pub struct World {
+    pub kind: Kind,
+    pub engine: Arc<Engine>,
+    pub first: Process,
+    pub second: Option<Process>,
+    pub at: VirtRange,
+    pub device: Option<Arc<DeviceFile>>,
+    pub cache: Option<Arc<PageCache>>,
+    pub accelerator: Option<Arc<Accelerator>>,
+    /// Children that deeds have made; they end last.
+    pub children: Mutex<Vec<Process>>,
+    free: u32,
+    _machine: Arc<Hosted>,
+}
+
+/// The value that page `page` has in word 0 from the start.
+pub fn first_value(page: u32) -> u64 {
+    100 + u64::from(page)
+}
+
+impl World {
+    pub fn new(kind: Kind) -> Self {
+        let (frames, order) = if kind == Kind::Huge { (HUGE_FRAMES, 9) } else { (FRAMES, 3) };
+        let config = Config { frames, cpus: 4, tlb: TlbKind::Soft, contents: Contents::All };
+        let machine = Hosted::new(config).expect("a machine");
+        let zones = vec![FrameRange::new(Pfn::new(0), frames).expect("a range")];
+        let pageblock_order = Order::new(order).expect("an order");
+        let engine = Engine::boot(machine.clone(), &zone::Config { zones, pageblock_order }).expect("an engine");
+        let free = engine.physical().free_frames();
+        let first = Process::new(&machine, &engine).expect("a process");
+        let (mut device, mut cache, mut accelerator) = (None, None, None);
+        let file: Option<Arc<dyn Mappable>> = match kind {
+            Kind::Anonymous | Kind::Huge | Kind::CopyOnWrite => None,
+            Kind::SharedFile | Kind::PrivateFile | Kind::Device => {
+                let file = PageCache::new(&engine, "a file", PAGES);
+                cache = Some(file.clone());
+                if kind == Kind::Device {
+                    let device = Accelerator::attach(&engine, file.index());
+                    (0..PAGES).for_each(|page| device.map(page));
+                    accelerator = Some(device);
+                }
+                Some(file)
+            }
+            Kind::Driver | Kind::DriverTwice => {
+                let file = CharDevice::new(&engine, "a device").open(PAGES);
+                device = Some(file.clone());
+                Some(file)
+            }
+        };
+        let source = || match &file {
+            None => Source::Anonymous { huge: kind == Kind::Huge },
+            Some(file) if kind.is_shared() => Source::Shared { file: file.clone(), first: 0 },
+            Some(file) => Source::Private { file: file.clone(), first: 0 },
+        };
+        let pages = if kind == Kind::Huge { HUGE_ORDER.frames() } else { PAGES };
+        let map = |at| Map { at, pages, protection: RW, source: source() };
+        let all = first.space().mmap(&map(None)).expect("room");
+        let at = VirtRange::new(all.start(), PAGES).expect("two pages");
+        for (page, address) in (0..).zip(at.iter()) {
+            first.store(address, first_value(page)).expect("a store");
+        }
+        let second = match kind {
+            Kind::CopyOnWrite => Some(first.fork().expect("a child")),
+            Kind::SharedFile | Kind::DriverTwice => {
+                let second = Process::new(&machine, &engine).expect("a process");
+                let there = second.space().mmap(&map(Some(at.start().up(7)))).expect("room");
+                for (page, address) in (0..).zip(there.iter()) {
+                    assert_eq!(second.load(address), Ok(first_value(page)));
+                }
+                Some(second)
+            }
+            _ => None,
+        };
+        Self {
+            kind,
+            engine,
+            first,
+            second,
+            at,
+            device,
+            cache,
+            accelerator,
+            children: Mutex::default(),
+            free,
+            _machine: machine,
+        }
+    }
+
+    /// Gives the address of a word of a page in the first process, as it was at the start.
+    pub fn word(&self, page: u32, word: usize) -> VirtAddr {
+        address(self.at.start(), page, word)
+    }
+
+    /// Gives the address at which the second process maps the page's word.
+    pub fn second_word(&self, page: u32, word: usize) -> VirtAddr {
+        let start = if self.kind == Kind::CopyOnWrite { self.at.start() } else { self.at.start().up(7) };
+        address(start, page, word)
+    }
+
+    /// Gives the frames that the first process maps now.
+    pub fn frames(&self) -> Vec<Pfn> {
+        let entries = self.at.iter().map(|at| self.first.space().entry(at));
+        let mut frames: Vec<Pfn> = entries.filter(|entry| !entry.is_none()).map(|entry| entry.pfn()).collect();
+        frames.dedup();
+        frames
+    }
+
+    /// Checks what all deeds agree on.
+    pub fn check(&self, ends: &[End]) {
+        self.engine.physical().validate().expect("invariants 3 and 8");
+        let start = ends.iter().find_map(|end| end.moved_to).unwrap_or(self.at.start());
+        for page in 0..PAGES {
+            let fates: Vec<Fate> = ends.iter().map(|end| end.fates[page as usize]).collect();
+            let load = |word| self.first.load(address(start, page, word));
+            if fates.contains(&Fate::Unmapped) {
+                assert!(matches!(load(0), Err(FaultError::NotMapped(_))), "page {page} is still mapped: {:?}", load(0));
+                continue;
+            }
+            let freed = fates.contains(&Fate::Freed);
+            let value = load(0).expect("the page is mapped");
+            assert!(
+                value == first_value(page) && !freed || value == 0 && freed,
+                "page {page} holds {value}: {fates:?}"
+            );
+            for fate in fates {
+                if let Fate::Kept(Some((word, value))) = fate {
+                    let found = load(word).expect("the page is mapped");
+                    // A store before the page was freed is gone with it.
+                    assert!(found == value || freed && found == 0, "page {page}, word {word}: {found}, not {value}");
+                }
+            }
+            if let Some(second) = self.second.as_ref().filter(|_| !ends.iter().any(|end| end.exited)) {
+                let expected = if freed { 0 } else { first_value(page) };
+                assert_eq!(second.load(self.second_word(page, 0)), Ok(expected), "page {page} of the second process");
+            }
+        }
+    }
+
+    /// Ends everything; nothing may be left.
+    pub fn end(self) {
+        let Self { engine, first, second, device, cache, accelerator, children, free, .. } = self;
+        drop((accelerator, children, second, first, device, cache));
+        engine.physical().drain_cpu_lists();
+        engine.physical().validate().expect("invariants 3 and 8");
+        assert_eq!(engine.physical().free_frames(), free, "frames were lost or found");
+    }
+}
+
+fn address(start: VirtAddr, page: u32, word: usize) -> VirtAddr {
+    VirtAddr::new(start.up(page).get() + 8 * word as u64).expect("an address")
+}

@@ -1,0 +1,59 @@
+//! Flush debt against reuse of the source: a frame is nobody else's while a TLB still leads to it.
+
+use alloc::sync::Arc;
+
+use loom::{sync::Mutex, thread};
+
+use super::{
+    all,
+    machine::{Guarded, Model, Waiting},
+};
+use crate::{
+    frame::Kind,
+    paging::FlushDebt,
+    port::SpaceId,
+    sync::{AtomicU64, Ordering},
+    units::{Order, Pfn, VirtAddr},
+};
+
+/// A TLB of one entry: held over an access and over a fill, so that a flush waits for either.
+type Tlb = Mutex<Option<Pfn>>;
+
+#[test]
+fn a_source_is_reused_after_the_flush() {
+    all("flush debt against an access and reuse", || {
+        let tlb: Arc<Tlb> = Arc::new(Mutex::new(None));
+        let flushed = tlb.clone();
+        let machine = Model::with(Waiting::Looking, move || *flushed.lock().expect("no panic") = None);
+        let engine = machine.boot();
+        let physical = engine.physical().clone();
+        let pfn = physical.alloc(Order::ZERO, Kind::Anon).expect("a frame");
+        let page = Arc::new(Guarded::new());
+        // The page-table entry: 1 more than the frame's number, or nothing.
+        let entry = Arc::new(AtomicU64::new(u64::from(pfn.get()) + 1));
+        *tlb.lock().expect("no panic") = Some(pfn);
+
+        let program = {
+            let (tlb, page, entry) = (tlb.clone(), page.clone(), entry.clone());
+            thread::spawn(move || {
+                let mut tlb = tlb.lock().expect("no panic");
+                if tlb.is_none() && entry.load(Ordering::Acquire) != 0 {
+                    *tlb = Some(pfn);
+                }
+                if tlb.is_some() {
+                    page.write(1);
+                }
+            })
+        };
+        entry.store(0, Ordering::Release);
+        let mut debt = FlushDebt::new(&physical);
+        debt.owe(SpaceId(1), VirtAddr::new(1 << 12).expect("an address"), 1);
+        debt.keep_reference(pfn);
+        debt.pay();
+        // Free now: the next one has it alone.
+        assert_eq!(physical.frame(pfn).refs(), 0);
+        page.write(2);
+        program.join().expect("no panic");
+        assert_eq!(page.read(), 2, "a program stored to a frame that was somebody else's");
+    });
+}

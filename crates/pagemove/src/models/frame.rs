@@ -1,0 +1,326 @@
+//! The frame word: lock, references, mappings, pins, marks.
+
+use alloc::sync::Arc;
+
+use loom::thread;
+
+use super::{
+    all,
+    machine::{Guarded, Model},
+    within,
+};
+use crate::{
+    frame::{Frame, FrameTable, Key, Kind, Marks, Put, State},
+    units::{Order, Pfn},
+};
+
+const PFN: Pfn = Pfn::new(0);
+
+fn table(machine: Arc<Model>) -> FrameTable {
+    FrameTable::new(machine, 1).expect("a table")
+}
+
+/// Locks once on each of `threads` threads; what the lock guards is used by one at a time, each seeing the last one's.
+fn lock(threads: u64, machine: fn() -> Arc<Model>) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let shared = Arc::new((table(machine()), Guarded::new()));
+        let deed = |shared: &(FrameTable, Guarded)| {
+            let _held = shared.0.lock(PFN);
+            shared.1.write(shared.1.read() + 1);
+        };
+        let others: alloc::vec::Vec<_> = (1..threads)
+            .map(|_| {
+                let shared = shared.clone();
+                thread::spawn(move || deed(&shared))
+            })
+            .collect();
+        deed(&shared);
+        others.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        assert_eq!(shared.1.read(), threads);
+    }
+}
+
+#[test]
+fn lock_excludes_and_orders() {
+    all("lock, waiting by looking", lock(2, Model::looking));
+}
+
+#[test]
+fn lock_wakes_who_sleeps() {
+    all("lock, waiting asleep", lock(2, Model::sleeping));
+}
+
+#[test]
+fn lock_wakes_all_who_sleep() {
+    within(2, "lock of three, waiting asleep", lock(3, Model::sleeping));
+}
+
+#[test]
+fn try_lock_excludes_and_orders() {
+    all("try-lock against lock", || {
+        let shared = Arc::new((table(Model::looking()), Guarded::new()));
+        let other = shared.clone();
+        let thread = thread::spawn(move || {
+            if let Some(_held) = other.0.try_lock(PFN) {
+                other.1.write(1);
+            }
+        });
+        {
+            let _held = shared.0.lock(PFN);
+            shared.1.write(2);
+        }
+        thread.join().expect("no panic");
+    });
+}
+
+/// Who waits for the end of a move without wanting the lock: sees all that the move did, and is woken.
+fn wait<const WAITERS: usize>(machine: fn() -> Arc<Model>) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let shared = Arc::new((table(machine()), Guarded::new()));
+        let held = shared.0.try_lock(PFN).expect("free");
+        let waiters: [_; WAITERS] = core::array::from_fn(|_| {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                shared.0.wait_unlocked(PFN);
+                assert_eq!(shared.1.read(), 1, "the move's work is not seen");
+            })
+        });
+        shared.1.write(1);
+        drop(held);
+        waiters.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    }
+}
+
+#[test]
+fn migration_entry_wait_sees_the_move() {
+    all("migration-entry wait against wake, waiting by looking", wait::<1>(Model::looking));
+}
+
+#[test]
+fn migration_entry_wait_is_woken() {
+    all("migration-entry wait against wake, waiting asleep", wait::<1>(Model::sleeping));
+    within(2, "migration-entry wait of two against wake, waiting asleep", wait::<2>(Model::sleeping));
+}
+
+#[test]
+fn writeback_wait_is_woken() {
+    for machine in [Model::looking, Model::sleeping] {
+        all("writeback: wait against end, another mark set meanwhile", move || {
+            let shared = Arc::new((table(machine()), Guarded::new()));
+            shared.0.start_writeback(PFN);
+            let other = shared.clone();
+            let waiter = thread::spawn(move || {
+                other.0.wait_writeback(PFN);
+                assert_eq!(other.1.read(), 1);
+            });
+            let marker = shared.clone();
+            let marker = thread::spawn(move || marker.0[PFN].mark(Marks::DIRTY));
+            shared.1.write(1);
+            shared.0.end_writeback(PFN);
+            waiter.join().expect("no panic");
+            marker.join().expect("no panic");
+            assert!(shared.0[PFN].state().marks().contains(Marks::DIRTY), "a mark was lost");
+        });
+    }
+}
+
+/// An allocation becomes visible by its count alone: who gets a reference sees what it is.
+#[test]
+fn a_reference_shows_what_the_frame_is() {
+    all("get-unless-zero against allocation", || {
+        let frame = Arc::new(Frame::default());
+        let key = Key { rmap: 3, index: 4 };
+        let other = frame.clone();
+        let looker = thread::spawn(move || {
+            if other.get_unless_zero() {
+                assert_eq!((other.owner(), other.key(), other.state().kind()), (7, key, Kind::Driver));
+                assert_eq!(other.put(), Put::Shared);
+            }
+        });
+        frame.set_owner(7, key);
+        frame.set_state(State::new(Kind::Driver, Kind::Driver.first_class(), Order::ZERO));
+        frame.set_counts(1, 0);
+        looker.join().expect("no panic");
+    });
+}
+
+/// The last reference frees: once, and after all that others did with theirs.
+#[test]
+fn the_last_reference_frees_once_and_last() {
+    all("get-unless-zero against free", || {
+        let shared = Arc::new((Frame::default(), Guarded::new(), Guarded::new()));
+        shared.0.set_counts(1, 0);
+        let give_back = |shared: &(Frame, Guarded, Guarded)| {
+            if shared.0.put() == Put::Last {
+                // Reuse: as if nobody else knew of the frame.
+                shared.1.write(9);
+                shared.2.write(shared.2.read() + 1);
+            }
+        };
+        let lookers: [_; 2] = core::array::from_fn(|_| {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                if shared.0.get_unless_zero() {
+                    assert_eq!(shared.1.read(), 0, "reused under a reference");
+                    give_back(&shared);
+                }
+            })
+        });
+        give_back(&shared);
+        lookers.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        assert_eq!(shared.2.read(), 1, "freed once");
+    });
+}
+
+/// Freezing against a reference, by which somebody writes: either the move sees the reference, or the writer gets none.
+#[test]
+fn freeze_against_get() {
+    all("freeze against get", || {
+        let shared = Arc::new((Frame::default(), Guarded::new()));
+        // The owner's, and the move's.
+        shared.0.set_counts(2, 0);
+        let other = shared.clone();
+        let writer = thread::spawn(move || {
+            if other.0.get_unless_zero() {
+                other.1.write(1);
+                assert_eq!(other.0.put(), Put::Shared);
+                return true;
+            }
+            false
+        });
+        let frozen = shared.0.freeze(2);
+        let copied = frozen.then(|| shared.1.read());
+        let wrote = writer.join().expect("no panic");
+        if let Some(copied) = copied {
+            assert_eq!(copied, u64::from(wrote), "a store was not copied");
+        }
+    });
+}
+
+/// Freezing against a pin: a pinned page does not freeze.
+#[test]
+fn freeze_against_pin() {
+    all("freeze against pin", || {
+        let shared = Arc::new((Frame::default(), Guarded::new()));
+        shared.0.set_counts(2, 0);
+        let other = shared.clone();
+        let device = thread::spawn(move || {
+            if !other.0.get_unless_zero() {
+                return false;
+            }
+            other.0.pin();
+            other.1.write(1);
+            other.0.unpin();
+            assert_eq!(other.0.put(), Put::Shared);
+            true
+        });
+        if shared.0.freeze(2) {
+            assert_eq!(shared.0.pins(), 0, "frozen under a pin");
+            shared.1.read();
+            shared.0.set_counts(2, 0);
+        }
+        device.join().expect("no panic");
+    });
+}
+
+/// Freezing against an unmapping: what was stored through the mapping is copied.
+#[test]
+fn freeze_against_unmap() {
+    all("freeze against unmap", || {
+        let shared = Arc::new((Frame::default(), Guarded::new()));
+        // The owner's, the mapping's, the move's.
+        shared.0.set_counts(3, 1);
+        let other = shared.clone();
+        let process = thread::spawn(move || {
+            other.1.write(1);
+            other.0.unmapped_with_reference();
+        });
+        if shared.0.freeze(2) {
+            assert_eq!(shared.1.read(), 1);
+        }
+        process.join().expect("no panic");
+    });
+}
+
+/// The same where the mapping's reference is kept until after a flush, as by munmap.
+#[test]
+fn freeze_against_unmap_that_keeps_its_reference() {
+    all("freeze against unmap that keeps its reference", || {
+        let shared = Arc::new((Frame::default(), Guarded::new()));
+        shared.0.set_counts(3, 1);
+        let other = shared.clone();
+        let process = thread::spawn(move || {
+            other.1.write(1);
+            other.0.unmapped();
+            // The flush comes here; until then stores go on.
+            other.1.write(2);
+            assert_eq!(other.0.put(), Put::Shared);
+        });
+        if shared.0.freeze(2) {
+            assert_eq!(shared.1.read(), 2);
+        }
+        process.join().expect("no panic");
+    });
+}
+
+/// Copy-on-write takes a page as its own when nobody else has a reference left: they have read all that they will.
+#[test]
+fn reuse_against_unmap() {
+    all("copy-on-write reuse against unmap", || {
+        let shared = Arc::new((Frame::default(), Guarded::new()));
+        // Two mappings, and the reference of who looks.
+        shared.0.set_counts(3, 2);
+        let other = shared.clone();
+        let sharer = thread::spawn(move || {
+            assert_eq!(other.1.read(), 0, "a store of another process is seen");
+            other.0.unmapped();
+            assert_eq!(other.0.put(), Put::Shared);
+        });
+        if shared.0.refs() == 2 {
+            shared.1.write(1);
+        }
+        sharer.join().expect("no panic");
+    });
+}
+
+/// Who unmaps last, seen by the count, has seen all entries go.
+#[test]
+fn no_mapping_left_means_all_is_stored() {
+    all("maps against unmap", || {
+        let shared = Arc::new((Frame::default(), Guarded::new()));
+        shared.0.set_counts(2, 1);
+        let other = shared.clone();
+        let process = thread::spawn(move || {
+            other.1.write(1);
+            other.0.unmapped();
+        });
+        if shared.0.maps() == 0 {
+            assert_eq!(shared.1.read(), 1);
+        }
+        process.join().expect("no panic");
+    });
+}
+
+/// Trap 3 of 2016: marks set and cleared at the same time don't touch each other, nor the class.
+#[test]
+fn marks_are_apart() {
+    all("marks against marks and class", || {
+        let frame = Arc::new(Frame::default());
+        frame.set_state(State::new(Kind::Driver, crate::frame::Class::DriverUnmapped, Order::ZERO));
+        frame.mark(Marks::WRITEBACK);
+        let threads = [
+            thread::spawn({
+                let frame = frame.clone();
+                move || frame.mark(Marks::ISOLATED)
+            }),
+            thread::spawn({
+                let frame = frame.clone();
+                move || frame.unmark(Marks::WRITEBACK)
+            }),
+        ];
+        frame.reclass(crate::frame::Class::DriverMapped);
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        let state = frame.state();
+        assert_eq!((state.marks(), state.class()), (Marks::ISOLATED, crate::frame::Class::DriverMapped));
+    });
+}

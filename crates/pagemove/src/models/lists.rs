@@ -1,0 +1,122 @@
+//! A processor's own lists: plain stores on its side, a barrier on the other; and the class that a frame counts as.
+
+use alloc::sync::Arc;
+
+use loom::thread;
+
+use super::{
+    all,
+    machine::{Guarded, Model},
+    within,
+};
+use crate::{
+    frame::{Class, Key, Kind},
+    units::{Order, Pfn},
+    zone::CpuLocal,
+};
+
+#[test]
+fn lists_are_one_processors_or_who_revoked_them() {
+    all("a processor's lists against draining, twice each", || {
+        let shared = Arc::new((CpuLocal::new(1, 1), Guarded::new()));
+        let other = shared.clone();
+        let processor = thread::spawn(move || {
+            for _ in 0..2 {
+                #[allow(unsafe_code)]
+                // SAFETY: this thread is the processor that they belong to.
+                if let Some(_inside) = unsafe { other.0.enter() } {
+                    other.1.write(other.1.read() + 1);
+                }
+            }
+        });
+        let machine = Model::looking();
+        for _ in 0..2 {
+            let _inside = shared.0.revoke(&*machine);
+            shared.1.write(shared.1.read() + 1);
+        }
+        processor.join().expect("no panic");
+    });
+}
+
+#[test]
+fn two_who_revoke_exclude_each_other() {
+    all("draining against draining", || {
+        let shared = Arc::new((CpuLocal::new(1, 1), Guarded::new()));
+        let drain = |shared: &(CpuLocal, Guarded)| {
+            let _inside = shared.0.revoke(&*Model::without_barrier());
+            shared.1.write(shared.1.read() + 1);
+        };
+        let other = shared.clone();
+        let thread = thread::spawn(move || drain(&other));
+        drain(&shared);
+        thread.join().expect("no panic");
+        assert_eq!(shared.1.read(), 2);
+    });
+}
+
+/// The class follows mappings that come and go at the same time, and the pageblock's summary follows the class.
+#[test]
+fn the_class_settles() {
+    all("class: map against unmap", || {
+        let engine = Model::looking().boot();
+        let physical = engine.physical().clone();
+        let pfn = Pfn::new(1);
+        assert!(physical.alloc_exactly(pfn, Kind::Driver));
+        physical.frame(pfn).set_owner(1, Key::default());
+        // Mapped once.
+        physical.frame(pfn).mapped();
+        physical.settle_class(pfn);
+        let other = physical.clone();
+        let unmaps = thread::spawn(move || {
+            other.frame(pfn).unmapped();
+            other.settle_class(pfn);
+        });
+        physical.frame(pfn).mapped();
+        physical.settle_class(pfn);
+        unmaps.join().expect("no panic");
+        assert_eq!(physical.frame(pfn).state().class(), Class::DriverMapped);
+        let summary = physical.blocks().summary(physical.blocks().number(pfn));
+        assert_eq!((summary.of(Class::DriverMapped), summary.of(Class::DriverUnmapped)), (1, 0));
+    });
+}
+
+/// The index of blocks with work in them: none with work is missing when all is quiet, though stale bits are cleared on
+/// the way.
+#[test]
+fn no_block_with_work_is_forgotten() {
+    all("index of pageblocks: a count against a scan that clears", || {
+        let engine = Model::looking().boot();
+        let physical = engine.physical().clone();
+        let range = physical.zones().next().expect("a zone");
+        // A bit that is stale: set by a page that is gone.
+        physical.blocks().moved(Pfn::new(1), Class::Free, Class::Lru, 1);
+        physical.blocks().moved(Pfn::new(1), Class::Lru, Class::Free, 1);
+        let other = physical.clone();
+        let fault = thread::spawn(move || other.blocks().moved(Pfn::new(1), Class::Free, Class::Lru, 1));
+        physical.blocks().for_each_candidate(range, |_, _| ());
+        fault.join().expect("no panic");
+        let mut seen = alloc::vec::Vec::new();
+        physical.blocks().for_each_candidate(range, |number, _| seen.push(number));
+        assert_eq!(seen, [0], "a block with a movable page is not in the index");
+    });
+}
+
+/// Allocating and freeing on two threads: no frame is given twice, and none is lost.
+#[test]
+fn allocations_are_apart() {
+    within(4, "allocation and freeing against the same", || {
+        let engine = Model::looking().boot();
+        let shared = Arc::new((engine.physical().clone(), [(); 4].map(|()| Guarded::new())));
+        let deed = |shared: &(Arc<crate::zone::Physical>, [Guarded; 4])| {
+            let pfn = shared.0.alloc(Order::ZERO, Kind::Kernel).expect("enough");
+            shared.1[pfn.index()].write(shared.1[pfn.index()].read() + 1);
+            shared.0.put(pfn);
+        };
+        let other = shared.clone();
+        let thread = thread::spawn(move || deed(&other));
+        deed(&shared);
+        thread.join().expect("no panic");
+        assert_eq!(shared.0.free_frames(), 4);
+        shared.0.validate().expect("invariant 8");
+    });
+}

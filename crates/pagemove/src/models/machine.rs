@@ -1,0 +1,169 @@
+//! Machines for models: no memory but metadata; one waits by looking again, the other sleeps.
+
+use alloc::{boxed::Box, sync::Arc, vec};
+use core::ptr::NonNull;
+
+use loom::{
+    cell::UnsafeCell,
+    sync::{Condvar, Mutex, atomic::fence},
+    thread,
+};
+
+use crate::{
+    Engine,
+    port::{Contents, CpuClaim, FlushRange, Lent, Machine, Ram},
+    sync::{AtomicU32, Ordering},
+    units::{FrameRange, Order, Pfn},
+    zone::Config,
+};
+
+/// Frames of most models' memory: two pageblocks of order 1.
+pub(super) const FRAMES: u32 = 4;
+/// Frames where there are page tables.
+const MORE_FRAMES: u32 = 8;
+
+/// How [`Machine::wait`] waits.
+pub(super) enum Waiting {
+    /// By looking again: whatever order is missing is missing, since nothing else orders anything.
+    Looking,
+    /// Until woken: a lost wake-up is a deadlock.
+    Sleeping(Mutex<()>, Condvar),
+}
+
+/// A machine whose TLB, if any, is `flush`.
+pub(super) struct Model {
+    waiting: Waiting,
+    flush: Box<dyn Fn() + Send + Sync>,
+    has_barrier: bool,
+}
+
+impl Model {
+    pub(super) fn looking() -> Arc<Self> {
+        Self::with(Waiting::Looking, || ())
+    }
+
+    pub(super) fn sleeping() -> Arc<Self> {
+        Self::with(Waiting::Sleeping(Mutex::new(()), Condvar::new()), || ())
+    }
+
+    pub(super) fn with(waiting: Waiting, flush: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { waiting, flush: Box::new(flush), has_barrier: true })
+    }
+
+    /// One without a barrier; there no processor has lists of its own, and only who drains comes to them.
+    pub(super) fn without_barrier() -> Arc<Self> {
+        Arc::new(Self { waiting: Waiting::Looking, flush: Box::new(|| ()), has_barrier: false })
+    }
+
+    pub(super) fn boot(self: Arc<Self>) -> Arc<Engine> {
+        self.boot_with(FRAMES)
+    }
+
+    /// Boots with room for page tables.
+    pub(super) fn boot_larger(self: Arc<Self>) -> Arc<Engine> {
+        self.boot_with(MORE_FRAMES)
+    }
+
+    fn boot_with(self: Arc<Self>, frames: u32) -> Arc<Engine> {
+        let zones = vec![FrameRange::new(Pfn::new(0), frames).expect("a range")];
+        let pageblock_order = Order::new(1).expect("an order");
+        Engine::boot(self, &Config { zones, pageblock_order }).expect("an engine")
+    }
+}
+
+// Metadata comes from here; aligned as the trait asks.
+#[derive(Clone, Default)]
+#[repr(align(64))]
+struct Line {
+    _words: [u64; 8],
+}
+
+#[allow(unsafe_code)]
+// SAFETY: no processor is ever claimed; the barrier is a full one of the caller, see `light_barrier`.
+unsafe impl Machine for Model {
+    fn ram(&self) -> Ram {
+        #[allow(unsafe_code)]
+        // SAFETY: never accessed: data frames have no contents, and page tables are elsewhere under loom.
+        unsafe {
+            Ram::new(NonNull::dangling(), MORE_FRAMES, Contents::TablesOnly)
+        }
+    }
+
+    fn lend(&self, bytes: usize) -> Option<Lent> {
+        let mut lines = vec![Line::default(); bytes.div_ceil(64)].into_boxed_slice();
+        let start = NonNull::new(lines.as_mut_ptr().cast())?;
+        #[allow(unsafe_code)]
+        // SAFETY: zeroed, aligned, and kept by the box.
+        Some(unsafe { Lent::new(start, bytes, Box::new(lines)) })
+    }
+
+    fn flush(&self, _: &[FlushRange]) {
+        (self.flush)();
+    }
+
+    fn cpus(&self) -> usize {
+        1
+    }
+
+    fn cpu_claim(&self) -> CpuClaim {
+        CpuClaim::NONE
+    }
+
+    fn barrier(&self) {
+        if self.has_barrier {
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    fn wait(&self, word: &AtomicU32, value: u32) {
+        match &self.waiting {
+            Waiting::Looking => thread::yield_now(),
+            Waiting::Sleeping(lock, woken) => {
+                let guard = lock.lock().expect("nobody panics with it");
+                if word.load(Ordering::Relaxed) == value {
+                    drop(woken.wait(guard));
+                }
+            }
+        }
+    }
+
+    fn wake(&self, _: &AtomicU32) {
+        if let Waiting::Sleeping(lock, woken) = &self.waiting {
+            let _guard = lock.lock().expect("nobody panics with it");
+            woken.notify_all();
+        }
+    }
+
+    fn pause(&self) {
+        thread::yield_now();
+    }
+
+    fn now_ns(&self) -> u64 {
+        0
+    }
+}
+
+/// What a protocol guards: loom fails where two use it at once, or where one is not ordered after the other.
+pub(super) struct Guarded(UnsafeCell<u64>);
+
+#[allow(unsafe_code)]
+// SAFETY: loom checks every access.
+unsafe impl Sync for Guarded {}
+
+impl Guarded {
+    pub(super) fn new() -> Self {
+        Self(UnsafeCell::new(0))
+    }
+
+    pub(super) fn read(&self) -> u64 {
+        #[allow(unsafe_code)]
+        // SAFETY: loom checks that nobody writes meanwhile.
+        self.0.with(|value| unsafe { *value })
+    }
+
+    pub(super) fn write(&self, new: u64) {
+        #[allow(unsafe_code)]
+        // SAFETY: loom checks that nobody else uses it meanwhile.
+        self.0.with_mut(|value| unsafe { *value = new });
+    }
+}

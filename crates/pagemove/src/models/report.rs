@@ -1,0 +1,30 @@
+//! The ring of events: a reader sees whole events only, though writers go over the oldest meanwhile.
+
+use alloc::sync::Arc;
+
+use loom::thread;
+
+use super::all;
+use crate::{
+    report::{Event, Ring},
+    units::Pfn,
+};
+
+fn moved(number: u32) -> Event {
+    Event::Moved { from: Pfn::new(number), to: Pfn::new(number + 100) }
+}
+
+#[test]
+fn no_event_is_torn() {
+    all("ring: a writer that goes around against a reader", || {
+        let ring = Arc::new(Ring::default());
+        ring.push([1, 2].map(moved).into_iter());
+        let other = ring.clone();
+        let writer = thread::spawn(move || other.push([3].map(moved).into_iter()));
+        ring.for_each(|event| match event {
+            Event::Moved { from, to } => assert_eq!(to.get(), from.get() + 100, "two events in one"),
+            Event::Stayed { .. } => panic!("nothing stayed"),
+        });
+        writer.join().expect("no panic");
+    });
+}

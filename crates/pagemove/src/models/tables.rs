@@ -1,0 +1,113 @@
+//! Page tables: what an entry leads to is seen by who sees the entry, on every level.
+
+use alloc::sync::Arc;
+
+use loom::thread;
+
+use super::{
+    all,
+    machine::{Guarded, Model},
+};
+use crate::{
+    paging::{Entry, Flags, PageTable},
+    port::SpaceId,
+    units::{Pfn, VirtAddr},
+};
+
+/// A frame of no model's memory, so that nobody looks at its entry in the frame table.
+const PAGE: Pfn = Pfn::new(1000);
+
+fn table() -> Arc<PageTable> {
+    let engine = Model::looking().boot_larger();
+    Arc::new(PageTable::new(engine.physical().clone(), SpaceId(1)).expect("a table"))
+}
+
+fn address(page: u32) -> VirtAddr {
+    VirtAddr::new(1 << 30).expect("an address").up(page)
+}
+
+#[test]
+fn a_walk_sees_what_a_fault_filled() {
+    all("page tables: a fault that adds all levels against a walk", || {
+        let shared = Arc::new((table(), Guarded::new()));
+        let other = shared.clone();
+        let processor = thread::spawn(move || {
+            let Some(slot) = other.0.slot(address(0)) else { return };
+            if slot.load().is_present() {
+                assert_eq!(other.1.read(), 1, "the page's contents are not seen");
+            }
+        });
+        let slot = shared.0.slot_or_create(address(0)).expect("enough frames");
+        // After the tables, whose own publishing would order it as well.
+        shared.1.write(1);
+        slot.swap_if(Entry::NONE, Entry::present(PAGE, Flags::USER)).expect("nobody else fills it");
+        processor.join().expect("no panic");
+    });
+}
+
+#[test]
+fn two_faults_add_the_same_tables() {
+    all("page tables: two faults that add the same tables", || {
+        let shared = table();
+        let _first = shared.slot_or_create(address(600)).expect("enough frames");
+        let other = shared.clone();
+        let fault = thread::spawn(move || {
+            let slot = other.slot_or_create(address(1)).expect("enough frames");
+            slot.swap_if(Entry::NONE, Entry::present(PAGE, Flags::USER)).expect("an entry of its own");
+        });
+        let slot = shared.slot_or_create(address(0)).expect("enough frames");
+        slot.swap_if(Entry::NONE, Entry::present(PAGE, Flags::USER)).expect("an entry of its own");
+        fault.join().expect("no panic");
+        for page in 0..2 {
+            let entry = shared.slot(address(page)).map(|slot| slot.load());
+            assert_eq!(entry, Some(Entry::present(PAGE, Flags::USER)), "a table that others use was replaced");
+        }
+    });
+}
+
+/// The split of a 2 MiB entry: who walks down finds the large page or the small one, and never nothing.
+#[test]
+fn a_walk_sees_a_table_filled() {
+    all("page tables: a split against a walk", || {
+        let shared = table();
+        let slot = shared.huge_slot(address(0)).expect("enough frames");
+        let huge = Entry::present(PAGE, Flags::USER | Flags::HUGE);
+        slot.swap_if(Entry::NONE, huge).expect("nobody else fills it");
+        let other = shared.clone();
+        let processor = thread::spawn(move || {
+            let mut seen = None;
+            other.for_each_leaf(crate::units::VirtRange::new(address(3), 1).expect("a range"), |_, slot| {
+                seen = Some(slot.load().is_present());
+            });
+            assert_eq!(seen, Some(true), "a hole in a mapping");
+            let slot = other.slot(address(3)).expect("a leaf");
+            assert!(slot.load().is_present(), "a hole in a mapping");
+        });
+        let lower = shared.new_leaf_table(|number| Entry::present(PAGE.up(number), Flags::USER)).expect("a frame");
+        slot.swap_if(huge, Entry::table(lower)).expect("nobody else changes it");
+        processor.join().expect("no panic");
+    });
+}
+
+/// Taking an entry out against the processor's marks: one comes first, and who takes it out knows of all stores before.
+#[test]
+fn taking_out_knows_the_stores() {
+    all("page tables: taking an entry out against a store through it", || {
+        let shared = Arc::new((table(), Guarded::new()));
+        let slot = shared.0.slot_or_create(address(0)).expect("enough frames");
+        let entry = Entry::present(PAGE, Flags::USER | Flags::WRITE);
+        slot.swap_if(Entry::NONE, entry).expect("nobody else fills it");
+        let other = shared.clone();
+        let processor = thread::spawn(move || {
+            let slot = other.0.slot(address(0)).expect("a leaf");
+            other.1.write(1);
+            // The mark is set in one step with looking at the rights, and says that the store is done.
+            slot.swap_if(entry, entry.with(Flags::DIRTY)).is_ok()
+        });
+        let taken = slot.take();
+        if taken.has(Flags::DIRTY) {
+            assert_eq!(shared.1.read(), 1, "a store is not seen by who took its entry");
+        }
+        processor.join().expect("no panic");
+    });
+}

@@ -1,0 +1,113 @@
+//! Breaks the core one line at a time, and shows which check notices.
+//!
+//! Takes the core's source and `checks/mutants.toml`; gives a table with a row for each broken line. Promises to leave the
+//! workspace as it is (a copy is broken), and to fail if a broken line is noticed by nothing and the file doesn't say why
+//! that is so. Orderings are found by reading the source: each but `Relaxed` becomes `Relaxed`, one at a time. Other lines
+//! (a flush, a lock, a count, a bit, an undo step) are listed in the file.
+
+mod mutants;
+mod tree;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use comfy_table::{Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use mutants::{Mutant, Mutants};
+use tree::{Tree, Verdict};
+
+/// What to break.
+#[derive(Args)]
+pub(crate) struct Mutate {
+    /// Only those whose name, file or line contains one of these words
+    words: Vec<String>,
+    /// Only orderings
+    #[arg(long, conflicts_with = "listed")]
+    orderings: bool,
+    /// Only what the file lists
+    #[arg(long)]
+    listed: bool,
+    /// Don't run anything: check that each line that is named is there
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What became of one mutant.
+struct Outcome {
+    mutant: Mutant,
+    verdict: Verdict,
+    took: Duration,
+}
+
+/// Runs all mutants that were asked for.
+///
+/// # Errors
+/// When one survives without an explanation, one that is explained is noticed after all, or a line isn't there.
+pub(crate) fn run(root: &Path, asked: &Mutate) -> Result<()> {
+    let mutants = Mutants::read(root)?;
+    let all: Vec<Mutant> = mutants
+        .list(root)?
+        .into_iter()
+        .filter(|mutant| if mutant.is_ordering() { !asked.listed } else { !asked.orderings })
+        .filter(|mutant| asked.words.is_empty() || asked.words.iter().any(|word| mutant.contains(word)))
+        .collect();
+    if asked.dry_run {
+        println!("mutate: {} lines to break, all there", all.len());
+        return Ok(());
+    }
+    if all.is_empty() {
+        bail!("no line to break contains any of {:?}; `cargo xtask mutate --dry-run` counts them", asked.words);
+    }
+    let tree = Tree::copy(root)?;
+    let bar = ProgressBar::new(all.len() as u64)
+        .with_style(ProgressStyle::with_template("{pos}/{len} {elapsed_precise} {wide_msg}")?);
+    bar.set_message("the code as it is must pass");
+    if let Verdict::Noticed { check, by } = tree.judge_whole(&all)? {
+        bail!("{check} fails without any line broken: {by}");
+    }
+    let mut outcomes = Vec::new();
+    for mutant in all {
+        bar.set_message(mutant.name());
+        let start = Instant::now();
+        let verdict = tree.judge(&mutant)?;
+        bar.suspend(|| println!("{:>5.0} s  {verdict}  {}", start.elapsed().as_secs_f64(), mutant.name()));
+        outcomes.push(Outcome { mutant, verdict, took: start.elapsed() });
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    report(&outcomes)
+}
+
+fn report(outcomes: &[Outcome]) -> Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["broken", "noticed by", "s"]);
+    let (mut unexplained, mut wrongly) = (Vec::new(), Vec::new());
+    for Outcome { mutant, verdict, took } in outcomes {
+        let by = match (verdict, &mutant.survives) {
+            (Verdict::Noticed { .. }, Some(_)) => {
+                wrongly.push(mutant.name());
+                verdict.to_string()
+            }
+            (Verdict::Noticed { .. }, None) => verdict.to_string(),
+            (Verdict::Survived, Some(why)) => format!("nothing, since {why}"),
+            (Verdict::Survived, None) => {
+                unexplained.push(mutant.name());
+                "NOTHING".into()
+            }
+        };
+        table.add_row([mutant.name(), by, format!("{:.0}", took.as_secs_f64())]);
+    }
+    println!("{table}");
+    let noticed = outcomes.iter().filter(|outcome| matches!(outcome.verdict, Verdict::Noticed { .. })).count();
+    println!("{noticed} of {} broken lines were noticed", outcomes.len());
+    if !wrongly.is_empty() {
+        println!("said to survive, but noticed; strike them from the file: {}", wrongly.join("; "));
+    }
+    if !unexplained.is_empty() {
+        bail!("noticed by nothing, and not explained: {}", unexplained.join("; "));
+    }
+    Ok(())
+}

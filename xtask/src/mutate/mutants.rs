@@ -1,0 +1,242 @@
+//! The lines to break: those of the file, and every ordering in the core's source.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+/// The file, from the workspace's folder.
+const FILE: &str = "checks/mutants.toml";
+/// The table of orderings, from the workspace's folder.
+const TABLE: &str = "docs/orderings.md";
+/// Where orderings are looked for.
+const CORE: &str = "crates/pagemove/src";
+/// Folders and files of it that are no protocol: the checkers' own.
+const NOT_CORE: &[&str] = &["models", "sync"];
+const ORDERINGS: &[&str] = &["Ordering::Acquire", "Ordering::Release", "Ordering::AcqRel", "Ordering::SeqCst"];
+
+/// The file's contents.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mutants {
+    /// Lines to break in other ways than by a weaker ordering.
+    #[serde(default)]
+    mutant: Vec<Listed>,
+    /// Orderings that no check notices.
+    #[serde(default)]
+    survivor: Vec<Survivor>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listed {
+    name: String,
+    file: String,
+    line: String,
+    becomes: String,
+    /// The checks that are to notice it, of `tree::CHECKS`; all of them otherwise.
+    #[serde(default)]
+    checks: Vec<String>,
+    /// Why none can, if so.
+    survives: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Survivor {
+    file: String,
+    line: String,
+    why: String,
+}
+
+/// A line to break.
+pub(super) struct Mutant {
+    name: String,
+    pub(super) file: PathBuf,
+    /// From which byte to which.
+    place: std::ops::Range<usize>,
+    becomes: String,
+    /// Checks to run, for one that is listed; none named means all.
+    checks: Option<Vec<String>>,
+    pub(super) survives: Option<String>,
+}
+
+impl Mutant {
+    pub(super) fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    pub(super) fn contains(&self, word: &str) -> bool {
+        self.name.contains(word) || self.file.to_string_lossy().contains(word)
+    }
+
+    /// Tells whether it's an ordering, and not in the list.
+    pub(super) fn is_ordering(&self) -> bool {
+        self.checks.is_none()
+    }
+
+    /// Tells whether the check of this name is to notice it. Orderings are for the models alone: nothing else sees them.
+    pub(super) fn is_for(&self, check: &str) -> bool {
+        match &self.checks {
+            None => check == "models",
+            Some(checks) => checks.is_empty() || checks.iter().any(|one| one == check),
+        }
+    }
+
+    /// Gives the file's text, broken.
+    pub(super) fn apply(&self, text: &str) -> String {
+        format!("{}{}{}", &text[..self.place.start], self.becomes, &text[self.place.end..])
+    }
+}
+
+impl Mutants {
+    pub(super) fn read(root: &Path) -> Result<Self> {
+        let text = fs::read_to_string(root.join(FILE)).with_context(|| format!("can't read {FILE}"))?;
+        toml::from_str(&text).with_context(|| format!("{FILE} is not as it should be"))
+    }
+
+    /// Lists all; what the file names must be there, once, and what is found must be in the table.
+    pub(super) fn list(&self, root: &Path) -> Result<Vec<Mutant>> {
+        let mut all = Vec::new();
+        for listed in &self.mutant {
+            let text =
+                fs::read_to_string(root.join(&listed.file)).with_context(|| format!("{FILE}: {}", listed.file))?;
+            let mut found = text.match_indices(&listed.line);
+            let (Some((start, _)), None) = (found.next(), found.next()) else {
+                bail!("{FILE}, {:?}: its line must be in {} just once", listed.name, listed.file);
+            };
+            all.push(Mutant {
+                name: listed.name.clone(),
+                file: listed.file.clone().into(),
+                place: start..start + listed.line.len(),
+                becomes: listed.becomes.clone(),
+                checks: Some(listed.checks.clone()),
+                survives: listed.survives.clone(),
+            });
+        }
+        let mut files = Vec::new();
+        sources(&root.join(CORE), &mut files)?;
+        files.sort();
+        let table = fs::read_to_string(root.join(TABLE)).with_context(|| format!("can't read {TABLE}"))?;
+        let mut used = vec![false; self.survivor.len()];
+        for path in files {
+            let text = fs::read_to_string(&path)?;
+            let file = path.strip_prefix(root)?.to_path_buf();
+            let found = orderings(&file, &text);
+            for mutant in &found {
+                let short = path.strip_prefix(root.join(CORE))?.display().to_string();
+                let function = function_of(&text, mutant.place.start);
+                if !has_row(&table, &short, function) {
+                    bail!("{TABLE} has no row for `{short}` `{function}`, which has an ordering stronger than Relaxed");
+                }
+            }
+            all.extend(found.into_iter().map(|mut mutant| {
+                let line = line_of(&text, mutant.place.start);
+                let known = self
+                    .survivor
+                    .iter()
+                    .position(|survivor| Path::new(&survivor.file) == file && line.contains(&survivor.line));
+                if let Some(at) = known {
+                    used[at] = true;
+                    mutant.survives = Some(self.survivor[at].why.clone());
+                }
+                mutant
+            }));
+        }
+        if let Some(at) = used.iter().position(|used| !used) {
+            let Survivor { file, line, .. } = &self.survivor[at];
+            bail!("{FILE}: no ordering in {file} stands in a line with {line:?}");
+        }
+        Ok(all)
+    }
+}
+
+fn sources(folder: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("can't read {}", folder.display()))? {
+        let path = entry?.path();
+        if path.file_stem().is_some_and(|stem| NOT_CORE.iter().any(|not| stem == *not)) {
+            continue;
+        }
+        if path.is_dir() {
+            sources(&path, out)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            out.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Lists the orderings of a file, but those in comments and in tests.
+fn orderings(file: &Path, text: &str) -> Vec<Mutant> {
+    let code = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    let mut found = Vec::new();
+    for ordering in ORDERINGS {
+        for (start, _) in text[..code].match_indices(ordering) {
+            let line = line_of(text, start);
+            if line.trim_start().starts_with("//") {
+                continue;
+            }
+            let number = text[..start].matches('\n').count() + 1;
+            let weak = &ordering["Ordering::".len()..];
+            found.push(Mutant {
+                name: format!("{}:{number} {weak}: {}", file.display(), line.trim()),
+                file: file.into(),
+                place: start..start + ordering.len(),
+                becomes: "Ordering::Relaxed".into(),
+                checks: None,
+                survives: None,
+            });
+        }
+    }
+    found.sort_by_key(|mutant| mutant.place.start);
+    found
+}
+
+/// Names the function that the byte at `at` is in.
+fn function_of(text: &str, at: usize) -> &str {
+    let start = text[..at].rfind("fn ").map_or(at, |start| start + "fn ".len());
+    let name = &text[start..];
+    &name[..name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len())]
+}
+
+/// Tells whether a row names the file and the function.
+fn has_row(table: &str, file: &str, function: &str) -> bool {
+    let (file, function) = (format!("| `{file}`"), format!("`{function}`"));
+    let mut firsts = table.lines().filter(|row| row.starts_with(&file)).filter_map(|row| row.split('|').nth(1));
+    firsts.any(|first| first.contains(&function))
+}
+
+fn line_of(text: &str, at: usize) -> &str {
+    let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    let end = text[at..].find('\n').map_or(text.len(), |newline| at + newline);
+    &text[start..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ordering_is_looked_for_in_the_table_by_its_function() {
+        let text = "fn first() { a.load(Ordering::Acquire) }\nfn second(of: u32) { b.load(Ordering::Acquire) }\n";
+        let found = orderings(Path::new("a.rs"), text);
+        let functions: Vec<_> = found.iter().map(|mutant| function_of(text, mutant.place.start)).collect();
+        assert_eq!(functions, ["first", "second"]);
+        let table = "| where |\n| `a.rs` `first`, success | Acquire | `second` |\n";
+        assert!(has_row(table, "a.rs", "first"));
+        assert!(!has_row(table, "a.rs", "second"));
+        assert!(!has_row(table, "b.rs", "first"));
+    }
+
+    #[test]
+    fn each_ordering_is_broken_by_itself() {
+        let text = "// Ordering::Acquire in words\nword.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire);\n\
+                    word.load(Ordering::Relaxed);\n#[cfg(test)]\nmod tests {\n    word.load(Ordering::SeqCst);\n}\n";
+        let found = orderings(Path::new("a.rs"), text);
+        assert_eq!(found.len(), 2);
+        assert!(found[0].apply(text).contains("(0, 1, Ordering::Relaxed, Ordering::Acquire)"));
+        assert!(found[1].apply(text).contains("(0, 1, Ordering::AcqRel, Ordering::Relaxed)"));
+        assert!(found[0].name().starts_with("a.rs:2 AcqRel"));
+    }
+}
