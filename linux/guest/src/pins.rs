@@ -81,7 +81,7 @@ fn must_move(scene: &Scene, pages: Range<usize>) -> Result<(), Box<dyn std::erro
     Ok(())
 }
 
-/// A disk that takes a second for each request, so that it can be met at work.
+/// A disk that takes two seconds for each request, so that it can be met at work.
 const SLOW_DISK: &str = "nvme0n1";
 
 /// Requests that the disk has now.
