@@ -7,7 +7,7 @@
 
 use std::error::Error;
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::time::{Duration, Instant};
 
 use pagemove_sample::uapi::Policy;
@@ -415,7 +415,12 @@ impl Worker<'_> {
                 self.last = "registering";
                 life.unregister()?;
                 let ring = Ring::new()?;
-                if ring.register(&life.map, page, some)? {
+                let registered = match ring.register(&life.map, page, some) {
+                    // Such pages may have to leave the spare block first, and there's no room now.
+                    Err(error) if error.kind() == ErrorKind::OutOfMemory => false,
+                    other => other?,
+                };
+                if registered {
                     let pages = (page..page + some).map(|page| life.hold(page)).collect::<Part<Vec<_>>>()?;
                     life.ring = Some((ring, pages));
                 }

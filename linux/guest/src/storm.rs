@@ -39,12 +39,15 @@ fn storm(body: fn(u64, &AtomicBool) -> Part<u64>) -> Result<(u64, u64), Box<dyn 
             compactions += 1;
         }
         done.store(true, Ordering::Relaxed);
-        let mut sum = 0;
+        let (mut sum, mut faults) = (0, Vec::new());
         for thread in threads {
-            let outcome = thread.join().map_err(|_| "a thread panicked")?;
-            sum += outcome.map_err(|error| error.to_string())?;
+            match thread.join().map_err(|_| "a thread panicked")? {
+                Ok(number) => sum += number,
+                // Of all: one that fails ends the storm for the others before they have done much.
+                Err(error) => faults.push(error.to_string()),
+            }
         }
-        Ok((sum, compactions))
+        if faults.is_empty() { Ok((sum, compactions)) } else { Err(faults.join("; ").into()) }
     })
 }
 

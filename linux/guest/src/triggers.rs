@@ -244,7 +244,7 @@ pub(crate) fn hugetlb_cma() -> Outcome {
     needs("CONFIG_CMA")?;
     let kept = kib("/proc/meminfo", "CmaTotal:")?;
     check(kept >= 1 << 20, || format!("the guest keeps {kept} KiB for huge pages, not 1 GiB"))?;
-    let scene = Scene::whole(60_000)?;
+    let scene = Scene::whole(40_000)?;
     sys::mbind(&scene.map, MPOL_BIND, 1, MOVE_ALL)?;
     let free = kib("/proc/meminfo", "CmaFree:")?;
     check(free + 10_000 * 4 < kept, || format!("hardly anything is lent: {free} KiB of {kept} are free"))?;

@@ -28,10 +28,10 @@ const LAST_LINES: usize = 40;
 const SPARE_MEMORY: [&str; 4] =
     ["-object", "memory-backend-ram,id=spare,size=256M", "-device", "pc-dimm,id=spare0,memdev=spare,node=1"];
 
-/// A disk that takes a second for each request, reads zeros, and forgets what is written.
+/// A disk that takes two seconds for each request, reads zeros, and forgets what is written.
 const SLOW_DISK: [&str; 4] = [
     "-blockdev",
-    "driver=null-co,node-name=slow,size=16777216,latency-ns=1000000000,read-zeroes=on",
+    "driver=null-co,node-name=slow,size=16777216,latency-ns=2000000000,read-zeroes=on",
     "-device",
     "nvme,drive=slow,serial=slow",
 ];
