@@ -121,6 +121,24 @@ struct Ready<'a> {
     archive: Vec<u8>,
 }
 
+/// The guests' tests that every change must pass: what a process may rely on, and that pages move. The others take long in
+/// an emulated machine, and have limits of time that a busy host breaks; they are run by hand.
+const GATE: [&str; 13] = [
+    "bad-input",
+    "past-the-end",
+    "cleared-and-apart",
+    "read-and-write",
+    "private-mapping",
+    "clear-refs",
+    "drop-caches",
+    "unload-in-use",
+    "movement",
+    "control",
+    "policy",
+    "pins",
+    "move-pages",
+];
+
 /// Builds the tutorial's driver and tests the sample on all kernels, as a part of the whole test command. Gives why not, where Debian's archive is out of
 /// reach: then there is no kernel to test with.
 ///
@@ -134,7 +152,8 @@ pub(crate) fn ci(root: &Path) -> Result<Option<String>> {
     }
     let (options, kernel) = (|| Options { cache: None }, Vec::new);
     run(root, Linux::Build { options: options(), kernel: kernel(), driver: TUTORIAL.into() })?;
-    run(root, Linux::Test { options: options(), kernel: kernel(), sabotage: false, only: Vec::new() })?;
+    let only = GATE.map(String::from).to_vec();
+    run(root, Linux::Test { options: options(), kernel: kernel(), sabotage: false, only })?;
     Ok(None)
 }
 
