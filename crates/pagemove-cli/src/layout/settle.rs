@@ -79,9 +79,14 @@ mod tests {
 
         // While it waits, the sysctl must be set; then the zones become unreadable, and still the value comes back.
         let (set, result) = thread::scope(|scope| {
-            let settling = scope.spawn(|| settle_in(folder.path(), Duration::from_millis(300)));
-            thread::sleep(Duration::from_millis(100));
-            let set = fs::read_to_string(&knob).expect("reads");
+            let settling = scope.spawn(|| settle_in(folder.path(), Duration::from_secs(2)));
+            let set = loop {
+                let now = fs::read_to_string(&knob).expect("reads");
+                if now == SHORTEST || settling.is_finished() {
+                    break now;
+                }
+                thread::sleep(Duration::from_millis(1));
+            };
             fs::remove_file(&zones).expect("removes");
             (set, settling.join().expect("no panic"))
         });
