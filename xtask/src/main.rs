@@ -2,7 +2,7 @@
 //!
 //! Takes the name of a chore, runs it on the workspace that xtask stands in, and prints what it found. Promises
 //! exit code 0 when all is well, 1 when a check found something or couldn't run, and 2 for wrong arguments and input.
-//! `cargo xtask ci` runs all of them, and the compiler's, formatter's and linter's own.
+//! `cargo xtask ci` runs those that every change must pass, and the compiler's, formatter's and linter's own.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,7 +30,7 @@ struct Arguments {
 /// What can be asked for. The first line of each is its help.
 #[derive(Subcommand)]
 enum Chore {
-    /// Run the project's whole test command: every check below, and the tests
+    /// Run the project's whole test command: the checks that every change must pass, and the tests
     Ci,
     /// Check that the core's modules, and the crates, depend on each other one way only
     Layers,

@@ -1,5 +1,5 @@
 //! Small models of the core's protocols, of the code itself, explored by loom: all histories of a few threads, with all
-//! that weak orderings allow. `cargo xtask models` runs them; DESIGN's table of orderings names the model for each edge.
+//! that weak orderings allow. `cargo xtask models` runs them; `docs/orderings.md` names the model for each edge.
 //!
 //! A model prints how many executions there were. Where it has to be bounded it says by how many preemptions: histories
 //! with more changes of thread (other than by waiting) were not tried.
