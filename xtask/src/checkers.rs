@@ -70,7 +70,7 @@ pub(crate) fn schedules(root: &Path, asked: &Schedules) -> Result<()> {
 /// # Errors
 /// As [`schedules`].
 pub(crate) fn some_schedules(root: &Path) -> Result<()> {
-    schedules(root, &Schedules { histories: 10, seed: 1, replay: None, case: None, test: None })
+    schedules(root, &Schedules { histories: 25, seed: 1, replay: None, case: None, test: None })
 }
 
 fn test(root: &Path, arguments: &[&str], environment: &[(&str, String)], what: &str) -> Result<()> {

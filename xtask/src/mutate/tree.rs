@@ -39,11 +39,20 @@ const CHECKS: &[Check] = &[
             "--test",
             "schedules",
         ],
-        environment: &[("PAGEMOVE_SCHEDULES", "10")],
+        environment: &[("PAGEMOVE_SCHEDULES", "50")],
     },
     Check {
         name: "tests",
-        arguments: &["test", "--package", "pagemove-hosted", "--no-fail-fast", "--tests"],
+        arguments: &[
+            "test",
+            "--package",
+            "pagemove",
+            "--package",
+            "pagemove-hosted",
+            "--no-fail-fast",
+            "--lib",
+            "--tests",
+        ],
         environment: &[],
     },
 ];
