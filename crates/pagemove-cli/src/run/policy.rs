@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     panic::{self, AssertUnwindSafe},
     thread,
     time::{Duration, Instant},
@@ -84,8 +85,15 @@ pub(crate) fn run(
     }
     let free_blocks_before = pictures::free_blocks(physical);
 
-    let (compacted, written) =
-        under_fire(common, policy, &world, |watchdog| compact(common, policy, &world.host.engine, watchdog))?;
+    let fire = under_fire(common, policy, &world, |watchdog| compact(common, policy, &world.host.engine, watchdog));
+    let (compacted, written) = match fire {
+        Ok(done) => done,
+        Err(error) => {
+            // An engine that has panicked may hang when it's dropped, and the error would never be told.
+            mem::forget(world);
+            return Err(error);
+        }
+    };
     stop.check()?;
     progress.stage("checking every word");
     let (mut last, mut during) = (Sequences::new(), Compared::default());
@@ -181,7 +189,7 @@ pub(super) fn under_fire<T: Default>(
             Ok((done, written.collect::<Result<_, _>>()?))
         })
     };
-    // The world is dropped next, whatever state it's in.
+    // What a panic leaves behind is looked at no more.
     panic::catch_unwind(AssertUnwindSafe(fire))
         .unwrap_or_else(|_| Err(EngineError::Lost("a panic, told above".into()).with_seed(seed)))
 }

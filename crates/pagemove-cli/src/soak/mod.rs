@@ -15,6 +15,7 @@ mod memory;
 
 use std::{
     io::{self, Write},
+    mem,
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -180,7 +181,14 @@ pub(crate) fn run(args: &SoakArgs) -> Result<(), SoakError> {
     let watchdog = Watchdog::of(&world.host.engine, "soak", seed);
     let soak = Soak { args, seed, writers, stop: &stop, progress: &progress, watchdog, started: Instant::now() };
     let mut done = Done::default();
-    let (first, last) = soak.rounds(&world, &mut done)?;
+    let (first, last) = match soak.rounds(&world, &mut done) {
+        Ok(resident) => resident,
+        Err(error) => {
+            // An engine that has failed may hang when it's dropped, and the error would never be told.
+            mem::forget(world);
+            return Err(error);
+        }
+    };
     let told = summary(&soak, &world, &done, first, last);
     soak.end(world, free)?;
     drop(progress);
