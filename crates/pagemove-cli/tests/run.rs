@@ -115,6 +115,8 @@ fn bad_input_is_refused_in_a_sentence() {
     let zone = r#"{"name":"Normal","node":0,"start_pfn":0,"spanned":512,"present":512}"#;
     fs::write(dir.path().join("contradiction.layout"), json(zone, r#"["free",511]"#)).unwrap();
     fs::write(dir.path().join("full.layout"), json(zone, r#"["slab",512]"#)).unwrap();
+    let large = r#"{"name":"Normal","node":0,"start_pfn":0,"spanned":16384,"present":16384}"#;
+    fs::write(dir.path().join("crowded.layout"), json(large, r#"["free",1100],["slab",15284]"#)).unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
     let before: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     for (line, word) in [
@@ -125,6 +127,7 @@ fn bad_input_is_refused_in_a_sentence() {
         ("--layout empty.layout", "isn't gzip"),
         ("--layout contradiction.layout", "511"),
         ("--layout full.layout --memory 64M", "free"),
+        ("--layout crowded.layout --memory 64M", "can be checked"),
         ("--memory 0", "64M"),
         ("--memory 1M", "64M"),
         ("--memory 65M", "2 MiB"),

@@ -43,7 +43,7 @@ pub(crate) struct RunArgs {
     /// Prints one JSON object instead of the table.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Shows neither progress nor table.
+    /// Shows neither progress nor table, only messages.
     #[arg(long)]
     pub(crate) quiet: bool,
 }

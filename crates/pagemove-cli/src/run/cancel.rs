@@ -1,7 +1,7 @@
-//! Ctrl-C and `kill`: a flag that the signal sets and that every long step looks at.
+//! Ctrl-C and `kill`: a flag that the signal sets and that long steps look at, all but the reading of the layout.
 //!
 //! Nothing is torn down in the signal handler, so nothing is left half done: whoever sees the flag returns, and what
-//! he holds is dropped on the way.
+//! he holds is dropped on the way. Who can't wait for that sends a second signal, which ends the program at once.
 
 use std::sync::{
     Arc,
@@ -17,10 +17,12 @@ use super::error::RunError;
 pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Catches SIGINT and SIGTERM from now on.
+    /// Catches SIGINT and SIGTERM from now on; a second one exits with 130.
     pub(crate) fn on_signals() -> Result<Self, RunError> {
         let stop = Self::default();
         for signal in [SIGINT, SIGTERM] {
+            // Before the flag is set, so that the first signal doesn't find it set.
+            signal_hook::flag::register_conditional_shutdown(signal, 130, stop.0.clone()).map_err(RunError::Signals)?;
             signal_hook::flag::register(signal, stop.0.clone()).map_err(RunError::Signals)?;
         }
         Ok(stop)

@@ -42,6 +42,9 @@ pub(crate) enum RunError {
         /// All frames.
         frames: u32,
     },
+    /// There is no page whose word could be checked.
+    #[error("the layout leaves no room for a page whose word can be checked; take another one, or more memory")]
+    NothingToCheck,
     /// The folder for the report is none, or can't be written.
     #[error("can't write a report in {}: {source}; name another folder with --report", dir.display())]
     ReportDir {

@@ -7,12 +7,14 @@
 //!
 //! The modules, in the order in which a run goes through them: [`args`] and [`memory`]; [`source`] opens the layout;
 //! [`world`] makes the machine, whose [`region`]s hold [`words`]; [`rebuild`] and [`load`] fill it; [`policy`] compacts
-//! it under the eyes of [`writers`], and takes [`pictures`]; [`throughput`] is measured apart. [`cancel`] and
-//! [`progress`] go along, [`error`] says why a run ended.
+//! it under the eyes of [`writers`], and takes [`pictures`]; [`throughput`] is measured apart. [`cancel`],
+//! [`progress`] and [`watchdog`] go along, [`damage`] tells of wrong words at once, [`error`] says why a run ended.
 
 pub(crate) mod args;
 pub(crate) mod cancel;
+mod damage;
 pub(crate) mod error;
+pub(crate) mod events;
 pub(crate) mod load;
 pub(crate) mod memory;
 mod pictures;
@@ -24,6 +26,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod throughput;
+pub(crate) mod watchdog;
 pub(crate) mod words;
 pub(crate) mod world;
 pub(crate) mod writers;
@@ -38,7 +41,8 @@ use pagemove::{port::Contents, units::Order};
 use pagemove_hosted::{Config, Hosted};
 
 use self::{
-    args::RunArgs, cancel::Stop, error::RunError, memory::Memory, policy::Common, progress::Progress, world::Shape,
+    args::RunArgs, cancel::Stop, damage::Damage, error::RunError, memory::Memory, policy::Common, progress::Progress,
+    world::Shape,
 };
 use crate::{
     layout::{FRAME_BYTES, Layout, LayoutSource},
@@ -52,6 +56,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<bool, RunError> {
     let stop = Stop::on_signals()?;
     writable(&args.report)?;
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let damage = Damage::none(seed);
+    damage.verdict(run_all(args, seed, &stop, &damage))
+}
+
+/// Runs all policies, and tells what they came to.
+fn run_all(args: &RunArgs, seed: u64, stop: &Stop, damage: &Damage) -> Result<(), RunError> {
     let memory = args.memory.unwrap_or_else(Memory::by_default);
     probe(args, memory)?;
     let progress = Progress::new(args.quiet);
@@ -81,7 +91,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<bool, RunError> {
         throughput: Default::default(),
         again: again.clone(),
     };
-    let common = Common { seed, layout: &layout, shape, stop: &stop, progress: &progress };
+    let common = Common { seed, layout: &layout, shape, stop, progress: &progress, damage };
     let policies = args.policies();
     for (number, &policy) in policies.iter().enumerate() {
         progress.subject(format!("{} ({} of {})", policy.name(), number + 1, policies.len()));
@@ -91,11 +101,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<bool, RunError> {
     }
     progress.subject("throughput".into());
     progress.stage("moving pages, and copying the same frames");
-    results.throughput = throughput::measure(seed, &stop)?;
+    results.throughput = throughput::measure(seed, stop)?;
     stop.check()?;
     drop(progress);
-    finish(&results, args, &again)?;
-    Ok(results.policies.iter().all(|policy| policy.lost_writes == 0 && policy.stale_reads == 0))
+    finish(&results, args, &again)
 }
 
 /// Writes the report, prints the results, and says where the report is and how to repeat the run.

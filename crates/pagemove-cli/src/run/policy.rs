@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
+    panic::{self, AssertUnwindSafe},
     thread,
     time::{Duration, Instant},
 };
@@ -18,12 +20,14 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     cancel::Stop,
+    damage::Damage,
     error::{EngineError, RunError},
     load::Load,
     pictures::{self, Hostages},
     progress::Progress,
     rebuild::rebuild,
     region::Compared,
+    watchdog::Watchdog,
     words::{FIRST, Words},
     world::{Shape, World},
     writers::{self, Sequences, Shared, Written},
@@ -58,6 +62,8 @@ pub(crate) struct Common<'a> {
     pub(crate) stop: &'a Stop,
     /// Hears what is under way.
     pub(crate) progress: &'a Progress,
+    /// Hears of wrong words.
+    pub(crate) damage: &'a Damage,
 }
 
 /// Runs one policy. `before` is the state that the policy before it started from.
@@ -68,6 +74,9 @@ pub(crate) fn run(
 ) -> Result<PolicyResult, RunError> {
     let &Common { seed, stop, progress, .. } = common;
     let world = build(common, policy)?;
+    if !world.regions.iter().any(|region| region.live.contains(&true)) {
+        return Err(RunError::NothingToCheck);
+    }
     let physical = world.host.engine.physical();
     physical.drain_cpu_lists();
     let picture = pictures::blocks(physical);
@@ -76,16 +85,23 @@ pub(crate) fn run(
     }
     let free_blocks_before = pictures::free_blocks(physical);
 
-    let (compacted, written) = under_fire(common, policy, &world)?;
+    let fire = under_fire(common, policy, &world, |watchdog| compact(common, policy, &world.host.engine, watchdog));
+    let (compacted, written) = match fire {
+        Ok(done) => done,
+        Err(error) => {
+            // An engine that has panicked may hang when it's dropped, and the error would never be told.
+            mem::forget(world);
+            return Err(error);
+        }
+    };
     stop.check()?;
     progress.stage("checking every word");
     let (mut last, mut during) = (Sequences::new(), Compared::default());
     for Written { sequences, compared } in written {
-        during.words += compared.words;
-        during.wrong += compared.wrong;
+        during.add(compared);
         last.extend(sequences);
     }
-    let after = check(&world, &last, common)?;
+    let after = check(&world, &last, common, policy)?;
     physical.drain_cpu_lists();
     physical.validate().map_err(|what| RunError::Invalid { policy: policy.name(), seed, what })?;
 
@@ -109,8 +125,8 @@ pub(crate) fn run(
         not_moved,
         blocked_us,
         words_checked: during.words + after.words,
-        lost_writes: after.wrong,
-        stale_reads: during.wrong,
+        lost_writes: during.lost + after.lost,
+        stale_reads: during.stale + after.stale,
         seconds: compacted.seconds,
         before: picture,
         after: pictures::blocks(physical),
@@ -121,7 +137,7 @@ pub(crate) fn run(
 
 /// Rebuilds the layout and runs the load on top of it, the same for every policy but for the words in the pages.
 fn build(common: &Common<'_>, policy: Policy) -> Result<World, RunError> {
-    let &Common { seed, layout, shape, stop, progress } = common;
+    let &Common { seed, layout, shape, stop, progress, .. } = common;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut world = World::new(shape, Words::new(seed, policy as u64))?;
     progress.stage("rebuilding the layout");
@@ -139,31 +155,46 @@ struct Compacted {
     seconds: f64,
 }
 
-/// Compacts while writers write; they write before and afterwards as well.
-fn under_fire(common: &Common<'_>, policy: Policy, world: &World) -> Result<(Compacted, Vec<Written>), RunError> {
-    let &Common { seed, shape, stop, progress, .. } = common;
+/// Acts while writers write; they write before and afterwards as well. A panic of any of them ends all of them.
+pub(super) fn under_fire<T: Default>(
+    common: &Common<'_>,
+    policy: Policy,
+    world: &World,
+    act: impl FnOnce(&Watchdog) -> T,
+) -> Result<(T, Vec<Written>), RunError> {
+    let &Common { seed, shape, stop, progress, damage, .. } = common;
     let shared = Shared::new(shape.writers);
     let writers = writers::choose(world, shape.writers, writers::MOST, seed, &Sequences::new());
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..)
-            .zip(writers)
-            .map(|(number, writer)| writer.start(scope, number, &world.host.processes, &shared))
-            .collect();
-        progress.stage("warming up the writers");
-        let running = shared.let_run(AROUND, || stop.is_set());
-        let compacted = if running { compact(common, policy, &world.host.engine) } else { Compacted::default() };
-        // Once more, so that writes that come after the last move are among those checked.
-        shared.let_run(AROUND, || stop.is_set());
-        shared.stop();
-        let written = threads.into_iter().map(|thread| match thread.join() {
-            Ok(written) => written.map_err(|error| error.with_seed(seed)),
-            Err(_) => Err(EngineError::Lost("a writer panicked".into()).with_seed(seed)),
-        });
-        Ok((compacted, written.collect::<Result<_, _>>()?))
-    })
+    let on_wrong = |wrong| damage.tell(policy.name(), wrong, progress);
+    let watchdog = Watchdog::of(&world.host.engine, policy.name(), seed);
+    let fire = || {
+        thread::scope(|scope| {
+            let _end = shared.stop_on_drop();
+            let threads: Vec<_> = (0..)
+                .zip(writers)
+                .map(|(number, writer)| writer.start(scope, number, &world.host.processes, &shared, &on_wrong))
+                .collect();
+            progress.stage("warming up the writers");
+            let running = shared.let_run(AROUND, || stop.is_set());
+            watchdog.beat();
+            let done = if running { act(&watchdog) } else { T::default() };
+            watchdog.beat();
+            // Once more, so that writes that come after the last move are among those checked.
+            shared.let_run(AROUND, || stop.is_set());
+            shared.stop();
+            let written = threads.into_iter().map(|thread| match thread.join() {
+                Ok(written) => written.map_err(|error| error.with_seed(seed)),
+                Err(_) => Err(EngineError::Lost("a writer panicked".into()).with_seed(seed)),
+            });
+            Ok((done, written.collect::<Result<_, _>>()?))
+        })
+    };
+    // What a panic leaves behind is looked at no more.
+    panic::catch_unwind(AssertUnwindSafe(fire))
+        .unwrap_or_else(|_| Err(EngineError::Lost("a panic, told above".into()).with_seed(seed)))
 }
 
-fn compact(common: &Common<'_>, policy: Policy, engine: &Engine) -> Compacted {
+fn compact(common: &Common<'_>, policy: Policy, engine: &Engine, watchdog: &Watchdog) -> Compacted {
     let &Common { stop, progress, .. } = common;
     let physical = engine.physical();
     let options = Options { mode: Mode::SyncLight, policy, batch: BATCH };
@@ -179,6 +210,7 @@ fn compact(common: &Common<'_>, policy: Policy, engine: &Engine) -> Compacted {
             for (number, outcome) in Act::new(engine, &plan, options).enumerate() {
                 done.moved += outcome.moved;
                 done.stayed.extend(outcome.stayed);
+                watchdog.beat();
                 progress.part(number as f64 / all);
                 if stop.is_set() {
                     return done;
@@ -195,7 +227,7 @@ fn compact(common: &Common<'_>, policy: Policy, engine: &Engine) -> Compacted {
 }
 
 /// Compares every page's word with what was stored last. Nothing moves or writes any more.
-fn check(world: &World, last: &Sequences, common: &Common<'_>) -> Result<Compared, RunError> {
+fn check(world: &World, last: &Sequences, common: &Common<'_>, policy: Policy) -> Result<Compared, RunError> {
     let mut compared = Compared::default();
     let all = world.regions.len().max(1) as f64;
     for (number, region) in world.regions.iter().enumerate() {
@@ -207,6 +239,9 @@ fn check(world: &World, last: &Sequences, common: &Common<'_>) -> Result<Compare
             region
                 .check(&world.host, page, written.unwrap_or(FIRST), loads, &mut compared)
                 .map_err(|error| error.with_seed(common.seed))?;
+        }
+        if let Some(wrong) = compared.first {
+            common.damage.tell(policy.name(), wrong, common.progress);
         }
     }
     Ok(compared)

@@ -1,7 +1,10 @@
 //! A region: pages that belong together (a mapping's, a file's, a device file's), which of them are there, and who maps
 //! them. Every page that is there holds its word ([`super::words`]).
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 
 use pagemove::{space::PageCache, units::VirtAddr};
 use pagemove_drivers::DeviceFile;
@@ -60,17 +63,83 @@ pub(crate) struct Region {
 /// What became of a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Compared {
-    /// Words compared.
+    /// Words compared, each once however many ways lead to it.
     pub(crate) words: u64,
-    /// Those that weren't what was stored last.
-    pub(crate) wrong: u64,
+    /// Those whose last store was lost.
+    pub(crate) lost: u64,
+    /// Those whose last store is there, though a load saw something else.
+    pub(crate) stale: u64,
+    /// The first that was wrong.
+    pub(crate) first: Option<Wrong>,
+}
+
+/// A word that isn't what was stored last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    /// Its region.
+    pub(crate) region: u32,
+    /// Its page in the region.
+    pub(crate) page: u32,
+    /// What was loaded.
+    pub(crate) found: u64,
+    /// What was stored last.
+    pub(crate) expected: u64,
+    /// The store is lost, and not only a load stale.
+    pub(crate) lost: bool,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { region, page, found, expected, lost } = self;
+        let what = if *lost { "lost write" } else { "stale read" };
+        write!(f, "{what} in region {region}, page {page}: found {found:#x}, expected {expected:#x}")
+    }
 }
 
 impl Compared {
-    /// Compares one word.
-    pub(crate) fn compare(&mut self, found: u64, expected: u64) {
+    /// Counts a word, and what is wrong with it.
+    pub(crate) fn count(&mut self, wrong: Option<Wrong>) {
         self.words += 1;
-        self.wrong += u64::from(found != expected);
+        if let Some(wrong) = wrong {
+            self.lost += u64::from(wrong.lost);
+            self.stale += u64::from(!wrong.lost);
+            self.first.get_or_insert(wrong);
+        }
+    }
+
+    /// Adds what others compared.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.words += other.words;
+        self.lost += other.lost;
+        self.stale += other.stale;
+        self.first = self.first.or(other.first);
+    }
+}
+
+/// What the ways to one word gave.
+struct Ways {
+    expected: u64,
+    right: bool,
+    wrong: Option<u64>,
+}
+
+impl Ways {
+    fn new(expected: u64) -> Self {
+        Self { expected, right: false, wrong: None }
+    }
+
+    fn gave(&mut self, found: u64) {
+        if found == self.expected {
+            self.right = true;
+        } else {
+            self.wrong.get_or_insert(found);
+        }
+    }
+
+    /// Judges the word: its store is lost if no way leads to it any more.
+    fn wrong(&self, region: u32, page: u32) -> Option<Wrong> {
+        let &Self { expected, right, wrong } = self;
+        wrong.map(|found| Wrong { region, page, found, expected, lost: !right })
     }
 }
 
@@ -152,24 +221,49 @@ impl Region {
         let tag = host.words.tag(self.number, page);
         let (place, word) = (words::place(tag), words::word(tag, sequence));
         let gone = || EngineError::Lost(format!("page {page} of a file is gone"));
+        let mut ways = Ways::new(word);
         for view in &self.views {
-            let found = if loads { host.load(view, page, place)? } else { host.peek(view, page, place)? };
-            compared.compare(found, word);
+            ways.gave(if loads { host.load(view, page, place)? } else { host.peek(view, page, place)? });
         }
         match &self.backing {
             Backing::Anonymous => {}
             Backing::Private(file) => {
                 let tag = host.words.tag(self.number | FILE, page);
                 let found = file.index().lock_page(page).ok_or_else(gone)?;
-                let found = found.words()[words::place(tag)].load(Ordering::Acquire);
-                compared.compare(found, words::word(tag, words::FIRST));
+                // A word of its own, which nobody writes.
+                let mut store = Ways::new(words::word(tag, words::FIRST));
+                store.gave(found.words()[words::place(tag)].load(Ordering::Acquire));
+                compared.count(store.wrong(self.number, page));
             }
             Backing::Cache(file) => {
                 let found = file.index().lock_page(page).ok_or_else(gone)?;
-                compared.compare(found.words()[place].load(Ordering::Acquire), word);
+                ways.gave(found.words()[place].load(Ordering::Acquire));
             }
-            Backing::Device(file) => compared.compare(file.read(page, place)?, word),
+            Backing::Device(file) => ways.gave(file.read(page, place)?),
         }
+        compared.count(ways.wrong(self.number, page));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_counts_once_and_is_lost_only_if_no_way_leads_to_it() {
+        let mut compared = Compared::default();
+        for found in [[5, 5, 5], [5, 4, 5], [3, 4, 4]] {
+            let mut ways = Ways::new(5);
+            found.into_iter().for_each(|found| ways.gave(found));
+            compared.count(ways.wrong(7, 8));
+        }
+        assert_eq!((compared.words, compared.lost, compared.stale), (3, 1, 1));
+        let mut all = Compared::default();
+        all.add(compared);
+        all.add(Compared { words: 1, lost: 1, ..Default::default() });
+        assert_eq!((all.words, all.lost, all.stale), (4, 2, 1));
+        let first = all.first.unwrap().to_string();
+        assert_eq!(first, "stale read in region 7, page 8: found 0x4, expected 0x5");
     }
 }

@@ -1,20 +1,31 @@
 //! The checks can fail: a word that is older than its last store, another page's, or a cleared one, is found, by whatever
 //! way the page is reached; and so is one that changes under a writer's eyes.
 
-use std::{sync::atomic::Ordering, thread, time::Duration};
+use std::{
+    sync::{Mutex, atomic::Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use pagemove::{
+    migrate::Policy,
     space::{PageCache, Source},
     units::{Order, Pfn},
 };
 use pagemove_hosted::TlbKind;
 
 use super::{
-    region::{Backing, Compared, Region},
+    cancel::Stop,
+    damage::Damage,
+    error::RunError,
+    policy::{self, Common},
+    progress::Progress,
+    region::{Backing, Compared, Region, Wrong},
     words::{self, FIRST, Words},
     world::{Shape, World},
     writers::{self, Shared},
 };
+use crate::layout::Layout;
 
 /// A small machine with one region of each kind, four pages each.
 fn world(tlb: TlbKind) -> World {
@@ -69,20 +80,24 @@ fn every_damage_is_found_on_every_way() {
         let world = world(tlb);
         for loads in [false, true] {
             let sound = check(&world, loads);
-            // Views, and the file's side where there is one.
-            assert_eq!(sound, Compared { words: 4 * (1 + 2 + 2 + 3 + 1), wrong: 0 });
-            for (number, ways) in [(0, 1), (1, 2), (2, 1), (3, 3), (4, 1)] {
+            // Each page's, however many ways lead to it, and that of a private mapping's file.
+            assert_eq!(sound, Compared { words: 4 * (5 + 1), ..Default::default() });
+            for number in 0..5 {
                 let (pfn, place) = first(&world, number);
                 let word = &world.host.engine.physical().ram_words(pfn)[place];
                 let good = word.load(Ordering::Relaxed);
                 for damage in [0, good - 1, good ^ 1 << 40] {
                     word.store(damage, Ordering::Relaxed);
-                    assert_eq!(check(&world, loads).wrong, ways, "region {number}, {tlb:?}");
+                    let found = check(&world, loads);
+                    assert_eq!((found.lost, found.stale), (1, 0), "region {number}, {tlb:?}");
+                    let region = number as u32;
+                    let wrong = Wrong { region, page: 0, found: damage, expected: good, lost: true };
+                    assert_eq!(found.first, Some(wrong), "{tlb:?}");
                 }
                 word.store(good, Ordering::Relaxed);
             }
         }
-        assert_eq!(check(&world, true).wrong, 0);
+        assert_eq!(check(&world, true).first, None);
         world.host.engine.physical().validate().unwrap();
     }
 }
@@ -93,8 +108,10 @@ fn a_writer_sees_a_store_that_is_lost() {
         let world = world(tlb);
         let shared = Shared::new(1);
         let writer = writers::choose(&world, 1, writers::MOST, 1, &Default::default()).remove(0);
+        let told = Mutex::new(Vec::new());
+        let on_wrong = |wrong| told.lock().unwrap().push(wrong);
         let written = thread::scope(|scope| {
-            let thread = writer.start(scope, 0, &world.host.processes, &shared);
+            let thread = writer.start(scope, 0, &world.host.processes, &shared, &on_wrong);
             assert!(shared.let_run(Duration::from_millis(20), || false));
             let (pfn, place) = first(&world, 0);
             let word = &world.host.engine.physical().ram_words(pfn)[place];
@@ -109,8 +126,58 @@ fn a_writer_sees_a_store_that_is_lost() {
             thread.join().unwrap().unwrap()
         });
         assert!(written.compared.words > 4096);
-        assert_eq!(written.compared.wrong > 0, lose, "{tlb:?}");
+        // The next store hides it, and so a store that is lost is known by a second look at once.
+        assert_eq!((written.compared.lost, written.compared.stale), (u64::from(lose), 0), "{tlb:?}");
+        assert_eq!(told.into_inner().unwrap(), Vec::from_iter(written.compared.first), "{tlb:?}");
     }
+}
+
+#[test]
+fn a_writer_that_panics_ends_the_others() {
+    let world = world(TlbKind::Soft);
+    let shared = Shared::new(1);
+    let writer = writers::choose(&world, 1, writers::MOST, 1, &Default::default()).remove(0);
+    thread::scope(|scope| {
+        // Its processes aren't there.
+        let thread = writer.start(scope, 0, &[], &shared, &|_| ());
+        assert!(!shared.let_run(Duration::from_secs(3600), || false));
+        assert!(thread.join().is_err());
+    });
+}
+
+/// Does something while writers write to a small machine.
+fn under_fire(damage: &Damage, act: impl FnOnce(&World)) -> Result<(), RunError> {
+    let world = world(TlbKind::Soft);
+    let order = Order::new(9).unwrap();
+    let shape = Shape { frames: 2048, pageblock_order: order, writers: 1, tlb: TlbKind::Soft };
+    let (layout, stop, progress) = (Layout::sample(), Stop::default(), Progress::new(true));
+    let common = Common { seed: 9, layout: &layout, shape, stop: &stop, progress: &progress, damage };
+    policy::under_fire(&common, Policy::Any, &world, |_| act(&world)).map(drop)
+}
+
+#[test]
+fn a_panic_under_fire_ends_all_and_names_the_seed() {
+    let error = under_fire(&Damage::none(9), |_| panic!("as an assertion of the engine does")).unwrap_err();
+    assert_eq!(error.exit_code(), 1);
+    assert!(error.to_string().ends_with("repeat with --seed 9"), "{error}");
+}
+
+#[test]
+fn damage_is_known_at_once_and_outlasts_a_panic() {
+    let damage = Damage::none(9);
+    let error = under_fire(&damage, |world| {
+        let (pfn, place) = first(world, 0);
+        let start = Instant::now();
+        // Again and again, since a store of the writer's may hide it.
+        while !damage.is_seen() && start.elapsed() < Duration::from_secs(60) {
+            world.host.engine.physical().ram_words(pfn)[place].store(0, Ordering::Relaxed);
+            thread::yield_now();
+        }
+        assert!(damage.is_seen());
+        panic!("afterwards");
+    });
+    assert!(damage.is_seen());
+    assert!(matches!(damage.verdict(error), Ok(false)));
 }
 
 #[test]

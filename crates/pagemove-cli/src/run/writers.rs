@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     error::EngineError,
-    region::Compared,
+    region::{Compared, Wrong},
     words::{self, FIRST},
     world::World,
 };
@@ -28,6 +28,9 @@ const TRANSLATIONS: usize = 24_000;
 pub(crate) const MOST: usize = 8_000;
 /// Of ten words, how many are of driver pages, if there are as many: those are what it's about.
 const DRIVERS_OF_TEN: usize = 6;
+
+/// Hears of each wrong word at once.
+pub(crate) type OnWrong<'a> = &'a (dyn Fn(Wrong) + Sync);
 
 /// A word that a writer keeps writing.
 struct Target {
@@ -46,8 +49,20 @@ impl Target {
         processes: &[Process],
         from: (usize, VirtAddr),
         compared: &mut Compared,
+        on_wrong: OnWrong<'_>,
     ) -> Result<(), EngineError> {
-        compared.compare(processes[from.0].load(from.1)?, words::word(self.tag, self.sequence));
+        let expected = words::word(self.tag, self.sequence);
+        let load = || processes[from.0].load(from.1);
+        let found = load()?;
+        let mut wrong = None;
+        if found != expected {
+            // Before the next store hides it: is it still wrong?
+            let lost = load()? != expected;
+            let word = Wrong { region: self.region as u32, page: self.page, found, expected, lost };
+            on_wrong(word);
+            wrong = Some(word);
+        }
+        compared.count(wrong);
         // Wraps after four thousand million stores, of which the tag knows nothing; a run makes fewer.
         self.sequence = self.sequence.wrapping_add(1);
         let (process, address) = self.store;
@@ -88,6 +103,11 @@ impl Shared {
         self.stop.store(true, Ordering::Relaxed);
     }
 
+    /// Ends all writers when it's dropped, also by a panic: who waits for the others would wait for ever.
+    pub(crate) fn stop_on_drop(&self) -> StopOnDrop<'_> {
+        StopOnDrop(self)
+    }
+
     /// Tells whether all writers are to end, or one has failed.
     pub(crate) fn is_over(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
@@ -108,6 +128,15 @@ impl Shared {
             }
             thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+/// Ends all writers when it's dropped.
+pub(crate) struct StopOnDrop<'a>(&'a Shared);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 
@@ -146,30 +175,35 @@ pub(crate) fn choose(world: &World, writers: usize, most: usize, seed: u64, stor
 }
 
 impl Writer {
-    /// Starts the thread; `number` is its place in `shared`.
+    /// Starts the thread; `number` is its place in `shared`. When it ends, for whatever reason, the others end as well.
     pub(crate) fn start<'scope>(
         mut self,
         scope: &'scope Scope<'scope, '_>,
         number: usize,
         processes: &'scope [Process],
         shared: &'scope Shared,
+        on_wrong: OnWrong<'scope>,
     ) -> ScopedJoinHandle<'scope, Result<Written, EngineError>> {
         scope.spawn(move || {
-            let compared = self.write(processes, number, shared);
-            if compared.is_err() {
-                shared.stop();
-            }
+            let _end = shared.stop_on_drop();
+            let compared = self.write(processes, number, shared, on_wrong)?;
             let sequences = self.targets.iter().map(|target| ((target.region, target.page), target.sequence)).collect();
-            Ok(Written { sequences, compared: compared? })
+            Ok(Written { sequences, compared })
         })
     }
 
-    fn write(&mut self, processes: &[Process], number: usize, shared: &Shared) -> Result<Compared, EngineError> {
+    fn write(
+        &mut self,
+        processes: &[Process],
+        number: usize,
+        shared: &Shared,
+        on_wrong: OnWrong<'_>,
+    ) -> Result<Compared, EngineError> {
         let mut compared = Compared::default();
         // Each once, so that the TLB has them all before anything moves.
         for target in &mut self.targets {
             if !shared.stop.load(Ordering::Relaxed) {
-                target.write(processes, target.load, &mut compared)?;
+                target.write(processes, target.load, &mut compared, on_wrong)?;
             }
         }
         while !shared.stop.load(Ordering::Relaxed) {
@@ -181,7 +215,7 @@ impl Writer {
                 let at = self.rng.random_range(0..self.targets.len());
                 let target = &mut self.targets[at];
                 let from = if self.rng.random_bool(0.5) { target.load } else { target.store };
-                target.write(processes, from, &mut compared)?;
+                target.write(processes, from, &mut compared, on_wrong)?;
             }
             shared.rounds[number].fetch_add(64, Ordering::Relaxed);
         }

@@ -5,7 +5,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 use pagemove::{
@@ -25,6 +25,7 @@ use crate::run::{
     region::{Backing, Region, View},
     words,
     world::World,
+    writers::Shared,
 };
 
 /// A deed's name, and what it does once.
@@ -53,11 +54,11 @@ pub(super) const DEEDS: [Deed; 10] = [
 pub(super) struct Stage<'w> {
     /// All there is.
     pub(super) world: &'w World,
-    /// The round is over.
-    pub(super) over: &'w AtomicBool,
+    /// Tells when the round is over.
+    pub(super) shared: &'w Shared,
     /// The next value to store: each its own.
     pub(super) next: &'w AtomicU64,
-    /// Order-9 allocations that succeeded.
+    /// 2 MiB that the kernel got.
     pub(super) huge: &'w AtomicU64,
 }
 
@@ -93,8 +94,58 @@ impl Stage<'_> {
         None
     }
 
-    fn map(&self, process: &Process, pages: u32, source: Source) -> Result<VirtRange, EngineError> {
-        Ok(process.space().mmap(&Map { at: None, pages, protection: READ_WRITE, source })?)
+    fn map<'p>(&self, process: &'p Process, pages: u32, source: Source) -> Result<Mapped<'p>, EngineError> {
+        let range = process.space().mmap(&Map { at: None, pages, protection: READ_WRITE, source })?;
+        Ok(Mapped { process, range, mapped: true })
+    }
+
+    /// Stores a value of its own to each page of a range; gives them.
+    fn fill(&self, process: &Process, range: VirtRange) -> Result<Vec<u64>, EngineError> {
+        let fill = |page| {
+            let value = self.value();
+            process.store(page, value)?;
+            Ok(value)
+        };
+        range.iter().map(fill).collect()
+    }
+}
+
+/// What a deed mapped for itself: unmapped when it's dropped, so that nothing is left where the deed ends early.
+struct Mapped<'p> {
+    process: &'p Process,
+    range: VirtRange,
+    mapped: bool,
+}
+
+impl Mapped<'_> {
+    /// Moves it or makes it shorter, as `mremap` does.
+    fn remap(&mut self, pages: u32, to: Option<VirtAddr>) -> Result<(), EngineError> {
+        self.range = self.process.space().mremap(self.range, pages, to)?;
+        Ok(())
+    }
+
+    /// Unmaps the first pages. Others may map something there from now on, so the rest alone is this one's.
+    fn cut(&mut self, pages: u32) -> Result<(), EngineError> {
+        let rest = part(self.range, pages, self.range.pages() - pages)?;
+        self.process.space().munmap(part(self.range, 0, pages)?)?;
+        self.range = rest;
+        Ok(())
+    }
+
+    /// Unmaps it all.
+    fn unmap(mut self) -> Result<(), EngineError> {
+        self.process.space().munmap(self.range)?;
+        self.mapped = false;
+        Ok(())
+    }
+}
+
+impl Drop for Mapped<'_> {
+    fn drop(&mut self) {
+        if self.mapped {
+            // The deed has failed already; what stays mapped is found when all stand still.
+            let _ = self.process.space().munmap(self.range);
+        }
     }
 }
 
@@ -103,6 +154,11 @@ fn differs(what: &str, found: u64, expected: u64) -> Result<(), EngineError> {
         return Ok(());
     }
     Err(EngineError::Lost(format!("{what}: found {found:#x}, expected {expected:#x}")))
+}
+
+/// Compares the first pages of a range, each with its own value.
+fn holds(what: &str, process: &Process, range: VirtRange, values: &[u64]) -> Result<(), EngineError> {
+    range.iter().zip(values).try_for_each(|(page, &value)| differs(what, process.load(page)?, value))
 }
 
 fn part(range: VirtRange, first: u32, pages: u32) -> Result<VirtRange, EngineError> {
@@ -141,22 +197,19 @@ fn remap(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     let process = stage.process(rng);
     let device = CharDevice::new(&stage.world.host.engine, "remapped").open(PAGES);
     for source in [Source::Anonymous { huge: false }, Source::Shared { file: device, first: 0 }] {
-        let mut range = stage.map(process, PAGES, source)?;
-        let value = stage.value();
-        range.iter().try_for_each(|page| process.store(page, value))?;
+        let mut mapped = stage.map(process, PAGES, source)?;
+        let values = stage.fill(process, mapped.range)?;
         for _ in 0..4 {
             // Places of this thread's own: no other deed goes there.
             let to = process.space().bounds().start().up(FAR + 1024 * rng.random_range(0..64));
-            if to != range.start() {
-                range = process.space().mremap(range, PAGES, Some(to))?;
+            if to != mapped.range.start() {
+                mapped.remap(PAGES, Some(to))?;
             }
-            for page in range.iter() {
-                differs("a page lost its contents on the way to another address", process.load(page)?, value)?;
-            }
+            holds("a page lost its contents on the way to another address", process, mapped.range, &values)?;
         }
-        range = process.space().mremap(range, PAGES / 2, None)?;
-        differs("a page lost its contents when its mapping shrank", process.load(range.start())?, value)?;
-        process.space().munmap(range)?;
+        mapped.remap(PAGES / 2, None)?;
+        holds("a page lost its contents when its mapping shrank", process, mapped.range, &values)?;
+        mapped.unmap()?;
     }
     Ok(())
 }
@@ -176,17 +229,17 @@ fn protect(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
         }
     }
     let process = stage.process(rng);
-    let range = stage.map(process, PAGES, Source::Anonymous { huge: false })?;
-    let value = stage.value();
-    range.iter().try_for_each(|page| process.store(page, value))?;
+    let mapped = stage.map(process, PAGES, Source::Anonymous { huge: false })?;
+    let range = mapped.range;
+    let mut values = stage.fill(process, range)?;
     process.space().mprotect(part(range, 2, 4)?, Protection::empty())?;
     process.space().mprotect(range, Protection::READ)?;
-    for page in range.iter() {
-        differs("a page lost its contents with its rights", process.load(page)?, value)?;
-    }
+    holds("a page lost its contents with its rights", process, range, &values)?;
     process.space().mprotect(range, READ_WRITE)?;
-    process.store(range.start(), value + 1)?;
-    Ok(process.space().munmap(range)?)
+    values[0] = stage.value();
+    process.store(range.start(), values[0])?;
+    holds("a page lost a store after it got its rights back", process, range, &values)?;
+    mapped.unmap()
 }
 
 /// A device pins a page that is written, and writes into it as well: it stays, and both see the same.
@@ -202,12 +255,12 @@ fn pin(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     let pins = process.space().pin(range, true, "soak")?;
     for pin in &pins {
         for _ in 0..8 {
-            let value = stage.value();
-            pin.words()[place].store(value, Ordering::Release);
-            differs("a process doesn't see what a device wrote", process.load(at)?, value)?;
-            process.store(at, value + 1)?;
+            let (devices, processes) = (stage.value(), stage.value());
+            pin.words()[place].store(devices, Ordering::Release);
+            differs("a process doesn't see what a device wrote", process.load(at)?, devices)?;
+            process.store(at, processes)?;
             let found = pin.words()[place].load(Ordering::Acquire);
-            differs("a device doesn't see what a process wrote", found, value + 1)?;
+            differs("a device doesn't see what a process wrote", found, processes)?;
             let now = process.space().entry(range.start()).pfn();
             if now != pin.pfn() {
                 return Err(EngineError::Lost(format!("a pinned page went from frame {} to {now}", pin.pfn())));
@@ -243,47 +296,54 @@ fn owned_pages(
 ) -> Result<(), EngineError> {
     let (one, two) = (stage.process(rng), stage.process(rng));
     let source = || Source::Shared { file: file.clone(), first: 0 };
-    let (at, seen) = (stage.map(one, PAGES, source())?, stage.map(two, PAGES, source())?);
+    let (at, mut seen) = (stage.map(one, PAGES, source())?, stage.map(two, PAGES, source())?);
+    let mut values = [0; PAGES as usize];
     for _ in 0..32 {
         let page = rng.random_range(0..PAGES);
-        let value = stage.value();
-        one.store(at.start().up(page), value)?;
-        differs("a shared page isn't shared", two.load(seen.start().up(page))?, value)?;
+        let (value, written, read) = (stage.value(), at.range.start().up(page), seen.range.start().up(page));
+        one.store(written, value)?;
+        differs("a shared page isn't shared", two.load(read)?, value)?;
+        values[page as usize] = value;
         if rng.random_bool(0.2) {
             free(page);
-            differs("a page that was freed is still seen", two.load(seen.start().up(page))?, 0)?;
-            differs("a page that was freed is still seen", one.load(at.start().up(page))?, 0)?;
+            differs("a page that was freed is still seen", two.load(read)?, 0)?;
+            differs("a page that was freed is still seen", one.load(written)?, 0)?;
+            values[page as usize] = 0;
         }
     }
-    two.space().munmap(part(seen, 0, PAGES / 2)?)?;
-    two.space().munmap(seen)?;
-    Ok(one.space().munmap(at)?)
+    holds("a shared page lost its contents", one, at.range, &values)?;
+    holds("a shared page lost its contents in another process", two, seen.range, &values)?;
+    seen.cut(PAGES / 2)?;
+    holds("a shared page lost its contents with its neighbours", two, seen.range, &values[PAGES as usize / 2..])?;
+    seen.unmap()?;
+    at.unmap()
 }
 
 /// 2 MiB for a process, cut up at times; and 2 MiB for the kernel, for which memory is compacted.
 fn huge(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     let process = stage.process(rng);
-    let range = stage.map(process, HUGE_ORDER.frames(), Source::Anonymous { huge: true })?;
+    let mut mapped = stage.map(process, HUGE_ORDER.frames(), Source::Anonymous { huge: true })?;
     let value = stage.value();
-    let page = range.start().up(rng.random_range(1..HUGE_ORDER.frames()));
+    let page = mapped.range.start().up(rng.random_range(1..HUGE_ORDER.frames()));
     process.store(page, value)?;
     if rng.random_bool(0.5) {
-        process.space().munmap(part(range, 0, 1)?)?;
+        mapped.cut(1)?;
     }
     let engine = &stage.world.host.engine;
     let options = Options { batch: 32, ..Options::new(Mode::SyncLight) };
     if let Ok(block) = alloc_compacting(engine, HUGE_ORDER, Kind::Kernel, options) {
         let words = |page: u32| &engine.physical().ram_words(block.up(page))[7];
-        (0..HUGE_ORDER.frames()).for_each(|page| words(page).store(value, Ordering::Release));
+        let values: Vec<u64> = (0..HUGE_ORDER.frames()).map(|_| stage.value()).collect();
+        (0..).zip(&values).for_each(|(page, &value)| words(page).store(value, Ordering::Release));
         differs("a 2 MiB page lost a store", process.load(page)?, value)?;
-        for page in 0..HUGE_ORDER.frames() {
+        for (page, &value) in (0..).zip(&values) {
             differs("somebody stored to the kernel's frames", words(page).load(Ordering::Acquire), value)?;
         }
         engine.physical().put(block);
         stage.huge.fetch_add(1, Ordering::Relaxed);
     }
     differs("a 2 MiB page lost a store", process.load(page)?, value)?;
-    Ok(process.space().munmap(range)?)
+    mapped.unmap()
 }
 
 fn options(rng: &mut ChaCha8Rng) -> Options {
@@ -296,7 +356,7 @@ fn migrate(stage: &Stage<'_>, pages: &[Pfn], options: Options) {
     let mut destination = AnyFree::new(engine.physical(), options.batch);
     let mut mover = Mover::new(engine);
     for some in pages.chunks(256) {
-        if stage.over.load(Ordering::Relaxed) {
+        if stage.shared.is_over() {
             break;
         }
         mover.migrate(some, &mut destination, options);
@@ -331,7 +391,7 @@ fn compact(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     for zone in engine.physical().zones() {
         let goal = Goal::Blocks(rng.random_range(1..8));
         let plan = Plan::new(&Observation::of(engine.physical(), zone, Policy::Any), goal);
-        Act::new(engine, &plan, options(rng)).take_while(|_| !stage.over.load(Ordering::Relaxed)).for_each(drop);
+        Act::new(engine, &plan, options(rng)).take_while(|_| !stage.shared.is_over()).for_each(drop);
     }
     Ok(())
 }

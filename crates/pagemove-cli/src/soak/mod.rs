@@ -2,9 +2,10 @@
 //! the store; beside them processes fork, remap, protect and pin, drivers and files lose pages, memory is compacted, and two
 //! more threads move whatever they find ([`deeds`]). Once a round all stand still, and everything is checked.
 //!
-//! Takes arguments; prints what was done on stdout, how it goes on stderr. Promises to end at the first thing that is wrong,
-//! with exit code 1, the seed, and the last events of the engine; to end cleanly on Ctrl-C, with all that was done so far
-//! checked; and to fail if the memory of the program itself, or that of the engine, grows.
+//! Takes arguments; prints what was done on stdout, how it goes on stderr. Promises to end at the first thing that is
+//! wrong, with exit code 1, the seed, and the last events of the engine, and in the same way if nothing goes on any more;
+//! to end cleanly on Ctrl-C, with all that was done so far checked; and to fail if the memory of the program itself, or
+//! that of the engine, grows.
 //!
 //! An engine that takes a right from a program that has it ends the whole program with SIGSEGV, with the host TLB; the
 //! seed was printed before.
@@ -14,16 +15,16 @@ mod memory;
 
 use std::{
     io::{self, Write},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    mem,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use pagemove::{
-    report::{Counter, Event},
-    units::HUGE_ORDER,
-    zone::AllocError,
-};
+use pagemove::{report::Counter, units::HUGE_ORDER, zone::AllocError};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -35,10 +36,12 @@ use crate::run::{
     args::Tlb,
     cancel::Stop,
     error::{EngineError, RunError},
+    events,
     load::Load,
     memory::Memory,
     progress::Progress,
-    region::Compared,
+    region::{Compared, Wrong},
+    watchdog::Watchdog,
     words::{FIRST, Words},
     world::{Shape, World},
     writers::{self, Sequences, Shared},
@@ -56,8 +59,6 @@ const GROWTH_KIB: u64 = 48 << 10;
 const MORE_FRAMES: u32 = 256;
 /// Words of a writer: few, so that it comes round to each again and again.
 const WORDS: usize = 1000;
-/// Events told after a failure.
-const EVENTS: usize = 24;
 /// Frames of a MiB.
 const MIB: u64 = 256;
 
@@ -76,7 +77,7 @@ pub(crate) struct SoakArgs {
     /// TLB of the machine: in software, or the host's own MMU.
     #[arg(long, value_enum, default_value_t = Tlb::Host)]
     tlb: Tlb,
-    /// Says nothing but the result.
+    /// Says nothing but the seed and the result.
     #[arg(long)]
     quiet: bool,
 }
@@ -129,6 +130,10 @@ struct Done {
     rounds: u64,
     compared: Compared,
     deeds: [u64; DEEDS.len()],
+    /// 2 MiB that the kernel got.
+    huge: AtomicU64,
+    /// Values stored by deeds so far.
+    next: AtomicU64,
     /// Deeds that found no frame or no room, which is nobody's fault.
     without_room: u64,
 }
@@ -140,7 +145,14 @@ struct Soak<'a> {
     writers: usize,
     stop: &'a Stop,
     progress: &'a Progress,
+    watchdog: Watchdog,
     started: Instant,
+}
+
+/// The first thing that was wrong in a round, and the engine's events of that moment.
+struct First {
+    what: String,
+    events: String,
 }
 
 /// Runs the command.
@@ -166,9 +178,17 @@ pub(crate) fn run(args: &SoakArgs) -> Result<(), SoakError> {
     progress.stage("filling memory");
     Load::new(&mut world, &mut ChaCha8Rng::seed_from_u64(seed), &stop).run(seed, &mut |part| progress.part(part))?;
 
-    let soak = Soak { args, seed, writers, stop: &stop, progress: &progress, started: Instant::now() };
+    let watchdog = Watchdog::of(&world.host.engine, "soak", seed);
+    let soak = Soak { args, seed, writers, stop: &stop, progress: &progress, watchdog, started: Instant::now() };
     let mut done = Done::default();
-    let (first, last) = soak.rounds(&world, &mut done)?;
+    let (first, last) = match soak.rounds(&world, &mut done) {
+        Ok(resident) => resident,
+        Err(error) => {
+            // An engine that has failed may hang when it's dropped, and the error would never be told.
+            mem::forget(world);
+            return Err(error);
+        }
+    };
     let told = summary(&soak, &world, &done, first, last);
     soak.end(world, free)?;
     drop(progress);
@@ -190,11 +210,11 @@ impl Soak<'_> {
     /// Goes on until the time is over; gives the program's memory after the first round and after the last.
     fn rounds(&self, world: &World, done: &mut Done) -> Result<(Option<Resident>, Option<Resident>), SoakError> {
         let mut last = Sequences::new();
-        let next = AtomicU64::new(0);
-        let huge = AtomicU64::new(0);
         let mut first: Option<(Option<Resident>, u32)> = None;
         loop {
-            self.round(world, done, &mut last, (&next, &huge))?;
+            self.watchdog.beat();
+            self.round(world, done, &mut last)?;
+            self.watchdog.beat();
             self.check(world, done, &last).map_err(|what| self.failed(world, what))?;
             done.rounds += 1;
             let (resident, free) = (Resident::now(), free_frames(world));
@@ -215,74 +235,74 @@ impl Soak<'_> {
     }
 
     /// Everything at once, for a while.
-    fn round(
-        &self,
-        world: &World,
-        done: &mut Done,
-        last: &mut Sequences,
-        (next, huge): (&AtomicU64, &AtomicU64),
-    ) -> Result<(), SoakError> {
+    fn round(&self, world: &World, done: &mut Done, last: &mut Sequences) -> Result<(), SoakError> {
         let seed = self.seed.wrapping_add(done.rounds << 32);
         let shared = Shared::new(self.writers);
-        let over = AtomicBool::new(false);
         let writers = writers::choose(world, self.writers, WORDS, seed, last);
+        let first = OnceLock::new();
+        let found = |what: String| {
+            first.get_or_init(|| First { what, events: events::last(&world.host.engine) });
+            shared.stop();
+        };
+        let on_wrong = |wrong: Wrong| found(wrong.to_string());
+        let (mut counts, mut compared) = ([(0, 0); DEEDS.len()], Compared::default());
         thread::scope(|scope| {
+            let _end = shared.stop_on_drop();
             let writers: Vec<_> = (0..)
                 .zip(writers)
-                .map(|(number, writer)| writer.start(scope, number, &world.host.processes, &shared))
+                .map(|(number, writer)| writer.start(scope, number, &world.host.processes, &shared, &on_wrong))
                 .collect();
-            let (over, shared) = (&over, &shared);
+            let (shared, found) = (&shared, &found);
+            let (next, huge) = (&done.next, &done.huge);
             let deeds: Vec<_> = (1..)
                 .zip(&DEEDS)
                 .map(|(number, deed)| {
                     scope.spawn(move || {
-                        let stage = Stage { world, over, next, huge };
+                        let _end = shared.stop_on_drop();
+                        let stage = Stage { world, shared, next, huge };
                         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ number << 48);
                         let (mut times, mut without_room) = (0, 0);
-                        while !over.load(Ordering::Relaxed) {
+                        while !shared.is_over() {
                             // There are more threads than processors, and writers are what it's about.
                             thread::yield_now();
                             match (deed.act)(&stage, &mut rng) {
                                 Ok(()) => times += 1,
                                 Err(error) if is_want_of_room(&error) => without_room += 1,
-                                Err(error) => {
-                                    over.store(true, Ordering::Relaxed);
-                                    shared.stop();
-                                    return Err(format!("{}: {error}", deed.name));
-                                }
+                                Err(error) => found(format!("{}: {error}", deed.name)),
                             }
                         }
-                        Ok((times, without_room))
+                        (times, without_room)
                     })
                 })
                 .collect();
             self.wait(world, done, shared);
-            over.store(true, Ordering::Relaxed);
             shared.stop();
-            let mut wrong = Vec::new();
             for thread in writers {
                 match thread.join() {
                     Ok(Ok(written)) => {
-                        done.compared.words += written.compared.words;
-                        done.compared.wrong += written.compared.wrong;
+                        compared.add(written.compared);
                         last.extend(written.sequences);
                     }
-                    Ok(Err(error)) => wrong.push(format!("a writer: {error}")),
-                    Err(_) => wrong.push("a writer panicked".into()),
+                    Ok(Err(error)) => found(format!("a writer: {error}")),
+                    Err(_) => found("a writer panicked, as told above".into()),
                 }
             }
-            for ((thread, deed), count) in deeds.into_iter().zip(&DEEDS).zip(&mut done.deeds) {
+            for ((thread, deed), count) in deeds.into_iter().zip(&DEEDS).zip(&mut counts) {
                 match thread.join() {
-                    Ok(Ok((times, without_room))) => {
-                        *count += times;
-                        done.without_room += without_room;
-                    }
-                    Ok(Err(what)) => wrong.push(what),
-                    Err(_) => wrong.push(format!("{} panicked", deed.name)),
+                    Ok(done) => *count = done,
+                    Err(_) => found(format!("{} panicked, as told above", deed.name)),
                 }
             }
-            if wrong.is_empty() { Ok(()) } else { Err(self.failed(world, wrong.join("; "))) }
-        })
+        });
+        done.compared.add(compared);
+        for (deed, (times, without_room)) in done.deeds.iter_mut().zip(counts) {
+            *deed += times;
+            done.without_room += without_room;
+        }
+        match first.into_inner() {
+            None => Ok(()),
+            Some(First { what, events }) => Err(self.failed_with(what, events)),
+        }
     }
 
     /// Waits for the end of the round, and tells every second how it goes.
@@ -303,6 +323,7 @@ impl Soak<'_> {
         let physical = world.host.engine.physical();
         physical.validate().map_err(|what| format!("memory contradicts itself: {what}"))?;
         for (number, region) in world.regions.iter().enumerate() {
+            self.watchdog.beat();
             for page in (0..region.filled).filter(|&page| region.live[page as usize]) {
                 let written = last.get(&(number, page)).copied();
                 let sequence = written.unwrap_or(FIRST);
@@ -311,9 +332,10 @@ impl Soak<'_> {
                     .map_err(|error| format!("region {number}, page {page}: {error}"))?;
             }
         }
-        match done.compared.wrong {
-            0 => Ok(()),
-            wrong => Err(format!("{wrong} of {} words were not what was stored last", done.compared.words)),
+        match done.compared.first {
+            None if done.compared.words == 0 => Err("no word was compared: memory is too small, or full".into()),
+            None => Ok(()),
+            Some(wrong) => Err(wrong.to_string()),
         }
     }
 
@@ -332,14 +354,10 @@ impl Soak<'_> {
     }
 
     fn failed(&self, world: &World, what: String) -> SoakError {
-        let mut events = Vec::new();
-        world.host.engine.physical().events().for_each(|event| {
-            events.push(match event {
-                Event::Moved { from, to } => format!("  frame {from} moved to {to}\n"),
-                Event::Stayed { pfn, reason } => format!("  frame {pfn} stayed: {reason}\n"),
-            });
-        });
-        let events = events.split_off(events.len().saturating_sub(EVENTS)).concat();
+        self.failed_with(what, events::last(&world.host.engine))
+    }
+
+    fn failed_with(&self, what: String, events: String) -> SoakError {
         SoakError::Failed { seconds: self.started.elapsed().as_secs(), what, events, seed: self.seed }
     }
 
@@ -367,7 +385,7 @@ fn is_want_of_room(error: &EngineError) -> bool {
     use pagemove::space::{FaultError, FileError, PinError, SpaceError};
     matches!(
         error,
-        EngineError::Space(SpaceError::OutOfMemory { .. })
+        EngineError::Space(SpaceError::OutOfMemory { .. } | SpaceError::NoRoom { .. })
             | EngineError::Fault(FaultError::OutOfMemory(_))
             | EngineError::File(FileError::OutOfMemory(_))
             | EngineError::Pin(PinError::Fault(FaultError::OutOfMemory(_)) | PinError::Split(_))
@@ -380,7 +398,7 @@ fn summary(soak: &Soak<'_>, world: &World, done: &Done, first: Option<Resident>,
     let deeds: Vec<_> = DEEDS.iter().zip(done.deeds).map(|(deed, times)| format!("{}: {times}", deed.name)).collect();
     let memory = |resident: Option<Resident>| resident.map_or("unknown".into(), |resident| resident.to_string());
     format!(
-        "{} s, seed {}, {} MiB: {} checks of all memory, {} words compared, none wrong.\n{}; for want of room not: {}.\n\
+        "{} s, seed {}, {} MiB: {} checks of all memory, {} words compared, none wrong.\n{}, 2 MiB for the kernel: {}; for want of room not: {}.\n\
          {} pages moved, {} stayed; {} faults, {} waited for a move, at most {} us.\n\
          The program's memory after the first round: {}; after the last: {}.",
         soak.started.elapsed().as_secs(),
@@ -389,6 +407,7 @@ fn summary(soak: &Soak<'_>, world: &World, done: &Done, first: Option<Resident>,
         done.rounds,
         done.compared.words,
         deeds.join(", "),
+        done.huge.load(Ordering::Relaxed),
         done.without_room,
         counters.get(Counter::PgmigrateSuccess),
         counters.get(Counter::PgmigrateFail),
