@@ -39,7 +39,7 @@ const CHECKS: &[Check] = &[
             "--test",
             "schedules",
         ],
-        environment: &[("PAGEMOVE_SCHEDULES", "50")],
+        environment: &[("PAGEMOVE_SCHEDULES", "100")],
     },
     Check {
         name: "tests",
