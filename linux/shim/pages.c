@@ -6,6 +6,7 @@
  * page is in its mapping while its lock is held, and that nobody waits for a moving page with a reference to it, unless
  * it takes very long.
  */
+#include <linux/capability.h>
 #include <linux/delay.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
@@ -34,14 +35,17 @@ static int pmk_migrate_folio(struct address_space *mapping, struct folio *dst, s
 
 	if (!state)
 		return -EAGAIN;
-	error = pmk_rust_isolate(state, index, from, to, mode);
-	if (error)
+	error = pmk_rust_isolate(state, index, from, mode);
+	if (error) {
+		atomic_long_inc(&open->refused);
 		return error;
+	}
 	/* Fails when anybody has a reference that isn't accounted for: a pin, a guard. */
 	error = filemap_migrate_folio(mapping, dst, src, mode);
 	if (!error)
 		pmk_rust_migrate(state, index, from, to, mode);
-	pmk_rust_putback(state, index, from, to, mode, !error);
+	pmk_rust_putback(state, index, error ? from : to, mode);
+	atomic_long_inc(error ? &open->busy : &open->moved);
 	return error;
 }
 
@@ -121,6 +125,8 @@ static vm_fault_t pmk_fault(struct vm_fault *vmf)
 
 const struct vm_operations_struct pmk_vm_ops = {
 	.fault = pmk_fault,
+	/* Pages that are there already, around the one that a load asked for. */
+	.map_pages = filemap_map_pages,
 };
 
 void *pmk_page_get(struct pmk_open *open, u64 index, bool create, int *error)
@@ -231,6 +237,11 @@ u32 pmk_caller(u8 name[TASK_COMM_LEN])
 	memcpy(name, current->comm, TASK_COMM_LEN);
 	name[TASK_COMM_LEN - 1] = 0;
 	return task_tgid_nr(current);
+}
+
+bool pmk_caller_is_administrator(void)
+{
+	return capable(CAP_SYS_ADMIN);
 }
 
 void pmk_panic(void)

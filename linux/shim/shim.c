@@ -55,8 +55,12 @@ static int pmk_file_open(struct inode *node, struct file *file)
 	open->inode = inode;
 	inode->i_private = open;
 	inode->i_mapping->a_ops = unmovable ? &pmk_unmovable : &pmk_movable;
-	/* There is no file behind these pages: reclaim must leave them. Compaction takes them all the same. */
+	/*
+	 * There is no file behind these pages: reclaim must leave them. Compaction takes them all the same, unless
+	 * vm.compact_unevictable_allowed is 0.
+	 */
 	mapping_set_unevictable(inode->i_mapping);
+	pmk_open_list(open);
 	state = pmk_rust_open(open, &error);
 	if (!state)
 		goto no_state;
@@ -69,7 +73,8 @@ no_state:
 	/* Waits for moves of what the driver put in. */
 	pmk_resize(open, 0);
 	inode->i_private = NULL;
-	iput(inode);
+	pmk_open_unlist(open);
+	return error;
 no_inode:
 	kfree(open);
 	return error;
@@ -91,8 +96,7 @@ static int pmk_file_release(struct inode *node, struct file *file)
 	inode->i_private = NULL;
 	/* __fput() looks no more at f_mapping, but what it points to is about to go. */
 	file->f_mapping = node->i_mapping;
-	iput(inode);
-	kfree(open);
+	pmk_open_unlist(open);
 	return 0;
 }
 
@@ -173,6 +177,8 @@ static const struct file_operations pmk_file_ops = {
 	.unlocked_ioctl = pmk_file_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
 	.mmap = pmk_file_mmap,
+	/* There is nothing behind the pages to bring them to. */
+	.fsync = noop_fsync,
 };
 
 /* ---- the module ---- */
@@ -205,12 +211,15 @@ static int __init pmk_init(void)
 	error = misc_register(&pmk_device);
 	if (error)
 		kern_unmount(pmk_mount);
+	else
+		pmk_opens_init(pmk_device.name);
 	return error;
 }
 
 static void __exit pmk_exit(void)
 {
-	/* In this order: after the first, nobody can open; the module isn't in use, so nothing is open. */
+	/* In this order: after the second, nobody can open; the module isn't in use, so nothing is open. */
+	pmk_opens_exit();
 	misc_deregister(&pmk_device);
 	kern_unmount(pmk_mount);
 }

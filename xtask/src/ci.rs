@@ -57,8 +57,11 @@ const STEPS: &[Step] = &[
     Step { name: "test, release", action: Cargo(&["test", "--workspace", "--release"]) },
     Step { name: "models", action: Check("models", checkers::models) },
     Step { name: "schedules", action: Check("schedules", checkers::some_schedules) },
+    Step { name: "address sanitizer", action: Cargo(&["xtask", "sanitize", "address"]) },
     // Each line that the list of broken lines names is still there.
     Step { name: "mutants, list", action: Cargo(&["xtask", "mutate", "--dry-run"]) },
+    // Models only, so it can't come out otherwise on a busy machine.
+    Step { name: "mutants, orderings", action: Cargo(&["xtask", "mutate", "--orderings"]) },
     Step { name: "stock Linux", action: MaySkip("linux test", linux::ci) },
     // Last: what a user will see.
     Step {

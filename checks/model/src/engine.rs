@@ -13,8 +13,9 @@ use pagemove::{
     paging::{Entry, Flags},
     port::Contents,
     report::{Counter, Reason},
-    space::{Access, Map, Mappable, PageCache, PinnedPage, Source, SpaceError},
+    space::{Access, Map, Mappable, PageCache, Source, SpaceError},
     units::{FrameRange, HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
+    zone::PinnedPage,
     zone::{self, Physical},
 };
 use pagemove_drivers::{Balloon, CharDevice, DeviceFile};

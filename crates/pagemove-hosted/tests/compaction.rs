@@ -7,8 +7,8 @@ use pagemove::{
     frame::{Class, Kind},
     migrate::{Mode, Options, Policy},
     report::{Counter, Reason},
-    space::PinnedPage,
     units::{FrameRange, HUGE_ORDER, Pfn, VirtRange},
+    zone::PinnedPage,
 };
 use pagemove_drivers::CharDevice;
 use pagemove_hosted::{Process, TlbKind};

@@ -25,8 +25,9 @@ use pagemove::{
     movable::Refusal,
     report::Reason,
     rmap::{device_mapped, device_unmapped},
-    space::{PinnedPage, Protection},
+    space::Protection,
     units::{Order, Pfn, VirtAddr, VirtRange},
+    zone::PinnedPage,
 };
 use pagemove_hosted::{Process, TlbKind};
 

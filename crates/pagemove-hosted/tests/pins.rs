@@ -8,8 +8,9 @@ use pagemove::{
     frame::{Class, Kind, Marks},
     migrate::Mode,
     report::Reason,
-    space::{FaultError, PinError, PinnedPage, Protection},
+    space::{FaultError, PinError, Protection},
     units::VirtRange,
+    zone::PinnedPage,
 };
 use pagemove_drivers::CharDevice;
 use pagemove_hosted::TlbKind;

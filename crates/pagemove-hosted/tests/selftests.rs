@@ -22,8 +22,9 @@ use pagemove::{
     migrate::{Mode, Options},
     paging::Flags,
     report::Reason,
-    space::{FaultError, PageCache, PinnedPage, Protection},
+    space::{FaultError, PageCache, Protection},
     units::{HUGE_ORDER, Pfn, VirtAddr, VirtRange},
+    zone::PinnedPage,
 };
 use pagemove_drivers::CharDevice;
 use pagemove_hosted::{Process, TlbKind, enter_cpu};

@@ -4,36 +4,43 @@
 //! has told nobody of it.
 
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
 
-use crate::device::Device;
-use crate::sys::{self, Map, SHARED};
-use crate::tests::{Outcome, check};
+use pagemove_sample::uapi::Policy;
 
-/// Longer than any process takes to open a file and pin a page.
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::device::{Device, opens_of};
+use crate::machine::wait_until;
+use crate::sys::{self, Child, End, Map, Pipe, SHARED, errno};
+use crate::tests::{Outcome, check, expect};
 
-pub(crate) fn pins_of_others() -> Outcome {
+/// Starts a process that does something and stays; gives it with the number that it has come to.
+fn at_work(body: impl FnOnce() -> std::io::Result<u64>) -> std::io::Result<(Child, u64)> {
     let number = Map::new(None, 0, 1, SHARED)?;
     let child = sys::fork(|| {
-        let Ok(device) = Device::open(8) else { return 1 };
-        if device.pin(3, "theirs").is_err() {
-            return 2;
-        }
-        number.store(0, 0, device.fd().as_raw_fd() as u64);
+        let done = body();
+        number.store(0, 0, done.as_ref().map_or(u64::MAX, |number| number + 1));
+        // What it holds must last as long as it.
+        std::mem::forget(done);
         loop {
             std::thread::park();
         }
     })?;
-    let started = Instant::now();
-    while number.load(0, 0) == 0 {
-        if let Some(end) = child.ended() {
-            return Err(format!("the process with the pin ended by {end:?}").into());
-        }
-        check(started.elapsed() < LIMIT, || "the process with the pin doesn't come to it".to_owned())?;
-        std::thread::sleep(Duration::from_millis(5));
+    wait_until("the other process", || Ok(number.load(0, 0) != 0))?;
+    match number.load(0, 0) {
+        u64::MAX => Err(std::io::Error::other("the other process has failed")),
+        number => Ok((child, number - 1)),
     }
-    let device = Device { file: child.file(number.load(0, 0) as i32)? };
+}
+
+/// By a descriptor that is taken from the process.
+pub(crate) fn pins_of_others() -> Outcome {
+    let (child, fd) = at_work(|| {
+        let device = Device::open(8)?;
+        device.pin(3, "theirs")?;
+        let fd = device.fd().as_raw_fd() as u64;
+        std::mem::forget(device);
+        Ok(fd)
+    })?;
+    let device = Device { file: child.file(fd as i32)? };
     let listed = device.list(0);
     child.kill();
     child.wait();
@@ -42,4 +49,52 @@ pub(crate) fn pins_of_others() -> Outcome {
     let is_theirs = (listed.pid, listed.index) == theirs && listed.name.starts_with(b"theirs\0");
     check(is_theirs, || format!("{listed:?}"))?;
     Ok("listed through a descriptor taken from the process".to_owned())
+}
+
+/// A driver that refuses moves on request does so for an administrator only.
+pub(crate) fn policy_of_others() -> Outcome {
+    let device = Device::open(8)?;
+    expect("an administrator's wish", device.policy(Policy::Refuse), 0)?;
+    let number = sys::fork(|| {
+        if sys::become_nobody().is_err() {
+            return -1;
+        }
+        errno(&device.policy(Policy::Refuse))
+    })?
+    .wait();
+    check(number == End::Exit(libc::EPERM), || format!("a process without rights ended by {number:?}"))?;
+    Ok("EPERM for others".to_owned())
+}
+
+/// By debugfs, where all descriptors are closed and only a mapping is left.
+pub(crate) fn pins_left_behind() -> Outcome {
+    let (child, _) = at_work(|| {
+        let device = Device::open(8)?;
+        let map = device.map(0, 8, SHARED)?;
+        (0..8).for_each(|page| map.store(page, 0, 1));
+        device.pin(3, "an \"odd\"\nname")?;
+        let pipe = Pipe::new(64)?;
+        map.vmsplice(5, &pipe)?;
+        std::mem::forget((map, pipe));
+        Ok(0)
+    })?;
+    let pid = child.process();
+    let mut lines = Vec::new();
+    // A page that is on its way between the kernel's lists is told of as well, for a moment.
+    let found = wait_until("debugfs to tell of the pages", || {
+        lines = opens_of(pid)?;
+        Ok(lines.len() == 3 && lines[2].contains(" pages=1 "))
+    });
+    child.kill();
+    child.wait();
+    found.map_err(|error| format!("{error}: {lines:?}"))?;
+    let has = |line: usize, words: &[&str]| words.iter().all(|word| lines[line].contains(word));
+    let own = format!(" pid={pid} by=\"");
+    let is_told = has(0, &["open", &own, " uid=0 ", " size=8 pages=8 moved="])
+        && has(1, &["  pin", &own, " uid=0 ", " page=3 frame=0x", " name=\"an \\\"odd\\\"\\nname\""])
+        && lines[2] == "  others pages=1 for_transfers=0 first=5";
+    check(is_told, || lines.join("\n"))?;
+    let left = opens_of(pid)?;
+    check(left.is_empty(), || format!("still listed after its end: {left:?}"))?;
+    Ok(format!("listed while only mapped: {}", lines[1].trim()))
 }

@@ -2,7 +2,7 @@
 //!
 //! Takes and gives what its ioctls do, typed; a failed call is an error with the kernel's number.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Result;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
@@ -10,6 +10,19 @@ use std::os::unix::fs::FileExt;
 use pagemove_sample::uapi::{self, Counts, Listed, Named, One, Policy, Range, Watched};
 
 use crate::sys::{self, Kind, Map};
+
+/// What debugfs tells of a process's opens: a line for each open, each pin, and pages that others keep.
+pub(crate) fn opens_of(process: u32) -> Result<Vec<String>> {
+    let text = fs::read_to_string(format!("/sys/kernel/debug/{}/opens", uapi::DEVICE.to_string_lossy()))?;
+    let mut is_its = false;
+    let lines = text.lines().filter(|line| {
+        if !line.starts_with(' ') {
+            is_its = line.starts_with(&format!("open pid={process} "));
+        }
+        is_its
+    });
+    Ok(lines.map(String::from).collect())
+}
 
 /// An open of the device.
 pub(crate) struct Device {
@@ -87,9 +100,14 @@ impl Device {
 
     /// Reads a word by `read`.
     pub(crate) fn read_word(&self, page: u64, word: u64) -> Result<u64> {
-        let mut bytes = [0; 8];
-        self.file.read_exact_at(&mut bytes, page * sys::PAGE as u64 + word * 8)?;
-        Ok(u64::from_ne_bytes(bytes))
+        self.read_words(page, word).map(|[word]| word)
+    }
+
+    /// Reads words that stand one after the other, by `read`.
+    pub(crate) fn read_words<const WORDS: usize>(&self, page: u64, first: u64) -> Result<[u64; WORDS]> {
+        let mut bytes = [[0; 8]; WORDS];
+        self.file.read_exact_at(bytes.as_flattened_mut(), page * sys::PAGE as u64 + first * 8)?;
+        Ok(bytes.map(u64::from_ne_bytes))
     }
 
     pub(crate) fn map(&self, first: u64, pages: usize, kind: Kind) -> Result<Map> {

@@ -51,6 +51,13 @@ pub(crate) fn free_pages() -> Result<u64> {
     Ok(kib("/proc/meminfo", "MemFree:")? / 4)
 }
 
+/// Free memory in pages, with what processors have to themselves: that isn't counted as free, and can be a lot.
+pub(crate) fn free_pages_everywhere() -> Result<u64> {
+    let text = fs::read_to_string("/proc/zoneinfo")?;
+    let own = text.lines().filter_map(|line| line.trim().strip_prefix("count:")?.trim().parse::<u64>().ok());
+    Ok(free_pages()? + own.sum::<u64>())
+}
+
 /// Free memory of a node, in pages.
 pub(crate) fn free_pages_of(node: i32) -> Result<u64> {
     Ok(kib(&format!("/sys/devices/system/node/node{node}/meminfo"), "MemFree:")? / 4)

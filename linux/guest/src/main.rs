@@ -15,6 +15,7 @@ mod bench;
 mod contract;
 mod device;
 mod dmesg;
+mod hostile;
 mod machine;
 mod marks;
 mod movement;
@@ -25,15 +26,20 @@ mod storm;
 mod sys;
 mod tests;
 mod triggers;
+mod tutorial;
+mod views;
 mod work;
 
-use sys::End;
+use sys::{End, errno};
 
 /// The module's name; its file is `/NAME.ko`.
 const MODULE: &str = "pagemove_sample";
 
 /// No test takes longer, on the slowest machine that we know, by far.
 const LIMIT: Duration = Duration::from_secs(240);
+
+/// How often the kernel's log is looked at while a test runs.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// How a test's process ends if this kernel can't do what the test is about.
 const SKIPPED: i32 = 77;
@@ -57,6 +63,7 @@ fn init() -> std::io::Result<()> {
     sys::mount("proc", "/proc")?;
     sys::mount("sysfs", "/sys")?;
     sys::mount("devtmpfs", "/dev")?;
+    sys::mount("debugfs", "/sys/kernel/debug")?;
     let line = fs::read_to_string("/proc/cmdline")?;
     let orders = line.split_whitespace().find_map(|word| word.strip_prefix("pagemove=")).unwrap_or("test");
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
@@ -78,8 +85,11 @@ fn init() -> std::io::Result<()> {
             // Pages are to be moved when a test says so, not when the kernel finds them far from who uses them.
             fs::write("/proc/sys/kernel/numa_balancing", "0")?;
             for test in tests::ALL {
-                if only.is_empty() && !test.by_name_only || only.contains(&test.name) {
-                    run(test);
+                let is_wanted = only.is_empty() && !test.by_name_only || only.contains(&test.name);
+                if is_wanted && !run(test) {
+                    let why = format!("after {} the module can't be unloaded, so no more tests are run", test.name);
+                    tell(&format!("{{\"test\":\"guest\",\"ok\":false,\"why\":{why:?}}}"));
+                    break;
                 }
             }
         }
@@ -99,22 +109,30 @@ fn init() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Loads the module.
+/// Loads the sample's module.
 pub(crate) fn load(unmovable: bool) -> std::io::Result<()> {
-    let file = File::open(format!("/{MODULE}.ko"))?;
-    sys::load_module(file.as_fd(), if unmovable { "unmovable=1" } else { "" }).map(drop)
+    load_module(MODULE, if unmovable { "unmovable=1" } else { "" })
 }
 
-/// Runs one test in a process of its own, with the driver freshly loaded, and tells what came of it.
-fn run(test: &tests::Test) {
+/// Loads a module.
+pub(crate) fn load_module(name: &str, parameters: &str) -> std::io::Result<()> {
+    let file = File::open(format!("/{name}.ko"))?;
+    sys::load_module(file.as_fd(), parameters).map(drop)
+}
+
+/// Runs one test in a process of its own, with the driver freshly loaded, and tells what came of it; gives whether the
+/// driver could be unloaded.
+fn run(test: &tests::Test) -> bool {
     let started = Instant::now();
+    let mut unloaded = true;
     let loaded = dmesg::begin(test.name).and_then(|()| load(test.unmovable));
     let mut outcome = loaded.map(|()| false).map_err(|error| format!("can't load the module: {error}"));
     if outcome.is_ok() {
         outcome = in_child(test);
         // The test's process is gone, and so are its opens: unloading must be possible now.
-        let unloaded = (0..50).any(|_| {
-            let done = sys::unload_module(MODULE).is_ok();
+        unloaded = (0..50).any(|_| {
+            // A test of unloading may have left none.
+            let done = matches!(errno(&sys::unload_module(MODULE)), 0 | libc::ENOENT);
             if !done {
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -132,6 +150,19 @@ fn run(test: &tests::Test) {
         test.name,
         outcome.is_ok()
     ));
+    unloaded
+}
+
+/// Ends the guest: where the kernel has complained, nothing that comes after says anything, and may never return.
+fn give_up(test: &str, complaint: &str) -> ! {
+    let why = format!("the kernel complains {complaint}");
+    for who in [test, "guest"] {
+        tell(&format!("{{\"test\":{who:?},\"ok\":false,\"why\":{why:?}}}"));
+    }
+    tell("{\"end\":true}");
+    // At once, and without asking anybody to finish what he's doing.
+    let _ = fs::write("/proc/sysrq-trigger", "b");
+    sys::power_off();
 }
 
 /// Gives whether the test was skipped.
@@ -151,7 +182,7 @@ fn in_child(test: &tests::Test) -> Result<bool, String> {
         }
     })
     .map_err(|error| error.to_string())?;
-    let started = Instant::now();
+    let (started, mut looked) = (Instant::now(), Instant::now());
     loop {
         match child.ended() {
             Some(End::Exit(0)) => return Ok(false),
@@ -161,6 +192,14 @@ fn in_child(test: &tests::Test) -> Result<bool, String> {
             None if started.elapsed() > LIMIT => {
                 child.kill();
                 return Err(format!("it took longer than {} s", LIMIT.as_secs()));
+            }
+            // What the kernel complains of may leave the test's process waiting for ever.
+            None if looked.elapsed() > LOOK_EVERY => {
+                let bad = dmesg::check().map_err(|error| error.to_string())?;
+                if let Some(complaint) = bad.into_iter().find(|line| line.starts_with(&format!("in {}:", test.name))) {
+                    give_up(test.name, &complaint);
+                }
+                looked = Instant::now();
             }
             None => std::thread::sleep(Duration::from_millis(20)),
         }

@@ -50,10 +50,18 @@ fn call(uffd: BorrowedFd<'_>, number: u32, argument: &[u64]) -> std::io::Result<
 const API: u32 = 0x3f;
 const API_VERSION: u64 = 0xaa;
 const REGISTER: u32 = 0;
+const MODE_MISSING: u64 = 1;
 const WRITE_PROTECT: u32 = 6;
 /// Protected writes are noted, and nobody waits.
 const WRITE_PROTECT_ASYNC: u64 = 1 << 15;
 const MODE_WRITE_PROTECT: u64 = 1 << 1;
+
+/// Lets whoever touches such memory for the first time wait for good.
+pub(crate) fn register_missing(uffd: BorrowedFd<'_>, map: &Map) -> std::io::Result<()> {
+    call(uffd, API, &[API_VERSION, 0, 0])?;
+    let bytes = (map.pages() * PAGE) as u64;
+    call(uffd, REGISTER, &[map.address() as u64, bytes, MODE_MISSING, 0]).map(drop)
+}
 
 pub(crate) fn userfaultfd() -> Outcome {
     needs("CONFIG_USERFAULTFD")?;

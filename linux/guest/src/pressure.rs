@@ -9,7 +9,7 @@ use pagemove_sample::uapi;
 
 use crate::device::Device;
 use crate::dmesg;
-use crate::machine::{compact, free_pages, free_pages_of, wait_until};
+use crate::machine::{compact, free_pages_everywhere, free_pages_of, wait_until};
 use crate::sys::{self, End, MPOL_PREFERRED, Map, PRIVATE, SHARED};
 use crate::tests::{Outcome, check};
 use crate::work::Scene;
@@ -61,7 +61,7 @@ pub(crate) fn out_of_memory() -> Outcome {
     // The kernel tells at length whom it ends.
     dmesg::expect_low_memory(true)?;
     let scene = Scene::whole(2000)?;
-    let free = free_pages()?;
+    let free = free_pages_everywhere()?;
     let greedy = |by_faults: bool| {
         let child = sys::fork(|| {
             // So that it's this process, whoever may be asking for memory at that moment.
@@ -87,9 +87,7 @@ pub(crate) fn out_of_memory() -> Outcome {
     report.sound()?;
     let mut last = 0;
     let given_back = wait_until("all memory to be given back", || {
-        // Frames that a processor has to itself aren't counted as free; this takes them away.
-        compact()?;
-        last = free_pages()?;
+        last = free_pages_everywhere()?;
         Ok(last + 2000 > free)
     });
     check(given_back.is_ok(), || format!("{last} pages are free, where there were {free}"))?;

@@ -7,6 +7,7 @@
 //! that fork first.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Error, Result};
@@ -218,9 +219,12 @@ pub(crate) enum End {
     Signal(i32),
 }
 
-/// A child process.
+/// A child process; killed when dropped, so that a test which fails leaves none that holds the device open.
 #[derive(Debug)]
-pub(crate) struct Child(i32);
+pub(crate) struct Child {
+    process: i32,
+    end: Cell<Option<End>>,
+}
 
 /// Runs `child` in a process of its own, a copy of this one, and ends it with what it returns.
 pub(crate) fn fork(child: impl FnOnce() -> i32) -> Result<Child> {
@@ -233,23 +237,22 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> Result<Child> {
             // SAFETY: ends the process.
             unsafe { libc::_exit(code) }
         }
-        pid => Ok(Child(pid)),
+        process => Ok(Child { process, end: Cell::new(None) }),
     }
 }
 
 impl Child {
     fn wait_with(&self, flags: i32) -> Option<End> {
         let mut status = 0;
-        // SAFETY: our child, and room for its status.
-        let done = unsafe { libc::waitpid(self.0, &mut status, flags) };
-        if done != self.0 {
-            return None;
+        // SAFETY: our child, which nobody has waited for yet, and room for its status.
+        if self.end.get().is_none() && unsafe { libc::waitpid(self.process, &mut status, flags) } == self.process {
+            self.end.set(Some(if libc::WIFEXITED(status) {
+                End::Exit(libc::WEXITSTATUS(status))
+            } else {
+                End::Signal(libc::WTERMSIG(status))
+            }));
         }
-        Some(if libc::WIFEXITED(status) {
-            End::Exit(libc::WEXITSTATUS(status))
-        } else {
-            End::Signal(libc::WTERMSIG(status))
-        })
+        self.end.get()
     }
 
     /// Waits for the end.
@@ -264,13 +267,13 @@ impl Child {
 
     /// Its number.
     pub(crate) fn process(&self) -> u32 {
-        self.0.unsigned_abs()
+        self.process.unsigned_abs()
     }
 
     /// Takes a file that it has open, as only an administrator may.
     pub(crate) fn file(&self, number: i32) -> Result<File> {
         // SAFETY: a plain call.
-        let child = unsafe { libc::syscall(libc::SYS_pidfd_open, self.0, 0) };
+        let child = unsafe { libc::syscall(libc::SYS_pidfd_open, self.process, 0) };
         if child < 0 {
             return Err(named("pidfd_open"));
         }
@@ -286,9 +289,23 @@ impl Child {
     }
 
     pub(crate) fn kill(&self) {
-        // SAFETY: a plain call.
-        unsafe { libc::kill(self.0, libc::SIGKILL) };
+        if self.ended().is_none() {
+            // SAFETY: our child, whose number is its own until it's waited for.
+            unsafe { libc::kill(self.process, libc::SIGKILL) };
+        }
     }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Gives up all rights, for good.
+pub(crate) fn become_nobody() -> Result<()> {
+    // SAFETY: a plain call.
+    if unsafe { libc::setuid(65534) } == 0 { Ok(()) } else { Err(named("setuid")) }
 }
 
 pub(crate) fn mount(kind: &str, at: &str) -> Result<()> {

@@ -2,8 +2,8 @@
 //!
 //! Takes the driver freshly loaded; gives a fact worth reading, or what is wrong. Each promises to fail if the rule in its
 //! name is broken. What a process may rely on is in `contract` and
-//! `marks`, what makes pages move in `triggers`, what keeps them in `pins`, little memory in `pressure`, many things at once
-//! in `storm`.
+//! `marks`, what a hostile one may try in `hostile`, what makes pages move in `triggers`, what all sides see meanwhile in
+//! `views`, what keeps them in `pins`, little memory in `pressure`, many things at once in `storm`.
 
 use std::error::Error;
 
@@ -13,7 +13,7 @@ use crate::machine::{compact, frames, free_pages, is_configured};
 use crate::sys::errno;
 use crate::triggers::{self, move_across};
 use crate::work::{Scene, wrong_words};
-use crate::{administrator, contract, marks, movement, pins, pressure, storm};
+use crate::{administrator, contract, hostile, marks, movement, pins, pressure, storm, tutorial, views};
 
 pub(crate) type Outcome = Result<String, Box<dyn Error>>;
 
@@ -60,13 +60,22 @@ pub(crate) const ALL: &[Test] = &[
     test("broken-memory", contract::broken_memory),
     test("killed-at-work", contract::killed_at_work),
     test("unload-in-use", contract::unload_in_use),
+    test("opened-again", hostile::opened_again),
+    test("any-advice", hostile::any_advice),
+    test("buffer-of-its-own", hostile::buffer_of_its_own),
+    test("memory-limit", hostile::memory_limit),
+    test("listed-while-blocked", hostile::listed_while_blocked),
+    test("neighbours", hostile::neighbours),
     test("soft-dirty", marks::soft_dirty),
     test("userfaultfd", marks::userfaultfd),
     test("movement", movement),
     Test { unmovable: true, ..test("control", control) },
     test("policy", policy),
+    test("policy-of-others", administrator::policy_of_others),
+    test("one-page-for-all", views::one_page_for_all),
     test("pins", pins::by_name_and_by_pipe),
     test("pins-of-others", administrator::pins_of_others),
+    test("pins-left-behind", administrator::pins_left_behind),
     test("direct-io", pins::direct_io),
     test("registered-buffers", pins::registered_buffers),
     test("move-pages", triggers::move_pages),
@@ -78,6 +87,7 @@ pub(crate) const ALL: &[Test] = &[
     test("huge-page-pool", triggers::huge_page_pool),
     test("thp-faults", triggers::thp_faults),
     Test { by_name_only: true, ..test("hugetlb-cma", triggers::hugetlb_cma) },
+    test("tutorial", tutorial::tutorial),
     test("no-destinations", pressure::no_destinations),
     test("out-of-memory", pressure::out_of_memory),
     test("storm-of-mappings", storm::mappings),

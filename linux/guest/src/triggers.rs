@@ -3,15 +3,18 @@
 //! Takes the driver freshly loaded; gives how many pages moved. Promises that all of `work` went on meanwhile, and that
 //! nothing was lost; a kernel that is built without a trigger is told by a [`Skip`](crate::tests::Skip).
 
+use std::error::Error;
 use std::fs;
 use std::io::Result;
 use std::ops::Range;
 
+use pagemove_sample::uapi::Policy;
+
 use crate::device::Device;
-use crate::machine::{frames, free_order9, free_pages, kib, number_in, wait_until};
+use crate::machine::{compact, frames, free_order9, free_pages, kib, number_in, wait_until};
 use crate::sys::{self, End, MOVE_ALL, MPOL_BIND, Map, PAGE, PRIVATE, errno};
 use crate::tests::{Outcome, check, needs};
-use crate::work::Scene;
+use crate::work::{Report, Scene};
 
 /// How often those who ask for pages to be moved ask again: a page that somebody has a passing reference to is left.
 const ASKED: usize = 200;
@@ -31,10 +34,12 @@ pub(crate) fn move_across(map: &Map, pages: &[usize]) -> Result<usize> {
     Ok(pages.iter().filter(|&&page| before[page] != middle[page] || middle[page] != after[page]).count())
 }
 
-/// Sends 1,000 pages from node to node in some way, under writers.
-fn to_and_fro(mut ask: impl FnMut(&Scene, i32) -> Result<()>) -> Outcome {
-    const PAGES: usize = 1000;
-    let scene = Scene::whole(PAGES)?;
+/// Sends all pages of a scene from node to node in some way, under writers; gives the number of calls.
+pub(crate) fn to_and_fro(
+    scene: &Scene,
+    mut ask: impl FnMut(&Scene, i32) -> Result<()>,
+) -> std::result::Result<(usize, Report), Box<dyn Error>> {
+    let pages = scene.kept.len();
     let mut calls = 0;
     let (hops, report) = scene.during(11, || -> Result<_> {
         let (mut hops, mut before) = (Vec::new(), scene.frames()?);
@@ -42,9 +47,9 @@ fn to_and_fro(mut ask: impl FnMut(&Scene, i32) -> Result<()>) -> Outcome {
             let mut there = 0;
             for _ in 0..ASKED {
                 calls += 1;
-                ask(&scene, node)?;
+                ask(scene, node)?;
                 there = arrived(&scene.map, &scene.kept, node)?;
-                if there == PAGES {
+                if there == pages {
                     break;
                 }
             }
@@ -55,9 +60,17 @@ fn to_and_fro(mut ask: impl FnMut(&Scene, i32) -> Result<()>) -> Outcome {
         Ok(hops)
     })?;
     report.sound()?;
-    check(hops.iter().all(|hop| hop.0 == PAGES), || format!("of {PAGES} pages arrived, and moved: {hops:?}"))?;
+    check(hops.iter().all(|hop| hop.0 == pages), || format!("of {pages} pages arrived, and moved: {hops:?}"))?;
     // The first time, some were there already.
-    check(hops[1..].iter().all(|hop| hop.1 == PAGES), || format!("of {PAGES} pages arrived, and moved: {hops:?}"))?;
+    check(hops[1..].iter().all(|hop| hop.1 == pages), || format!("of {pages} pages arrived, and moved: {hops:?}"))?;
+    Ok((calls, report))
+}
+
+/// Sends 1,000 pages.
+fn send(ask: impl FnMut(&Scene, i32) -> Result<()>) -> Outcome {
+    const PAGES: usize = 1000;
+    let scene = Scene::whole(PAGES)?;
+    let (calls, report) = to_and_fro(&scene, ask)?;
     let counts = scene.device.counts()?;
     Ok(format!(
         "{PAGES} of {PAGES}, three times, in {calls} calls: {} moves, {} put back; {} writes",
@@ -66,15 +79,15 @@ fn to_and_fro(mut ask: impl FnMut(&Scene, i32) -> Result<()>) -> Outcome {
 }
 
 pub(crate) fn move_pages() -> Outcome {
-    to_and_fro(|scene, node| sys::move_pages(&scene.map, &scene.kept, node).map(drop))
+    send(|scene, node| sys::move_pages(&scene.map, &scene.kept, node).map(drop))
 }
 
 pub(crate) fn migrate_pages() -> Outcome {
-    to_and_fro(|_, node| sys::migrate_pages(1 - node, node).map(drop))
+    send(|_, node| sys::migrate_pages(1 - node, node).map(drop))
 }
 
 pub(crate) fn mbind() -> Outcome {
-    to_and_fro(|scene, node| match errno(&sys::mbind(&scene.map, MPOL_BIND, node, MOVE_ALL)) {
+    send(|scene, node| match errno(&sys::mbind(&scene.map, MPOL_BIND, node, MOVE_ALL)) {
         // EIO: some stay, as `arrived` sees by itself.
         0 | libc::EIO => Ok(()),
         other => Err(std::io::Error::from_raw_os_error(other)),
@@ -171,7 +184,7 @@ pub(crate) fn memory_offline() -> Outcome {
             scene.device.pin(of_them as u64, "stays")?;
         }
         let before = scene.frames()?;
-        let (left, report) = scene.during(13, || -> std::result::Result<_, Box<dyn std::error::Error>> {
+        let (left, report) = scene.during(13, || -> std::result::Result<_, Box<dyn Error>> {
             let child = sys::fork(|| i32::from(block.set("offline").is_err()))?;
             let mut left = 0;
             if pinned {
@@ -193,26 +206,51 @@ pub(crate) fn memory_offline() -> Outcome {
     Ok(facts.join("; "))
 }
 
-/// The most huge pages that are asked for beyond those that are free anyway.
+/// The most huge pages that are asked for beyond those that are to be had anyway.
 const MORE: u64 = 24;
 
-const POOL: &str = "/proc/sys/vm/nr_hugepages";
+/// Asks for a number of huge pages; gives how many there are then.
+fn grow_pool(pages: u64) -> Result<u64> {
+    const POOL: &str = "/proc/sys/vm/nr_hugepages";
+    fs::write(POOL, pages.to_string())?;
+    number_in(POOL)
+}
 
-/// Growing the pool of huge pages in a worn memory.
+/// Growing the pool of huge pages in a worn memory: first by what is to be had while the driver's pages stay, then by what
+/// only moving them can give.
 pub(crate) fn huge_page_pool() -> Outcome {
     needs("CONFIG_HUGETLB_PAGE")?;
     let scene = Scene::worn(free_pages()? as usize * 3 / 4, 2, 14)?;
-    let free = free_order9()?;
-    let (got, report) = scene.during(14, || -> Result<u64> {
-        fs::write(POOL, (free + MORE).to_string())?;
-        number_in(POOL)
+    scene.device.policy(Policy::Refuse)?;
+    // What was allowed before may be under way still; this takes longer.
+    compact()?;
+    let moved_before = scene.device.counts()?.moved;
+    let all = grow_pool(free_pages()?)?;
+    let moved = scene.device.counts()?.moved - moved_before;
+    check(moved == 0, || format!("{moved} pages moved, which the driver had refused"))?;
+    scene.device.policy(Policy::Allow)?;
+    let ((got, asked), report) = scene.during(14, || -> Result<_> {
+        let (mut got, start) = (all, scene.device.counts()?.moved);
+        // The kernel doesn't try again at once where it has failed before: for at most 64 calls. And some that it gives
+        // have become free by themselves: so more and more are asked for, until there are none of those.
+        for asked in 1..=ASKED {
+            got = grow_pool(got + MORE)?;
+            if got > all && scene.device.counts()?.moved > start {
+                return Ok((got, Some(asked)));
+            }
+        }
+        Ok((got, None))
     })?;
-    fs::write(POOL, "0")?;
+    grow_pool(0)?;
     report.sound()?;
-    check(report.moved > 0 && got > free, || {
-        format!("{} pages moved for {got} huge pages, where {free} were free", report.moved)
-    })?;
-    Ok(format!("{} of {} moved for {got} huge pages, where {free} were free", report.moved, scene.kept.len()))
+    let moved = scene.device.counts()?.moved - moved_before;
+    let asked = asked.ok_or_else(|| format!("{got} huge pages with {moved} moves, and {all} without any"))?;
+    check(moved > 0 && report.moved > 0, || format!("{got} huge pages instead of {all}, and nothing has moved"))?;
+    Ok(format!(
+        "{} of {} moved for {got} huge pages, of which {all} were to be had without; asked {asked} times",
+        report.moved,
+        scene.kept.len()
+    ))
 }
 
 /// Faults on memory that may have huge pages, told to compact for it.
@@ -221,15 +259,21 @@ pub(crate) fn thp_faults() -> Outcome {
     const HUGE: usize = 512;
     needs("CONFIG_TRANSPARENT_HUGEPAGE")?;
     let scene = Scene::worn(free_pages()? as usize * 3 / 4, 2, 15)?;
-    let free = free_order9()?;
+    let (free, moved_before) = (free_order9()?, scene.device.counts()?.moved);
     fs::write(format!("{FOLDER}/enabled"), "always")?;
     fs::write(format!("{FOLDER}/defrag"), "always")?;
     let (got, report) = scene.during(15, || -> Result<u64> {
         let before = kib("/proc/meminfo", "AnonHugePages:")?;
-        let blocks = (free + MORE) as usize;
+        // Where compaction has failed the kernel doesn't try it again for up to 64 faults.
+        let (enough, blocks) = ((free + MORE) as usize, (free + 4 * MORE) as usize);
         let map = Map::new(None, 0, (blocks + 1) * HUGE, PRIVATE)?;
         let first = (map.address() / PAGE).next_multiple_of(HUGE) - map.address() / PAGE;
-        (0..blocks).for_each(|block| map.store(first + block * HUGE, 0, 1));
+        for block in 0..blocks {
+            map.store(first + block * HUGE, 0, 1);
+            if block >= enough && scene.device.counts()?.moved > moved_before {
+                break;
+            }
+        }
         Ok((kib("/proc/meminfo", "AnonHugePages:")?.saturating_sub(before)) / 2048)
     })?;
     fs::write(format!("{FOLDER}/defrag"), "madvise")?;

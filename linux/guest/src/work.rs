@@ -115,14 +115,18 @@ impl Scene {
             return Err(std::io::Error::other(format!("the writing child ended by {end:?}")).into());
         }
         let mut report = Report { bad_words: bad.into_inner(), ..Report::default() };
-        // As the writers see it, and as whoever comes now.
+        // As the writers see it, as whoever comes now, and as the driver does.
         let maps = [map, &self.device.map(0, map.pages(), READ_ONLY)?];
         for &page in kept {
+            let drivers: [u64; 1 + WRITERS] = self.device.read_words(page as u64, 0)?;
+            report.bad_words += u64::from(drivers[0] != tag(page));
             report.bad_words += maps.iter().map(|map| wrong_words(map, page)).sum::<u64>();
             for writer in 0..WRITERS {
                 let written = shadow.load(shadow.page(page, writer));
                 report.writes += written;
-                report.lost_writes += u64::from(maps.iter().any(|map| map.load(page, 1 + writer) != written));
+                let [writers, comers] = maps.map(|map| map.load(page, 1 + writer));
+                let is_lost = [writers, comers, drivers[1 + writer]].iter().any(|&seen| seen != written);
+                report.lost_writes += u64::from(is_lost);
             }
         }
         let after = self.frames()?;

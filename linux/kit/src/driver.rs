@@ -12,7 +12,7 @@ pub trait Driver<S: Store>: Sized + Send {
     const NAME: &'static core::ffi::CStr;
 
     /// What the callbacks of moves see. They run beside the driver's other calls, so it has what both share.
-    type Moves: Moves;
+    type Moves: Moves + 'static;
 
     /// Opens the device: says what the open starts with, and sets its size.
     fn open(pages: &S) -> Result<(Self, Self::Moves), Errno>;
@@ -39,14 +39,25 @@ pub enum Mode {
     Sync,
 }
 
-/// A page that is being moved.
+/// A driver's page, as its callbacks see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moving {
+pub struct OwnedPage {
     /// Where the driver keeps it.
     pub index: u64,
     /// The frame that it's in.
+    pub pfn: u64,
+    /// How far the move goes.
+    pub mode: Mode,
+}
+
+/// A move that has been made, but for the driver's own tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnedMove {
+    /// Where the driver keeps the page.
+    pub index: u64,
+    /// The frame that it was in.
     pub from: u64,
-    /// The frame that it's to be in.
+    /// The frame that it is in.
     pub to: u64,
     /// How far the move goes.
     pub mode: Mode,
@@ -65,25 +76,26 @@ pub enum Refusal {
 ///
 /// Linux calls none of the three for a page of a page cache by itself (it isolates such pages from its LRU lists without
 /// asking), but asks `migrate_folio`, with no mapping left, and both frames locked. The kit calls all three from there.
-/// They run beside the driver's other calls, on any processor, and never after the open is closed. They must not sleep
-/// in [`Mode::Async`], nor reach for pages of the store.
+/// They run beside the driver's other calls, on any processor, until the open's pages are gone, which is after the driver
+/// is dropped. They must not sleep in [`Mode::Async`], nor reach for pages of the store, nor take a lock that anybody holds
+/// while he reaches for one: the kernel has other pages of its batch locked meanwhile, in any mode.
 pub trait Moves: Send + Sync {
     /// Before the move: stop the device from using the page, or refuse. On Linux processes are stopped already.
-    fn isolate(&self, page: Moving) -> Result<(), Refusal> {
+    fn isolate(&self, page: OwnedPage) -> Result<(), Refusal> {
         let _ = page;
         Ok(())
     }
 
     /// The page has moved: point the device's tables to `page.to`, which has the contents. Can't fail on Linux, where
     /// the page's place in the cache has changed by now.
-    fn migrate(&self, page: Moving) {
+    fn migrate(&self, page: OwnedMove) {
         let _ = page;
     }
 
-    /// The move is over: let the device use the page again, at `page.to` if `moved`, else at `page.from`. Called once
-    /// for each `isolate` that was granted.
-    fn putback(&self, page: Moving, moved: bool) {
-        let _ = (page, moved);
+    /// The move is over: let the device use the page again, in the new frame after a move, in the old one after none.
+    /// Called once for each `isolate` that was granted.
+    fn putback(&self, page: OwnedPage) {
+        let _ = page;
     }
 }
 

@@ -6,6 +6,8 @@
 pub struct Errno(i32);
 
 impl Errno {
+    /// Not allowed.
+    pub const EPERM: Self = Self(1);
     /// A bad address.
     pub const EFAULT: Self = Self(14);
     /// Something is used, and stays so.

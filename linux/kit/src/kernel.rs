@@ -21,7 +21,8 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use crate::{
-    Absent, Caller, Driver, Errno, Mode, Moves, Moving, PAGE_BYTES, Page, Pin, PinInfo, Refusal, Store, UserMemory,
+    Absent, Caller, Driver, Errno, Mode, Moves, OwnedMove, OwnedPage, PAGE_BYTES, Page, Pin, PinInfo, Refusal, Store,
+    UserMemory,
 };
 
 /// The shim's `struct pmk_open`.
@@ -36,6 +37,8 @@ unsafe extern "C" {
     fn pmk_page_put(page: *mut c_void);
     fn pmk_page_address(page: *mut c_void) -> *mut u8;
     fn pmk_page_pfn(page: *mut c_void) -> u64;
+    fn pmk_pin_list(open: *mut RawOpen, page: *mut c_void, info: *const PinInfo) -> *mut c_void;
+    fn pmk_pin_unlist(listed: *mut c_void);
     fn pmk_resize(open: *mut RawOpen, pages: u64);
     fn pmk_free_range(open: *mut RawOpen, first: u64, pages: u64);
     fn pmk_len(open: *mut RawOpen) -> u64;
@@ -46,6 +49,7 @@ unsafe extern "C" {
     fn pmk_copy_from_user(to: *mut u8, from: *const u8, bytes: usize) -> usize;
     safe fn pmk_now_ns() -> u64;
     fn pmk_caller(name: *mut u8) -> u32;
+    safe fn pmk_caller_is_administrator() -> bool;
     safe fn pmk_panic() -> !;
 }
 
@@ -69,6 +73,16 @@ pub struct Held(NonNull<c_void>);
 
 // SAFETY: a reference to a page may be given back from any thread.
 unsafe impl Send for Held {}
+
+/// The same, listed in debugfs for as long as it lives.
+#[derive(Debug)]
+pub struct Kept {
+    held: Held,
+    listed: NonNull<c_void>,
+}
+
+// SAFETY: the list has a lock of its own.
+unsafe impl Send for Kept {}
 
 /// The same, for the time of a call at most.
 #[derive(Debug)]
@@ -98,7 +112,7 @@ impl Store for Pages<'_> {
         = Guard<'a>
     where
         Self: 'a;
-    type Held = Held;
+    type Held = Kept;
 
     fn len(&self) -> u64 {
         // SAFETY: the open is live (`new`); so in all of these.
@@ -126,12 +140,20 @@ impl Store for Pages<'_> {
         Ok(Guard { held: self.hold(index, absent)?, _store: PhantomData })
     }
 
-    fn pin(&self, index: u64, name: &[u8]) -> Result<Pin<Held>, Errno> {
+    fn caller_is_administrator(&self) -> bool {
+        pmk_caller_is_administrator()
+    }
+
+    fn pin(&self, index: u64, name: &[u8]) -> Result<Pin<Kept>, Errno> {
         let mut by = Caller { pid: 0, name: [0; 16] };
         // SAFETY: the name has 16 bytes.
         by.pid = unsafe { pmk_caller(by.name.as_mut_ptr()) };
         let info = PinInfo::new(index, name, by, pmk_now_ns())?;
-        Ok(Pin::new(self.hold(index, Absent::Create)?, info))
+        let held = self.hold(index, Absent::Create)?;
+        // SAFETY: the open is live (`new`), and so is the page until `held` is dropped, which is after the unlisting.
+        let listed = unsafe { pmk_pin_list(self.open.as_ptr(), held.0.as_ptr(), &info) };
+        let listed = NonNull::new(listed).ok_or(Errno::ENOMEM)?;
+        Ok(Pin::new(Kept { held, listed }, info))
     }
 }
 
@@ -172,19 +194,34 @@ impl Drop for Held {
     }
 }
 
-impl Page for Guard<'_> {
-    fn read(&self, at: usize, to: &mut [u8]) {
-        self.held.read(at, to);
-    }
-
-    fn write(&self, at: usize, from: &[u8]) {
-        self.held.write(at, from);
-    }
-
-    fn pfn(&self) -> u64 {
-        self.held.pfn()
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // SAFETY: listed by `pin`, and unlisted once, which may be after its open has gone.
+        unsafe { pmk_pin_unlist(self.listed.as_ptr()) }
     }
 }
+
+/// What has a page is one.
+macro_rules! page_by_held {
+    ($type:ty) => {
+        impl Page for $type {
+            fn read(&self, at: usize, to: &mut [u8]) {
+                self.held.read(at, to);
+            }
+
+            fn write(&self, at: usize, from: &[u8]) {
+                self.held.write(at, from);
+            }
+
+            fn pfn(&self) -> u64 {
+                self.held.pfn()
+            }
+        }
+    };
+}
+
+page_by_held!(Guard<'_>);
+page_by_held!(Kept);
 
 /// The calling process's buffer.
 struct User {
@@ -237,7 +274,15 @@ where
     D: for<'a> Driver<Pages<'a>, Moves = M>,
     M: Moves,
 {
-    const FITS: () = assert!(align_of::<State<D, M>>() <= 8 && size_of::<State<D, M>>() >= 8);
+    const FITS: () = {
+        assert!(align_of::<State<D, M>>() <= 8 && size_of::<State<D, M>>() >= 8);
+        // `Driver::open` gives both by value: they pass over the kernel's stack, twice at times, which has 16 KiB. Past its
+        // end are other stacks, and nothing looks whether a large frame has stepped over the guard between.
+        assert!(
+            size_of::<State<D, M>>() <= 4096,
+            "a driver and its Moves are at most 4096 bytes: they pass over the stack"
+        );
+    };
 
     /// Names the device.
     pub fn name() -> *const c_char {
@@ -325,7 +370,7 @@ where
     }
 
     /// Asks whether a page may move.
-    pub unsafe fn isolate(state: *mut c_void, page: Moving) -> c_int {
+    pub unsafe fn isolate(state: *mut c_void, page: OwnedPage) -> c_int {
         // SAFETY: this function's caller.
         match unsafe { Self::moves(state) }.isolate(page) {
             Ok(()) => 0,
@@ -335,15 +380,15 @@ where
     }
 
     /// Tells that a page has moved.
-    pub unsafe fn migrate(state: *mut c_void, page: Moving) {
+    pub unsafe fn migrate(state: *mut c_void, page: OwnedMove) {
         // SAFETY: this function's caller.
         unsafe { Self::moves(state) }.migrate(page);
     }
 
     /// Tells that a move is over.
-    pub unsafe fn putback(state: *mut c_void, page: Moving, moved: bool) {
+    pub unsafe fn putback(state: *mut c_void, page: OwnedPage) {
         // SAFETY: this function's caller.
-        unsafe { Self::moves(state) }.putback(page, moved);
+        unsafe { Self::moves(state) }.putback(page);
     }
 
     unsafe fn moves<'a>(state: *mut c_void) -> &'a M {
@@ -356,12 +401,11 @@ fn offset(at: i64) -> Result<u64, Errno> {
     u64::try_from(at).map_err(|_| Errno::EINVAL)
 }
 
-/// Joins what the shim tells of a move.
-pub fn moving(index: u64, from: u64, to: u64, mode: c_int) -> Moving {
-    let mode = match mode {
+/// Understands the kernel's `enum migrate_mode`.
+pub fn mode(number: c_int) -> Mode {
+    match number {
         0 => Mode::Async,
         1 => Mode::SyncLight,
         _ => Mode::Sync,
-    };
-    Moving { index, from, to, mode }
+    }
 }

@@ -2,26 +2,21 @@
 //! Drivers for stock Linux kernels whose pages can be moved **while processes map them**.
 //!
 //! Takes a driver, written in safe Rust against [`Driver`], [`Moves`] and [`Store`]; gives a kernel module (by
-//! [`module!`] and the C shim beside this crate), or, on the host and with the feature `fake`, a driver under test.
+//! [`module!`] and the C shim beside this crate). The same driver runs on the engine as well: `linux/hosted`.
 //! Promises that the driver can't reach a page but by a guard that keeps it where it is, and can't keep one longer than
 //! a call but by a [`Pin`] that has a name, an owner and a time.
 //!
 //! One compiled object serves every kernel: only the shim knows the kernel's structures.
 #![no_std]
 
-#[cfg(feature = "fake")]
-extern crate std;
-
 mod driver;
 mod errno;
-#[cfg(feature = "fake")]
-pub mod fake;
 pub mod kernel;
 mod module;
 mod pins;
 mod store;
 
-pub use driver::{Driver, Mode, Moves, Moving, Refusal};
+pub use driver::{Driver, Mode, Moves, OwnedMove, OwnedPage, Refusal};
 pub use errno::Errno;
 pub use pins::{NAME_BYTES, Pin, PinInfo, Pins};
 pub use store::{Absent, Caller, PAGE_BYTES, Page, Store, UserMemory, copy_in, copy_out};

@@ -10,7 +10,8 @@ macro_rules! module {
     ($driver:ty) => {
         mod shim_calls {
             use core::ffi::{c_char, c_int, c_long, c_void};
-            use $crate::kernel::{Calls, RawOpen, moving};
+            use $crate::kernel::{Calls, RawOpen, mode};
+            use $crate::{OwnedMove, OwnedPage};
 
             type Ours = Calls<$driver>;
 
@@ -63,29 +64,16 @@ macro_rules! module {
                 unsafe { Ours::ioctl(open, state, command, argument, bytes) }
             }
             #[unsafe(no_mangle)]
-            unsafe extern "C" fn pmk_rust_isolate(
-                state: *mut c_void,
-                index: u64,
-                from: u64,
-                to: u64,
-                mode: c_int,
-            ) -> c_int {
-                unsafe { Ours::isolate(state, moving(index, from, to, mode)) }
+            unsafe extern "C" fn pmk_rust_isolate(state: *mut c_void, index: u64, pfn: u64, number: c_int) -> c_int {
+                unsafe { Ours::isolate(state, OwnedPage { index, pfn, mode: mode(number) }) }
             }
             #[unsafe(no_mangle)]
-            unsafe extern "C" fn pmk_rust_migrate(state: *mut c_void, index: u64, from: u64, to: u64, mode: c_int) {
-                unsafe { Ours::migrate(state, moving(index, from, to, mode)) }
+            unsafe extern "C" fn pmk_rust_migrate(state: *mut c_void, index: u64, from: u64, to: u64, number: c_int) {
+                unsafe { Ours::migrate(state, OwnedMove { index, from, to, mode: mode(number) }) }
             }
             #[unsafe(no_mangle)]
-            unsafe extern "C" fn pmk_rust_putback(
-                state: *mut c_void,
-                index: u64,
-                from: u64,
-                to: u64,
-                mode: c_int,
-                moved: bool,
-            ) {
-                unsafe { Ours::putback(state, moving(index, from, to, mode), moved) }
+            unsafe extern "C" fn pmk_rust_putback(state: *mut c_void, index: u64, pfn: u64, number: c_int) {
+                unsafe { Ours::putback(state, OwnedPage { index, pfn, mode: mode(number) }) }
             }
 
             #[panic_handler]

@@ -9,8 +9,9 @@ use crate::{Caller, Errno, Page, Store};
 /// The longest name of a pin.
 pub const NAME_BYTES: usize = 24;
 
-/// What can be told of a pin.
+/// What can be told of a pin. (The shim lists it: `shim.h` has the same.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct PinInfo {
     /// The page.
     pub index: u64,

@@ -20,6 +20,7 @@ pub enum Absent {
 
 /// Who makes a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct Caller {
     /// The process.
     pub pid: u32,
@@ -56,6 +57,9 @@ pub trait Store {
 
     /// Reaches a page. Past the end: `ENXIO`.
     fn page(&self, index: u64, absent: Absent) -> Result<Self::Guard<'_>, Errno>;
+
+    /// Tells whether the calling process may administrate the machine (Linux: `CAP_SYS_ADMIN`).
+    fn caller_is_administrator(&self) -> bool;
 
     /// Keeps a page where it is after the call, for a device that reads or writes it.
     fn pin(&self, index: u64, name: &[u8]) -> Result<Pin<Self::Held>, Errno>;
@@ -102,15 +106,17 @@ pub fn copy_out<S: Store>(pages: &S, at: u64, user: &mut impl UserMemory) -> Res
     })
 }
 
-/// Copies from the process to byte `at` of the store, as far as there is room; gives the number of bytes.
+/// Copies from the process to byte `at` of the store, as far as there is room; gives the number of bytes. No room at all:
+/// `ENOSPC`.
 pub fn copy_in<S: Store>(pages: &S, at: u64, user: &mut impl UserMemory) -> Result<usize, Errno> {
-    each_chunk(pages, at, user, |index, offset, bytes, user| {
+    let done = each_chunk(pages, at, user, |index, offset, bytes, user| {
         let mut chunk = [0; CHUNK];
         let chunk = chunk.get_mut(..bytes).ok_or(Errno::EINVAL)?;
         user.get(chunk)?;
         pages.page(index, Absent::Create)?.write(offset, chunk);
         Ok(())
-    })
+    })?;
+    if done == 0 && user.left() > 0 { Err(Errno::ENOSPC) } else { Ok(done) }
 }
 
 /// Calls `copy` for one chunk after the other; an error after the first bytes is told as the bytes before it.

@@ -7,7 +7,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use kit::{Absent, Driver, Errno, Moves, Moving, Page, Pins, Refusal, Store, UserMemory, copy_in, copy_out};
+use kit::{
+    Absent, Driver, Errno, Moves, OwnedMove, OwnedPage, Page, Pins, Refusal, Store, UserMemory, copy_in, copy_out,
+};
 
 use crate::uapi::{self, Counts, Listed, Named, One, Policy, Range, WATCHED, Watched};
 
@@ -26,9 +28,9 @@ pub struct Device {
     table: [AtomicU64; WATCHED],
     policy: AtomicU64,
     asked: AtomicU64,
-    moved: AtomicU64,
-    failed: AtomicU64,
     refused: AtomicU64,
+    moved: AtomicU64,
+    over: AtomicU64,
 }
 
 impl Default for Device {
@@ -37,15 +39,15 @@ impl Default for Device {
             table: [const { AtomicU64::new(0) }; WATCHED],
             policy: AtomicU64::new(Policy::Allow as u64),
             asked: AtomicU64::new(0),
-            moved: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
+            over: AtomicU64::new(0),
         }
     }
 }
 
 impl Moves for Device {
-    fn isolate(&self, _: Moving) -> Result<(), Refusal> {
+    fn isolate(&self, _: OwnedPage) -> Result<(), Refusal> {
         let odd = self.asked.fetch_add(1, Ordering::Relaxed) % 2 == 1;
         let policy = self.policy.load(Ordering::Relaxed);
         let refusal = if policy == Policy::Refuse as u64 {
@@ -59,16 +61,16 @@ impl Moves for Device {
         Err(refusal)
     }
 
-    fn migrate(&self, page: Moving) {
+    fn migrate(&self, page: OwnedMove) {
+        self.moved.fetch_add(1, Ordering::Relaxed);
         if let Some(entry) = self.entry(page.index) {
             // Only if it's this frame: while the page moves it may be taken out of the table (`forget`), and must stay out.
             let _ = entry.compare_exchange(page.from, page.to, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    fn putback(&self, _: Moving, moved: bool) {
-        let counter = if moved { &self.moved } else { &self.failed };
-        counter.fetch_add(1, Ordering::Relaxed);
+    fn putback(&self, _: OwnedPage) {
+        self.over.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -92,10 +94,7 @@ impl<S: Store> Driver<S> for Buffer<S::Held> {
     }
 
     fn write(&mut self, pages: &S, at: u64, user: &mut impl UserMemory) -> Result<usize, Errno> {
-        match copy_in(pages, at, user)? {
-            0 if user.left() > 0 => Err(Errno::ENOSPC),
-            bytes => Ok(bytes),
-        }
+        copy_in(pages, at, user)
     }
 
     fn ioctl(&mut self, pages: &S, device: &Device, command: u32, argument: &mut [u8]) -> Result<u32, Errno> {
@@ -122,12 +121,15 @@ impl<S: Store> Driver<S> for Buffer<S::Held> {
                 }
             }
             uapi::COUNT => {
+                // In this order: a move under way may count as moved before it counts as over, never as failed.
+                let over = device.over.load(Ordering::Relaxed);
+                let moved = device.moved.load(Ordering::Relaxed);
                 let counts = Counts {
                     size: pages.len(),
                     pages: pages.count(),
                     pins: self.pins.iter().count() as u64,
-                    moved: device.moved.load(Ordering::Relaxed),
-                    failed: device.failed.load(Ordering::Relaxed),
+                    moved,
+                    failed: over.saturating_sub(moved),
                     refused: device.refused.load(Ordering::Relaxed),
                 };
                 answer(argument, &counts.to_bytes())?;
@@ -158,6 +160,10 @@ impl<S: Store> Driver<S> for Buffer<S::Held> {
                 let policy = One::from_bytes(argument).ok_or(invalid)?.number;
                 if policy > Policy::Retry as u64 {
                     return Err(invalid);
+                }
+                // Else anybody could keep any number of pages where they are.
+                if !pages.caller_is_administrator() {
+                    return Err(Errno::EPERM);
                 }
                 device.policy.store(policy, Ordering::Relaxed);
             }

@@ -9,4 +9,4 @@ mod driver;
 #[allow(dead_code)]
 mod uapi;
 
-kit::module!(crate::driver::Buffer<kit::kernel::Held>);
+kit::module!(crate::driver::Buffer<kit::kernel::Kept>);

@@ -51,7 +51,7 @@ pub const PIN: u32 = code(WRITE, 5, Named::BYTES);
 pub const UNPIN: u32 = code(WRITE, 6, Named::BYTES);
 /// Lists a pin: takes its place in the list, gives what is known of it; `ENOENT` past the last. Argument: [`Listed`].
 pub const LIST: u32 = code(WRITE | READ, 7, Listed::BYTES);
-/// Sets the answer to moves. Argument: [`One`] with a [`Policy`].
+/// Sets the answer to moves, for an administrator. Argument: [`One`] with a [`Policy`].
 pub const POLICY: u32 = code(WRITE, 8, One::BYTES);
 /// Puts a page into the device's own table. Argument: [`One`] with the page.
 pub const WATCH: u32 = code(WRITE, 9, One::BYTES);

@@ -7,7 +7,7 @@
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use kit::{Absent, Driver, Errno, Moves, Moving, Page, Pins, Store, UserMemory, copy_in, copy_out};
+use kit::{Absent, Driver, Errno, Moves, OwnedMove, Page, Pins, Store, UserMemory, copy_in, copy_out};
 
 /// Pages of an open.
 pub const PAGES: u64 = 64;
@@ -45,7 +45,7 @@ impl Ring {
 }
 
 impl Moves for Ring {
-    fn migrate(&self, page: Moving) {
+    fn migrate(&self, page: OwnedMove) {
         if let Ok(entry) = self.entry(page.index) {
             // Only if the device has it. Relaxed: the page's lock, which we have, orders this with `QUEUE`.
             let _ = entry.compare_exchange(page.from, page.to, Ordering::Relaxed, Ordering::Relaxed);

@@ -7,4 +7,4 @@ extern crate pagemove_kit as kit;
 #[allow(dead_code)]
 mod driver;
 
-kit::module!(crate::driver::Grab<kit::kernel::Held>);
+kit::module!(crate::driver::Grab<kit::kernel::Kept>);

@@ -10,7 +10,6 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::Ready;
-use super::qemu::Guest;
 
 const MEMORY_MIB: u32 = 512;
 /// Pages in a round: so many that the clock's own cost is lost in theirs.
@@ -47,13 +46,7 @@ pub(super) fn run(ready: &Ready<'_>, boots: usize) -> Result<Measured> {
     for boot in 1..=boots {
         eprintln!("linux: booting {} ({boot} of {boots})", ready.kernel.version);
         let orders = format!("bench,{PAGES},{ROUNDS}");
-        let guest = Guest {
-            image: &ready.image,
-            archive: &ready.archive,
-            orders: &orders,
-            memory_mib: MEMORY_MIB,
-            limit: LIMIT,
-        };
+        let guest = ready.guest(&orders, MEMORY_MIB, LIMIT);
         let mut faults = Vec::new();
         guest.run(|told| measured.hear(told, &mut faults))?;
         if !faults.is_empty() {

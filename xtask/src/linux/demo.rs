@@ -9,7 +9,6 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
 use super::Ready;
-use super::qemu::Guest;
 
 const MEMORY_MIB: u32 = 512;
 /// Pages of the driver: 312 MiB.
@@ -27,13 +26,7 @@ pub(super) fn run(ready: &Ready<'_>, as_json: bool) -> Result<()> {
     for kind in ["movable", "unmovable"] {
         eprintln!("linux: booting {} with the driver's pages {kind}", ready.kernel.version);
         let orders = format!("demo,{PAGES},1,{kind}");
-        let guest = Guest {
-            image: &ready.image,
-            archive: &ready.archive,
-            orders: &orders,
-            memory_mib: MEMORY_MIB,
-            limit: LIMIT,
-        };
+        let guest = ready.guest(&orders, MEMORY_MIB, LIMIT);
         let (mut outcome, mut faults) = (None, Vec::new());
         guest.run(|told| {
             if let Some(release) = told["kernel"].as_str() {

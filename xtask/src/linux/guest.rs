@@ -1,20 +1,17 @@
-//! What a guest boots from: one program, one module and the kernel's configuration, in an archive that the kernel unpacks
+//! What a guest boots from: one program, modules and the kernel's configuration, in an archive that the kernel unpacks
 //! into memory.
 //!
-//! Takes the workspace, a module's file and the configuration; gives the archive's bytes. Promises a program that needs no library, since
-//! there's none in the guest, and an archive in the form `newc` that every kernel takes.
+//! Takes the workspace, the modules' files and the configuration; gives the archive's bytes. Promises a program that needs
+//! no library, since there's none in the guest, and an archive in the form `newc` that every kernel takes.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use cargo_metadata::MetadataCommand;
 
 /// The target of the program: what runs here runs in the guest.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-
-/// The module's name there.
-const MODULE: &str = "pagemove_sample.ko";
 
 /// Builds the guests' program; gives its bytes.
 pub(super) fn program(root: &Path) -> Result<Vec<u8>> {
@@ -34,9 +31,8 @@ pub(super) fn program(root: &Path) -> Result<Vec<u8>> {
     fs::read(&file).with_context(|| format!("can't read {file}"))
 }
 
-/// Packs the program, a module, and the configuration of the kernel that they are for.
-pub(super) fn archive(program: &[u8], module_file: &Path, config: &[u8]) -> Result<Vec<u8>> {
-    let module = fs::read(module_file).with_context(|| format!("can't read {}", module_file.display()))?;
+/// Packs the program, modules under their files' names, and the configuration of the kernel that they are for.
+pub(super) fn archive(program: &[u8], modules: &[PathBuf], config: &[u8]) -> Result<Vec<u8>> {
     let mut archive = Vec::new();
     for folder in ["dev", "proc", "sys"] {
         entry(&mut archive, folder, 0o040_755, (0, 0), &[]);
@@ -44,7 +40,11 @@ pub(super) fn archive(program: &[u8], module_file: &Path, config: &[u8]) -> Resu
     // What the program says goes here before anything is mounted.
     entry(&mut archive, "dev/console", 0o020_600, (5, 1), &[]);
     entry(&mut archive, "init", 0o100_755, (0, 0), program);
-    entry(&mut archive, MODULE, 0o100_644, (0, 0), &module);
+    for file in modules {
+        let module = fs::read(file).with_context(|| format!("can't read {}", file.display()))?;
+        let name = file.file_name().with_context(|| format!("{} has no name", file.display()))?;
+        entry(&mut archive, &name.to_string_lossy(), 0o100_644, (0, 0), &module);
+    }
     entry(&mut archive, "config", 0o100_644, (0, 0), config);
     entry(&mut archive, "TRAILER!!!", 0, (0, 0), &[]);
     Ok(archive)

@@ -19,7 +19,7 @@ use super::tree::Tree;
 const SAMPLE: &str = "pagemove_sample";
 
 /// What the shim consists of.
-const SHIM: &[&str] = &["shim.c", "pages.c", "shim.h", "internal.h", "Kbuild"];
+const SHIM: &[&str] = &["shim.c", "pages.c", "opens.c", "shim.h", "internal.h", "Kbuild"];
 
 /// Builds the module for a kernel, unless it's there.
 pub(super) fn build(

@@ -31,9 +31,9 @@ pub(super) const ALL: &[Sabotage] = &[
     Sabotage {
         name: "asks whether a page may move, and doesn't listen",
         file: "pages.c",
-        from: "\terror = pmk_rust_isolate(state, index, from, to, mode);",
-        to: "\tpmk_rust_isolate(state, index, from, to, mode);\n\terror = 0;",
-        tests: &["policy"],
+        from: "\terror = pmk_rust_isolate(state, index, from, mode);",
+        to: "\tpmk_rust_isolate(state, index, from, mode);\n\terror = 0;",
+        tests: &["policy", "huge-page-pool"],
     },
     Sabotage {
         name: "lets pages past the end be touched",
@@ -57,19 +57,65 @@ pub(super) const ALL: &[Sabotage] = &[
             "huge-page-pool",
             "thp-faults",
             "no-destinations",
+            "one-page-for-all",
+            "tutorial",
+            "storm-of-mappings",
+            "storm-of-truncations",
         ],
     },
     Sabotage {
-        // The kernel's entries for such pages don't count as mappings, so it copies without taking them away.
+        // Such entries aren't mappings to the kernel: it copies without taking them away, and they go on showing the old
+        // frame.
         name: "maps pages behind the kernel's back, so that they're copied while processes write to them",
         file: "pages.c",
         from: "\tvmf->page = folio_page(folio, 0);\n",
         to: "\tif (vmf->vma->vm_flags & VM_SHARED) {\n\
-             \t\t*(unsigned long *)&vmf->vma->vm_flags |= VM_PFNMAP;\n\
-             \t\tvmf_insert_pfn(vmf->vma, vmf->address, folio_pfn(folio));\n\
-             \t\tfolio_unlock(folio);\n\t\tfolio_put(folio);\n\t\treturn VM_FAULT_NOPAGE;\n\t}\n\
+             #include <linux/version.h>\n\
+             #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)\n\
+             \t\tpfn_t frame = { .val = folio_pfn(folio) };\n\
+             #else\n\
+             \t\tunsigned long frame = folio_pfn(folio);\n\
+             #endif\n\
+             \t\tvm_fault_t result;\n\
+             \t\t*(unsigned long *)&vmf->vma->vm_flags |= VM_MIXEDMAP;\n\
+             \t\tresult = vmf_insert_mixed(vmf->vma, vmf->address, frame);\n\
+             \t\tfolio_unlock(folio);\n\t\tfolio_put(folio);\n\t\treturn result;\n\t}\n\
              \tvmf->page = folio_page(folio, 0);\n",
-        tests: &["thp-faults"],
+        tests: &["one-page-for-all", "huge-page-pool", "thp-faults", "storm-of-mappings"],
+    },
+    Sabotage {
+        name: "lets no page move",
+        file: "pages.c",
+        from: "\terror = pmk_rust_isolate(state, index, from, mode);",
+        to: "\terror = -EBUSY;",
+        tests: &[
+            "soft-dirty",
+            "userfaultfd",
+            "movement",
+            "policy",
+            "one-page-for-all",
+            "pins",
+            "soft-offline-unmapped",
+            "huge-page-pool",
+            "thp-faults",
+            "storm-of-mappings",
+            "storm-of-truncations",
+            "storm-of-unloads",
+        ],
+    },
+    Sabotage {
+        name: "lets pages move that it was told to keep unmovable",
+        file: "pages.c",
+        from: "pmk_unmovable = {\n",
+        to: "pmk_unmovable = {\n\t.migrate_folio = pmk_migrate_folio,\n",
+        tests: &["control"],
+    },
+    Sabotage {
+        name: "has no answer when a page becomes dirty",
+        file: "pages.c",
+        from: "\t.dirty_folio = noop_dirty_folio,\n\t.migrate_folio",
+        to: "\t.migrate_folio",
+        tests: &["clear-refs"],
     },
     Sabotage {
         name: "leaves pages clean",
@@ -119,9 +165,16 @@ pub(super) const ALL: &[Sabotage] = &[
     Sabotage {
         name: "forgets a pin",
         file: "kernel.rs",
-        from: "Pin::new(self.hold(index, Absent::Create)?, info)",
-        to: "Pin::new(self.hold(0, Absent::Create)?, info)",
+        from: "let held = self.hold(index, Absent::Create)?;",
+        to: "let held = self.hold(0, Absent::Create)?;",
         tests: &["pins", "memory-offline"],
+    },
+    Sabotage {
+        name: "keeps a page and tells nobody",
+        file: "opens.c",
+        from: "list_add_tail(&pin->others, &open->pins);",
+        to: "INIT_LIST_HEAD(&pin->others);",
+        tests: &["pins-left-behind"],
     },
     Sabotage {
         name: "frees a page twice",
@@ -129,6 +182,60 @@ pub(super) const ALL: &[Sabotage] = &[
         from: "unsafe { pmk_page_put(self.0.as_ptr()) }",
         to: "unsafe { pmk_page_put(self.0.as_ptr()); pmk_page_put(self.0.as_ptr()) }",
         tests: &["read-and-write"],
+    },
+    Sabotage {
+        name: "keeps one page in sixteen for itself",
+        file: "pages.c",
+        from: "\t\tfolio_mark_dirty(folio);\n",
+        to: "\t\tfolio_mark_dirty(folio);\n\t\tif (index % 16 == 15)\n\t\t\tfolio_get(folio);\n",
+        tests: &["soft-dirty", "out-of-memory"],
+    },
+    Sabotage {
+        name: "cuts the size, and leaves the pages",
+        file: "pages.c",
+        from: "\ttruncate_pagecache(open->inode, size);\n",
+        // Unless it's being closed.
+        to: "\tif (!pages)\n\t\ttruncate_pagecache(open->inode, size);\n",
+        tests: &["past-the-end", "storm-of-truncations"],
+    },
+    Sabotage {
+        name: "frees a byte too many",
+        file: "pages.c",
+        from: "from + ((loff_t)pages << PAGE_SHIFT) - 1);",
+        to: "from + ((loff_t)pages << PAGE_SHIFT));",
+        tests: &["movement", "storm-of-truncations"],
+    },
+    Sabotage {
+        name: "lets be mapped what no size can reach",
+        file: "shim.c",
+        from: "most = MAX_LFS_FILESIZE >> PAGE_SHIFT;",
+        to: "most = ULONG_MAX;",
+        tests: &["bad-input"],
+    },
+    Sabotage {
+        name: "takes private mappings for anonymous memory",
+        file: "shim.c",
+        from: "\tvma->vm_ops = &pmk_vm_ops;\n",
+        to: "\tvma->vm_ops = vma->vm_flags & VM_SHARED ? &pmk_vm_ops : NULL;\n",
+        tests: &["private-mapping", "userfaultfd"],
+    },
+    Sabotage {
+        name: "wipes its pages when it's closed, though others hold some",
+        file: "shim.c",
+        from: "\tpmk_rust_close(open->state);\n",
+        to: "\tpmk_rust_close(open->state);\n\
+             \tfor (u64 index = 0; index < pmk_len(open); index++) {\n\
+             \t\tstruct folio *folio = __filemap_get_folio(inode->i_mapping, index, 0, 0);\n\
+             \t\tif (!IS_ERR_OR_NULL(folio)) {\n\
+             \t\t\tmemset(folio_address(folio), 0, PAGE_SIZE);\n\t\t\tfolio_put(folio);\n\t\t}\n\t}\n",
+        tests: &["storm-of-unloads"],
+    },
+    Sabotage {
+        name: "leaves its device behind when it's unloaded",
+        file: "shim.c",
+        from: "\tmisc_deregister(&pmk_device);\n",
+        to: "",
+        tests: &["storm-of-unloads"],
     },
     Sabotage {
         name: "hands out memory as it is",
@@ -179,6 +286,7 @@ mod tests {
         for sabotage in ALL {
             let source = match sabotage.file {
                 "shim.c" => include_str!("../../../linux/shim/shim.c"),
+                "opens.c" => include_str!("../../../linux/shim/opens.c"),
                 "pages.c" => include_str!("../../../linux/shim/pages.c"),
                 "kernel.rs" => include_str!("../../../linux/kit/src/kernel.rs"),
                 "sample/src/driver.rs" => include_str!("../../../linux/sample/src/driver.rs"),

@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use super::Ready;
 use super::command::tail;
-use super::qemu::Guest;
 use super::sabotage::Sabotage;
 use crate::BadInput;
 
@@ -30,6 +29,15 @@ const LIMIT: Duration = Duration::from_secs(1500);
 /// The same for the few tests that a sabotaged driver gets.
 const SABOTAGE_LIMIT: Duration = Duration::from_secs(400);
 
+/// How the guest refers to what it has told already.
+const ABOVE: &str = "the fact above";
+
+/// What the guest calls itself when it can't go on.
+const GUEST: &str = "guest";
+
+/// How much of a fact tells a person by what a sabotage was caught.
+const FACT_CHARS: usize = 200;
+
 /// What a guest of a soak may need before and after.
 const SOAK_MORE: Duration = Duration::from_secs(300);
 
@@ -40,28 +48,39 @@ const SOAK_MORE: Duration = Duration::from_secs(300);
 pub(super) fn must_fail(ready: &Ready<'_>, sabotage: &Sabotage) -> Result<()> {
     let orders = ["test"].iter().chain(sabotage.tests).copied().collect::<Vec<_>>().join(",");
     let limit = SABOTAGE_LIMIT;
-    let guest = Guest { image: &ready.image, archive: &ready.archive, orders: &orders, memory_mib: MEMORY_MIB, limit };
+    let guest = ready.guest(&orders, MEMORY_MIB, limit);
     let mut seen = Seen::default();
     let mut facts = Vec::new();
     let started = Instant::now();
     let outcome = guest.run(|told| {
-        facts.extend(seen.hear(told).filter(|line| line.contains("FAILED") || told.get("fact").is_some()));
+        let is_news = |line: &String| told.get("fact").is_some() || line.contains("FAILED") && !line.ends_with(ABOVE);
+        facts.extend(seen.hear(told).filter(is_news));
     });
     let missed: Vec<&str> = sabotage.tests.iter().copied().filter(|test| !seen.caught_by(test)).collect();
-    let how = match outcome {
+    match outcome {
         Err(_) if started.elapsed() >= limit => {
             bail!("a driver that {} lets the guest hang, which isn't what its tests look for", sabotage.name)
         }
-        Err(_) => "the guest crashed".to_owned(),
-        Ok(_) if !missed.is_empty() => {
+        Err(error) => facts.push(format!("  the guest crashed: {}", complaint(&error.to_string()))),
+        Ok(_) if !missed.is_empty() && !seen.failed.iter().any(|failed| failed == GUEST) => {
             bail!("a driver that {} isn't caught by {}", sabotage.name, missed.join(", "));
         }
-        Ok(_) if seen.failed.is_empty() => "not to be shown on this kernel, which skips its tests".to_owned(),
-        Ok(_) => facts.join(";").trim().to_owned(),
-    };
-    let how: String = how.chars().take(400).collect();
-    println!("kernel {}: a driver that {} is caught: {how}", ready.kernel.version, sabotage.name);
+        Ok(_) if seen.failed.is_empty() => {
+            facts.push("  not to be shown on this kernel, which skips its tests".to_owned())
+        }
+        Ok(_) => {}
+    }
+    println!("kernel {}: a driver that {} is caught", ready.kernel.version, sabotage.name);
+    for fact in facts {
+        println!("{}", fact.chars().take(FACT_CHARS).collect::<String>());
+    }
     Ok(())
+}
+
+/// What a kernel complained of first, among a console's last lines.
+fn complaint(console: &str) -> &str {
+    let signs = ["BUG", "Oops", "Bad page", "WARNING", "general protection", "Kernel panic"];
+    console.lines().find(|line| signs.iter().any(|sign| line.contains(sign))).unwrap_or("it said nothing of it").trim()
 }
 
 /// Runs the tests, or those of `only`.
@@ -109,7 +128,7 @@ pub(super) fn soak(ready: &Ready<'_>, minutes: u64, seed: Option<u64>) -> Result
 
 /// Boots a guest, and prints what it tells; with the console's end if something has failed.
 fn boot(ready: &Ready<'_>, orders: &str, memory_mib: u32, limit: Duration, seen: &mut Seen) -> Result<()> {
-    let guest = Guest { image: &ready.image, archive: &ready.archive, orders, memory_mib, limit };
+    let guest = ready.guest(orders, memory_mib, limit);
     seen.log_is_clean = false;
     let console = guest.run(|told| {
         if let Some(line) = seen.hear(told) {

@@ -27,6 +27,11 @@ const CHECKS: &[Check] = &[
         environment: &[("PAGEMOVE_PREEMPTIONS", "2")],
     },
     Check {
+        name: "tests",
+        arguments: &["test", "--package", "pagemove", "--package", "pagemove-hosted", "--lib", "--tests"],
+        environment: &[],
+    },
+    Check {
         name: "schedules",
         arguments: &[
             "test",
@@ -40,20 +45,6 @@ const CHECKS: &[Check] = &[
             "schedules",
         ],
         environment: &[("PAGEMOVE_SCHEDULES", "100")],
-    },
-    Check {
-        name: "tests",
-        arguments: &[
-            "test",
-            "--package",
-            "pagemove",
-            "--package",
-            "pagemove-hosted",
-            "--no-fail-fast",
-            "--lib",
-            "--tests",
-        ],
-        environment: &[],
     },
 ];
 

@@ -6,9 +6,10 @@ use std::sync::{Arc, atomic::Ordering};
 
 use pagemove::{
     Engine,
-    space::{Access, Map, PinnedPage, Protection, Source},
+    space::{Access, Map, Protection, Source},
     units::{FrameRange, Order, Pfn, VirtAddr, VirtRange},
     zone,
+    zone::PinnedPage,
 };
 use pagemove_drivers::{Balloon, CharDevice};
 use pagemove_hosted::{Config, Hosted, Process, TlbKind};

@@ -15,7 +15,7 @@ use crate::{
     rmap::{RangeMap, Registry, ReverseMap},
     sync::{AtomicU32, Mutex, Ordering},
     units::{Order, Pfn},
-    zone::{AllocError, Physical},
+    zone::{AllocError, Physical, PinnedPage},
 };
 
 const CHUNK: u32 = 512;
@@ -37,7 +37,7 @@ pub struct PageIndex {
 
 /// A page held by reference and lock: it can't move, be freed or be truncated until this is dropped.
 pub struct LockedPage<'a> {
-    physical: &'a Physical,
+    physical: &'a Arc<Physical>,
     pfn: Pfn,
     fresh: bool,
 }
@@ -61,6 +61,13 @@ impl LockedPage<'_> {
     /// Marks the page as written to.
     pub fn mark_dirty(&self) {
         self.physical.frame(self.pfn).mark(Marks::DIRTY);
+    }
+
+    /// Pins the page for `who`, a device of the driver's that reads and writes it: it stays where it is until the pin is
+    /// dropped, though it be freed meanwhile.
+    pub fn pin(&self, who: &str) -> PinnedPage {
+        self.keep_reference();
+        PinnedPage::new(self.physical, self.pfn, true, who)
     }
 
     /// Takes one more reference, which outlives this hold.

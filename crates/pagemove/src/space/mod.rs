@@ -17,7 +17,7 @@ mod vma;
 
 pub use fault::{Access, FaultError};
 pub use file::{FileError, Mappable, PageCache, ReadPage};
-pub use pin::{PinError, PinnedPage};
+pub use pin::PinError;
 pub use vma::{Map, Protection, Source, Vma};
 
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};

@@ -1,15 +1,14 @@
 //! Pins of user pages (Linux: `pin_user_pages`, the field's GUP): a device or the kernel uses them for long, and they
 //! stay where they are until unpinned. Each pin has a name, so that a page that can't move tells who holds it.
 
-use alloc::{string::String, sync::Arc, vec::Vec};
+use alloc::vec::Vec;
 
 use super::{Access, AddressSpace, FaultError, find};
 use crate::{
-    frame::{Kind, Marks},
+    frame::Kind,
     paging::Flags,
-    sync::AtomicU64,
-    units::{HUGE_ORDER, Pfn, VirtAddr, VirtRange},
-    zone::Physical,
+    units::{HUGE_ORDER, VirtAddr, VirtRange},
+    zone::PinnedPage,
 };
 
 /// Why pages were not pinned; none of them is.
@@ -24,39 +23,6 @@ pub enum PinError {
     /// A 2 MiB page had to be split first, and could not.
     #[error("pin: a 2 MiB page can't be split: {0}")]
     Split(crate::zone::AllocError),
-}
-
-/// A pinned page; unpinned when dropped.
-pub struct PinnedPage {
-    physical: Arc<Physical>,
-    pfn: Pfn,
-    write: bool,
-    who: String,
-}
-
-impl PinnedPage {
-    /// Names the frame, which stays the page's until this is dropped.
-    pub fn pfn(&self) -> Pfn {
-        self.pfn
-    }
-
-    /// Views the contents, as a device would by DMA.
-    pub fn words(&self) -> &[AtomicU64; 512] {
-        self.physical.ram_words(self.pfn)
-    }
-}
-
-impl Drop for PinnedPage {
-    fn drop(&mut self) {
-        let frame = self.physical.frame(self.pfn);
-        if self.write {
-            frame.mark(Marks::DIRTY);
-        }
-        self.physical.pins().remove(self.pfn, &self.who);
-        frame.unpin();
-        self.physical.settle_class(self.pfn);
-        self.physical.put(self.pfn);
-    }
 }
 
 impl AddressSpace {
@@ -137,9 +103,6 @@ impl AddressSpace {
             physical.put(pfn);
             return None;
         }
-        frame.pin();
-        physical.pins().add(pfn, who, physical.machine().now_ns());
-        physical.settle_class(pfn);
-        Some(PinnedPage { physical: physical.clone(), pfn, write, who: who.into() })
+        Some(PinnedPage::new(physical, pfn, write, who))
     }
 }

@@ -7,6 +7,7 @@ mod buddy;
 mod pageblock;
 mod percpu;
 mod physical;
+mod pinned;
 mod validate;
 
 pub(crate) use pageblock::ClassRun;
@@ -14,4 +15,5 @@ pub use pageblock::{Migratetype, Pageblocks, Summary};
 #[cfg(all(test, feature = "loom"))]
 pub(crate) use percpu::CpuLocal;
 pub use physical::{AllocError, BootError, Config, Physical};
+pub use pinned::PinnedPage;
 pub use validate::Invalid;

@@ -1,0 +1,50 @@
+//! A pinned page: a frame that stays where it is for a device, by name.
+//!
+//! Takes a reference of the caller's; promises that the frame isn't moved, freed or reused until the pin is dropped, and that
+//! [`Pins`](crate::frame::Pins) names who holds it for as long.
+
+use alloc::{string::String, sync::Arc};
+
+use super::Physical;
+use crate::{frame::Marks, sync::AtomicU64, units::Pfn};
+
+/// A pinned page; unpinned when dropped.
+pub struct PinnedPage {
+    physical: Arc<Physical>,
+    pfn: Pfn,
+    write: bool,
+    who: String,
+}
+
+impl PinnedPage {
+    /// Turns a reference of the caller's into a pin for `who`, for reading or also for writing.
+    pub(crate) fn new(physical: &Arc<Physical>, pfn: Pfn, write: bool, who: &str) -> Self {
+        physical.frame(pfn).pin();
+        physical.pins().add(pfn, who, physical.machine().now_ns());
+        physical.settle_class(pfn);
+        Self { physical: physical.clone(), pfn, write, who: who.into() }
+    }
+
+    /// Names the frame, which stays the page's until this is dropped.
+    pub fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
+    /// Views the contents, as a device would by DMA.
+    pub fn words(&self) -> &[AtomicU64; 512] {
+        self.physical.ram_words(self.pfn)
+    }
+}
+
+impl Drop for PinnedPage {
+    fn drop(&mut self) {
+        let frame = self.physical.frame(self.pfn);
+        if self.write {
+            frame.mark(Marks::DIRTY);
+        }
+        self.physical.pins().remove(self.pfn, &self.who);
+        frame.unpin();
+        self.physical.settle_class(self.pfn);
+        self.physical.put(self.pfn);
+    }
+}

@@ -1,0 +1,104 @@
+//! One page for all: processes' mappings and the driver itself see the same words, wherever the kernel moves the page.
+//!
+//! Takes the driver freshly loaded; gives what was compared. Promises to judge by words alone, and neither by frames nor
+//! by what the kernel tells of its moves: a copy that is made while someone still writes to the old frame is found out
+//! by the writes that only one side sees.
+
+use std::error::Error;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pagemove_sample::uapi::WATCHED;
+
+use crate::machine::{compact, is_configured};
+use crate::sys::{self, End, Map, PAGE, SHARED};
+use crate::tests::{Outcome, check};
+use crate::work::Scene;
+
+/// Words that a child counts up, one in each half of a page.
+const COUNTED: [usize; 2] = [5, 305];
+/// Words that the driver writes, and a mapping reads; and the other way round.
+const BY_DRIVER: usize = 6;
+const BY_MAPPING: usize = 306;
+
+/// Watched pages that are soft-offlined, where the kernel can: each costs a frame for ever.
+const OFFLINED: usize = 16;
+
+pub(crate) fn one_page_for_all() -> Outcome {
+    let scene = Scene::worn(20_000, 4, 31)?;
+    let moved_before = scene.device.counts()?.moved;
+    let stop = Map::new(None, 0, 1, SHARED)?;
+    let child = sys::fork(|| {
+        sys::yield_to_others();
+        while stop.load(0, 0) == 0 {
+            for &page in &scene.kept {
+                COUNTED.iter().for_each(|&word| scene.map.store(page, word, scene.map.load(page, word) + 1));
+            }
+        }
+        0
+    })?;
+    let done = AtomicBool::new(false);
+    let (asked, compared) = std::thread::scope(|scope| {
+        let compared = scope.spawn(|| compare_until(&done, &scene).map_err(|error| error.to_string()));
+        let asked = ask(&scene);
+        done.store(true, Ordering::Relaxed);
+        (asked, compared.join())
+    });
+    stop.store(0, 0, 1);
+    let end = child.wait();
+    let passes = compared.map_err(|_| "the comparing thread panicked")??;
+    asked?;
+    check(end == End::Exit(0), || format!("the counting child ended by {end:?}"))?;
+    let (kept, moved) = (scene.kept.len() as u64, scene.device.counts()?.moved - moved_before);
+    check(moved * 4 > kept, || format!("only {moved} moves of {kept} pages"))?;
+    Ok(format!("{passes} times the same words of {kept} pages, in {moved} moves"))
+}
+
+/// Has pages moved by compaction, and some by their address.
+fn ask(scene: &Scene) -> Result<(), Box<dyn Error>> {
+    (0..3).try_for_each(|_| compact())?;
+    if is_configured("CONFIG_MEMORY_FAILURE")? {
+        for &page in scene.kept.iter().filter(|&&page| page < WATCHED).take(OFFLINED) {
+            scene.device.watch(page as u64)?;
+            let address = scene.device.look(page as u64)? * PAGE as u64;
+            // Not if somebody has a passing reference.
+            let _ = fs::write("/sys/devices/system/memory/soft_offline_page", format!("{address:#x}"));
+        }
+    }
+    Ok(())
+}
+
+/// Compares all pages time and again, and once more when nothing is moved any more; gives how often.
+fn compare_until(done: &AtomicBool, scene: &Scene) -> Result<u64, Box<dyn Error>> {
+    let mut last = vec![[0; COUNTED.len()]; scene.map.pages()];
+    for pass in 1.. {
+        let is_last = done.load(Ordering::Relaxed);
+        for &page in &scene.kept {
+            compare(scene, page, pass, &mut last[page]).map_err(|error| format!("page {page}: {error}"))?;
+        }
+        if is_last {
+            return Ok(pass);
+        }
+    }
+    Err("it never ended".into())
+}
+
+fn compare(scene: &Scene, page: usize, pass: u64, last: &mut [u64]) -> Result<(), Box<dyn Error>> {
+    let (device, map, index) = (&scene.device, &scene.map, page as u64);
+    for (last, word) in last.iter_mut().zip(COUNTED) {
+        let (before, drivers) = (map.load(page, word), device.read_word(index, word as u64)?);
+        let after = map.load(page, word);
+        // It only grows.
+        let is_one = *last <= before && before <= drivers && drivers <= after;
+        check(is_one, || {
+            format!("word {word} was {last}; then a mapping has {before}, the driver {drivers}, a mapping {after}")
+        })?;
+        *last = after;
+    }
+    device.write_word(index, BY_DRIVER as u64, pass)?;
+    map.store(page, BY_MAPPING, pass);
+    let (mappings, drivers) = (map.load(page, BY_DRIVER), device.read_word(index, BY_MAPPING as u64)?);
+    check(mappings == pass && drivers == pass, || {
+        format!("{pass} was written by both sides; a mapping has {mappings}, the driver {drivers}")
+    })
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+//! The other home of a driver that is written against the kit: the engine, on the hosted machine.
+//!
+//! Takes a driver, unchanged; gives an open of it that processes map, read, write and call, and whose pages the engine moves
+//! meanwhile, one by one or by compaction, with real page tables and real threads. Promises what [`Store`](pagemove_kit::Store)
+//! does, and strictly: a pinned page stays, a freed one that is pinned keeps its frame, every new page is cleared.
+//!
+//! Unlike on Linux, `isolate` comes before processes are stopped (so a refusal costs them nothing), and private copies of
+//! what a truncation cuts off stay with their processes.
+
+mod open;
+mod pages;
+mod user;
+
+pub use open::{Open, Outcome};
+pub use pages::{Held, Pages};
+pub use user::User;
+
+use std::sync::Arc;
+
+use pagemove::{
+    Engine,
+    compact::{self, Goal},
+    migrate::{Mode, Options},
+    port::Contents,
+    space::{Map, Protection, Source},
+    units::{FrameRange, HUGE_ORDER, Pfn, VirtRange},
+    zone,
+};
+use pagemove_hosted::{Config, Hosted, Process, TlbKind};
+use pagemove_kit::{Driver, Errno};
+
+/// A machine with an engine.
+pub struct Host {
+    machine: Arc<Hosted>,
+    engine: Arc<Engine>,
+}
+
+impl Host {
+    /// Makes a machine of `blocks` blocks of 2 MiB, and of four processors.
+    ///
+    /// # Panics
+    /// If this program's own host has no memory for it.
+    pub fn new(tlb: TlbKind, blocks: u32) -> Self {
+        let frames = blocks << HUGE_ORDER.get();
+        let machine = Hosted::new(Config { frames, cpus: 4, tlb, contents: Contents::All }).expect("a machine");
+        let zones = FrameRange::new(Pfn::new(0), frames).into_iter().collect();
+        let config = zone::Config { zones, pageblock_order: HUGE_ORDER };
+        let engine = Engine::boot(machine.clone(), &config).expect("an engine");
+        Self { machine, engine }
+    }
+
+    /// Gives the engine.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Opens the device.
+    pub fn open<D: Driver<Pages>>(&self) -> Result<Arc<Open<D>>, Errno> {
+        Open::new(&self.engine)
+    }
+
+    /// Starts a process.
+    ///
+    /// # Panics
+    /// If there is no memory for its first page table.
+    pub fn process(&self) -> Process {
+        Process::new(&self.machine, &self.engine).expect("a process")
+    }
+
+    /// Maps the first `pages` pages of an open, shared and writable.
+    ///
+    /// # Panics
+    /// If there is no memory for page tables.
+    pub fn map<D: Driver<Pages> + 'static>(&self, process: &Process, open: &Arc<Open<D>>, pages: u32) -> VirtRange {
+        let source = Source::Shared { file: open.clone(), first: 0 };
+        let protection = Protection::READ.union(Protection::WRITE);
+        process.space().mmap(&Map { at: None, pages, protection, source }).expect("a mapping")
+    }
+
+    /// Compacts all memory; gives the pages that have moved.
+    pub fn compact(&self, mode: Mode) -> u64 {
+        let zones = self.engine.physical().zones();
+        let compacted = zones.flat_map(|zone| compact::compact(&self.engine, zone, Goal::All, Options::new(mode)));
+        compacted.map(|block| block.moved).sum()
+    }
+}

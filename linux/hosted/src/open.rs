@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+//! An open of the device: what processes ask of the driver, and what the engine asks of it when pages move.
+//!
+//! Takes calls from any thread; gives them to the driver one at a time, and moves' callbacks beside them. Promises that
+//! when it's dropped the driver's pins go first, then no callback runs any more, then the pages go.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use pagemove::{
+    Engine,
+    migrate::{AnyFree, Mover, Options},
+    movable::{self, LockedPage, MovableOps, PageIndex, Registration},
+    report::Reason,
+    rmap::RangeMap,
+    space::{FileError, Mappable},
+    units::Pfn,
+};
+use pagemove_kit::{Absent, Driver, Errno, Mode, Moves, OwnedMove, OwnedPage, Refusal, UserMemory};
+
+use crate::pages::Pages;
+
+/// An open of the device. Processes may map it; it lives until it's closed and mapped nowhere.
+pub struct Open<D: Driver<Pages>> {
+    // In the order in which they are dropped.
+    driver: Mutex<D>,
+    _registration: Registration,
+    ops: Arc<Ops<D::Moves>>,
+    pages: Pages,
+    engine: Arc<Engine>,
+}
+
+/// What came of asking for a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It's in another frame now.
+    Moved,
+    /// It is where it was; and why.
+    Stayed(Reason),
+    /// There is no such page.
+    Absent,
+}
+
+/// The engine's view of the driver's callbacks.
+struct Ops<M> {
+    name: String,
+    index: Arc<PageIndex>,
+    // The driver may put pages in before it is ready.
+    moves: OnceLock<M>,
+}
+
+impl<M: Moves> MovableOps for Ops<M> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn isolate(&self, page: movable::OwnedPage) -> Result<(), movable::Refusal> {
+        let moves = self.moves.get().ok_or(movable::Refusal::Retry)?;
+        moves.isolate(owned(page)).map_err(|refusal| match refusal {
+            Refusal::No => movable::Refusal::No,
+            Refusal::Retry => movable::Refusal::Retry,
+        })
+    }
+
+    fn migrate(&self, page: &movable::OwnedMove<'_>) -> Result<(), movable::Refusal> {
+        self.index.repoint(page)?;
+        let [from, to] = [page.from, page.to].map(|pfn| pfn.get().into());
+        if let Some(moves) = self.moves.get() {
+            moves.migrate(OwnedMove { index: page.index.into(), from, to, mode: mode(page.mode) });
+        }
+        Ok(())
+    }
+
+    fn putback(&self, page: movable::OwnedPage) {
+        if let Some(moves) = self.moves.get() {
+            moves.putback(owned(page));
+        }
+    }
+}
+
+fn owned(page: movable::OwnedPage) -> OwnedPage {
+    OwnedPage { index: page.index.into(), pfn: page.pfn.get().into(), mode: mode(page.mode) }
+}
+
+fn mode(mode: movable::Mode) -> Mode {
+    match mode {
+        movable::Mode::Async => Mode::Async,
+        movable::Mode::SyncLight => Mode::SyncLight,
+        movable::Mode::Sync => Mode::Sync,
+    }
+}
+
+impl<D: Driver<Pages>> Open<D> {
+    pub(crate) fn new(engine: &Arc<Engine>) -> Result<Arc<Self>, Errno> {
+        let name = D::NAME.to_string_lossy().into_owned();
+        let pages = Pages::new(engine, &name);
+        let ops = Arc::new(Ops { name, index: pages.index().clone(), moves: OnceLock::new() });
+        let registration = engine.owners().register(ops.clone());
+        pages.index().set_owner(&registration);
+        let (driver, moves) = D::open(&pages)?;
+        // The first, so it's taken.
+        let _ = ops.moves.set(moves);
+        let (driver, engine) = (Mutex::new(driver), engine.clone());
+        Ok(Arc::new(Self { driver, _registration: registration, ops, pages, engine }))
+    }
+
+    /// Gives the pages.
+    pub fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
+    /// Gives what the driver's callbacks see.
+    pub fn moves(&self) -> &D::Moves {
+        self.ops.moves.get().expect("set before an open is given to anybody")
+    }
+
+    fn with<T>(&self, call: impl FnOnce(&mut D) -> T) -> T {
+        call(&mut self.driver.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads, as a process's call does.
+    pub fn read(&self, at: u64, user: &mut impl UserMemory) -> Result<usize, Errno> {
+        self.with(|driver| driver.read(&self.pages, at, user))
+    }
+
+    /// Writes, as a process's call does.
+    pub fn write(&self, at: u64, user: &mut impl UserMemory) -> Result<usize, Errno> {
+        self.with(|driver| driver.write(&self.pages, at, user))
+    }
+
+    /// Carries out an ioctl, as a process's call does.
+    pub fn ioctl(&self, command: u32, argument: &mut [u8]) -> Result<u32, Errno> {
+        self.with(|driver| driver.ioctl(&self.pages, self.moves(), command, argument))
+    }
+
+    /// Moves a page to any free frame.
+    pub fn move_page(&self, index: u64, mode: pagemove::migrate::Mode) -> Outcome {
+        let Some(pfn) = self.pages.pfn(index) else { return Outcome::Absent };
+        let mut destination = AnyFree::new(self.engine.physical(), 1);
+        let pfn = Pfn::new(pfn as u32);
+        let outcome = Mover::new(&self.engine).migrate(&[pfn], &mut destination, Options::new(mode));
+        match outcome.stayed.first() {
+            Some(&(_, reason)) => Outcome::Stayed(reason),
+            None if outcome.moved == 0 => Outcome::Absent,
+            None => Outcome::Moved,
+        }
+    }
+}
+
+impl<D: Driver<Pages>> Mappable for Open<D> {
+    fn name(&self) -> &str {
+        &self.ops.name
+    }
+
+    fn reverse_map(&self) -> &Arc<RangeMap> {
+        self.pages.index().reverse_map()
+    }
+
+    fn fault(&self, index: u32) -> Result<LockedPage<'_>, FileError> {
+        let found = self.pages.lock(index.into(), Absent::Create).ok_or(FileError::BeyondEnd(index))??;
+        found.ok_or(FileError::BeyondEnd(index))
+    }
+}
