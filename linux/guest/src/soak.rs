@@ -402,6 +402,9 @@ impl Worker<'_> {
             }
             18 => {
                 self.last = "vmsplice";
+                // A memory block that goes offline has the refused pages isolated until they go, and a compaction waits
+                // while so many are: whoever refuses and then compacts would wait for itself.
+                life.device.policy(Policy::Allow)?;
                 let mut pipe = Pipe::new(1)?;
                 life.compare(page)?;
                 life.map.vmsplice(page, &pipe)?;

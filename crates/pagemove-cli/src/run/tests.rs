@@ -115,20 +115,22 @@ fn a_writer_sees_a_store_that_is_lost() {
             assert!(shared.let_run(Duration::from_millis(20), || false));
             let (pfn, place) = first(&world, 0);
             let word = &world.host.engine.physical().ram_words(pfn)[place];
-            let old = word.load(Ordering::Relaxed);
-            // The writer goes on in between, so that `old` is old, and that it meets what was done.
-            assert!(shared.let_run(Duration::from_millis(1), || false));
-            if lose {
+            let start = Instant::now();
+            // Again and again, since the writer's next store hides one lost just before it.
+            while lose && told.lock().unwrap().is_empty() && start.elapsed() < Duration::from_secs(60) {
+                let old = word.load(Ordering::Relaxed);
+                // The writer goes on in between, so that `old` is old, and that it meets what was done.
+                assert!(shared.let_run(Duration::from_millis(1), || false));
                 word.store(old, Ordering::Relaxed);
+                assert!(shared.let_run(Duration::from_millis(20), || false));
             }
-            assert!(shared.let_run(Duration::from_millis(20), || false));
             shared.stop();
             thread.join().unwrap().unwrap()
         });
         assert!(written.compared.words > 4096);
         // The next store hides it, and so a store that is lost is known by a second look at once.
-        assert_eq!((written.compared.lost, written.compared.stale), (u64::from(lose), 0), "{tlb:?}");
-        assert_eq!(told.into_inner().unwrap(), Vec::from_iter(written.compared.first), "{tlb:?}");
+        assert_eq!((written.compared.lost > 0, written.compared.stale), (lose, 0), "{tlb:?}");
+        assert_eq!(told.into_inner().unwrap().first(), written.compared.first.as_ref(), "{tlb:?}");
     }
 }
 
