@@ -50,11 +50,11 @@ pub(crate) fn run(pages: usize, rounds: usize) -> Result<()> {
     // Else the kernel takes entries away to see who touches what, and older ones then find no page to move.
     std::fs::write("/proc/sys/kernel/numa_balancing", "0")?;
     moves(pages, rounds)?.tell("move");
-    faults(pages, rounds, |map, page| map.store(page, 0, 1))?.tell("fault-store");
-    faults(pages, rounds, |map, page| {
-        map.load(page, 0);
-    })?
-    .tell("fault-load");
+    let store = |map: &Map, page| map.store(page, 0, 1);
+    let load = |map: &Map, page| _ = map.load(page, 0);
+    faults(pages, rounds, false, store)?.tell("fault-store");
+    faults(pages, rounds, false, load)?.tell("fault-load");
+    faults(pages, rounds, true, load)?.tell("load-present");
     Ok(())
 }
 
@@ -96,24 +96,28 @@ fn send(map: &Map, pages: &[usize], node: i32) -> Result<u64> {
     }
 }
 
-/// First touches of a new buffer of the driver, and of a new memfd.
-fn faults(pages: usize, rounds: usize, touch: impl Fn(&Map, usize)) -> Result<Times> {
+/// Touches of a new mapping of the driver's, and of a memfd: of pages that are new as well, or `present` since before.
+fn faults(pages: usize, rounds: usize, present: bool, touch: impl Fn(&Map, usize)) -> Result<Times> {
     let touch_all = |map: Map| {
         let started = Instant::now();
         (0..pages).for_each(|page| touch(&map, page));
         per_page(started, pages)
     };
+    let prepare = |map: Map| (0..if present { pages } else { 0 }).for_each(|page| map.store(page, 0, 1));
     let driver = |_| {
         let device = Device::open(pages as u64)?;
+        prepare(device.map(0, pages, SHARED)?);
         let took = touch_all(device.map(0, pages, SHARED)?);
         match device.counts()?.pages {
             made if made == pages as u64 => Ok(took),
-            made => Err(Error::other(format!("{pages} touches made {made} pages"))),
+            made => Err(Error::other(format!("touches of {pages} pages made {made}"))),
         }
     };
     let beside = |_| {
         let file = sys::memory_file(pages)?;
-        Ok(touch_all(Map::new(Some(file.as_fd()), 0, pages, SHARED)?))
+        let map = || Map::new(Some(file.as_fd()), 0, pages, SHARED);
+        prepare(map()?);
+        Ok(touch_all(map()?))
     };
     Times::take(rounds, driver, beside)
 }

@@ -2,14 +2,16 @@
 //!
 //! Takes the driver freshly loaded; gives facts, as all tests do. Promises to try what a hostile process would.
 
+use std::error::Error;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 
 use pagemove_sample::uapi::{self, FIRST_PAGES};
 
 use crate::device::Device;
 use crate::machine::{compact, free_pages, wait_until};
-use crate::sys::{self, End, Map, PRIVATE, READ_ONLY, SHARED, WORDS, errno};
+use crate::sys::{self, End, Map, PAGE, PRIVATE, READ_ONLY, SHARED, WORDS, errno};
 use crate::tests::{Outcome, check, expect, needs};
 
 pub(crate) fn bad_input() -> Outcome {
@@ -108,7 +110,27 @@ pub(crate) fn read_and_write() -> Outcome {
     // A buffer that is the device's own mapping: the kernel copies from a page to itself.
     let counts = device.counts()?;
     check(counts.pages == 3 + 1 - 1, || format!("{} pages for {} bytes", counts.pages, text.len()))?;
+    odd_places(&device, &map)?;
     Ok("as files do".to_owned())
+}
+
+/// Few bytes at odd places, also across the pages' border: those are written and read, and what is around them stays.
+fn odd_places(device: &Device, map: &Map) -> Result<(), Box<dyn Error>> {
+    let mut model = vec![0; 2 * PAGE];
+    device.file.write_all_at(&model, 0)?;
+    let places = (0..9).chain(PAGE - 16..PAGE + 9);
+    for (round, (at, bytes)) in places.flat_map(|at| (0..=17).map(move |bytes| (at, bytes))).enumerate() {
+        let text: Vec<u8> = (0..bytes).map(|byte| (round + 3 * byte) as u8).collect();
+        device.file.write_all_at(&text, at as u64)?;
+        model[at..at + bytes].copy_from_slice(&text);
+        let seen: Vec<u8> =
+            (0..2 * WORDS).flat_map(|word| map.load(word / WORDS, word % WORDS).to_ne_bytes()).collect();
+        check(seen == model, || format!("{bytes} bytes written at {at} give {seen:?}"))?;
+        let mut back = vec![0; bytes];
+        device.file.read_exact_at(&mut back, at as u64)?;
+        check(back == text, || format!("{bytes} bytes at {at} are read as {back:?}, not {text:?}"))?;
+    }
+    Ok(())
 }
 
 pub(crate) fn private_mapping() -> Outcome {

@@ -6,7 +6,7 @@
 //!
 //! - **Pages.** What `pmk_page_get` gives has a reference, which is given back once, by `Held`'s drop. A page with such a
 //!   reference isn't moved, freed or reused, so its address stays good for 4096 bytes. Processes write to it at any
-//!   time, so it is read and written byte for byte by `volatile` accesses, never by references.
+//!   time, so it is read and written by `volatile` accesses of bytes and words, never by references.
 //! - **State.** `open` makes it, `close` drops the driver, `free` drops the rest; the shim calls each once, in this order.
 //!   `read`, `write`, `ioctl` and `close` come one at a time for each open (the shim's mutex; and closing is last), so
 //!   the driver may be borrowed mutably. `isolate`, `migrate` and `putback` come at any time between, on any processor,
@@ -164,20 +164,56 @@ impl Held {
     }
 }
 
+/// Splits what is copied from or to byte `at` of a page at the page's words of eight bytes: gives how many bytes lie
+/// before the first of them, and how many are within the page.
+fn words(at: usize, bytes: usize) -> (usize, usize) {
+    let bytes = bytes.min(PAGE_BYTES.saturating_sub(at));
+    ((at.wrapping_neg() % 8).min(bytes), bytes)
+}
+
 impl Page for Held {
     fn read(&self, at: usize, to: &mut [u8]) {
-        let from = self.address();
-        for (at, byte) in (at..PAGE_BYTES).zip(to) {
-            // SAFETY: within the page, which stays (see above).
-            *byte = unsafe { from.add(at).read_volatile() };
+        let (before, bytes) = words(at, to.len());
+        let (head, rest) = to.get_mut(..bytes).unwrap_or_default().split_at_mut_checked(before).unwrap_or_default();
+        let (middle, tail) = rest.as_chunks_mut();
+        // Whatever `at` is, only what is within the page is reached.
+        let mut from = self.address().wrapping_add(at);
+        for byte in head {
+            // SAFETY: within the page, which stays (see above); so in all of these.
+            *byte = unsafe { from.read_volatile() };
+            from = from.wrapping_add(1);
+        }
+        for word in middle {
+            // SAFETY: as above, and aligned, since a page is and `head` ends at a multiple of eight.
+            *word = unsafe { from.cast::<u64>().read_volatile() }.to_ne_bytes();
+            from = from.wrapping_add(8);
+        }
+        for byte in tail {
+            // SAFETY: as above.
+            *byte = unsafe { from.read_volatile() };
+            from = from.wrapping_add(1);
         }
     }
 
     fn write(&self, at: usize, from: &[u8]) {
-        let to = self.address();
-        for (at, byte) in (at..PAGE_BYTES).zip(from) {
+        let (before, bytes) = words(at, from.len());
+        let (head, rest) = from.get(..bytes).unwrap_or_default().split_at_checked(before).unwrap_or_default();
+        let (middle, tail) = rest.as_chunks();
+        let mut to = self.address().wrapping_add(at);
+        for byte in head {
             // SAFETY: as in `read`.
-            unsafe { to.add(at).write_volatile(*byte) };
+            unsafe { to.write_volatile(*byte) };
+            to = to.wrapping_add(1);
+        }
+        for word in middle {
+            // SAFETY: as in `read`.
+            unsafe { to.cast::<u64>().write_volatile(u64::from_ne_bytes(*word)) };
+            to = to.wrapping_add(8);
+        }
+        for byte in tail {
+            // SAFETY: as in `read`.
+            unsafe { to.write_volatile(*byte) };
+            to = to.wrapping_add(1);
         }
     }
 
@@ -345,7 +381,8 @@ where
         // SAFETY: this function's caller.
         unsafe {
             let pages = Pages::new(open);
-            Self::with(state, |driver, _| driver.read(&pages, offset(at)?, &mut user))
+            // Never more than were asked for, whatever the driver says: programs index their buffers with it.
+            Self::with(state, |driver, _| Ok(driver.read(&pages, offset(at)?, &mut user)?.min(bytes)))
         }
     }
 
@@ -355,7 +392,7 @@ where
         // SAFETY: this function's caller.
         unsafe {
             let pages = Pages::new(open);
-            Self::with(state, |driver, _| driver.write(&pages, offset(at)?, &mut user))
+            Self::with(state, |driver, _| Ok(driver.write(&pages, offset(at)?, &mut user)?.min(bytes)))
         }
     }
 

@@ -22,6 +22,7 @@ const ROWS: &[(&str, &str, f64)] = &[
     ("move", "move_pages, beside anonymous pages", 1.2),
     ("fault-store", "first fault by a store, beside a memfd", 1.2),
     ("fault-load", "first fault by a load, beside a memfd", 1.2),
+    ("load-present", "loads of present pages, beside a memfd", 1.2),
 ];
 
 /// One boot's medians of a row, in nanoseconds per page.
