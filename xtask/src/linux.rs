@@ -20,6 +20,7 @@ mod module;
 mod qemu;
 mod rust;
 mod sabotage;
+mod stack;
 mod test;
 mod tree;
 

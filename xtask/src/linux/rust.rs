@@ -2,7 +2,8 @@
 //!
 //! Takes the driver's source, and Debian's compiler with the source of libcore that belongs to it; gives an object file
 //! that needs nothing but the kernel and the shim. Promises code as kernels want it (no floating point, no red zone,
-//! retpolines, IBT) by a target of our own, and to have looked: relocations a module can't have are an error.
+//! retpolines, IBT) by a target of our own, and to have looked: relocations a module can't have are an error, and so are
+//! functions that take much of the kernel's stack.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -15,6 +16,7 @@ use super::apt::{Apt, Version, newer};
 use super::cache::{self, Cache, Look};
 use super::command::{outcome, run, tail};
 use super::sabotage::Sabotage;
+use super::stack;
 use super::tree::Tree;
 
 /// The compiler for Debian's browsers, which follows Rust closely, and its library's source.
@@ -147,7 +149,12 @@ impl Compiler {
         run(self.tree.command(folder, "ld")?.args(JOIN))?;
         run(self.tree.command(folder, "objcopy")?.args(STRIP))?;
         let list = run(self.tree.command(folder, "readelf")?.args(["--wide", "--relocs", "--symbols", "driver.o"]))?;
-        check_object(&list)
+        check_object(&list)?;
+        stack::check(&run(self.tree.command(folder, "objdump")?.args([
+            "--disassemble",
+            "--no-show-raw-insn",
+            "driver.o",
+        ]))?)
     }
 }
 
