@@ -153,9 +153,8 @@ fn run(test: &tests::Test) -> bool {
     unloaded
 }
 
-/// Ends the guest: where the kernel has complained, nothing that comes after says anything, and may never return.
-fn give_up(test: &str, complaint: &str) -> ! {
-    let why = format!("the kernel complains {complaint}");
+/// Ends the guest: where the kernel has complained, or doesn't come back, nothing that comes after says anything.
+fn give_up(test: &str, why: &str) -> ! {
     for who in [test, "guest"] {
         tell(&format!("{{\"test\":{who:?},\"ok\":false,\"why\":{why:?}}}"));
     }
@@ -197,7 +196,7 @@ fn in_child(test: &tests::Test) -> Result<bool, String> {
             None if looked.elapsed() > LOOK_EVERY => {
                 let bad = dmesg::check().map_err(|error| error.to_string())?;
                 if let Some(complaint) = bad.into_iter().find(|line| line.starts_with(&format!("in {}:", test.name))) {
-                    give_up(test.name, &complaint);
+                    give_up(test.name, &format!("the kernel complains {complaint}"));
                 }
                 looked = Instant::now();
             }

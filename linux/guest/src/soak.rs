@@ -3,7 +3,7 @@
 //! Takes a time and a seed; gives what was done, and tells how far it is meanwhile. Three processes do to buffers of their
 //! own what a process can, in random order, each with a model of what every page must hold; beside them the kernel moves
 //! pages in all the ways of `triggers`, memory wears out and runs short. Promises that each page is compared with the
-//! model time and again, and that a failure says which process, what it did last, and with which seed.
+//! model time and again, and that a failure says which process, what it did last, and with which seed; a hang is one.
 
 use std::error::Error;
 use std::fs;
@@ -16,9 +16,9 @@ use crate::device::Device;
 use crate::dmesg;
 use crate::machine::{Random, compact, free_order9, free_pages, is_configured, number_in};
 use crate::sys::{self, Child, End, Map, PRIVATE, Pipe, READ_ONLY, Ring, SHARED, errno};
-use crate::tell;
 use crate::triggers::Block;
 use crate::work::frames_of;
+use crate::{give_up, tell};
 
 /// Processes at work.
 const WORKERS: usize = 3;
@@ -29,6 +29,12 @@ const LIFE: usize = 200;
 /// What the processes need to go on, so that the kernel has to end none.
 const SPARE: usize = 10_000;
 const PROGRESS: Duration = Duration::from_secs(15);
+/// A turn takes some seconds, on a machine with more to do half a minute.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Words of the page by which the processes are told: that it's over, and what turn it is.
+const STOP: usize = 0;
+const TURN: usize = 1;
 
 type Part<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -52,7 +58,7 @@ pub(crate) fn run(time: Duration, seed: u64) -> Result<(), Box<dyn Error>> {
         workers.push(sys::fork(|| {
             let mut worker =
                 Worker { random: Random::new(seed + number as u64), number, counts: &counts, last: "nothing" };
-            let outcome = worker.run(|| stop.load(0, 0) != 0);
+            let outcome = worker.run(|| stop.load(0, STOP) != 0);
             if let Err(error) = &outcome {
                 let what = format!("process {number}, seed {seed}, at `{}`: {error}", worker.last);
                 tell(&format!("{{\"fact\":{what:?},\"of\":\"soak\"}}"));
@@ -60,8 +66,9 @@ pub(crate) fn run(time: Duration, seed: u64) -> Result<(), Box<dyn Error>> {
             i32::from(outcome.is_err())
         })?);
     }
-    let outcome = mind(&workers, &counts, time, seed);
-    stop.store(0, 0, 1);
+    let _watchdog = sys::fork(|| watch(&stop, seed))?;
+    let outcome = mind(&workers, &counts, &stop, time, seed);
+    stop.store(0, STOP, 1);
     let ends: Vec<End> = workers.iter().map(Child::wait).collect();
     let moved = outcome?;
     if ends.iter().any(|end| *end != End::Exit(0)) {
@@ -102,8 +109,8 @@ struct Movers {
     shortages: u64,
 }
 
-/// Moves pages in all ways until the time is over, or a worker has ended.
-fn mind(workers: &[Child], counts: &Map, time: Duration, seed: u64) -> Result<Movers, Box<dyn Error>> {
+/// Moves pages in all ways until the time is over, or a worker has ended; tells the watchdog of each turn.
+fn mind(workers: &[Child], counts: &Map, stop: &Map, time: Duration, seed: u64) -> Result<Movers, Box<dyn Error>> {
     let (started, mut told_at) = (Instant::now(), Instant::now());
     let mut random = Random::new(seed + 1000);
     let mut movers = Movers::default();
@@ -120,6 +127,7 @@ fn mind(workers: &[Child], counts: &Map, time: Duration, seed: u64) -> Result<Mo
             let now = format!("{} s of {}: {}", started.elapsed().as_secs(), time.as_secs(), told(counts, &movers));
             tell(&format!("{{\"progress\":{now:?}}}"));
         }
+        stop.store(0, TURN, turn);
         match turn % 9 {
             0 => movers.one_block(&block)?,
             1 => movers.grown += wear(&mut random, true)?,
@@ -141,6 +149,30 @@ fn mind(workers: &[Child], counts: &Map, time: Duration, seed: u64) -> Result<Mo
         }
     }
     Ok(movers)
+}
+
+/// Ends the guest when a turn doesn't end, and tells where everybody is: someone waits for ever.
+fn watch(stop: &Map, seed: u64) -> i32 {
+    let (mut turn, mut since) = (0, Instant::now());
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = stop.load(0, TURN);
+        if now != turn {
+            (turn, since) = (now, Instant::now());
+        } else if since.elapsed() > PATIENCE {
+            for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+                let read = |name| fs::read_to_string(process.path().join(name)).unwrap_or_default();
+                // The kernel's own threads have no memory, and nothing to tell.
+                let (stack, memory) = (read("stack"), read("statm"));
+                if !memory.is_empty() && !memory.starts_with("0 ") {
+                    let what =
+                        format!("process {} is at {}", process.file_name().display(), stack.trim().replace('\n', " "));
+                    tell(&format!("{{\"fact\":{what:?},\"of\":\"soak\"}}"));
+                }
+            }
+            give_up("soak", &format!("turn {turn} has taken more than {} s, seed {seed}", PATIENCE.as_secs()));
+        }
+    }
 }
 
 /// Takes memory, gives a random half of it back, and compacts the rest, or has huge pages made of it; gives how many.

@@ -12,6 +12,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::panic::{self, AssertUnwindSafe};
 use std::ptr::NonNull;
 
 pub(crate) const PAGE: usize = 4096;
@@ -233,7 +234,8 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> Result<Child> {
     match unsafe { libc::fork() } {
         -1 => Err(named("fork")),
         0 => {
-            let code = child();
+            // A panic must not go on into what this copy has of the parent's, which drops (and so kills) other children.
+            let code = panic::catch_unwind(AssertUnwindSafe(child)).unwrap_or(101);
             // SAFETY: ends the process.
             unsafe { libc::_exit(code) }
         }
