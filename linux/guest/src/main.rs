@@ -159,6 +159,8 @@ fn give_up(test: &str, why: &str) -> ! {
         tell(&format!("{{\"test\":{who:?},\"ok\":false,\"why\":{why:?}}}"));
     }
     tell("{\"end\":true}");
+    // The console is a slow line, and forgets what it has not sent yet.
+    std::thread::sleep(Duration::from_secs(2));
     // At once, and without asking anybody to finish what he's doing.
     let _ = fs::write("/proc/sysrq-trigger", "b");
     sys::power_off();

@@ -160,13 +160,13 @@ fn watch(stop: &Map, seed: u64) -> i32 {
         if now != turn {
             (turn, since) = (now, Instant::now());
         } else if since.elapsed() > PATIENCE {
-            for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-                let read = |name| fs::read_to_string(process.path().join(name)).unwrap_or_default();
+            for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+                let Ok(process) = entry.file_name().display().to_string().parse::<u32>() else { continue };
+                let read = |name| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
                 // The kernel's own threads have no memory, and nothing to tell.
                 let (stack, memory) = (read("stack"), read("statm"));
-                if !memory.is_empty() && !memory.starts_with("0 ") {
-                    let what =
-                        format!("process {} is at {}", process.file_name().display(), stack.trim().replace('\n', " "));
+                if !memory.starts_with("0 ") {
+                    let what = format!("process {process} is at {}", stack.trim().replace('\n', " "));
                     tell(&format!("{{\"fact\":{what:?},\"of\":\"soak\"}}"));
                 }
             }
