@@ -145,7 +145,7 @@ static long pmk_pins_of(struct pmk_open *open, struct folio *folio)
 /*
  * Looks for pages with references that nothing here accounts for: as at vmsplice, O_DIRECT, io_uring's registered buffers.
  * A page that is on its way to or from its LRU list has one, too; PG_lru tells of it. A folio that is freed at this moment
- * is looked at all the same: that is a wrong count at worst, in what is out of date anyway when it's read.
+ * is looked at all the same, and by then may be anything; so what has references must still be here after the look.
  */
 static struct pmk_others pmk_others(struct pmk_open *open)
 {
@@ -163,7 +163,7 @@ static struct pmk_others pmk_others(struct pmk_open *open)
 			continue;
 		known = 1 + 1 + atomic_read(&folio->_mapcount) + !folio_test_lru(folio);
 		more = folio_ref_count(folio) - known;
-		if (more > 0 && more > pmk_pins_of(open, folio)) {
+		if (more > 0 && more > pmk_pins_of(open, folio) && xas_reload(&xas) == folio) {
 			if (!others.pages++)
 				others.first = xas.xa_index;
 			others.for_transfers += folio_maybe_dma_pinned(folio);
@@ -181,11 +181,11 @@ static struct pmk_others pmk_others(struct pmk_open *open)
 
 /* ---- the file ---- */
 
-/* Padded with zeros, from whoever; escaped, so that it ends where its quotes do. */
+/* Padded with zeros, from whoever; escaped, so that it ends where its quotes do, and is text whatever it was. */
 static void pmk_show_name(struct seq_file *list, const char *key, const u8 *name, size_t most)
 {
 	seq_printf(list, " %s=\"", key);
-	seq_escape_mem(list, name, strnlen(name, most), ESCAPE_ANY_NP | ESCAPE_APPEND, "\"\\");
+	seq_escape_mem(list, name, strnlen(name, most), ESCAPE_ANY | ESCAPE_NAP | ESCAPE_APPEND, "\"\\");
 	seq_putc(list, '"');
 }
 

@@ -174,7 +174,8 @@ fn ctrl_c_stops_at_any_time_and_leaves_nothing() {
         let start = Instant::now();
         messages.read_to_string(&mut stderr).expect("messages");
         let output = child.wait_with_output().unwrap();
-        assert!(start.elapsed() < Duration::from_secs(10), "it takes {:?} to stop", start.elapsed());
+        // Generous, for a busy machine: a run that doesn't look takes minutes there.
+        assert!(start.elapsed() < Duration::from_secs(60), "it takes {:?} to stop", start.elapsed());
         assert_eq!(output.status.code(), Some(130), "{signal} after {wait_ms} ms: {stderr}");
         assert!(stderr.ends_with("pagemove: stopped; nothing was written\n"), "{stderr}");
         assert!(output.stdout.is_empty());

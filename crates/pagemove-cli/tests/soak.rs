@@ -18,16 +18,18 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn everything_at_once_for_some_seconds_on_either_tlb() {
     for tlb in ["host", "soft"] {
-        let line = format!("--minutes 0.05 --memory 128M --seed 7 --tlb {tlb}");
-        let Output { status, stdout, stderr } = soak(&line).output().expect("the command starts");
-        let (told, stderr) = (text(&stdout), text(&stderr));
-        assert_eq!(status.code(), Some(0), "{line}: {stderr}");
-        assert!(told.contains("seed 7, 128 MiB") && told.contains("none wrong"), "{told}");
-        // Every deed was done, and pages moved: else nothing was tried.
-        for nothing in [": 0,", ": 0;", " 0 words", " 0 pages moved", ".\n0 pages"] {
-            assert!(!told.contains(nothing), "{nothing:?} in {told}");
-        }
-        assert!(stderr.starts_with("Seed: 7.\n"), "{stderr}");
+        // Every deed is done, and pages move: else nothing was tried. A busy machine may need longer for that.
+        let done = ["0.05", "0.2", "1"].into_iter().any(|minutes| {
+            let line = format!("--minutes {minutes} --memory 128M --seed 7 --tlb {tlb}");
+            let Output { status, stdout, stderr } = soak(&line).output().expect("the command starts");
+            let (told, stderr) = (text(&stdout), text(&stderr));
+            assert_eq!(status.code(), Some(0), "{line}: {stderr}");
+            assert!(told.contains("seed 7, 128 MiB") && told.contains("none wrong"), "{told}");
+            assert!(stderr.starts_with("Seed: 7.\n"), "{stderr}");
+            println!("{told}");
+            ![": 0,", ": 0;", " 0 words", "\n0 pages moved"].iter().any(|nothing| told.contains(nothing))
+        });
+        assert!(done, "something was never done, as told above");
     }
 }
 
@@ -47,7 +49,9 @@ fn ctrl_c_ends_it_with_what_was_done_so_far() {
     let output = child.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(130), "{stderr}");
     assert!(stderr.ends_with("pagemove: stopped; everything was right so far\n"), "{stderr}");
-    assert!(text(&output.stdout).contains("1 checks of all memory"), "{}", text(&output.stdout));
+    let told = text(&output.stdout);
+    // Once at least: the round ends where it is, or the signal comes after it.
+    assert!(told.contains(" checks of all memory") && !told.contains(": 0 checks"), "{told}");
 }
 
 #[test]

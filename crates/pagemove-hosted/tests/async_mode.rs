@@ -20,7 +20,7 @@ fn async_does_not_wait_for_a_reverse_map() {
     let (engine, old) = (lab.engine.clone(), pfn_at(&process, at.start()));
     let (send, receive) = channel();
     hooked.before_next_flush(move |_| {
-        let moving = finishes_within(Duration::from_secs(10), move || {
+        let moving = finishes_within(Duration::from_secs(30), move || {
             let mut to = AnyFree::new(engine.physical(), 1);
             Mover::new(&engine).migrate(&[old], &mut to, Options::new(Mode::Async));
         });

@@ -3,6 +3,7 @@ mod common;
 
 use std::{
     sync::{Arc, mpsc::channel},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -32,12 +33,12 @@ fn a_store_by_the_old_address_is_not_lost_when_the_page_moves_in_the_midst_of_mr
             let mut to = AnyFree::new(engine.physical(), 1);
             Mover::new(&engine).migrate(&[old], &mut to, Options::new(Mode::Sync));
         });
-        send.send((stores_at_once(&other, at.start()), moving.1)).unwrap();
+        send.send((storing(&other, at.start()), moving.1)).unwrap();
     });
     let new = process.space().mremap(at, 1, Some(at.start().up(10))).unwrap();
-    let (stored, moving) = receive.try_recv().expect("the machine was told to flush");
+    let (storing, moving) = receive.try_recv().expect("the machine was told to flush");
     moving.join().unwrap();
-    let expected = if stored { 2 } else { 1 };
+    let expected = if storing.join().unwrap() { 2 } else { 1 };
     assert_eq!(process.load(new.start()).unwrap(), expected, "a store that completed was lost");
 }
 
@@ -58,22 +59,27 @@ fn a_frame_is_not_free_while_an_old_translation_reaches_it_in_the_midst_of_mrema
         // Truncation would find the entry at its new address, and flush that.
         let (_, truncating) = finishes_within(Duration::from_millis(200), move || assert!(index.remove(0)));
         let free = engine.physical().frame(frame).refs() == 0;
-        send.send((free && stores_at_once(&other, at.start()), truncating)).unwrap();
+        send.send((free.then(|| storing(&other, at.start())), truncating)).unwrap();
     });
     process.space().mremap(at, 1, Some(at.start().up(10))).unwrap();
-    let (reached, truncating) = receive.try_recv().expect("the machine was told to flush");
+    let (storing, truncating) = receive.try_recv().expect("the machine was told to flush");
     truncating.join().unwrap();
+    let reached = storing.is_some_and(|storing| storing.join().unwrap());
     assert!(!reached, "a store went to a frame that was free");
 }
 
-/// Tells whether processor 1 stores 2 at `at` by a translation that it has. Without one it would fault and wait for the
-/// address space, which its caller has locked; so it's tried on a thread of its own, and not waited for in that case.
-fn stores_at_once(process: &Arc<Process>, at: VirtAddr) -> bool {
+/// Has processor 1 store 2 at `at`, on a thread of its own: at once, if it has a translation. Without one it faults and waits
+/// for the address space, which the caller has locked, so it's given some time only; it fails when the page has gone
+/// elsewhere. The thread tells whether it has stored, however late it came to run.
+fn storing(process: &Arc<Process>, at: VirtAddr) -> JoinHandle<bool> {
     let (send, receive) = channel();
     let process = process.clone();
-    std::thread::spawn(move || {
+    let storing = std::thread::spawn(move || {
         enter_cpu(1);
-        let _ = send.send(process.store(at, 2).is_ok());
+        let stored = process.store(at, 2).is_ok();
+        let _ = send.send(());
+        stored
     });
-    receive.recv_timeout(Duration::from_millis(200)).unwrap_or(false)
+    let _ = receive.recv_timeout(Duration::from_millis(200));
+    storing
 }

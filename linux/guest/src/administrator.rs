@@ -72,7 +72,7 @@ pub(crate) fn pins_left_behind() -> Outcome {
         let device = Device::open(8)?;
         let map = device.map(0, 8, SHARED)?;
         (0..8).for_each(|page| map.store(page, 0, 1));
-        device.pin(3, "an \"odd\"\nname")?;
+        device.pin(3, "an \"odd\"\nnamé")?;
         let pipe = Pipe::new(64)?;
         map.vmsplice(5, &pipe)?;
         std::mem::forget((map, pipe));
@@ -91,7 +91,7 @@ pub(crate) fn pins_left_behind() -> Outcome {
     let has = |line: usize, words: &[&str]| words.iter().all(|word| lines[line].contains(word));
     let own = format!(" pid={pid} by=\"");
     let is_told = has(0, &["open", &own, " uid=0 ", " size=8 pages=8 moved="])
-        && has(1, &["  pin", &own, " uid=0 ", " page=3 frame=0x", " name=\"an \\\"odd\\\"\\nname\""])
+        && has(1, &["  pin", &own, " uid=0 ", " page=3 frame=0x", " name=\"an \\\"odd\\\"\\nnam\\303\\251\""])
         && lines[2] == "  others pages=1 for_transfers=0 first=5";
     check(is_told, || lines.join("\n"))?;
     let left = opens_of(pid)?;

@@ -11,9 +11,14 @@ use pagemove_sample::uapi::{self, Counts, Listed, Named, One, Policy, Range, Wat
 
 use crate::sys::{self, Kind, Map};
 
-/// What debugfs tells of a process's opens: a line for each open, each pin, and pages that others keep.
+/// What debugfs tells of all opens: a line for each open, each pin, and pages that others keep.
+pub(crate) fn opens() -> Result<String> {
+    fs::read_to_string(format!("/sys/kernel/debug/{}/opens", uapi::DEVICE.to_string_lossy()))
+}
+
+/// The lines of a process's opens.
 pub(crate) fn opens_of(process: u32) -> Result<Vec<String>> {
-    let text = fs::read_to_string(format!("/sys/kernel/debug/{}/opens", uapi::DEVICE.to_string_lossy()))?;
+    let text = opens()?;
     let mut is_its = false;
     let lines = text.lines().filter(|line| {
         if !line.starts_with(' ') {

@@ -9,7 +9,7 @@ use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::device::Device;
+use crate::device::{Device, opens};
 use crate::machine::{Random, compact, frames, wait_until};
 use crate::sys::{self, End, Map, PRIVATE, Pipe, READ_ONLY, SHARED, WORDS, errno};
 use crate::tests::{Outcome, check};
@@ -33,7 +33,8 @@ fn has(map: &Map, page: usize, value: u64) -> bool {
 /// What a thread of a storm comes to.
 type Part<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Runs `body` in two threads, each with its number, while a third compacts; gives the sum of what they return.
+/// Runs `body` in two threads, each with its number, while a third compacts, and lists all opens; gives the sum of what they
+/// return.
 fn storm(body: fn(u64, &AtomicBool) -> Part<u64>) -> Result<(u64, u64), Box<dyn Error>> {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -50,6 +51,8 @@ fn storm(body: fn(u64, &AtomicBool) -> Part<u64>) -> Result<(u64, u64), Box<dyn 
         while started.elapsed() < TIME && threads.iter().all(|thread| !thread.is_finished()) {
             compact()?;
             compactions += 1;
+            // As an administrator may at any time. While the module is out there is none.
+            let _ = opens();
         }
         done.store(true, Ordering::Relaxed);
         let (mut sum, mut faults) = (0, Vec::new());

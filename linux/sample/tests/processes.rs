@@ -5,7 +5,7 @@
 //! of the device's table that points to where a page was, each fail a test.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use pagemove::migrate::Mode;
@@ -55,11 +55,11 @@ fn no_write_is_lost_while_pages_move() {
         for index in 0..WATCHED as u64 {
             open.ioctl(uapi::WATCH, &mut One { number: index }.to_bytes()).expect("watches");
         }
-        let stop = AtomicBool::new(false);
+        let (stop, ready) = (AtomicBool::new(false), AtomicUsize::new(0));
         let rounds = thread::scope(|scope| {
             let writers: Vec<_> = (0..2)
                 .map(|writer| {
-                    let (host, open, stop) = (&host, &open, &stop);
+                    let (host, open, stop, ready) = (&host, &open, &stop, &ready);
                     scope.spawn(move || {
                         // Each a process of its own, with a word of its own in each page.
                         let process = host.process();
@@ -72,12 +72,18 @@ fn no_write_is_lost_while_pages_move() {
                                 process.store(word(page), rounds + 1).expect("is mapped");
                             }
                             rounds += 1;
+                            ready.fetch_add(usize::from(rounds == 1), Ordering::Relaxed);
                         }
                         rounds
                     })
                 })
                 .collect();
             let _stop = SetAtEnd(&stop);
+            // A first touch that meets a move waits with a reference to the page; on a busy machine so long that the move
+            // gives up.
+            while ready.load(Ordering::Relaxed) < writers.len() && !writers.iter().any(|writer| writer.is_finished()) {
+                thread::yield_now();
+            }
             for _ in 0..50 {
                 for index in 0..u64::from(PAGES) {
                     assert_eq!(open.move_page(index, Mode::Sync), Outcome::Moved);

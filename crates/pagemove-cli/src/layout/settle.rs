@@ -36,10 +36,10 @@ impl Drop for Restore {
 
 /// Trims the lists, in two to five seconds; returns the frames on them before and after.
 pub(crate) fn settle() -> io::Result<(u64, u64)> {
-    settle_in(Path::new("/proc"), PAUSE)
+    settle_in(Path::new("/proc"), || thread::sleep(PAUSE))
 }
 
-fn settle_in(proc: &Path, pause: Duration) -> io::Result<(u64, u64)> {
+fn settle_in(proc: &Path, mut pause: impl FnMut()) -> io::Result<(u64, u64)> {
     let on_lists = || -> io::Result<u64> {
         let text = fs::read_to_string(proc.join("zoneinfo"))?;
         Ok(zoneinfo::parse(&text).iter().map(|zone| zone.per_cpu).sum())
@@ -51,7 +51,7 @@ fn settle_in(proc: &Path, pause: Duration) -> io::Result<(u64, u64)> {
     let _restore = Restore { knob, value };
     let mut now = before;
     for round in 0..ROUNDS {
-        thread::sleep(pause);
+        pause();
         let last = std::mem::replace(&mut now, on_lists()?);
         // The first pause may have ended just ahead of a trim.
         if round > 0 && now + now / 8 >= last {
@@ -72,25 +72,18 @@ mod tests {
             (folder.path().join("zoneinfo"), folder.path().join("sys/vm/percpu_pagelist_high_fraction"));
         fs::create_dir_all(folder.path().join("sys/vm")).expect("makes");
         fs::write(&zones, "Node 0, zone Normal\n spanned 9\n present 9\n count: 5\n count: 6\n").expect("writes");
-        assert!(settle_in(folder.path(), Duration::ZERO).is_err(), "there is no sysctl");
+        assert!(settle_in(folder.path(), || ()).is_err(), "there is no sysctl");
         fs::write(&knob, "8\n").expect("writes");
-        assert_eq!(settle_in(folder.path(), Duration::ZERO).expect("settles"), (11, 11));
+        assert_eq!(settle_in(folder.path(), || ()).expect("settles"), (11, 11));
         assert_eq!(fs::read_to_string(&knob).expect("reads"), "8");
 
         // While it waits, the sysctl must be set; then the zones become unreadable, and still the value comes back.
-        let (set, result) = thread::scope(|scope| {
-            let settling = scope.spawn(|| settle_in(folder.path(), Duration::from_secs(2)));
-            let set = loop {
-                let now = fs::read_to_string(&knob).expect("reads");
-                if now == SHORTEST || settling.is_finished() {
-                    break now;
-                }
-                thread::sleep(Duration::from_millis(1));
-            };
+        let mut set = None;
+        let result = settle_in(folder.path(), || {
+            set = Some(fs::read_to_string(&knob).expect("reads"));
             fs::remove_file(&zones).expect("removes");
-            (set, settling.join().expect("no panic"))
         });
-        assert_eq!(set, SHORTEST);
+        assert_eq!(set.as_deref(), Some(SHORTEST));
         assert!(result.is_err());
         assert_eq!(fs::read_to_string(&knob).expect("reads"), "8");
     }

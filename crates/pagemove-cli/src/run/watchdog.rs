@@ -9,7 +9,7 @@ use std::{
         mpsc::{self, RecvTimeoutError},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use pagemove::Engine;
@@ -49,9 +49,9 @@ impl Watchdog {
         let (end, ended) = mpsc::channel();
         let seen = beats.clone();
         thread::spawn(move || {
-            let mut silence = Silence { beats: 0, since: Instant::now() };
+            let mut silence = Silence { beats: 0, looks: 0 };
             while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(limit / LOOKS) {
-                if silence.look(seen.load(Ordering::Relaxed), Instant::now()) >= limit {
+                if silence.look(seen.load(Ordering::Relaxed)) >= LOOKS {
                     return bark();
                 }
             }
@@ -66,18 +66,18 @@ impl Watchdog {
     }
 }
 
-/// How long nothing was heard.
+/// How often nothing was heard. Looks and not seconds: while the program is stopped, as by Ctrl-Z, no thread goes on, and
+/// time does.
 struct Silence {
     beats: u64,
-    since: Instant,
+    looks: u32,
 }
 
 impl Silence {
-    fn look(&mut self, beats: u64, now: Instant) -> Duration {
-        if beats != self.beats {
-            *self = Self { beats, since: now };
-        }
-        now.duration_since(self.since)
+    fn look(&mut self, beats: u64) -> u32 {
+        let looks = if beats == self.beats { self.looks + 1 } else { 0 };
+        *self = Self { beats, looks };
+        looks
     }
 }
 
@@ -87,12 +87,9 @@ mod tests {
 
     #[test]
     fn silence_lasts_from_the_last_beat() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut silence = Silence { beats: 0, since: start };
-        let looks = [(0, 50), (0, 100), (1, 110), (1, 200), (2, 229), (2, 349)];
-        let seconds = looks.map(|(beats, now)| silence.look(beats, at(now)).as_secs());
-        assert_eq!(seconds, [50, 100, 0, 90, 0, 120]);
+        let mut silence = Silence { beats: 0, looks: 0 };
+        let looks = [0, 0, 1, 1, 2, 2, 2].map(|beats| silence.look(beats));
+        assert_eq!(looks, [1, 2, 0, 1, 0, 1, 2]);
     }
 
     #[test]

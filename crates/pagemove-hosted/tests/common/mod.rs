@@ -154,10 +154,11 @@ pub fn end_if_hung() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     WATCH.call_once(|| {
         thread::spawn(move || {
-            let longer = number("PAGEMOVE_FIRE_MS").unwrap_or(0);
-            thread::sleep(
-                Duration::from_secs(number("PAGEMOVE_HANG_S").unwrap_or(100)) + Duration::from_millis(longer) * 100,
-            );
+            let longer = number("PAGEMOVE_FIRE_MS").unwrap_or(0) / 10;
+            // By the second: time goes on while the program is stopped, and its threads don't.
+            for _ in 0..number("PAGEMOVE_HANG_S").unwrap_or(100) + longer {
+                thread::sleep(Duration::from_secs(1));
+            }
             // Not by `eprintln`: that is captured, and lost with the program.
             let _ = writeln!(std::io::stderr(), "a test hangs; tests are at: {:?}", DOING.lock().unwrap().values());
             std::process::abort();
