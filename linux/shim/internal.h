@@ -24,13 +24,13 @@ struct pmk_open {
 	/* What became of the moves that the kernel asked for. */
 	atomic_long_t moved, refused, busy;
 
-	/* The rest is of opens.c: the list of all opens, this one's pins, and who opened it when. */
-	struct list_head all, pins;
+	/* The rest is of opens.c: this one's pins, its number in the list of all opens, and who opened it when. */
+	struct list_head pins;
 	/* The open itself is one; and each reader that looks at it. */
 	refcount_t users;
-	u64 number, since_ns;
+	u64 since_ns;
+	u32 number, pid;
 	uid_t uid;
-	u32 pid;
 	u8 by[TASK_COMM_LEN];
 };
 
@@ -40,7 +40,7 @@ extern const struct vm_operations_struct pmk_vm_ops;
 void pmk_opens_init(const char *device);
 void pmk_opens_exit(void);
 /* Once its inode is there, and before the driver hears of it; and last, which gives up inode and open. */
-void pmk_open_list(struct pmk_open *open);
+int pmk_open_list(struct pmk_open *open);
 void pmk_open_unlist(struct pmk_open *open);
 
 #endif

@@ -4,13 +4,14 @@
  *
  * Takes each open and each pin as it comes and goes; gives the file `opens`, of a line for each. Promises that a page which
  * the driver keeps beyond a call is listed for just as long, whoever has its descriptors; that no name can look like another
- * line; and that a reader keeps nobody from opening, pinning or moving: it has no lock while it looks at an open's pages, and
- * takes no reference to them.
+ * line; and that a reader keeps nobody from moving, and from opening and pinning for no longer than the lines of one open's
+ * pins take: it has no lock while it looks at an open's pages, and takes no reference to them.
  */
 #include <linux/atomic.h>
 #include <linux/cred.h>
 #include <linux/debugfs.h>
 #include <linux/ktime.h>
+#include <linux/limits.h>
 #include <linux/list.h>
 #include <linux/math64.h>
 #include <linux/mm.h>
@@ -28,9 +29,10 @@
 
 #include "internal.h"
 
-/* Protects all lists of opens and of pins. Nothing is locked within. */
-static DEFINE_SPINLOCK(pmk_opens_lock);
-static LIST_HEAD(pmk_opens);
+/* By number, so that a reader who was at one finds the next at once, however many there are. */
+static DEFINE_XARRAY_ALLOC1(pmk_opens);
+/* Protects all lists of pins. Nothing is locked within. */
+static DEFINE_SPINLOCK(pmk_pins_lock);
 /* Pins that outlive their open: a driver may keep one wherever it likes. */
 static LIST_HEAD(pmk_left);
 static struct dentry *pmk_folder;
@@ -58,9 +60,9 @@ void *pmk_pin_list(struct pmk_open *open, void *page, const struct pmk_pin_info 
 	pin->folio = page;
 	pin->uid = pmk_user();
 	pin->info = *info;
-	spin_lock(&pmk_opens_lock);
+	spin_lock(&pmk_pins_lock);
 	list_add_tail(&pin->others, &open->pins);
-	spin_unlock(&pmk_opens_lock);
+	spin_unlock(&pmk_pins_lock);
 	return pin;
 }
 
@@ -68,25 +70,25 @@ void pmk_pin_unlist(void *listed)
 {
 	struct pmk_pin *pin = listed;
 
-	spin_lock(&pmk_opens_lock);
+	spin_lock(&pmk_pins_lock);
 	list_del(&pin->others);
-	spin_unlock(&pmk_opens_lock);
+	spin_unlock(&pmk_pins_lock);
 	kfree(pin);
 }
 
-void pmk_open_list(struct pmk_open *open)
+int pmk_open_list(struct pmk_open *open)
 {
-	static u64 last;
+	static u32 last;
+	int error;
 
 	INIT_LIST_HEAD(&open->pins);
 	refcount_set(&open->users, 1);
 	open->since_ns = ktime_get_boottime_ns();
 	open->uid = pmk_user();
 	open->pid = pmk_caller(open->by);
-	spin_lock(&pmk_opens_lock);
-	open->number = ++last;
-	list_add_tail(&open->all, &pmk_opens);
-	spin_unlock(&pmk_opens_lock);
+	/* A positive answer says that the numbers have begun anew. */
+	error = xa_alloc_cyclic(&pmk_opens, &open->number, open, XA_LIMIT(1, INT_MAX), &last, GFP_KERNEL_ACCOUNT);
+	return error < 0 ? error : 0;
 }
 
 static void pmk_open_put(struct pmk_open *open)
@@ -99,28 +101,25 @@ static void pmk_open_put(struct pmk_open *open)
 
 void pmk_open_unlist(struct pmk_open *open)
 {
-	spin_lock(&pmk_opens_lock);
-	list_del(&open->all);
+	xa_erase(&pmk_opens, open->number);
+	spin_lock(&pmk_pins_lock);
 	list_splice_tail_init(&open->pins, &pmk_left);
-	spin_unlock(&pmk_opens_lock);
+	spin_unlock(&pmk_pins_lock);
 	pmk_open_put(open);
 }
 
 /* Gives the first open from a number on, for the caller to put. */
-static struct pmk_open *pmk_open_from(u64 number)
+static struct pmk_open *pmk_open_from(unsigned long number)
 {
-	struct pmk_open *open, *found = NULL;
+	struct pmk_open *open;
 
-	spin_lock(&pmk_opens_lock);
-	list_for_each_entry(open, &pmk_opens, all) {
-		if (open->number >= number) {
-			refcount_inc(&open->users);
-			found = open;
-			break;
-		}
-	}
-	spin_unlock(&pmk_opens_lock);
-	return found;
+	/* What is found is not gone before the lock is. */
+	xa_lock(&pmk_opens);
+	open = xa_find(&pmk_opens, &number, INT_MAX, XA_PRESENT);
+	if (open)
+		refcount_inc(&open->users);
+	xa_unlock(&pmk_opens);
+	return open;
 }
 
 /* ---- pages that somebody else keeps ---- */
@@ -135,17 +134,18 @@ static long pmk_pins_of(struct pmk_open *open, struct folio *folio)
 	struct pmk_pin *pin;
 	long count = 0;
 
-	spin_lock(&pmk_opens_lock);
+	spin_lock(&pmk_pins_lock);
 	list_for_each_entry(pin, &open->pins, others)
 		count += pin->folio == folio;
-	spin_unlock(&pmk_opens_lock);
+	spin_unlock(&pmk_pins_lock);
 	return count;
 }
 
 /*
  * Looks for pages with references that nothing here accounts for: as at vmsplice, O_DIRECT, io_uring's registered buffers.
  * A page that is on its way to or from its LRU list has one, too; PG_lru tells of it. A folio that is freed at this moment
- * is looked at all the same, and by then may be anything; so what has references must still be here after the look.
+ * is looked at all the same, and by then may be anything, part of a larger one too, of which folio_test_lru wants to know
+ * nothing; so what has references must still be here after the look.
  */
 static struct pmk_others pmk_others(struct pmk_open *open)
 {
@@ -161,12 +161,13 @@ static struct pmk_others pmk_others(struct pmk_open *open)
 
 		if (xas_retry(&xas, folio) || xa_is_value(folio))
 			continue;
-		known = 1 + 1 + atomic_read(&folio->_mapcount) + !folio_test_lru(folio);
+		known = 1 + 1 + atomic_read(&folio->_mapcount) + !PageLRU(folio_page(folio, 0));
 		more = folio_ref_count(folio) - known;
 		if (more > 0 && more > pmk_pins_of(open, folio) && xas_reload(&xas) == folio) {
 			if (!others.pages++)
 				others.first = xas.xa_index;
-			others.for_transfers += folio_maybe_dma_pinned(folio);
+			/* As folio_maybe_dma_pinned, which takes a thousand mappings for such a pin. */
+			others.for_transfers += more >= GUP_PIN_COUNTING_BIAS;
 		}
 		if (++looked % 1024 == 0) {
 			xas_pause(&xas);
@@ -200,14 +201,14 @@ static void pmk_show_pins(struct seq_file *list, const char *what, struct list_h
 {
 	struct pmk_pin *pin;
 
-	spin_lock(&pmk_opens_lock);
+	spin_lock(&pmk_pins_lock);
 	list_for_each_entry(pin, pins, others) {
 		pmk_show_who(list, what, pin->info.pid, pin->info.by, pin->uid, pin->info.since_ns);
 		seq_printf(list, " page=%llu frame=%#llx", pin->info.index, pmk_page_pfn(pin->folio));
 		pmk_show_name(list, "name", pin->info.name, PMK_NAME_BYTES);
 		seq_putc(list, '\n');
 	}
-	spin_unlock(&pmk_opens_lock);
+	spin_unlock(&pmk_pins_lock);
 }
 
 static int pmk_opens_show(struct seq_file *list, void *at)

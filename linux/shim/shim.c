@@ -60,7 +60,9 @@ static int pmk_file_open(struct inode *node, struct file *file)
 	 * vm.compact_unevictable_allowed is 0.
 	 */
 	mapping_set_unevictable(inode->i_mapping);
-	pmk_open_list(open);
+	error = pmk_open_list(open);
+	if (error)
+		goto no_number;
 	state = pmk_rust_open(open, &error);
 	if (!state)
 		goto no_state;
@@ -75,6 +77,9 @@ no_state:
 	inode->i_private = NULL;
 	pmk_open_unlist(open);
 	return error;
+no_number:
+	inode->i_private = NULL;
+	iput(inode);
 no_inode:
 	kfree(open);
 	return error;

@@ -5,6 +5,7 @@
 #ifndef PMK_SHIM_H
 #define PMK_SHIM_H
 
+#include <linux/stddef.h>
 #include <linux/types.h>
 
 /* The largest argument of an ioctl. */
@@ -23,6 +24,7 @@ struct pmk_pin_info {
 	u8 by[16];
 	u64 since_ns;
 };
+_Static_assert(sizeof(struct pmk_pin_info) == 64 && offsetof(struct pmk_pin_info, since_ns) == 56, "as in pins.rs");
 
 /* C for Rust. */
 void *pmk_page_get(struct pmk_open *open, u64 index, bool create, int *error);

@@ -60,7 +60,7 @@ const STEPS: &[Step] = &[
     Step { name: "address sanitizer", action: Cargo(&["xtask", "sanitize", "address"]) },
     // Each line that the list of broken lines names is still there.
     Step { name: "mutants, list", action: Cargo(&["xtask", "mutate", "--dry-run"]) },
-    // Models only, so it can't come out otherwise on a busy machine.
+    // Models only: no time decides, but for the ten minutes after which one that doesn't end counts as noticed.
     Step { name: "mutants, orderings", action: Cargo(&["xtask", "mutate", "--orderings"]) },
     Step { name: "stock Linux", action: MaySkip("linux test", linux::ci) },
     // Last: what a user will see.

@@ -22,8 +22,8 @@ pub(crate) fn tutorial() -> Outcome {
     crate::load_module(MODULE, "")?;
     let outcome = grab();
     // Its opens are closed, whatever came of it.
-    wait_until("the module to be unloaded", || Ok(sys::unload_module(MODULE).is_ok()))?;
-    outcome
+    let unloaded = wait_until("the module to be unloaded", || Ok(sys::unload_module(MODULE).is_ok()));
+    outcome.and_then(|facts| unloaded.map(|_| facts).map_err(Into::into))
 }
 
 fn grab() -> Outcome {

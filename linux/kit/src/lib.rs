@@ -4,7 +4,8 @@
 //! Takes a driver, written in safe Rust against [`Driver`], [`Moves`] and [`Store`]; gives a kernel module (by
 //! [`module!`] and the C shim beside this crate). The same driver runs on the engine as well: `linux/hosted`.
 //! Promises that the driver can't reach a page but by a guard that keeps it where it is, and can't keep one longer than
-//! a call but by a [`Pin`] that has a name, an owner and a time.
+//! a call but by a [`Pin`] that has a name, an owner and a time. (A guard that is leaked, by `mem::forget`, keeps its page
+//! for ever and unnamed: `others` in the list of opens counts it.)
 //!
 //! One compiled object serves every kernel: only the shim knows the kernel's structures.
 #![no_std]

@@ -23,6 +23,8 @@ pub struct PinInfo {
     pub since_ns: u64,
 }
 
+const _: () = assert!(size_of::<PinInfo>() == 64 && core::mem::offset_of!(PinInfo, since_ns) == 56, "as in `shim.h`");
+
 impl PinInfo {
     /// Notes a pin. A name that is empty or too long: `EINVAL`.
     pub fn new(index: u64, name: &[u8], by: Caller, since_ns: u64) -> Result<Self, Errno> {
@@ -74,13 +76,12 @@ impl<H: Page, const N: usize> Default for Pins<H, N> {
 impl<H: Page, const N: usize> Pins<H, N> {
     /// Pins a page. `EEXIST` if it's pinned by that name already, `ENOSPC` if there are `N` pins.
     pub fn pin<S: Store<Held = H>>(&mut self, pages: &S, index: u64, name: &[u8]) -> Result<(), Errno> {
-        let pin = pages.pin(index, name)?;
-        let is_there = self.iter().any(|info| info.index == index && info.name == pin.info.name);
-        if is_there {
+        // First, so that what is refused makes no page.
+        if self.iter().any(|info| info.index == index && trimmed(&info.name) == name) {
             return Err(Errno::EEXIST);
         }
         let free = self.slots.iter_mut().find(|slot| slot.is_none()).ok_or(Errno::ENOSPC)?;
-        *free = Some(pin);
+        *free = Some(pages.pin(index, name)?);
         Ok(())
     }
 
