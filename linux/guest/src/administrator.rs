@@ -31,6 +31,28 @@ fn at_work(body: impl FnOnce() -> std::io::Result<u64>) -> std::io::Result<(Chil
     }
 }
 
+/// More opens than one look into the list can give: each is in it once, in order, also when every other one is closed.
+pub(crate) fn many_opens() -> Outcome {
+    const MANY: u64 = 600;
+    let sizes = || -> std::io::Result<Vec<u64>> {
+        let lines = opens_of(std::process::id())?;
+        let sizes = lines.iter().filter_map(|line| line.split(" size=").nth(1)?.split(' ').next()?.parse().ok());
+        Ok(sizes.collect())
+    };
+    // The size tells one from the other.
+    let mut devices = (1..=MANY).map(Device::open).collect::<std::io::Result<Vec<_>>>()?;
+    let listed = sizes()?;
+    check(listed.iter().copied().eq(1..=MANY), || format!("of {MANY} opens there are {listed:?}"))?;
+    let mut place = 0;
+    devices.retain(|_| {
+        place += 1;
+        place % 2 == 0
+    });
+    let listed = sizes()?;
+    check(listed.iter().copied().eq((2..=MANY).step_by(2)), || format!("of every other open there are {listed:?}"))?;
+    Ok(format!("{MANY} opens, and half of them"))
+}
+
 /// By a descriptor that is taken from the process.
 pub(crate) fn pins_of_others() -> Outcome {
     let (child, fd) = at_work(|| {

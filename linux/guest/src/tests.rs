@@ -75,6 +75,7 @@ pub(crate) const ALL: &[Test] = &[
     test("one-page-for-all", views::one_page_for_all),
     test("pins", pins::by_name_and_by_pipe),
     test("pins-of-others", administrator::pins_of_others),
+    test("many-opens", administrator::many_opens),
     test("pins-left-behind", administrator::pins_left_behind),
     test("direct-io", pins::direct_io),
     test("registered-buffers", pins::registered_buffers),

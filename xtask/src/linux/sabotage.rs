@@ -177,6 +177,13 @@ pub(super) const ALL: &[Sabotage] = &[
         tests: &["pins-left-behind"],
     },
     Sabotage {
+        name: "skips an open where a look into the list ends",
+        file: "opens.c",
+        from: "return *at ? pmk_open_from(*at)",
+        to: "return *at ? pmk_open_from(*at + (*at > 1))",
+        tests: &["many-opens"],
+    },
+    Sabotage {
         name: "frees a page twice",
         file: "kernel.rs",
         from: "unsafe { pmk_page_put(self.0.as_ptr()) }",
