@@ -68,6 +68,7 @@ pub(crate) const ALL: &[Test] = &[
     test("neighbours", hostile::neighbours),
     test("soft-dirty", marks::soft_dirty),
     test("userfaultfd", marks::userfaultfd),
+    test("userfaultfd-notes", marks::userfaultfd_notes),
     test("movement", movement),
     Test { unmovable: true, ..test("control", control) },
     test("policy", policy),

@@ -90,7 +90,7 @@ pub(super) const ALL: &[Sabotage] = &[
         to: "\terror = -EBUSY;",
         tests: &[
             "soft-dirty",
-            "userfaultfd",
+            "userfaultfd-notes",
             "movement",
             "policy",
             "one-page-for-all",
