@@ -16,6 +16,8 @@ use crate::tests::{Outcome, check};
 
 const TIME: Duration = Duration::from_secs(8);
 const PAGES: usize = 1024;
+/// A slow machine does these after the time is over.
+const FEWEST: u64 = 10;
 
 /// Words that are known of each page: the first, the last, and one on each side of its middle.
 const KNOWN: [usize; 4] = [0, 200, 300, WORDS - 1];
@@ -81,7 +83,7 @@ pub(crate) fn mappings() -> Outcome {
         let mut moved = 0;
         let mut round = 0;
         let mut before = Vec::new();
-        while !done.load(Ordering::Relaxed) {
+        while round <= FEWEST || !done.load(Ordering::Relaxed) {
             round += 1;
             for _ in 0..200 {
                 let page = random.below(PAGES);
@@ -135,7 +137,6 @@ pub(crate) fn mappings() -> Outcome {
             }
         }
         must((0..PAGES).all(|page| has(&map, page, last[page])), "a word isn't as it was left, at the end")?;
-        must(round > 10, "hardly anything was done")?;
         // Two numbers in one.
         Ok(round << 32 | moved)
     })?;
@@ -150,7 +151,7 @@ pub(crate) fn truncations() -> Outcome {
         let mut random = Random::new(number + 70);
         let mut round = 0;
         let mut moved = 0;
-        while !done.load(Ordering::Relaxed) {
+        while round <= FEWEST || !done.load(Ordering::Relaxed) {
             let device = Device::open(PAGES as u64)?;
             let map = device.map(0, PAGES, SHARED)?;
             for _ in 0..6 {
@@ -188,7 +189,6 @@ pub(crate) fn truncations() -> Outcome {
             // One in two goes while it's mapped still, one the other way round; one leaves a pin.
             if round % 4 < 2 { drop(device) } else { device.pin(0, "left").map(drop)? }
         }
-        must(round > 10, "hardly anything was done")?;
         Ok(round << 32 | moved)
     })?;
     let moved = rounds & 0xffff_ffff;
@@ -204,7 +204,7 @@ pub(crate) fn faults() -> Outcome {
         let (map, other) = (device.map(0, FEW, SHARED)?, device.map(0, FEW, SHARED)?);
         let mut random = Random::new(number + 40);
         let mut round = 0;
-        while !done.load(Ordering::Relaxed) {
+        while round <= FEWEST || !done.load(Ordering::Relaxed) {
             round += 1;
             std::thread::scope(|scope| -> Part<()> {
                 scope.spawn(|| (0..4 * FEW).for_each(|touch| map.store(touch % FEW, 9, 1)));
@@ -217,7 +217,6 @@ pub(crate) fn faults() -> Outcome {
                 must(mapped == round && read == round, "a page is mapped that isn't in the buffer any more")?;
             }
         }
-        must(round > 3, "hardly anything was done")?;
         Ok(round)
     })?;
     Ok(format!("{rounds} rounds, {compactions} compactions"))
@@ -230,7 +229,7 @@ pub(crate) fn unloads() -> Outcome {
     let (rounds, compactions) = storm(|number, done| {
         let mut random = Random::new(number + 80);
         let (mut round, mut moved) = (0, 0);
-        while !done.load(Ordering::Relaxed) {
+        while number == 0 && round <= FEWEST || !done.load(Ordering::Relaxed) {
             if number == 1 {
                 // Wears the memory out, so that there is something to compact.
                 let map = Map::new(None, 0, 8 * PAGES, PRIVATE)?;
@@ -271,7 +270,6 @@ pub(crate) fn unloads() -> Outcome {
             }
             crate::load(false)?;
         }
-        must(number == 1 || round > 3, "hardly anything was done")?;
         Ok(round << 32 | moved)
     })?;
     let moved = rounds & 0xffff_ffff;
