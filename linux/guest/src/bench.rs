@@ -103,10 +103,12 @@ fn faults(pages: usize, rounds: usize, present: bool, touch: impl Fn(&Map, usize
         (0..pages).for_each(|page| touch(&map, page));
         per_page(started, pages)
     };
-    let prepare = |map: Map| (0..if present { pages } else { 0 }).for_each(|page| map.store(page, 0, 1));
+    let put_in = |map: Map| (0..pages).for_each(|page| map.store(page, 0, 1));
     let driver = |_| {
         let device = Device::open(pages as u64)?;
-        prepare(device.map(0, pages, SHARED)?);
+        if present {
+            put_in(device.map(0, pages, SHARED)?);
+        }
         let took = touch_all(device.map(0, pages, SHARED)?);
         match device.counts()?.pages {
             made if made == pages as u64 => Ok(took),
@@ -116,7 +118,9 @@ fn faults(pages: usize, rounds: usize, present: bool, touch: impl Fn(&Map, usize
     let beside = |_| {
         let file = sys::memory_file(pages)?;
         let map = || Map::new(Some(file.as_fd()), 0, pages, SHARED);
-        prepare(map()?);
+        if present {
+            put_in(map()?);
+        }
         Ok(touch_all(map()?))
     };
     Times::take(rounds, driver, beside)

@@ -169,7 +169,7 @@ fn give_up(test: &str, why: &str) -> ! {
 /// Gives whether the test was skipped.
 fn in_child(test: &tests::Test) -> Result<bool, String> {
     let child = sys::fork(|| {
-        // A panic would unwind into what was forked; it's told like any other failure instead.
+        // Told like any other failure; `fork` by itself would end the process without a word.
         let outcome = std::panic::catch_unwind(test.body).unwrap_or_else(|_| Err("it panicked".into()));
         match outcome {
             Ok(fact) => {
