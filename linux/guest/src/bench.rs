@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use crate::device::Device;
+use crate::machine::move_only_when_asked;
 use crate::sys::{self, Map, SHARED};
 use crate::tell;
 
@@ -47,8 +48,7 @@ impl Times {
 /// Measures, and tells.
 pub(crate) fn run(pages: usize, rounds: usize) -> Result<()> {
     sys::stay_on_processor(0)?;
-    // Else the kernel takes entries away to see who touches what, and older ones then find no page to move.
-    std::fs::write("/proc/sys/kernel/numa_balancing", "0")?;
+    move_only_when_asked()?;
     moves(pages, rounds)?.tell("move");
     let store = |map: &Map, page| map.store(page, 0, 1);
     let load = |map: &Map, page| _ = map.load(page, 0);

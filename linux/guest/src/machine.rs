@@ -93,6 +93,14 @@ pub(crate) fn is_configured(option: &str) -> Result<bool> {
     Ok(text.lines().any(|line| line.strip_prefix(option).is_some_and(|rest| rest == "=y")))
 }
 
+/// Has the kernel move pages when it's asked to, not when it likes: neither nearer to who touches them (for which it takes
+/// entries away; `move_pages` of older kernels then finds no page there), nor together, in the background. What has moved
+/// before anybody looks is missing from what is counted, and memory that was compacted has little left to move.
+pub(crate) fn move_only_when_asked() -> Result<()> {
+    fs::write("/proc/sys/kernel/numa_balancing", "0")?;
+    fs::write("/proc/sys/vm/compaction_proactiveness", "0")
+}
+
 pub(crate) fn compact() -> Result<()> {
     fs::write("/proc/sys/vm/compact_memory", "1")
 }

@@ -71,6 +71,7 @@ fn init() -> std::io::Result<()> {
     let orders: Vec<&str> = orders.split(',').collect();
     match orders[..] {
         ["demo", pages, seed, kind] => {
+            machine::move_only_when_asked()?;
             load(kind == "unmovable")?;
             let number = |text: &str| text.parse::<u64>().map_err(std::io::Error::other);
             let outcome = movement::run(number(pages)? as usize, number(seed)?, 1)?;
@@ -82,8 +83,7 @@ fn init() -> std::io::Result<()> {
             bench::run(number(pages)?, number(rounds)?)?;
         }
         ["test", ref only @ ..] => {
-            // Pages are to be moved when a test says so, not when the kernel finds them far from who uses them.
-            fs::write("/proc/sys/kernel/numa_balancing", "0")?;
+            machine::move_only_when_asked()?;
             for test in tests::ALL {
                 let is_wanted = only.is_empty() && !test.by_name_only || only.contains(&test.name);
                 if is_wanted && !run(test) {
