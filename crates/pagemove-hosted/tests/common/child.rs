@@ -13,5 +13,8 @@ pub fn case() -> Option<String> {
 pub fn run_case(test: &str, case: &str) -> Output {
     let program = std::env::current_exe().unwrap();
     let args = [test, "--exact", "--nocapture", "--test-threads=1"];
-    Command::new(program).args(args).env(CASE, case).output().unwrap()
+    let output = Command::new(program).args(args).env(CASE, case).output().unwrap();
+    // A name that fits no test would pass for a test that passes.
+    assert!(String::from_utf8_lossy(&output.stdout).contains("running 1 test"), "there is no test {test}");
+    output
 }

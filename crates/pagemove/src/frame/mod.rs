@@ -125,6 +125,13 @@ impl Frame {
         self.counts.load(Ordering::Relaxed) == 0
     }
 
+    /// Tells whether each reference is a mapping's, but for `others`.
+    pub(crate) fn has_only_mappings_and(&self, others: u32) -> bool {
+        // Relaxed: early advice only; `freeze` decides.
+        let counts = self.counts.load(Ordering::Relaxed);
+        counts as u32 == (counts >> 32) as u32 + others
+    }
+
     /// Freezes: from `expected` references and no mapping to none, if the counts are just that. The caller holds the lock
     /// and one of the references.
     pub(crate) fn freeze(&self, expected: u32) -> bool {

@@ -16,7 +16,8 @@ pub trait Destination {
     /// Takes back a frame that was not used.
     fn give_back(&mut self, pfn: Pfn);
 
-    /// Allocates a frame for a larger page; `None` if this destination takes base pages only.
+    /// Gives a larger page, allocated by [`Physical::alloc_frozen`] so that nobody can get a reference to it; `None` if this
+    /// destination takes base pages only.
     fn take_larger(&mut self, order: Order) -> Option<Pfn> {
         let _ = order;
         None
@@ -56,7 +57,7 @@ impl Destination for AnyFree<'_> {
 
     fn take_larger(&mut self, order: Order) -> Option<Pfn> {
         // As the kernel's, until the move gives it its page's kind.
-        self.physical.alloc(order, Kind::Kernel).ok()
+        self.physical.alloc_frozen(order, Kind::Kernel).ok()
     }
 }
 

@@ -1,6 +1,7 @@
 //! A mover: the room that a batch needs, kept from batch to batch, and the steps of a move.
 
 use alloc::{sync::Arc, vec::Vec};
+use core::ops::Range;
 
 use super::{Destination, Options, Outcome, Policy};
 use crate::{
@@ -72,9 +73,10 @@ pub struct Mover<'e> {
     // One for all pages in a row that have the same owner, with its number.
     uses: Vec<(u32, OwnerUse)>,
     debt: FlushDebt<'e>,
-    // Looked up for this batch, the last one last. All are kept until the batch's locks are gone: dropping the last hold of
-    // one that is closed meanwhile frees its pages, and waits for their locks.
-    rmaps: Vec<(u32, Arc<dyn ReverseMap>)>,
+    // Runs of pages with the same reverse map. Each is looked up once a batch: its entries are unblocked by the map that blocked
+    // them, though it leave the registry meanwhile. These and `known` are kept until the batch's locks are gone: dropping
+    // the last hold of one that is closed meanwhile frees its pages, and waits for their locks.
+    maps: Vec<(Range<usize>, Arc<dyn ReverseMap>)>,
     known: Vec<(u32, Arc<Owner>)>,
     times: Option<StepTimes>,
 }
@@ -90,7 +92,7 @@ impl<'e> Mover<'e> {
             owners: Vec::with_capacity(Options::MOST),
             uses: Vec::with_capacity(Options::MOST),
             debt,
-            rmaps: Vec::with_capacity(Options::MOST),
+            maps: Vec::with_capacity(Options::MOST),
             known: Vec::with_capacity(Options::MOST),
             times: None,
         }
@@ -203,6 +205,12 @@ impl<'e> Mover<'e> {
             return Err(Some(Reason::Locked));
         }
         let claimed = self.claim_locked(pfn, options, wait).and_then(|order| {
+            // Before the owner is asked: who is asked to stop for a page may rely on nobody else using it. (What comes later
+            // fails at the freeze.)
+            let expected = expected(frame.owner() != 0);
+            if !frame.has_only_mappings_and(expected) {
+                return Err(Reason::Referenced);
+            }
             let to = if order == Order::ZERO { destination.take() } else { destination.take_larger(order) };
             let reason = if order == Order::ZERO { Reason::NoDestination } else { Reason::Order };
             let to = to.ok_or(reason)?;
@@ -281,27 +289,24 @@ impl<'e> Mover<'e> {
         Ok(place)
     }
 
-    /// Calls `act` with each run of pages that have the same reverse map.
-    fn for_each_map(&mut self, mut act: impl FnMut(&dyn ReverseMap, &mut [MovingPage], &mut FlushDebt<'e>)) {
-        let Self { engine, pages, debt, rmaps, .. } = self;
+    fn block(&mut self, wait: bool) {
+        let physical = self.physical();
+        let Self { engine, pages, debt, maps, .. } = self;
+        let mut start = 0;
         for run in pages.chunk_by_mut(|one, next| one.key.rmap == next.key.rmap) {
-            let Some(number) = run.first().map(|page| page.key.rmap).filter(|&number| number != 0) else { continue };
-            if rmaps.last().is_none_or(|(known, _)| *known != number) {
-                let Some(map) = engine.reverse_maps().get(number) else { continue };
-                rmaps.push((number, map));
-            }
-            if let Some((_, map)) = rmaps.last() {
-                act(&**map, run, debt);
+            let (first, number) = (start, run[0].key.rmap);
+            start += run.len();
+            // A map that is gone has no mappings left.
+            if number != 0
+                && let Some(map) = engine.reverse_maps().get(number)
+            {
+                map.block(physical, run, wait, debt);
+                maps.push((first..start, map));
             }
         }
     }
 
-    fn block(&mut self, wait: bool) {
-        let physical = self.physical();
-        self.for_each_map(|map, pages, debt| map.block(physical, pages, wait, debt));
-    }
-
-    /// Freezes each page, and makes its destination what it is. From here on nobody gets a reference to either.
+    /// Freezes each page, and makes its destination what it is. The destination stays frozen until `commit`.
     fn freeze(&mut self) {
         let physical = self.physical();
         let mut classes = ClassRun::default();
@@ -320,7 +325,7 @@ impl<'e> Mover<'e> {
                 });
                 continue;
             }
-            dress_destination(physical, page, expected, &mut classes);
+            prepare_destination(physical, page, &mut classes);
         }
         classes.finish(physical.blocks());
     }
@@ -346,18 +351,22 @@ impl<'e> Mover<'e> {
                 && let Err(refusal) = uses[place].1.ops().migrate(&owned_move(physical, page, mode))
             {
                 unfreeze(physical, page, refusal);
+                continue;
             }
+            // The commit: nobody can refuse any more, so the destination's counts are published, once.
+            physical.frame(page.to).set_counts(expected(owner.is_some()), 0);
         }
     }
 
     fn rebind(&mut self) {
         let physical = self.physical();
-        self.for_each_map(|map, pages, _| {
+        for (run, map) in &self.maps {
+            let pages = &self.pages[run.clone()];
             // Where nothing was blocked the map's lock may be held, as it was when we tried.
             if pages.iter().any(|page| page.blocked) {
                 map.rebind(physical, pages);
             }
-        });
+        }
     }
 
     fn release(&mut self, destination: &mut dyn Destination, mode: Mode, outcome: &mut Outcome) {
@@ -399,7 +408,7 @@ impl<'e> Mover<'e> {
         // After all locks: the last use of an owner that is gone may free its pages. Nothing is kept alive between batches.
         self.uses.clear();
         self.known.clear();
-        self.rmaps.clear();
+        self.maps.clear();
     }
 }
 
@@ -416,7 +425,7 @@ fn reason_of(refusal: Refusal) -> Reason {
 }
 
 fn give_back(physical: &Physical, destination: &mut dyn Destination, pfn: Pfn, order: Order) {
-    if order == Order::ZERO { destination.give_back(pfn) } else { physical.put(pfn) }
+    if order == Order::ZERO { destination.give_back(pfn) } else { physical.free_frozen(pfn) }
 }
 
 fn owned_move<'p>(physical: &'p Physical, page: &MovingPage, mode: Mode) -> OwnedMove<'p> {
@@ -426,12 +435,13 @@ fn owned_move<'p>(physical: &'p Physical, page: &MovingPage, mode: Mode) -> Owne
 /// Undoes the freeze of a page that its owner refuses.
 fn unfreeze(physical: &Physical, page: &mut MovingPage, refusal: Refusal) {
     page.stay = Some(reason_of(refusal));
-    undress_destination(physical, page);
+    reset_destination(physical, page);
     physical.frame(page.from).set_counts(expected(true), 0);
 }
 
-/// Makes the destination what the source is: kind, size, owner, place and marks; with the references of both of us.
-fn dress_destination(physical: &Physical, page: &MovingPage, refs: u32, classes: &mut ClassRun) {
+/// Makes the destination what the source is: kind, size, owner, place and marks. Its counts stay zero, so that whoever finds
+/// it meanwhile gets no reference, and waits for its lock.
+fn prepare_destination(physical: &Physical, page: &MovingPage, classes: &mut ClassRun) {
     let (from, to) = (physical.frame(page.from), physical.frame(page.to));
     let state = from.state();
     // Its mappings will be the same, too.
@@ -443,17 +453,15 @@ fn dress_destination(physical: &Physical, page: &MovingPage, refs: u32, classes:
     }
     to.set_owner(from.owner(), page.key);
     to.set_state(State::new(state.kind(), class, page.order).with(state.marks() & Marks::DIRTY));
-    to.set_counts(refs, 0);
 }
 
-fn undress_destination(physical: &Physical, page: &MovingPage) {
-    let to = physical.frame(page.to);
+/// Makes a destination that is not used after all what [`give_back`] expects.
+fn reset_destination(physical: &Physical, page: &MovingPage) {
     if page.order == Order::ZERO {
-        to.set_counts(0, 0);
-        physical.undress_to_reserved(page.to);
+        physical.reset_to_reserved(page.to);
     } else {
+        let to = physical.frame(page.to);
         physical.count(page.to, page.order, to.state().class(), Class::Kernel);
         to.set_state(State::new(Kind::Kernel, Class::Kernel, page.order));
-        to.set_counts(1, 0);
     }
 }

@@ -80,6 +80,12 @@ impl Slot<'_> {
             .map_err(Entry::from_bits)
     }
 
+    /// Changes the entry from `old` to `new`, where nobody else can have changed it.
+    pub(crate) fn replace(&self, old: Entry, new: Entry) {
+        let swapped = self.swap_if(old, new);
+        assert_eq!(swapped, Ok(()), "an entry changed under its holder");
+    }
+
     /// Takes the entry out.
     pub(crate) fn take(&self) -> Entry {
         Entry::from_bits(self.word.swap(0, Ordering::AcqRel))

@@ -37,6 +37,9 @@ pub enum FaultError {
     OutOfMemory(#[from] AllocError),
 }
 
+/// What the processor sets in an entry by itself.
+const MARKS: Flags = Flags::ACCESSED.union(Flags::DIRTY);
+
 /// What a step of a fault came to.
 enum Step {
     /// The access can be tried again.
@@ -224,12 +227,17 @@ impl AddressSpace {
         if !frame.get_unless_zero() {
             return Ok(Step::Wait(old));
         }
-        let step = self.copy_held(vma, address, slot, entry);
+        // Not waited for here: a move that holds it fails as long as we have a reference.
+        let step = match self.physical().frames().try_lock(old) {
+            Some(_lock) => self.copy_locked(vma, address, slot, entry),
+            None => Ok(Step::Wait(old)),
+        };
         self.physical().put(old);
         step
     }
 
-    fn copy_held(&self, vma: &Vma, address: VirtAddr, slot: &Slot<'_>, entry: Entry) -> Result<Step, FaultError> {
+    /// The caller has a reference to the old page, and its lock.
+    fn copy_locked(&self, vma: &Vma, address: VirtAddr, slot: &Slot<'_>, entry: Entry) -> Result<Step, FaultError> {
         let old = entry.pfn();
         let frame = self.physical().frame(old);
         if slot.load() != entry {
@@ -238,24 +246,27 @@ impl AddressSpace {
         let mut rights = Flags::EXCLUSIVE;
         rights.set(Flags::WRITE | Flags::SOFT_DIRTY, vma.protection.contains(Protection::WRITE));
         // The entry's reference and ours: no other process has it. Locked, so that no fork of a sharer is half done.
-        if frame.state().kind() == Kind::Anon
-            && let Some(_lock) = self.physical().frames().try_lock(old)
-            && frame.refs() == 2
-        {
+        if frame.state().kind() == Kind::Anon && frame.refs() == 2 {
             let swapped = slot.swap_if(entry, entry.with(rights));
             return Ok(if swapped.is_ok() { Step::Done } else { Step::Again });
         }
         let new = self.new_anonymous(vma, address, Some(old))?;
-        let flags = (entry.flags() - Flags::PRESENT - Flags::DIRTY) | rights | Flags::ACCESSED;
-        match self.place(slot, entry, Entry::present(new, flags), new) {
-            Step::Done => {
-                let mut debt = self.debt();
-                crate::rmap::entry_removed(self.physical(), entry, self.id(), address, Order::ZERO, &mut debt);
-                debt.pay();
-                Ok(Step::Done)
-            }
-            step => Ok(step),
-        }
+        // Break, flush, make: were the new entry there before the flush, a thread could store through it, and another one
+        // still load the old page by its TLB. (Linux: `wp_page_copy`; the Arm ARM demands it, D8.17.) The migration entry
+        // makes other faults wait for the lock that we hold.
+        let Some(broken) = slot.update(|now| (now.without(MARKS) == entry.without(MARKS)).then(|| now.blocked()))
+        else {
+            self.physical().frame(new).unmapped();
+            self.physical().put(new);
+            return Ok(Step::Again);
+        };
+        let mut debt = self.debt();
+        crate::rmap::entry_removed(self.physical(), broken, self.id(), address, Order::ZERO, &mut debt);
+        debt.pay();
+        let flags = (broken.flags() - Flags::PRESENT - Flags::DIRTY) | rights | Flags::ACCESSED;
+        // Whatever changes a migration entry has the frame's lock or excludes this fault from the address space.
+        slot.replace(broken.blocked(), Entry::present(new, flags));
+        Ok(Step::Done)
     }
 
     /// Maps 2 MiB at once where nothing is mapped yet, or deals with the 2 MiB entry that is there; `None`: as 4 KiB.

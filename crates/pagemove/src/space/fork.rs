@@ -65,12 +65,11 @@ impl AddressSpace {
             }
             let pfn = entry.pfn();
             let own = !vma.shared && self.physical().frame(pfn).state().kind() == Kind::Anon;
-            if own && entry.is_present() && self.physical().frame(pfn).pins() > 0 && entry.has(Flags::EXCLUSIVE) {
-                // What a device writes into must stay the parent's: the child gets its copy now.
-                let new = child.new_anonymous(vma, address, Some(pfn))?;
-                let flags = entry.flags() - Flags::PRESENT - Flags::DIRTY;
-                let placed = to.swap_if(Entry::NONE, Entry::present(new, flags));
-                debug_assert_eq!(placed, Ok(()), "somebody mapped into a child that does not run yet");
+            if own && entry.has(Flags::EXCLUSIVE) && self.physical().frame(pfn).pins() > 0 {
+                match self.copy_pinned(child, vma, address, slot, entry)? {
+                    Some(copy) => to.replace(Entry::NONE, copy),
+                    None => continue,
+                }
                 return Ok(());
             }
             let copy = if vma.shared { entry } else { entry.without(Flags::WRITE | Flags::EXCLUSIVE) };
@@ -86,12 +85,40 @@ impl AddressSpace {
                 self.physical().frame(pfn).mapped();
             }
             // The processor's marks are of the parent's accesses.
-            let placed = to.swap_if(Entry::NONE, copy.without(Flags::DIRTY | Flags::ACCESSED));
-            debug_assert_eq!(placed, Ok(()), "somebody mapped into a child that does not run yet");
+            to.replace(Entry::NONE, copy.without(Flags::DIRTY | Flags::ACCESSED));
             if copy.is_present() {
                 self.physical().settle_class(pfn);
             }
             return Ok(());
         }
+    }
+
+    /// Copies a pinned page for the child now, since what a device writes into must stay the parent's: also in mid-move,
+    /// when its entry is a migration entry. (Linux: `copy_present_page`.) Gives the child's entry; `None`: look again.
+    fn copy_pinned(
+        &self,
+        child: &AddressSpace,
+        vma: &Vma,
+        address: VirtAddr,
+        slot: &Slot<'_>,
+        entry: Entry,
+    ) -> Result<Option<Entry>, AllocError> {
+        let pfn = entry.pfn();
+        // Keeps the page in its frame even if it's unpinned meanwhile. Frozen: the pin is gone, and the page moves.
+        if !self.physical().frame(pfn).get_unless_zero() {
+            self.physical().machine().pause();
+            return Ok(None);
+        }
+        let now = slot.load();
+        let copied = if now.is_none() || now.pfn() != pfn {
+            Ok(None)
+        } else {
+            child.new_anonymous(vma, address, Some(pfn)).map(|new| {
+                let gone = Flags::PRESENT | Flags::MIGRATION | Flags::DIRTY;
+                Some(Entry::present(new, entry.flags() - gone))
+            })
+        };
+        self.physical().put(pfn);
+        copied
     }
 }

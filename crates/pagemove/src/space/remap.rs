@@ -3,7 +3,7 @@
 use super::{AddressSpace, SpaceError, Vma, change::gap_around, find, overlapping};
 use crate::{
     paging::{Entry, FlushDebt},
-    units::{HUGE_ORDER, Order, VirtAddr, VirtRange},
+    units::{HUGE_ORDER, VirtAddr, VirtRange},
 };
 
 impl AddressSpace {
@@ -53,8 +53,13 @@ impl AddressSpace {
         }
         self.split_for_move(old, new, stage)?;
         let moved = Vma { range: new, ..part.clone() };
-        self.prepare_tables(old, new).map_err(|cause| SpaceError::OutOfMemory { stage, cause })?;
         let mut debt = self.debt();
+        if let Err(cause) = self.prepare_tables(old, new) {
+            // The tables that were added would be in the way of a 2 MiB entry.
+            self.table.prune(gap_around(&vmas, new), &mut debt);
+            debt.pay();
+            return Err(SpaceError::OutOfMemory { stage, cause });
+        }
         if let Some(cut) = pages.checked_sub(1).and_then(|_| beyond(old, pages)) {
             self.zap(cut, &mut debt);
         }
@@ -116,18 +121,17 @@ impl AddressSpace {
 
     fn move_entries(&self, old: VirtRange, new: VirtRange, debt: &mut FlushDebt<'_>) {
         self.table.for_each_leaf(old, |address, slot| {
-            let to = new.start().up(old.offset_of(address));
-            let target = if slot.order() == HUGE_ORDER { self.table.huge_slot(to).ok() } else { self.table.slot(to) };
-            let Some(target) = target else { return };
             let entry = slot.take();
             if entry.is_none() {
                 return;
             }
             // Also of a migration entry: the move that blocked it may not have flushed yet.
             debt.owe(self.id(), address, slot.order().frames());
-            let placed = target.swap_if(Entry::NONE, entry);
-            debug_assert_eq!(placed, Ok(()), "something was mapped where a mapping was moved to");
-            debug_assert!(slot.order() == target.order() || slot.order() == Order::ZERO);
+            let to = new.start().up(old.offset_of(address));
+            let target = if slot.order() == HUGE_ORDER { self.table.huge_slot(to).ok() } else { self.table.slot(to) };
+            let Some(target) = target else { panic!("mremap: no table for {to}, though all were prepared") };
+            assert_eq!(slot.order(), target.order(), "mremap: a table or a 2 MiB entry is in the way at {to}");
+            target.replace(Entry::NONE, entry);
         });
     }
 }

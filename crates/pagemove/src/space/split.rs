@@ -86,8 +86,7 @@ impl AddressSpace {
         // as they split before they pin.
         if !head.freeze(2) {
             head.mapped_with_reference();
-            let restored = slot.swap_if(before.blocked(), before);
-            assert_eq!(restored, Ok(()), "a blocked entry changed under its frame's lock");
+            slot.replace(before.blocked(), before);
             return false;
         }
         let key = head.key();
@@ -102,8 +101,7 @@ impl AddressSpace {
         for word in physical.ram_words(lower) {
             word.fetch_or(marks.bits(), Ordering::Relaxed);
         }
-        let swapped = slot.swap_if(before.blocked(), Entry::table(lower));
-        assert_eq!(swapped, Ok(()), "a blocked entry changed under its frame's lock");
+        slot.replace(before.blocked(), Entry::table(lower));
         true
     }
 }

@@ -444,7 +444,7 @@ impl Physical {
     }
 
     /// Sets a base page, which is the caller's alone, aside again.
-    pub(crate) fn undress_to_reserved(&self, pfn: Pfn) {
+    pub(crate) fn reset_to_reserved(&self, pfn: Pfn) {
         let class = check_freed(pfn, &self.frames[pfn]);
         self.frames[pfn].set_state(CACHED.with_class(class));
     }

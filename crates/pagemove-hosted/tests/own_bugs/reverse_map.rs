@@ -1,0 +1,69 @@
+//! A reverse map that left the registry in mid-move: the batch asked the registry again, and its entries stayed blocked.
+
+use std::sync::{Arc, Mutex};
+
+use crate::common::*;
+use pagemove::{
+    migrate::{Mode, Options},
+    paging::FlushDebt,
+    rmap::{MovingPage, RangeMap, ReverseMap},
+    zone::Physical,
+};
+use pagemove_hosted::TlbKind;
+
+/// A map that leaves the registry as soon as it has blocked its pages.
+struct Leaves {
+    processes: Arc<RangeMap>,
+    leave: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl ReverseMap for Leaves {
+    fn block(&self, physical: &Physical, pages: &mut [MovingPage], wait: bool, debt: &mut FlushDebt<'_>) {
+        self.processes.block(physical, pages, wait, debt);
+        if let Some(leave) = self.leave.lock().unwrap().take() {
+            leave();
+        }
+    }
+
+    fn rebind(&self, physical: &Physical, pages: &[MovingPage]) {
+        self.processes.rebind(physical, pages);
+    }
+}
+
+/// With a page of another map in the batch before it, and one behind it.
+#[test]
+fn a_map_that_leaves_in_mid_move_unblocks_what_it_blocked() {
+    on_both_for_each_place(|lab, place| {
+        let process = lab.process();
+        let (device, other) = (Device::open(lab), Device::open(lab));
+        let processes = device.driver.index.reverse_map().clone();
+        let maps = lab.engine.reverse_maps().clone();
+        let map = Arc::new(Leaves { processes, leave: Mutex::default() });
+        let weak: std::sync::Weak<Leaves> = Arc::downgrade(&map);
+        let number = maps.add(weak);
+        device.driver.index.set_reverse_map(number);
+        *map.leave.lock().unwrap() = Some(Box::new(move || maps.remove(number)));
+        let [at, beside] = [device, other].map(|device| shared(&process, device, 2, RW).start());
+        for address in [at, beside, beside.up(1)] {
+            process.store(address, address.get()).unwrap();
+        }
+        let mut batch = vec![pfn_at(&process, beside), pfn_at(&process, beside.up(1))];
+        batch.insert(place, pfn_at(&process, at));
+        let moved = lab.migrate_all(&batch, Options::new(Mode::Async));
+        assert_eq!((moved.moved, moved.stayed), (3, vec![]));
+        for address in [at, beside, beside.up(1)] {
+            assert!(process.space().entry(address).is_present(), "{address} is blocked for ever");
+            assert_eq!(process.load(address), Ok(address.get()));
+        }
+    });
+}
+
+fn on_both_for_each_place(test: impl Fn(&Lab, usize)) {
+    for tlb in [TlbKind::Soft, TlbKind::Host] {
+        for place in 0..3 {
+            let lab = Lab::new(tlb, 2);
+            test(&lab, place);
+            lab.assert_all_free(1024);
+        }
+    }
+}
