@@ -3,8 +3,8 @@
  * The pages of an open: found, made, faulted in, moved, freed; and the services that Rust asks for.
  *
  * Takes calls of the kernel's memory management and of the Rust side; gives pages, locked or referenced. Promises that a
- * page is in its mapping while its lock is held, and that nobody waits for a moving page with a reference to it, unless
- * it takes very long.
+ * page is in its mapping while its lock is held, that the driver is asked to let a page move only when nobody holds it, and
+ * that nobody waits for a moving page with a reference to it, unless it takes very long.
  */
 #include <linux/capability.h>
 #include <linux/delay.h>
@@ -35,12 +35,24 @@ static int pmk_migrate_folio(struct address_space *mapping, struct folio *dst, s
 
 	if (!state)
 		return -EAGAIN;
+	/*
+	 * The driver isn't asked about a page that somebody holds: the holder of a guard may be about to write the frame down,
+	 * and isolate must find that. Expected are the page cache and the mover: no mapping is left, and these pages have no
+	 * private data. Guards and pins begin under the folio's lock, which the mover has until putback is over. What is taken
+	 * without the lock from here on is a look-up that passes or waits (GUP finds no entry); the freeze fails on it.
+	 */
+	if (folio_ref_count(src) != 1 + folio_nr_pages(src)) {
+		atomic_long_inc(&open->busy);
+		return -EAGAIN;
+	}
+	/* Pairs with pmk_page_put: isolate sees what was written down under the last guard. */
+	smp_acquire__after_ctrl_dep();
 	error = pmk_rust_isolate(state, index, from, mode);
 	if (error) {
 		atomic_long_inc(&open->refused);
 		return error;
 	}
-	/* Fails when anybody has a reference that isn't accounted for: a pin, a guard. */
+	/* Fails when somebody has taken a reference since the check. */
 	error = filemap_migrate_folio(mapping, dst, src, mode);
 	if (!error)
 		pmk_rust_migrate(state, index, from, to, mode);

@@ -127,9 +127,11 @@ pub(super) const ALL: &[Sabotage] = &[
     Sabotage {
         name: "moves pages that others hold",
         file: "pages.c",
-        from: "\terror = filemap_migrate_folio(mapping, dst, src, mode);\n",
-        to: "\tint others = folio_ref_count(src) - 2;\n\tfolio_ref_sub(src, others);\n\
-             \terror = filemap_migrate_folio(mapping, dst, src, mode);\n\tfolio_ref_add(src, others);\n",
+        from: "\tif (folio_ref_count(src) != 1 + folio_nr_pages(src)) {\n",
+        to: "\tif (folio_ref_count(src) != 1 + folio_nr_pages(src)) {\n\
+             \t\tint others = folio_ref_count(src) - 2;\n\t\tfolio_ref_sub(src, others);\n\
+             \t\terror = filemap_migrate_folio(mapping, dst, src, mode);\n\t\tfolio_ref_add(src, others);\n\
+             \t\tif (!error)\n\t\t\treturn 0;\n",
         tests: &["pins", "direct-io", "registered-buffers"],
     },
     Sabotage {
