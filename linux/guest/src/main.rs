@@ -19,6 +19,7 @@ mod hostile;
 mod machine;
 mod marks;
 mod movement;
+mod owner;
 mod pins;
 mod pressure;
 mod soak;

@@ -1,9 +1,9 @@
 //! The tests, by name.
 //!
 //! Takes the driver freshly loaded; gives a fact worth reading, or what is wrong. Each promises to fail if the rule in its
-//! name is broken. What a process may rely on is in `contract` and
-//! `marks`, what a hostile one may try in `hostile`, what makes pages move in `triggers`, what all sides see meanwhile in
-//! `views`, what keeps them in `pins`, little memory in `pressure`, many things at once in `storm`.
+//! name is broken. What a process may rely on is in `contract` and `marks`, what a driver may in `owner`, what a hostile
+//! process may try in `hostile`, what makes pages move in `triggers`, what all sides see meanwhile in `views`, what keeps
+//! them in `pins`, little memory in `pressure`, many things at once in `storm`.
 
 use std::error::Error;
 
@@ -13,7 +13,7 @@ use crate::machine::{compact, frames, free_pages, is_configured};
 use crate::sys::errno;
 use crate::triggers::{self, move_across};
 use crate::work::{Scene, wrong_words};
-use crate::{administrator, contract, hostile, marks, movement, pins, pressure, storm, tutorial, views};
+use crate::{administrator, contract, hostile, marks, movement, owner, pins, pressure, storm, tutorial, views};
 
 pub(crate) type Outcome = Result<String, Box<dyn Error>>;
 
@@ -72,6 +72,7 @@ pub(crate) const ALL: &[Test] = &[
     test("movement", movement),
     Test { unmovable: true, ..test("control", control) },
     test("policy", policy),
+    test("driver-contract", owner::contract),
     test("policy-of-others", administrator::policy_of_others),
     test("one-page-for-all", views::one_page_for_all),
     test("pins", pins::by_name_and_by_pipe),

@@ -128,7 +128,9 @@ impl<S: Store> Driver<S> for Buffer<S::Held> {
                     size: pages.len(),
                     pages: pages.count(),
                     pins: self.pins.iter().count() as u64,
+                    asked: device.asked.load(Ordering::Relaxed),
                     moved,
+                    over,
                     failed: over.saturating_sub(moved),
                     refused: device.refused.load(Ordering::Relaxed),
                 };

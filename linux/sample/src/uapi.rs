@@ -120,8 +120,12 @@ argument! {
         pages: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
         /// Pins.
         pins: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
+        /// Moves that the driver was asked about: those granted and those refused.
+        asked: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
         /// Moves.
         moved: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
+        /// Moves that were granted, and are over.
+        over: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
         /// Moves that were granted, and failed.
         failed: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
         /// Moves that the driver has refused or put off.

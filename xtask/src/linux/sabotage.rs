@@ -26,14 +26,21 @@ pub(super) const ALL: &[Sabotage] = &[
         file: "sample/src/driver.rs",
         from: "entry.compare_exchange(page.from, page.to,",
         to: "entry.compare_exchange(page.from, page.from,",
-        tests: &["policy"],
+        tests: &["policy", "driver-contract"],
     },
     Sabotage {
         name: "asks whether a page may move, and doesn't listen",
         file: "pages.c",
         from: "\terror = pmk_rust_isolate(state, index, from, mode);",
         to: "\tpmk_rust_isolate(state, index, from, mode);\n\terror = 0;",
-        tests: &["policy", "huge-page-pool"],
+        tests: &["policy", "driver-contract", "huge-page-pool"],
+    },
+    Sabotage {
+        name: "isn't told when a move is over",
+        file: "pages.c",
+        from: "\tpmk_rust_putback(state,",
+        to: "\tif (error)\n\t\tpmk_rust_putback(state,",
+        tests: &["driver-contract"],
     },
     Sabotage {
         name: "lets pages past the end be touched",
@@ -125,6 +132,14 @@ pub(super) const ALL: &[Sabotage] = &[
         tests: &["soft-offline-unmapped"],
     },
     Sabotage {
+        // No page that is held moves all the same, since the freeze fails.
+        name: "is asked about pages that are held",
+        file: "pages.c",
+        from: "if (folio_ref_count(src) != 1 + folio_nr_pages(src))",
+        to: "if (0)",
+        tests: &["driver-contract"],
+    },
+    Sabotage {
         name: "moves pages that others hold",
         file: "pages.c",
         from: "\tif (folio_ref_count(src) != 1 + folio_nr_pages(src)) {\n",
@@ -132,7 +147,7 @@ pub(super) const ALL: &[Sabotage] = &[
              \t\tint others = folio_ref_count(src) - 2;\n\t\tfolio_ref_sub(src, others);\n\
              \t\terror = filemap_migrate_folio(mapping, dst, src, mode);\n\t\tfolio_ref_add(src, others);\n\
              \t\tif (!error)\n\t\t\treturn 0;\n",
-        tests: &["pins", "direct-io", "registered-buffers"],
+        tests: &["pins", "direct-io", "registered-buffers", "driver-contract"],
     },
     Sabotage {
         name: "takes away what the kernel has noted of a page's mappings",
