@@ -76,6 +76,9 @@ pub enum Refusal {
 ///
 /// Linux calls none of the three for a page of a page cache by itself (it isolates such pages from its LRU lists without
 /// asking), but asks `migrate_folio`, with no mapping left, and both frames locked. The kit calls all three from there.
+/// None is called for a page that a guard or a pin keeps, or that somebody else has a reference to when the move comes; and the
+/// driver gets no guard and no pin of the page before `putback` has returned. So `isolate` sees what was written down under a
+/// guard. (`docs/linux.md` has the whole contract.)
 /// They run beside the driver's other calls, on any processor, until the open's pages are gone, which is after the driver
 /// is dropped. They must not sleep in [`Mode::Async`], nor reach for pages of the store, nor take a lock that anybody holds
 /// while he reaches for one: the kernel has other pages of its batch locked meanwhile, in any mode.

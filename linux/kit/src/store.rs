@@ -2,7 +2,8 @@
 //! A driver's pages, and the calling process's memory, as the driver sees them.
 //!
 //! Takes indexes of pages; gives guards. Promises, for every implementation: a page that is new is cleared; a page under
-//! a guard or pin is not moved, nor reused though it be freed; guards can't outlive the call that they were made in.
+//! a guard or pin is not moved, nor is the driver asked about it, nor is it reused though it be freed; guards can't outlive
+//! the call that they were made in.
 
 use crate::{Errno, Pin};
 

@@ -47,7 +47,7 @@ impl Ring {
 impl Moves for Ring {
     fn migrate(&self, page: OwnedMove) {
         if let Ok(entry) = self.entry(page.index) {
-            // Only if the device has it. Relaxed: the page's lock, which we have, orders this with `QUEUE`.
+            // Only if the device has it. Relaxed: no move begins before the guard of `QUEUE` is dropped, which orders the two.
             let _ = entry.compare_exchange(page.from, page.to, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
