@@ -33,7 +33,7 @@ pub(super) const ALL: &[Sabotage] = &[
         file: "pages.c",
         from: "\terror = pmk_rust_isolate(state, index, from, mode);",
         to: "\tpmk_rust_isolate(state, index, from, mode);\n\terror = 0;",
-        tests: &["policy", "driver-contract", "huge-page-pool"],
+        tests: &["policy", "driver-contract"],
     },
     Sabotage {
         name: "isn't told when a move is over",
