@@ -4,10 +4,7 @@
 //! Takes indexes of pages; gives guards. Promises, for every implementation: a page that is new is cleared; a page under
 //! a guard or pin is not moved, nor reused though it be freed; guards can't outlive the call that they were made in.
 
-use crate::{Errno, Pin};
-
-/// The size of a page.
-pub const PAGE_BYTES: usize = 4096;
+use crate::{Errno, PAGE_BYTES, Page, Pin};
 
 /// What to do where there is no page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,16 +13,6 @@ pub enum Absent {
     Create,
     /// Fails with `ENODATA`.
     Fail,
-}
-
-/// Who makes a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-pub struct Caller {
-    /// The process.
-    pub pid: u32,
-    /// Its name, padded with zeros.
-    pub name: [u8; 16],
 }
 
 /// The pages of one open of the device.
@@ -63,19 +50,6 @@ pub trait Store {
 
     /// Keeps a page where it is after the call, for a device that reads or writes it.
     fn pin(&self, index: u64, name: &[u8]) -> Result<Pin<Self::Held>, Errno>;
-}
-
-/// A page that stays where it is.
-///
-/// Processes that map the page may write to it at any time: what is read is what stood there at some moment, byte by
-/// byte. So there are no references to its contents.
-pub trait Page {
-    /// Copies out of the page, from byte `at`; what is past the page's end is left.
-    fn read(&self, at: usize, to: &mut [u8]);
-    /// Copies into the page, at byte `at`; what is past the page's end is left out.
-    fn write(&self, at: usize, from: &[u8]);
-    /// Gives the number of the frame it is in.
-    fn pfn(&self) -> u64;
 }
 
 /// The calling process's side of a `read` or `write`.
