@@ -36,7 +36,7 @@ struct Arguments {
 enum Chore {
     /// Run the project's whole test command: the checks that every change must pass, and the tests
     Ci,
-    /// Check that the core's modules, and the crates, depend on each other one way only
+    /// Check that the core's modules, all files, and the crates depend on each other one way only
     Layers,
     /// Build a driver whose mapped pages move for stock Linux kernels, test it in guests, show it
     #[command(subcommand)]
