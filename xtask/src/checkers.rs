@@ -10,6 +10,8 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::cargo::cargo;
+
 /// Which schedules to try.
 #[derive(Args)]
 pub(crate) struct Schedules {
@@ -86,7 +88,7 @@ fn run(
     environment: &[(&str, String)],
     what: &str,
 ) -> Result<()> {
-    let mut child = crate::cargo()
+    let mut child = cargo()
         .args([command, "--profile", "checks", "--target-dir", "target/checks"])
         .args(arguments)
         .arg("--")

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, checkers, layers, linux, no_std, prose};
+use crate::{cargo::cargo, checkers, layers, linux, no_std, prose};
 
 /// One step: its name in the table, and what it does.
 struct Step {

@@ -4,7 +4,6 @@
 //! cache folder and the build folder, to discover every version (of kernels, headers and compilers), and to need no root.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
@@ -17,20 +16,23 @@ mod demo;
 mod guest;
 mod kernels;
 mod module;
+mod no_archive;
 mod qemu;
+mod ready;
 mod rust;
 mod sabotage;
 mod stack;
 mod test;
 mod tree;
 
-use crate::BadInput;
-use apt::{Apt, NoArchive};
+use crate::bad_input::BadInput;
+use apt::Apt;
 use cache::Cache;
 use command::bound;
 use kernels::Kernel;
 pub(crate) use kernels::Wanted;
-use qemu::Guest;
+use no_archive::NoArchive;
+use ready::Ready;
 use sabotage::Sabotage;
 
 /// The sample driver, which the guests' program knows.
@@ -114,21 +116,6 @@ pub(crate) struct Options {
     /// Where to keep what is fetched and built [default: pagemove-linux in your cache folder]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-}
-
-/// A kernel with all that a guest needs.
-struct Ready<'a> {
-    kernel: &'a Kernel<'a>,
-    image: PathBuf,
-    modules: Vec<PathBuf>,
-    archive: Vec<u8>,
-}
-
-impl Ready<'_> {
-    /// A guest with this kernel.
-    fn guest<'a>(&'a self, orders: &'a str, memory_mib: u32, limit: Duration) -> Guest<'a> {
-        Guest { image: &self.image, archive: &self.archive, orders, memory_mib, limit }
-    }
 }
 
 /// The guests' tests that every change must pass: what a process may rely on, and that pages move. The others take long in

@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bad_input;
+mod cargo;
 mod checkers;
 mod ci;
 mod layers;
@@ -18,6 +20,8 @@ mod mutate;
 mod no_std;
 mod prose;
 mod sanitize;
+
+use bad_input::BadInput;
 
 /// The project's chores.
 #[derive(Parser)]
@@ -32,7 +36,7 @@ struct Arguments {
 enum Chore {
     /// Run the project's whole test command: the checks that every change must pass, and the tests
     Ci,
-    /// Check that the core's modules, and the crates, depend on each other one way only
+    /// Check that the core's modules, all files, and the crates depend on each other one way only
     Layers,
     /// Build a driver whose mapped pages move for stock Linux kernels, test it in guests, show it
     #[command(subcommand)]
@@ -50,18 +54,6 @@ enum Chore {
     /// Explore histories of whole moves against all that can happen to a page meanwhile (shuttle)
     Schedules(checkers::Schedules),
 }
-
-/// An error in what was asked for, not in what was found.
-#[derive(Debug)]
-struct BadInput(String);
-
-impl std::fmt::Display for BadInput {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for BadInput {}
 
 fn main() -> ExitCode {
     let root = root();
@@ -92,9 +84,4 @@ fn root() -> PathBuf {
     let mut root = PathBuf::from(own);
     root.pop();
     root
-}
-
-/// The cargo that started us, or else the one on the path.
-fn cargo() -> std::process::Command {
-    std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use cargo_metadata::MetadataCommand;
 
-use crate::cargo;
+use crate::cargo::cargo;
 
 /// The crate that is built, from the workspace's folder.
 const CHECK: &str = "checks/no-std";

@@ -17,7 +17,7 @@ use clap::{Args, ValueEnum};
 
 mod instrumented;
 
-use crate::cargo;
+use crate::cargo::cargo;
 use instrumented::Toolchain;
 
 /// What is asked for.

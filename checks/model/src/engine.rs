@@ -23,10 +23,10 @@ use pagemove_hosted::{Config, ForkError, Hosted, Process, TlbKind, enter_cpu};
 
 use crate::{
     call::{Address, Answer, Backing, Call, Pages, TLBS, WORDS, answer},
-    history::Sabotage,
     machine::Lonely,
     model::{FILE_PAGES, MOODY, stored},
     moody::Moody,
+    sabotage::Sabotage,
     space::address,
 };
 

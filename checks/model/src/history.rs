@@ -12,6 +12,7 @@ use crate::{
     engine::Engine,
     model::Model,
     operation::{BYTES, Operation},
+    sabotage::Sabotage,
 };
 
 /// Blocks of the smaller machine, where memory runs out, and of the larger one, where it mostly doesn't.
@@ -53,17 +54,6 @@ impl fmt::Debug for History {
         self.operations.iter().try_for_each(|operation| write!(f, "\n    Operation::{operation:?},"))?;
         write!(f, "\n] }}")
     }
-}
-
-/// A fault put into the machine on purpose, to see that it's found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sabotage {
-    /// Moves flush no TLB.
-    SkipFlushes,
-    /// Moves don't copy a page's last word.
-    LoseContents,
-    /// Moves take the right to store out of entries.
-    LoseWrite,
 }
 
 /// What a history that was as it should be came to.

@@ -7,7 +7,7 @@
 //!
 //! The modules, in the order in which a list goes through them: `operation` names what can be done; `resolve` finds
 //! the objects and gives a `call`; `model` answers it by the book; `engine` answers it by doing it, on a `machine`
-//! whose flushes can be left out, with a `moody` driver among its objects; `history` compares, and `shrink` makes short what failed.
+//! that a `sabotage` can break, with a `moody` driver among its objects; `history` compares, and `shrink` makes short what failed.
 
 mod call;
 mod compare;
@@ -18,10 +18,12 @@ mod model;
 mod moody;
 mod operation;
 mod resolve;
+mod sabotage;
 mod shrink;
 mod space;
 
 pub use call::{Address, Answer, Call};
-pub use history::{Failure, History, Sabotage, Summary, run, run_sabotaged};
+pub use history::{Failure, History, Summary, run, run_sabotaged};
 pub use operation::{BYTES, Operation};
+pub use sabotage::Sabotage;
 pub use shrink::shrink;

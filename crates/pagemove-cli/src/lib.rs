@@ -51,6 +51,6 @@ pub fn main() -> ExitCode {
             Err(error) => (error.to_string(), error.exit_code()),
         },
     };
-    run::say(&format!("pagemove: {error}"));
+    run::message::say(&format!("pagemove: {error}"));
     ExitCode::from(code)
 }

@@ -11,6 +11,7 @@
 //! signal handler), each with its argument.
 
 mod cpu;
+mod error;
 mod machine;
 mod native;
 mod os;
@@ -19,5 +20,6 @@ mod tlb;
 mod wait;
 
 pub use cpu::enter as enter_cpu;
-pub use machine::{Config, Hosted, HostedError, TlbKind};
+pub use error::HostedError;
+pub use machine::{Config, Hosted, TlbKind};
 pub use process::{ForkError, Process};

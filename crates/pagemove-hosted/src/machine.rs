@@ -1,7 +1,6 @@
 //! The hosted machine: RAM, virtual processors, and the TLB of choice.
 
 use std::{
-    io,
     sync::{Arc, Once},
     time::Instant,
 };
@@ -13,6 +12,7 @@ use pagemove::{
 
 use crate::{
     cpu,
+    error::HostedError,
     os::{self, Area, MemoryFile},
     tlb::{HostTlb, SoftTlb, Tlb},
     wait,
@@ -40,45 +40,8 @@ pub struct Config {
     pub contents: Contents,
 }
 
-/// Why a machine can't be had.
-#[derive(Debug, thiserror::Error)]
-pub enum HostedError {
-    /// More memory than the host has free.
-    #[error("{asked} MiB of memory were asked for, but only {available} MiB are available; ask for less")]
-    NotEnoughMemory {
-        /// MiB asked for.
-        asked: u64,
-        /// MiB available.
-        available: u64,
-    },
-    /// Nothing was asked for.
-    #[error("a machine needs at least one frame and one processor")]
-    Nothing,
-    /// The host TLB needs map areas, and too few are left.
-    #[error(
-        "the host TLB needs at least {needed} free map areas, but of vm.max_map_count = {most} only {free} are left; raise it (sysctl vm.max_map_count=65530) or take the soft TLB"
-    )]
-    MapAreas {
-        /// What is needed.
-        needed: usize,
-        /// The host's limit.
-        most: usize,
-        /// What is left of it.
-        free: usize,
-    },
-    /// The host refused memory.
-    #[error("the host gave no memory for {what}: {source}")]
-    Host {
-        /// What for.
-        what: &'static str,
-        /// What the host said.
-        source: io::Error,
-    },
-}
-
 /// A machine inside this program.
 pub struct Hosted {
-    file: MemoryFile,
     ram: Area,
     config: Config,
     tlb: Tlb,
@@ -111,11 +74,11 @@ impl Hosted {
             TlbKind::Host => {
                 static HANDLER: Once = Once::new();
                 HANDLER.call_once(crate::tlb::install_handler);
-                Tlb::Host(HostTlb::new()?)
+                Tlb::Host(HostTlb::new(file)?)
             }
         };
         let has_barrier = os::register_barrier();
-        Ok(Arc::new(Self { file, ram, config, tlb, started: Instant::now(), has_barrier }))
+        Ok(Arc::new(Self { ram, config, tlb, started: Instant::now(), has_barrier }))
     }
 
     /// Gives what the machine was made as.
@@ -132,10 +95,6 @@ impl Hosted {
 
     pub(crate) fn tlb(&self) -> &Tlb {
         &self.tlb
-    }
-
-    pub(crate) fn file(&self) -> &MemoryFile {
-        &self.file
     }
 }
 

@@ -11,7 +11,8 @@ use pagemove::{
 };
 
 use crate::{
-    machine::{Hosted, HostedError},
+    error::HostedError,
+    machine::Hosted,
     native,
     tlb::{Tlb, Window},
 };
@@ -42,7 +43,7 @@ impl Process {
         let space = Arc::new(space);
         let window = match machine.tlb() {
             Tlb::Soft(_) => None,
-            Tlb::Host(tlb) => Some(tlb.open(machine, &space)?),
+            Tlb::Host(tlb) => Some(tlb.open(&space)?),
         };
         Ok(Self { machine: machine.clone(), space, window })
     }

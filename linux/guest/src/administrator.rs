@@ -10,7 +10,7 @@ use pagemove_sample::uapi::Policy;
 use crate::device::{Device, opens_of};
 use crate::machine::wait_until;
 use crate::sys::{self, Child, End, Map, Pipe, SHARED, errno};
-use crate::tests::{Outcome, check, expect};
+use crate::verdict::{Outcome, check, expect};
 
 /// Starts a process that does something and stays; gives it with the number that it has come to.
 fn at_work(body: impl FnOnce() -> std::io::Result<u64>) -> std::io::Result<(Child, u64)> {

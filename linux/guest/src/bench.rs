@@ -8,10 +8,10 @@ use std::io::{Error, Result};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use crate::console::tell;
 use crate::device::Device;
 use crate::machine::move_only_when_asked;
 use crate::sys::{self, Map, SHARED};
-use crate::tell;
 
 /// The times of both sides, in nanoseconds per page, a pair for each round.
 #[derive(Default)]

@@ -12,7 +12,7 @@ use pagemove_sample::uapi::{self, FIRST_PAGES};
 use crate::device::Device;
 use crate::machine::{compact, free_pages, wait_until};
 use crate::sys::{self, End, Map, PAGE, PRIVATE, READ_ONLY, SHARED, WORDS, errno};
-use crate::tests::{Outcome, check, expect, needs};
+use crate::verdict::{Outcome, check, expect, needs};
 
 pub(crate) fn bad_input() -> Outcome {
     let device = Device::open(FIRST_PAGES)?;
@@ -224,10 +224,10 @@ pub(crate) fn unload_in_use() -> Outcome {
     let device = Device::open(16)?;
     let map = device.map(0, 16, SHARED)?;
     let busy = |number| number == libc::EAGAIN || number == libc::EBUSY;
-    let first = errno(&sys::unload_module(crate::MODULE));
+    let first = errno(&sys::unload_module(crate::module::MODULE));
     drop(device);
     map.store(3, 0, 4);
-    let second = errno(&sys::unload_module(crate::MODULE));
+    let second = errno(&sys::unload_module(crate::module::MODULE));
     check(busy(first) && busy(second), || format!("unloading gives {first}, and {second} with a mapping only"))?;
     check(map.load(3, 0) == 4, || "a write is lost".to_owned())?;
     Ok("refused while open, and while mapped".to_owned())

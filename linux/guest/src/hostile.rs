@@ -11,7 +11,7 @@ use crate::dmesg;
 use crate::machine::{frames, wait_until};
 use crate::marks;
 use crate::sys::{self, End, Map, PAGE, PRIVATE, READ_ONLY, SHARED};
-use crate::tests::{Outcome, check, expect, needs};
+use crate::verdict::{Outcome, check, expect, needs};
 
 /// The kernel offers ways to open what is open or mapped already: each gives an open of its own.
 pub(crate) fn opened_again() -> Outcome {

@@ -5,19 +5,19 @@
 //! and hold JSON, the last one `{"end": true}`. Promises that each test runs in a process of its own with a limit, and
 //! that the machine is switched off at the end, come what may.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::fd::AsFd;
+use std::fs;
 use std::time::{Duration, Instant};
 
 mod administrator;
 mod bench;
+mod console;
 mod contract;
 mod device;
 mod dmesg;
 mod hostile;
 mod machine;
 mod marks;
+mod module;
 mod movement;
 mod owner;
 mod pins;
@@ -28,13 +28,14 @@ mod sys;
 mod tests;
 mod triggers;
 mod tutorial;
+mod verdict;
 mod views;
 mod work;
 
+use console::{give_up, tell};
+use module::{MODULE, load};
 use sys::{End, errno};
-
-/// The module's name; its file is `/NAME.ko`.
-const MODULE: &str = "pagemove_sample";
+use verdict::Skip;
 
 /// No test takes longer, on the slowest machine that we know, by far.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -52,12 +53,6 @@ fn main() {
     }
     tell("{\"end\":true}");
     sys::power_off();
-}
-
-/// Says something to the machine outside.
-pub(crate) fn tell(json: &str) {
-    // There's nobody to complain to if the console is gone.
-    let _ = std::io::stdout().write_all(format!("\n@pagemove {json}\n").as_bytes());
 }
 
 fn init() -> std::io::Result<()> {
@@ -110,17 +105,6 @@ fn init() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Loads the sample's module.
-pub(crate) fn load(unmovable: bool) -> std::io::Result<()> {
-    load_module(MODULE, if unmovable { "unmovable=1" } else { "" })
-}
-
-/// Loads a module.
-pub(crate) fn load_module(name: &str, parameters: &str) -> std::io::Result<()> {
-    let file = File::open(format!("/{name}.ko"))?;
-    sys::load_module(file.as_fd(), parameters).map(drop)
-}
-
 /// Runs one test in a process of its own, with the driver freshly loaded, and tells what came of it; gives whether the
 /// driver could be unloaded.
 fn run(test: &tests::Test) -> bool {
@@ -154,19 +138,6 @@ fn run(test: &tests::Test) -> bool {
     unloaded
 }
 
-/// Ends the guest: where the kernel has complained, or doesn't come back, nothing that comes after says anything.
-fn give_up(test: &str, why: &str) -> ! {
-    for who in [test, "guest"] {
-        tell(&format!("{{\"test\":{who:?},\"ok\":false,\"why\":{why:?}}}"));
-    }
-    tell("{\"end\":true}");
-    // The console is a slow line, and forgets what it has not sent yet.
-    std::thread::sleep(Duration::from_secs(2));
-    // At once, and without asking anybody to finish what he's doing.
-    let _ = fs::write("/proc/sysrq-trigger", "b");
-    sys::power_off();
-}
-
 /// Gives whether the test was skipped.
 fn in_child(test: &tests::Test) -> Result<bool, String> {
     let child = sys::fork(|| {
@@ -179,7 +150,7 @@ fn in_child(test: &tests::Test) -> Result<bool, String> {
             }
             Err(error) => {
                 tell(&format!("{{\"fact\":{:?},\"of\":{:?}}}", error.to_string(), test.name));
-                if error.is::<tests::Skip>() { SKIPPED } else { 1 }
+                if error.is::<Skip>() { SKIPPED } else { 1 }
             }
         }
     })

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use crate::device::Device;
 use crate::machine::{SOFT_DIRTY, UFFD_PROTECTED, marked};
 use crate::sys::{self, Map, PAGE, PRIVATE, SHARED, errno};
-use crate::tests::{Outcome, Skip, check, expect, needs};
 use crate::triggers::move_across;
+use crate::verdict::{Outcome, Skip, check, expect, needs};
 
 const PAGES: usize = 64;
 

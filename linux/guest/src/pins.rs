@@ -12,8 +12,8 @@ use pagemove_sample::uapi;
 use crate::device::opens_of;
 use crate::machine::{compact, frames, wait_until};
 use crate::sys::{self, Map, Pipe, Ring, SHARED};
-use crate::tests::{Outcome, Skip, check, expect, needs};
 use crate::triggers::move_across;
+use crate::verdict::{Outcome, Skip, check, expect, needs};
 use crate::work::{Scene, mark, wrong_words};
 
 pub(crate) fn by_name_and_by_pipe() -> Outcome {

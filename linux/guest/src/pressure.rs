@@ -11,7 +11,7 @@ use crate::device::Device;
 use crate::dmesg;
 use crate::machine::{compact, free_pages_everywhere, free_pages_of, wait_until};
 use crate::sys::{self, End, MPOL_PREFERRED, Map, PRIVATE, SHARED};
-use crate::tests::{Outcome, check};
+use crate::verdict::{Outcome, check};
 use crate::work::Scene;
 
 /// Fills a node with memory that can't go elsewhere; what it has no room for comes from the other.

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use pagemove_sample::uapi::Policy;
 
+use crate::console::{give_up, tell};
 use crate::device::Device;
 use crate::dmesg;
 use crate::machine::{Random, compact, free_order9, free_pages, is_configured, number_in};
 use crate::sys::{self, Child, End, Map, PRIVATE, Pipe, READ_ONLY, Ring, SHARED, errno};
 use crate::triggers::Block;
 use crate::work::frames_of;
-use crate::{give_up, tell};
 
 /// Processes at work.
 const WORKERS: usize = 3;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::device::{Device, opens};
 use crate::machine::{Random, compact, frames, wait_until};
 use crate::sys::{self, End, Map, PRIVATE, Pipe, READ_ONLY, SHARED, WORDS, errno};
-use crate::tests::{Outcome, check};
+use crate::verdict::{Outcome, check};
 
 const TIME: Duration = Duration::from_secs(8);
 const PAGES: usize = 1024;
@@ -255,7 +255,7 @@ pub(crate) fn unloads() -> Outcome {
                 drop((map, device))
             }
             must(child.wait() == End::Exit(0), "a child saw other words")?;
-            wait_until("the module to be unloaded", || match errno(&sys::unload_module(crate::MODULE)) {
+            wait_until("the module to be unloaded", || match errno(&sys::unload_module(crate::module::MODULE)) {
                 0 => Ok(true),
                 // What was closed last goes a moment later.
                 libc::EAGAIN | libc::EBUSY => Ok(false),
@@ -268,7 +268,7 @@ pub(crate) fn unloads() -> Outcome {
                 let is_right = KNOWN.iter().all(|word| bytes[word * 8..].starts_with(&right));
                 must(is_right, "a page in a pipe has changed after the unloading")?;
             }
-            crate::load(false)?;
+            crate::module::load(false)?;
         }
         Ok(round << 32 | moved)
     })?;

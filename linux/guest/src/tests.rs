@@ -9,30 +9,11 @@ use std::error::Error;
 
 use pagemove_sample::uapi::{self, Policy};
 
-use crate::machine::{compact, frames, free_pages, is_configured};
-use crate::sys::errno;
+use crate::machine::{compact, frames, free_pages};
 use crate::triggers::{self, move_across};
+use crate::verdict::{Outcome, check};
 use crate::work::{Scene, wrong_words};
 use crate::{administrator, contract, hostile, marks, movement, owner, pins, pressure, storm, tutorial, views};
-
-pub(crate) type Outcome = Result<String, Box<dyn Error>>;
-
-/// Why a test can't be run on this kernel.
-#[derive(Debug)]
-pub(crate) struct Skip(pub(crate) String);
-
-impl std::fmt::Display for Skip {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Error for Skip {}
-
-/// Skips a test on a kernel that is built without what it needs. (One that is built with it, and lacks it, fails.)
-pub(crate) fn needs(option: &str) -> Result<(), Box<dyn Error>> {
-    if is_configured(option)? { Ok(()) } else { Err(Skip(format!("this kernel is built without {option}")).into()) }
-}
 
 /// A test.
 pub(crate) struct Test {
@@ -98,16 +79,6 @@ pub(crate) const ALL: &[Test] = &[
     test("storm-of-faults", storm::faults),
     test("storm-of-unloads", storm::unloads),
 ];
-
-/// Fails with words unless `is_so`.
-pub(crate) fn check(is_so: bool, words: impl FnOnce() -> String) -> Result<(), Box<dyn Error>> {
-    if is_so { Ok(()) } else { Err(words().into()) }
-}
-
-pub(crate) fn expect(what: &str, result: std::io::Result<i64>, number: i32) -> Result<(), Box<dyn Error>> {
-    let got = errno(&result);
-    check(got == number, || format!("{what}: error {got}, not {number}"))
-}
 
 fn sound(outcome: &movement::Outcome) -> Result<(), Box<dyn Error>> {
     let sound = outcome.pinned_moved + outcome.lost_writes + outcome.bad_words == 0 && outcome.writes > 0;

@@ -1,7 +1,7 @@
 //! What makes a stock kernel move pages, one test for each: between nodes, off memory that goes or is bad, for huge pages.
 //!
 //! Takes the driver freshly loaded; gives how many pages moved. Promises that all of `work` went on meanwhile, and that
-//! nothing was lost; a kernel that is built without a trigger is told by a [`Skip`](crate::tests::Skip).
+//! nothing was lost; a kernel that is built without a trigger is told by a [`Skip`](crate::verdict::Skip).
 
 use std::error::Error;
 use std::fs;
@@ -13,7 +13,7 @@ use pagemove_sample::uapi::Policy;
 use crate::device::Device;
 use crate::machine::{compact, frames, free_order9, free_pages, kib, number_in, wait_until};
 use crate::sys::{self, End, MOVE_ALL, MPOL_BIND, Map, PAGE, PRIVATE, errno};
-use crate::tests::{Outcome, check, needs};
+use crate::verdict::{Outcome, check, needs};
 use crate::work::{Report, Scene};
 
 /// How often those who ask for pages to be moved ask again: a page that somebody has a passing reference to is left.

@@ -12,14 +12,14 @@ use pagemove_tutorial::driver::{CAPTURES, PAGES, QUEUE, STAMP, START, STOP};
 use crate::device::Device;
 use crate::machine::wait_until;
 use crate::sys::{self, SHARED};
-use crate::tests::{Outcome, check, expect};
 use crate::triggers::{move_across, to_and_fro};
+use crate::verdict::{Outcome, check, expect};
 use crate::work::{Scene, mark};
 
 const MODULE: &str = "pagemove_tutorial";
 
 pub(crate) fn tutorial() -> Outcome {
-    crate::load_module(MODULE, "")?;
+    crate::module::load_module(MODULE, "")?;
     let outcome = grab();
     // Its opens are closed, whatever came of it.
     let unloaded = wait_until("the module to be unloaded", || Ok(sys::unload_module(MODULE).is_ok()));

@@ -12,7 +12,7 @@ use pagemove_sample::uapi::WATCHED;
 
 use crate::machine::{compact, is_configured};
 use crate::sys::{self, End, Map, PAGE, SHARED};
-use crate::tests::{Outcome, check};
+use crate::verdict::{Outcome, check};
 use crate::work::Scene;
 
 /// Words that a child counts up, one in each half of a page.

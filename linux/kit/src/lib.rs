@@ -14,10 +14,14 @@ mod driver;
 mod errno;
 pub mod kernel;
 mod module;
+mod page;
+mod pin;
 mod pins;
 mod store;
 
 pub use driver::{Driver, Mode, Moves, OwnedMove, OwnedPage, Refusal};
 pub use errno::Errno;
-pub use pins::{NAME_BYTES, Pin, PinInfo, Pins};
-pub use store::{Absent, Caller, PAGE_BYTES, Page, Store, UserMemory, copy_in, copy_out};
+pub use page::{PAGE_BYTES, Page};
+pub use pin::{Caller, NAME_BYTES, Pin, PinInfo};
+pub use pins::Pins;
+pub use store::{Absent, Store, UserMemory, copy_in, copy_out};

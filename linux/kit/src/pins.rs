@@ -1,65 +1,9 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! Pins: pages that a device uses, each with a name, who asked for it, and since when.
+//! The pins of one open: a table of bounded size that can be listed.
 //!
-//! Takes pages; gives a table of bounded size that can be listed. Promises that a page kept beyond a call is in such a
-//! pin, and that dropping the pin lets the page go.
+//! Takes pages; promises that a page kept beyond a call is in such a pin.
 
-use crate::{Caller, Errno, Page, Store};
-
-/// The longest name of a pin.
-pub const NAME_BYTES: usize = 24;
-
-/// What can be told of a pin. (The shim lists it: `shim.h` has the same.)
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-pub struct PinInfo {
-    /// The page.
-    pub index: u64,
-    /// What for, padded with zeros.
-    pub name: [u8; NAME_BYTES],
-    /// Who asked.
-    pub by: Caller,
-    /// When, in nanoseconds since the machine started.
-    pub since_ns: u64,
-}
-
-const _: () = assert!(size_of::<PinInfo>() == 64 && core::mem::offset_of!(PinInfo, since_ns) == 56, "as in `shim.h`");
-
-impl PinInfo {
-    /// Notes a pin. A name that is empty or too long: `EINVAL`.
-    pub fn new(index: u64, name: &[u8], by: Caller, since_ns: u64) -> Result<Self, Errno> {
-        let mut own = [0; NAME_BYTES];
-        if name.is_empty() {
-            return Err(Errno::EINVAL);
-        }
-        own.get_mut(..name.len()).ok_or(Errno::EINVAL)?.copy_from_slice(name);
-        Ok(Self { index, name: own, by, since_ns })
-    }
-}
-
-/// A page that stays where it is until this is dropped.
-#[derive(Debug)]
-pub struct Pin<H> {
-    page: H,
-    info: PinInfo,
-}
-
-impl<H: Page> Pin<H> {
-    /// Joins what a store holds with what is told of it; for implementations of [`Store`].
-    pub fn new(page: H, info: PinInfo) -> Self {
-        Self { page, info }
-    }
-
-    /// Gives the page.
-    pub fn page(&self) -> &H {
-        &self.page
-    }
-
-    /// Tells who pins it, what for and since when.
-    pub fn info(&self) -> &PinInfo {
-        &self.info
-    }
-}
+use crate::{Errno, Page, Pin, PinInfo, Store};
 
 /// The pins of one open, `N` at most.
 #[derive(Debug)]
@@ -89,7 +33,7 @@ impl<H: Page, const N: usize> Pins<H, N> {
     pub fn unpin(&mut self, index: u64, name: &[u8]) -> Result<(), Errno> {
         let mut found = false;
         for slot in &mut self.slots {
-            if slot.as_ref().is_some_and(|pin| pin.info.index == index && trimmed(&pin.info.name) == name) {
+            if slot.as_ref().is_some_and(|pin| pin.info().index == index && trimmed(&pin.info().name) == name) {
                 *slot = None;
                 found = true;
             }

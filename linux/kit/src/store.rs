@@ -5,10 +5,7 @@
 //! a guard or pin is not moved, nor is the driver asked about it, nor is it reused though it be freed; guards can't outlive
 //! the call that they were made in.
 
-use crate::{Errno, Pin};
-
-/// The size of a page.
-pub const PAGE_BYTES: usize = 4096;
+use crate::{Errno, PAGE_BYTES, Page, Pin};
 
 /// What to do where there is no page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,16 +14,6 @@ pub enum Absent {
     Create,
     /// Fails with `ENODATA`.
     Fail,
-}
-
-/// Who makes a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-pub struct Caller {
-    /// The process.
-    pub pid: u32,
-    /// Its name, padded with zeros.
-    pub name: [u8; 16],
 }
 
 /// The pages of one open of the device.
@@ -64,19 +51,6 @@ pub trait Store {
 
     /// Keeps a page where it is after the call, for a device that reads or writes it.
     fn pin(&self, index: u64, name: &[u8]) -> Result<Pin<Self::Held>, Errno>;
-}
-
-/// A page that stays where it is.
-///
-/// Processes that map the page may write to it at any time: what is read is what stood there at some moment, byte by
-/// byte. So there are no references to its contents.
-pub trait Page {
-    /// Copies out of the page, from byte `at`; what is past the page's end is left.
-    fn read(&self, at: usize, to: &mut [u8]);
-    /// Copies into the page, at byte `at`; what is past the page's end is left out.
-    fn write(&self, at: usize, from: &[u8]);
-    /// Gives the number of the frame it is in.
-    fn pfn(&self) -> u64;
 }
 
 /// The calling process's side of a `read` or `write`.

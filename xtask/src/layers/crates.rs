@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use cargo_metadata::{Dependency, DependencyKind, Metadata};
 
-use super::Violation;
+use super::violation::Violation;
 
 /// A crate, and those of the workspace that it may depend on.
 struct Rule {

@@ -1,8 +1,8 @@
 //! Reads a crate's module tree from its source.
 //!
-//! Takes the path of `lib.rs`; gives its layers in the order of their `mod` lines, and every piece of source with the
-//! layer it belongs to. Promises that each `.rs` file beside `lib.rs` was either read, or is exempt as a test, or is
-//! named in [`Tree::unreached`]: a file that this reader can't find its way to must not pass for a checked one.
+//! Takes the path of the crate's root (`lib.rs`, `main.rs`, a test's file); gives its layers in the order of their `mod`
+//! lines, and every piece of source with the module that it is. Names the files that no `mod` line leads to as far as
+//! this reader understands them: a file that it can't find its way to must not pass for a checked one.
 
 use std::collections::HashSet;
 use std::fs;
@@ -11,41 +11,82 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
+use syn::visit::Visit;
 use syn::{Attribute, Expr, ExprLit, Item, ItemMod, Lit, Meta, Token};
 
-/// A crate's source, by layers.
+use super::violation::Violation;
+
+/// A crate's source.
 pub(super) struct Tree {
-    /// The top-level modules in the order in which `lib.rs` declares them, tests left out.
+    /// The top-level modules in the order in which the root declares them, tests left out.
     pub(super) layers: Vec<String>,
-    /// The items of `lib.rs`: what the crate's root declares and re-exports.
-    pub(super) root: Vec<Item>,
-    /// All that belongs to a layer.
+    /// All that is built for more than tests, the root's own items first.
     pub(super) sources: Vec<Source>,
-    /// Files that no `mod` line leads to as far as this reader understands them.
-    pub(super) unreached: Vec<PathBuf>,
+    /// All files that were read, tests as well.
+    pub(super) files: HashSet<PathBuf>,
 }
 
-/// The items of one file, or of a top-level module that `lib.rs` holds inline.
+/// The items of one file, or of a top-level module that the root holds inline.
 pub(super) struct Source {
     pub(super) file: PathBuf,
-    /// Index into [`Tree::layers`].
-    pub(super) layer: usize,
-    /// How many `super` lead from here to the crate's root.
-    pub(super) depth: usize,
+    /// The module that it is, from the crate's root; none for the root itself.
+    pub(super) path: Vec<String>,
     pub(super) items: Vec<Item>,
 }
 
-/// Reads the crate whose root is `lib`.
+impl Tree {
+    /// What the crate's root declares and re-exports.
+    pub(super) fn root(&self) -> &[Item] {
+        self.sources.first().map_or(&[], |root| &root.items)
+    }
+
+    /// Whether `file` was read.
+    pub(super) fn has(&self, file: &Path) -> bool {
+        file.canonicalize().is_ok_and(|file| self.files.contains(&file))
+    }
+
+    /// The index into [`Tree::layers`] of the layer that a source belongs to; the root counts to the last.
+    pub(super) fn layer(&self, source: &Source) -> usize {
+        let last = self.layers.len();
+        source.path.first().and_then(|name| self.layers.iter().position(|layer| layer == name)).unwrap_or(last)
+    }
+}
+
+impl Source {
+    /// The macros that `#[macro_export]` puts into the crate's root.
+    pub(super) fn exported_macros(&self) -> Vec<String> {
+        let mut macros = ExportedMacros(Vec::new());
+        self.items.iter().for_each(|item| macros.visit_item(item));
+        macros.0
+    }
+}
+
+struct ExportedMacros(Vec<String>);
+
+impl<'ast> Visit<'ast> for ExportedMacros {
+    fn visit_item_macro(&mut self, item: &'ast syn::ItemMacro) {
+        if let Some(name) = &item.ident
+            && item.attrs.iter().any(|attribute| attribute.path().is_ident("macro_export"))
+        {
+            self.0.push(name.unraw().to_string());
+        }
+    }
+}
+
+/// Reads the crate whose root is `root`.
 ///
 /// # Errors
 /// When a file is missing, can't be read or isn't Rust.
-pub(super) fn read(lib: &Path) -> Result<Tree> {
-    let folder = lib.parent().context("lib.rs stands in no folder")?;
-    let mut reader = Reader { sources: Vec::new(), read: HashSet::from([(lib.canonicalize()?, None)]) };
+pub(super) fn read(root: &Path) -> Result<Tree> {
+    let folder = root.parent().context("the crate's root stands in no folder")?;
     let mut layers: Vec<String> = Vec::new();
-    let root = parse(lib)?.items;
-    let at = Place { file: lib, beside: folder, children: folder.to_owned() };
-    for item in &root {
+    let items = parse(root)?.items;
+    let mut reader = Reader {
+        sources: vec![Source { file: root.to_owned(), path: Vec::new(), items: items.clone() }],
+        read: HashSet::from([(root.canonicalize()?, None)]),
+    };
+    let at = Place { file: root, beside: folder, children: folder.to_owned() };
+    for item in &items {
         let Item::Mod(module) = item else { continue };
         let name = module.ident.unraw().to_string();
         if is_test(&module.attrs) {
@@ -53,20 +94,28 @@ pub(super) fn read(lib: &Path) -> Result<Tree> {
             continue;
         }
         // The same name twice is one layer, declared once for each side of a `cfg`.
-        let layer = layers.iter().position(|other| *other == name).unwrap_or_else(|| {
-            layers.push(name);
-            layers.len() - 1
-        });
-        reader.module(module, &at, Some((layer, 1)))?;
+        if !layers.contains(&name) {
+            layers.push(name.clone());
+        }
+        reader.module(module, &at, Some(&[]))?;
         if let Some((_, items)) = &module.content {
-            reader.sources.push(Source { file: lib.to_owned(), layer, depth: 1, items: items.clone() });
+            reader.sources.push(Source { file: root.to_owned(), path: vec![name], items: items.clone() });
         }
     }
-    let mut unreached = Vec::new();
-    rust_files(folder, &mut unreached)?;
-    let read: HashSet<&PathBuf> = reader.read.iter().map(|(file, _)| file).collect();
-    unreached.retain(|file| !file.canonicalize().is_ok_and(|file| read.contains(&file)));
-    Ok(Tree { layers, root, sources: reader.sources, unreached })
+    let files = reader.read.into_iter().map(|(file, _)| file).collect();
+    Ok(Tree { layers, sources: reader.sources, files })
+}
+
+/// The `.rs` files in `folder` and below that none of the crates `trees` has read.
+///
+/// # Errors
+/// When a folder can't be read.
+pub(super) fn unreached(folder: &Path, trees: &[&Tree]) -> Result<Vec<Violation>> {
+    let mut files = Vec::new();
+    rust_files(folder, &mut files)?;
+    files.retain(|file| !trees.iter().any(|tree| tree.has(file)));
+    let what = "no `mod` line leads here, so this file can't be checked; declare it plainly, or remove it";
+    Ok(files.into_iter().map(|file| Violation { file, line: 1, what: what.to_owned() }).collect())
 }
 
 /// Where a module's own modules are looked for.
@@ -80,20 +129,21 @@ struct Place<'a> {
 
 struct Reader {
     sources: Vec<Source>,
-    /// What was read, and for which layer and depth: a file may serve a test and a layer, or two layers.
-    read: HashSet<(PathBuf, Option<(usize, usize)>)>,
+    /// What was read, and as which module: a file may serve a test and a module, or two modules.
+    read: HashSet<(PathBuf, Option<Vec<String>>)>,
 }
 
 impl Reader {
-    /// Reads `module`, declared at `at`, and all below it. `place` is its layer and depth; tests have none.
-    fn module(&mut self, module: &ItemMod, at: &Place<'_>, place: Option<(usize, usize)>) -> Result<()> {
+    /// Reads `module`, declared at `at`, and all below it. `parent` is the module around it; tests have none.
+    fn module(&mut self, module: &ItemMod, at: &Place<'_>, parent: Option<&[String]>) -> Result<()> {
         let name = module.ident.unraw().to_string();
-        let place = place.filter(|_| !is_test(&module.attrs));
+        let path =
+            parent.filter(|_| !is_test(&module.attrs)).map(|parent| [parent, std::slice::from_ref(&name)].concat());
         let path_attribute = path_attribute(&module.attrs);
 
         if let Some((_, items)) = &module.content {
             let children = at.children.join(path_attribute.as_deref().unwrap_or(&name));
-            return self.items(items, &Place { file: at.file, beside: &children.clone(), children }, place);
+            return self.items(items, &Place { file: at.file, beside: &children.clone(), children }, path.as_deref());
         }
 
         let line = module.ident.span().start().line;
@@ -118,24 +168,24 @@ impl Reader {
             }
         };
         let parsed = parse(&file)?;
-        let place = place.filter(|_| !is_test(&parsed.attrs));
-        if !self.read.insert((file.canonicalize()?, place)) {
+        let path = path.filter(|_| !is_test(&parsed.attrs));
+        if !self.read.insert((file.canonicalize()?, path.clone())) {
             return Ok(()); // two sides of a `cfg` that share a file
         }
         let beside = file.parent().context("a module's file stands in no folder")?.to_owned();
         let children = if is_folder_file { beside.clone() } else { file.with_extension("") };
-        self.items(&parsed.items, &Place { file: &file, beside: &beside, children }, place)?;
-        if let Some((layer, depth)) = place {
-            self.sources.push(Source { file, layer, depth, items: parsed.items });
+        self.items(&parsed.items, &Place { file: &file, beside: &beside, children }, path.as_deref())?;
+        if let Some(path) = path {
+            self.sources.push(Source { file, path, items: parsed.items });
         }
         Ok(())
     }
 
-    /// Reads the modules among `items`, whose own module stands at `place`.
-    fn items(&mut self, items: &[Item], at: &Place<'_>, place: Option<(usize, usize)>) -> Result<()> {
+    /// Reads the modules among `items`, whose own module is `path`.
+    fn items(&mut self, items: &[Item], at: &Place<'_>, path: Option<&[String]>) -> Result<()> {
         for item in items {
             if let Item::Mod(module) = item {
-                self.module(module, at, place.map(|(layer, depth)| (layer, depth + 1)))?;
+                self.module(module, at, path)?;
             }
         }
         Ok(())

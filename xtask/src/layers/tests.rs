@@ -6,6 +6,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod files;
+
 /// A folder with these files, by path and text.
 fn tree(files: &[(&str, &str)]) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
@@ -21,7 +23,8 @@ fn tree(files: &[(&str, &str)]) -> TempDir {
 fn found(files: &[(&str, &str)]) -> Vec<String> {
     let folder = tree(files);
     let read = modules::read(&folder.path().join("lib.rs")).expect("the tree is whole");
-    let (_, violations) = uses::check(&read);
+    let (_, mut violations) = uses::check(&read);
+    violations.extend(modules::unreached(folder.path(), &[&read]).expect("the folder can be read"));
     let short = |violation: &Violation| {
         let file = violation.file.strip_prefix(folder.path()).expect("inside");
         let words: Vec<&str> = violation.what.split([' ', ',']).take(3).collect();

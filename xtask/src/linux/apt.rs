@@ -4,7 +4,6 @@
 //! of a package, what it depends on, and files of a package with all that it needs. Promises to leave the system's apt
 //! untouched: the configuration, source list, package lists, status and files are the cache's own. Needs no root.
 
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,24 +13,13 @@ use anyhow::{Context, Result, bail};
 
 use super::cache::Cache;
 use super::command::{bound, outcome, run};
+use super::no_archive::NoArchive;
 
 /// The releases that are asked, oldest first; each with its updates, security fixes and backports.
 pub(super) const RELEASES: &[&str] = &["bookworm", "trixie"];
 
 /// Package lists older than this are fetched anew.
 const LISTS_LAST: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// An error: there is no way to Debian's archive from here.
-#[derive(Debug)]
-pub(crate) struct NoArchive(pub(super) String);
-
-impl fmt::Display for NoArchive {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for NoArchive {}
 
 /// What apt says of an archive that it doesn't reach.
 const UNREACHABLE: &[&str] = &[

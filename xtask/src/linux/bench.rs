@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::Ready;
+use super::ready::Ready;
 
 const MEMORY_MIB: u32 = 512;
 /// Pages in a round: so many that the clock's own cost is lost in theirs.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::BadInput;
+use crate::bad_input::BadInput;
 
 /// What an unfinished thing's name starts with.
 const UNFINISHED: &str = ".new-";
@@ -155,6 +155,13 @@ impl Cache {
             Err(error) => Err(error).context("can't read what the cache notes of itself"),
         }
     }
+}
+
+/// A key for what is made of these, the same in each run.
+pub(super) fn hash(of: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A number for what a folder has in it.

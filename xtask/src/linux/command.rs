@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::apt::NoArchive;
+use super::no_archive::NoArchive;
 
 /// Programs that are not on every machine, and the package of each.
 const PACKAGES: &[(&str, &str)] = &[

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::Ready;
+use super::ready::Ready;
 
 const MEMORY_MIB: u32 = 512;
 /// Pages of the driver: 312 MiB.

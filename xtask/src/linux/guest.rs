@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use cargo_metadata::MetadataCommand;
 
+use crate::cargo::cargo;
+
 /// The target of the program: what runs here runs in the guest.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -17,7 +19,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub(super) fn program(root: &Path) -> Result<Vec<u8>> {
     let metadata = MetadataCommand::new().manifest_path(root.join("Cargo.toml")).no_deps().exec()?;
     let folder = metadata.target_directory.join("linux-guest");
-    let status = crate::cargo()
+    let status = cargo()
         .args(["build", "--quiet", "--release", "--package", "pagemove-guest", "--target", TARGET, "--target-dir"])
         .arg(&folder)
         .current_dir(root)

@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::cache::{Cache, Look};
+use super::cache::{Cache, Look, hash};
 use super::command::{outcome, tail};
 use super::kernels::Kernel;
-use super::rust::hash;
 use super::sabotage::Sabotage;
 use super::tree::Tree;
 

@@ -5,15 +5,13 @@
 //! retpolines, IBT) by a target of our own, and to have looked: relocations a module can't have are an error, and so are
 //! functions that take much of the kernel's stack.
 
-use std::collections::hash_map::DefaultHasher;
 use std::fs;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::apt::{Apt, Version, newer};
-use super::cache::{self, Cache, Look};
+use super::cache::{self, Cache, Look, hash};
 use super::command::{outcome, run, tail};
 use super::sabotage::Sabotage;
 use super::stack;
@@ -257,13 +255,6 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
-}
-
-/// A name for what is made of these, the same in each run.
-pub(super) fn hash(of: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    of.hash(&mut hasher);
-    hasher.finish()
 }
 
 fn file_name(version: &str) -> String {

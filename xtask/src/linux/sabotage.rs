@@ -6,7 +6,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::BadInput;
+use crate::bad_input::BadInput;
 
 /// One way to break the driver.
 pub(super) struct Sabotage {

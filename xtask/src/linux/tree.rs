@@ -12,9 +12,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::apt::{Apt, Version};
-use super::cache::{self, Cache, Look};
+use super::cache::{self, Cache, Look, hash};
 use super::command::{bound, cant_start, outcome, run};
-use super::rust::hash;
 
 /// What every tree has: a shell, and what a Makefile may call.
 const BASE: &[&str] = &["dash", "bash", "coreutils", "sed", "grep", "findutils", "mawk", "diffutils", "perl-base"];

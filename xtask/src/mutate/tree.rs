@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::mutants::Mutant;
+use crate::cargo::cargo;
 
 /// One check: its name, its arguments for cargo, and its environment.
 struct Check {
@@ -160,7 +161,7 @@ impl Tree {
     fn cargo(&self, check: &Check, more: &[&str], longest: Option<Duration>) -> Result<(Option<bool>, String)> {
         let log = self.root.join("../log");
         let file = fs::File::create(&log).context("can't write the log")?;
-        let mut child = crate::cargo()
+        let mut child = cargo()
             .args(check.arguments)
             .args(more)
             .envs(check.environment.iter().copied())

@@ -24,10 +24,17 @@ pub(crate) struct Blocks<'a> {
     rest: std::slice::Iter<'a, Run>,
 }
 
+impl Layout {
+    /// Returns the pageblocks that have at least one frame, by rising PFN.
+    pub(crate) fn blocks(&self) -> Blocks<'_> {
+        Blocks::new(self)
+    }
+}
+
 impl<'a> Blocks<'a> {
-    pub(super) fn new(layout: &'a Layout) -> Self {
+    fn new(layout: &'a Layout) -> Self {
         let run = Run { class: FrameClass::Absent, frames: 0 };
-        Self { size: layout.frames_per_block(), pfn: layout.first_pfn(), run, rest: layout.runs.iter() }
+        Self { size: layout.frames_per_block(), pfn: layout.first_pfn(), run, rest: layout.runs().iter() }
     }
 
     /// Goes on to the next run once this one is used up; false at the end.

@@ -15,7 +15,7 @@ use super::{
     FrameClass, Layout, LayoutError, Run, Zone,
     check::{MAX_FRAMES, MAX_PFN},
     kpage::{Classifier, NOPAGE, Seen},
-    push_run,
+    parts::push_run,
     zoneinfo::{self, ZoneInfo},
 };
 

@@ -1,12 +1,12 @@
 //! What makes a layout consistent, in one place.
 //!
-//! Takes the parts of a layout, gives the layout or the first contradiction in a sentence. Promises that no sum in it
+//! Takes the parts of a layout, gives the first contradiction in a sentence. Promises that no sum in it
 //! overflows and that its sizes are within bounds, whatever the parts were; capture, load, scale and save all pass
 //! here.
 
 use std::{io, path::PathBuf};
 
-use super::{FrameClass, Layout, Run, Zone, push_run};
+use super::{FrameClass, Run, Zone};
 
 /// Most frames from the first pageblock to the last: 64 TiB.
 pub(super) const MAX_FRAMES: u64 = 1 << 34;
@@ -135,39 +135,27 @@ pub(crate) enum LayoutError {
     AllAbsent,
 }
 
-impl Layout {
-    /// Makes a layout of its parts, if they don't contradict each other; joins neighbouring runs of one class.
-    pub(crate) fn new(
-        source: String,
-        pageblock_order: u8,
-        zones: Vec<Zone>,
-        runs: Vec<Run>,
-    ) -> Result<Self, LayoutError> {
-        check_text("the description of the source", &source)?;
-        if !(1..=10).contains(&pageblock_order) {
-            return Err(LayoutError::PageblockOrder(pageblock_order));
-        }
-        let (first, end) = check_zones(&zones, 1 << pageblock_order)?;
-        if runs.len() > MAX_RUNS {
-            return Err(LayoutError::TooManyRuns(runs.len()));
-        }
-        if let Some(place) = runs.iter().position(|run| run.frames == 0) {
-            return Err(LayoutError::EmptyRun(place));
-        }
-        let sum = runs.iter().fold(0_u64, |sum, run| sum.saturating_add(run.frames));
-        if sum != end - first {
-            return Err(LayoutError::RunsDontFit { runs: sum, zones: end - first });
-        }
-        if runs.iter().all(|run| run.class == FrameClass::Absent) {
-            return Err(LayoutError::AllAbsent);
-        }
-        check_outside(&zones, &runs, first)?;
-        let mut joined = Vec::with_capacity(runs.len());
-        for run in runs {
-            push_run(&mut joined, run.class, run.frames);
-        }
-        Ok(Self { source, pageblock_order, zones, runs: joined })
+/// Checks that the parts of a layout don't contradict each other.
+pub(super) fn check(source: &str, pageblock_order: u8, zones: &[Zone], runs: &[Run]) -> Result<(), LayoutError> {
+    check_text("the description of the source", source)?;
+    if !(1..=10).contains(&pageblock_order) {
+        return Err(LayoutError::PageblockOrder(pageblock_order));
     }
+    let (first, end) = check_zones(zones, 1 << pageblock_order)?;
+    if runs.len() > MAX_RUNS {
+        return Err(LayoutError::TooManyRuns(runs.len()));
+    }
+    if let Some(place) = runs.iter().position(|run| run.frames == 0) {
+        return Err(LayoutError::EmptyRun(place));
+    }
+    let sum = runs.iter().fold(0_u64, |sum, run| sum.saturating_add(run.frames));
+    if sum != end - first {
+        return Err(LayoutError::RunsDontFit { runs: sum, zones: end - first });
+    }
+    if runs.iter().all(|run| run.class == FrameClass::Absent) {
+        return Err(LayoutError::AllAbsent);
+    }
+    check_outside(zones, runs, first)
 }
 
 /// Refuses what would garble a terminal or a table.

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use super::{
     FrameClass, Layout, LayoutError, Run, Zone,
     check::{MAX_FRAMES, MAX_RUNS},
-    push_run,
+    parts::push_run,
 };
 
 impl Layout {
@@ -46,7 +46,7 @@ impl Layout {
         for (n, (zone, block)) in picked.iter().cycle().take(count).enumerate() {
             let place = Some((n / kept, *zone));
             if last_zone != place {
-                let Zone { name, node, .. } = self.zones[*zone].clone();
+                let Zone { name, node, .. } = self.zones()[*zone].clone();
                 zones.push(Zone { name, node, start_pfn: n as u64 * size, spanned: 0, present: 0 });
                 last_zone = place;
             }
@@ -62,7 +62,7 @@ impl Layout {
                     block.iter().filter(|run| run.class != FrameClass::Absent).map(|run| run.frames).sum::<u64>();
             }
         }
-        Self::new(self.source.clone(), self.pageblock_order, zones, runs)
+        Self::new(self.source().to_owned(), self.pageblock_order(), zones, runs)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{error::RunError, progress::Progress, region::Wrong, say};
+use super::{error::RunError, message::say, progress::Progress, region::Wrong};
 
 /// What is known of wrong words.
 pub(crate) struct Damage {

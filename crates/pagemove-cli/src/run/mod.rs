@@ -6,7 +6,7 @@
 //! nothing behind. Progress and messages go to stderr.
 //!
 //! The modules, in the order in which a run goes through them: [`args`] and [`memory`]; [`source`] opens the layout;
-//! [`world`] makes the machine, whose [`region`]s hold [`words`]; [`rebuild`] and [`load`] fill it; [`policy`] compacts
+//! [`world`] makes the machine, with processes on a [`host`], whose [`region`]s hold [`words`]; [`rebuild`] and [`load`] fill it; [`policy`] compacts
 //! it under the eyes of [`writers`], and takes [`pictures`]; [`throughput`] is measured apart. [`cancel`],
 //! [`progress`] and [`watchdog`] go along, [`damage`] tells of wrong words at once, [`error`] says why a run ended.
 
@@ -15,8 +15,10 @@ pub(crate) mod cancel;
 mod damage;
 pub(crate) mod error;
 pub(crate) mod events;
+pub(crate) mod host;
 pub(crate) mod load;
 pub(crate) mod memory;
+pub(crate) mod message;
 mod pictures;
 mod policy;
 pub(crate) mod progress;
@@ -41,8 +43,8 @@ use pagemove::{port::Contents, units::Order};
 use pagemove_hosted::{Config, Hosted};
 
 use self::{
-    args::RunArgs, cancel::Stop, damage::Damage, error::RunError, memory::Memory, policy::Common, progress::Progress,
-    world::Shape,
+    args::RunArgs, cancel::Stop, damage::Damage, error::RunError, memory::Memory, message::say, policy::Common,
+    progress::Progress, world::Shape,
 };
 use crate::{
     layout::{FRAME_BYTES, Layout, LayoutSource},
@@ -139,11 +141,6 @@ fn scaled(layout: &Layout, memory: Memory) -> Result<Layout, RunError> {
     let blocks = usize::try_from(memory.bytes() / block).ok().and_then(NonZeroUsize::new);
     let blocks = blocks.ok_or(RunError::NotWholeBlocks { block_kib: block >> 10 })?;
     Ok(layout.scale(blocks)?)
-}
-
-/// Prints a message on stderr; if that is gone, nobody wants it.
-pub(crate) fn say(message: &str) {
-    let _ = writeln!(io::stderr(), "{message}");
 }
 
 /// Makes a machine and drops it, so that what can't be had is said before any work. Its RAM is never touched.

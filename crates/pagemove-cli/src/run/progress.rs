@@ -2,6 +2,8 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::message;
+
 /// Steps of a full bar.
 const FULL: u64 = 1000;
 
@@ -40,14 +42,14 @@ impl Progress {
     /// Tells how it goes: beside the bar, or as a line of its own where there is no bar to see.
     pub(crate) fn tell(&self, line: String) {
         if self.0.is_hidden() && !self.1 {
-            super::say(&line);
+            message::say(&line);
         }
         self.0.set_message(line);
     }
 
     /// Prints a line of its own; the bar stays below it.
     pub(crate) fn say(&self, line: &str) {
-        self.0.suspend(|| super::say(line));
+        self.0.suspend(|| message::say(line));
     }
 }
 

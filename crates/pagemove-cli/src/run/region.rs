@@ -6,13 +6,13 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use pagemove::{space::PageCache, units::VirtAddr};
+use pagemove::space::PageCache;
 use pagemove_drivers::DeviceFile;
 
 use super::{
     error::EngineError,
+    host::{Host, View},
     words::{self, Words},
-    world::Host,
 };
 
 /// Where a region's pages come from.
@@ -25,25 +25,6 @@ pub(crate) enum Backing {
     Cache(Arc<PageCache>),
     /// A driver.
     Device(Arc<DeviceFile>),
-}
-
-/// A mapping of all the region's pages in one process.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct View {
-    /// Which process.
-    pub(crate) process: usize,
-    /// Where the region's first page is.
-    pub(crate) start: VirtAddr,
-    /// It may be written through.
-    pub(crate) writable: bool,
-}
-
-impl View {
-    /// Gives the address of a word.
-    pub(crate) fn word(&self, page: u32, place: usize) -> Result<VirtAddr, EngineError> {
-        let address = VirtAddr::new(self.start.up(page).get() + place as u64 * 8);
-        address.ok_or_else(|| EngineError::Lost("a mapping beyond the last address".into()))
-    }
 }
 
 /// Pages that belong together.

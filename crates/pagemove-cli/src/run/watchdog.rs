@@ -14,7 +14,7 @@ use std::{
 
 use pagemove::Engine;
 
-use super::{events, say};
+use super::{events, message::say};
 
 /// Generous: a slow machine with much else to do goes on all the same.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -2,23 +2,16 @@
 //!
 //! Owns what must live until the end. Fields are dropped in order: what uses the engine goes before it.
 
-use std::sync::{Arc, atomic::Ordering};
-
 use pagemove::{
     Engine,
-    space::{Access, Map, Protection, Source},
-    units::{FrameRange, Order, Pfn, VirtAddr, VirtRange},
+    units::{FrameRange, Order, Pfn},
     zone,
     zone::PinnedPage,
 };
 use pagemove_drivers::{Balloon, CharDevice};
-use pagemove_hosted::{Config, Hosted, Process, TlbKind};
+use pagemove_hosted::{Config, Hosted, TlbKind};
 
-use super::{
-    error::{EngineError, RunError},
-    region::{Region, View},
-    words::Words,
-};
+use super::{error::RunError, host::Host, region::Region, words::Words};
 
 /// Processes of the load.
 const PROCESSES: usize = 6;
@@ -37,19 +30,6 @@ pub(crate) struct Shape {
     pub(crate) writers: usize,
     /// The TLB.
     pub(crate) tlb: TlbKind,
-}
-
-/// Processes and the engine below them.
-pub(crate) struct Host {
-    /// The processes.
-    pub(crate) processes: Vec<Process>,
-    /// The engine.
-    pub(crate) engine: Arc<Engine>,
-    /// The machine.
-    pub(crate) machine: Arc<Hosted>,
-    /// What pages hold.
-    pub(crate) words: Words,
-    next: Vec<VirtAddr>,
 }
 
 /// All of it.
@@ -87,16 +67,14 @@ impl World {
             balloon: Balloon::new(&engine),
             mapped: devices(&MAPPED_DEVICES),
             unmapped: devices(&UNMAPPED_DEVICES),
-            host: Host { processes: Vec::new(), engine, machine, words, next: Vec::new() },
+            host: Host::new(machine, engine, words),
         })
     }
 
     /// Starts the processes.
     pub(crate) fn start_processes(&mut self) -> Result<(), RunError> {
         for _ in 0..PROCESSES {
-            let process = Process::new(&self.host.machine, &self.host.engine)?;
-            self.host.next.push(process.space().bounds().start());
-            self.host.processes.push(process);
+            self.host.start_process()?;
         }
         Ok(())
     }
@@ -106,62 +84,5 @@ impl World {
         let number = self.regions.len();
         self.regions.push(make(number as u32));
         number
-    }
-}
-
-impl Host {
-    /// Maps `pages` pages in a process, at its next address: no two mappings touch, so none of them is merged or found
-    /// by searching.
-    pub(crate) fn map(
-        &mut self,
-        process: usize,
-        pages: u32,
-        writable: bool,
-        source: Source,
-    ) -> Result<View, EngineError> {
-        let protection = if writable { Protection::READ | Protection::WRITE } else { Protection::READ };
-        let at = self.next[process];
-        let range = self.processes[process].space().mmap(&Map { at: Some(at), pages, protection, source })?;
-        self.next[process] = range.end().up(1);
-        Ok(View { process, start: range.start(), writable })
-    }
-
-    /// Makes a page of a view present, as an access of its process would.
-    pub(crate) fn fault(&self, view: &View, page: u32) -> Result<(), EngineError> {
-        let access = if view.writable { Access::Write } else { Access::Read };
-        Ok(self.processes[view.process].space().fault(view.start.up(page), access)?)
-    }
-
-    /// Gives the frame that a page of a view maps now.
-    pub(crate) fn frame(&self, view: &View, page: u32) -> Result<Pfn, EngineError> {
-        let address = view.start.up(page);
-        let entry = self.processes[view.process].space().entry(address);
-        let lost = || EngineError::Lost(format!("nothing is mapped at {address}, where a page was"));
-        entry.is_present().then(|| entry.pfn()).ok_or_else(lost)
-    }
-
-    /// Writes a word through a view's page table. Only while nothing moves.
-    pub(crate) fn poke(&self, view: &View, page: u32, place: usize, word: u64) -> Result<(), EngineError> {
-        let pfn = self.frame(view, page)?;
-        self.engine.physical().ram_words(pfn)[place].store(word, Ordering::Release);
-        Ok(())
-    }
-
-    /// Reads a word through a view's page table. Only while nothing moves.
-    pub(crate) fn peek(&self, view: &View, page: u32, place: usize) -> Result<u64, EngineError> {
-        let pfn = self.frame(view, page)?;
-        Ok(self.engine.physical().ram_words(pfn)[place].load(Ordering::Acquire))
-    }
-
-    /// Loads a word as the view's process does, through the TLB.
-    pub(crate) fn load(&self, view: &View, page: u32, place: usize) -> Result<u64, EngineError> {
-        Ok(self.processes[view.process].load(view.word(page, place)?)?)
-    }
-
-    /// Unmaps pages of a view.
-    pub(crate) fn unmap(&self, view: &View, first: u32, pages: u32) -> Result<(), EngineError> {
-        let range = VirtRange::new(view.start.up(first), pages);
-        let range = range.ok_or_else(|| EngineError::Lost("a mapping without pages".into()))?;
-        Ok(self.processes[view.process].space().munmap(range)?)
     }
 }

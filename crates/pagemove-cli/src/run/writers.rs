@@ -163,7 +163,7 @@ pub(crate) fn choose(world: &World, writers: usize, most: usize, seed: u64, stor
         .collect();
     for (at, &(region, page)) in pages.iter().enumerate() {
         let tag = world.host.words.tag(region as u32, page);
-        let word = |view: &super::region::View| view.word(page, words::place(tag)).map(|at| (view.process, at));
+        let word = |view: &super::host::View| view.word(page, words::place(tag)).map(|at| (view.process, at));
         if let [first, .., last] | [first @ last] = &world.regions[region].views[..]
             && let (Ok(store), Ok(load)) = (word(first), word(last))
         {

@@ -22,7 +22,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::run::{
     error::EngineError,
-    region::{Backing, Region, View},
+    host::View,
+    region::{Backing, Region},
     words,
     world::World,
     writers::Shared,

@@ -30,8 +30,8 @@ use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
 use crate::{
-    machine::{Hosted, HostedError},
-    os::{self, Area},
+    error::HostedError,
+    os::{self, Area, MemoryFile},
 };
 
 /// Windows of all machines by their first address, for the signal handler.
@@ -47,27 +47,29 @@ const LEAST: usize = 1024;
 /// The windows of one machine.
 pub(crate) struct HostTlb {
     windows: RwLock<FxHashMap<SpaceId, Arc<Window>>>,
+    // What the machine's frames are in; gone with the machine.
+    frames: Arc<MemoryFile>,
     most: usize,
 }
 
 impl HostTlb {
-    pub(crate) fn new() -> Result<Self, HostedError> {
+    pub(crate) fn new(frames: MemoryFile) -> Result<Self, HostedError> {
         let (most, used) = os::map_areas().unwrap_or((65530, 0));
         let free = most.saturating_sub(used);
         if free < RESERVE + LEAST {
             return Err(HostedError::MapAreas { needed: RESERVE + LEAST, most, free });
         }
         // A translation can cost two areas: its own, and the cut in what is reserved around it.
-        Ok(Self { windows: RwLock::default(), most: (free - RESERVE) / 2 })
+        Ok(Self { windows: RwLock::default(), frames: Arc::new(frames), most: (free - RESERVE) / 2 })
     }
 
     /// Opens a window for an address space.
-    pub(crate) fn open(&self, machine: &Arc<Hosted>, space: &Arc<AddressSpace>) -> Result<Arc<Window>, HostedError> {
+    pub(crate) fn open(&self, space: &Arc<AddressSpace>) -> Result<Arc<Window>, HostedError> {
         let bounds = space.bounds();
         let bytes = (bounds.pages() as usize) << PAGE_SHIFT;
         let area = Area::reserved(bytes).map_err(|source| HostedError::Host { what: "a window", source })?;
         let window = Arc::new(Window {
-            machine: Arc::downgrade(machine),
+            frames: Arc::downgrade(&self.frames),
             space: Arc::downgrade(space),
             first: bounds.start(),
             most: self.most,
@@ -109,7 +111,7 @@ struct Held {
 
 /// A process's addresses.
 pub(crate) struct Window {
-    machine: Weak<Hosted>,
+    frames: Weak<MemoryFile>,
     space: Weak<AddressSpace>,
     first: VirtAddr,
     most: usize,
@@ -131,7 +133,7 @@ impl Window {
 
     /// Makes the access at `offset` good, so that it can be repeated; false if it's a genuine violation.
     fn fault(&self, offset: usize, access: Access) -> bool {
-        let (Some(machine), Some(space)) = (self.machine.upgrade(), self.space.upgrade()) else { return false };
+        let (Some(frames), Some(space)) = (self.frames.upgrade(), self.space.upgrade()) else { return false };
         let Some(address) = VirtAddr::new(self.first.get() + offset as u64) else { return false };
         let walk = match access {
             Access::Write => Walk::Store,
@@ -140,7 +142,7 @@ impl Window {
             Access::Execute => return false,
         };
         loop {
-            match self.fill(&machine, &space, address, walk) {
+            match self.fill(&frames, &space, address, walk) {
                 Filled::Yes => return true,
                 Filled::WalkFaults if space.fault(address, access).is_ok() => {}
                 Filled::WalkFaults => return false,
@@ -154,7 +156,7 @@ impl Window {
     }
 
     /// Walks, and maps what was found.
-    fn fill(&self, machine: &Hosted, space: &AddressSpace, address: VirtAddr, walk: Walk) -> Filled {
+    fn fill(&self, frames: &MemoryFile, space: &AddressSpace, address: VirtAddr, walk: Walk) -> Filled {
         // Over walk and map: a flush comes before, and then the walk sees the change, or after, and then it unmaps.
         let mut held = self.held.lock();
         let Some(found) = space.table().translate(address, walk) else { return Filled::WalkFaults };
@@ -170,7 +172,7 @@ impl Window {
                 self.evict(&mut held);
             }
         }
-        let show = || self.area.show(self.offset(start.vpn()), bytes, machine.file(), at, found.storable);
+        let show = || self.area.show(self.offset(start.vpn()), bytes, frames, at, found.storable);
         // The rest of the program may have taken the areas that were counted on: make room once more, and try again.
         match show().or_else(|_| {
             self.evict(&mut held);

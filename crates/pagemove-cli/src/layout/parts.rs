@@ -1,0 +1,61 @@
+//! What a layout is made of: zones and runs of classes.
+
+use serde::{Deserialize, Serialize};
+
+use super::FrameClass;
+
+/// Bytes in a frame; a capture of a kernel with another page size is refused.
+pub(crate) const FRAME_BYTES: u64 = 4096;
+
+/// A range of frames that Linux keeps as one zone; a zone that another one splits has several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Zone {
+    /// Name, as Linux gives it: `DMA32`, `Normal`, `Movable`.
+    pub(crate) name: String,
+    /// NUMA node.
+    pub(crate) node: u32,
+    /// First PFN.
+    pub(crate) start_pfn: u64,
+    /// Frames from the first to the last, holes included.
+    pub(crate) spanned: u64,
+    /// Frames without the holes.
+    pub(crate) present: u64,
+}
+
+/// Neighbouring frames of one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(FrameClass, u64)", into = "(FrameClass, u64)")]
+pub(crate) struct Run {
+    /// Their class.
+    pub(crate) class: FrameClass,
+    /// How many.
+    pub(crate) frames: u64,
+}
+
+impl From<(FrameClass, u64)> for Run {
+    fn from((class, frames): (FrameClass, u64)) -> Self {
+        Self { class, frames }
+    }
+}
+
+impl From<Run> for (FrameClass, u64) {
+    fn from(run: Run) -> Self {
+        (run.class, run.frames)
+    }
+}
+
+impl Zone {
+    /// Returns the PFN after the last; can't overflow for a zone of a [`Layout`].
+    pub(crate) fn end_pfn(&self) -> u64 {
+        self.start_pfn + self.spanned
+    }
+}
+
+/// Appends a run; neighbours of one class become one run.
+pub(super) fn push_run(runs: &mut Vec<Run>, class: FrameClass, frames: u64) {
+    match runs.last_mut() {
+        Some(last) if last.class == class => last.frames += frames,
+        _ if frames == 0 => {}
+        _ => runs.push(Run { class, frames }),
+    }
+}

@@ -1,0 +1,81 @@
+//! Physical memory by class: what a layout is.
+
+use super::{LayoutError, Run, Zone, check::check, parts::push_run};
+
+/// Physical memory by class.
+///
+/// # Invariants
+///
+/// Those that [`Layout::new`] checks: zones rise in PFN and don't overlap; `runs` begins with the pageblock of the
+/// first zone's first frame, ends with the pageblock of the last zone's last frame, and is `Absent` wherever no zone
+/// is; no run is empty, no two neighbours have the same class; at least one frame isn't `Absent`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layout {
+    source: String,
+    pageblock_order: u8,
+    zones: Vec<Zone>,
+    runs: Vec<Run>,
+}
+
+impl Layout {
+    /// Makes a layout of its parts, if they don't contradict each other; joins neighbouring runs of one class.
+    pub(crate) fn new(
+        source: String,
+        pageblock_order: u8,
+        zones: Vec<Zone>,
+        runs: Vec<Run>,
+    ) -> Result<Self, LayoutError> {
+        check(&source, pageblock_order, &zones, &runs)?;
+        let mut joined = Vec::with_capacity(runs.len());
+        for run in runs {
+            push_run(&mut joined, run.class, run.frames);
+        }
+        Ok(Self { source, pageblock_order, zones, runs: joined })
+    }
+
+    /// Returns the same layout under another description of where it comes from.
+    pub(crate) fn with_source(self, source: String) -> Result<Self, LayoutError> {
+        Self::new(source, self.pageblock_order, self.zones, self.runs)
+    }
+
+    /// Returns where the layout comes from, in words.
+    pub(crate) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Returns the order of a pageblock (9: 2 MiB).
+    pub(crate) fn pageblock_order(&self) -> u8 {
+        self.pageblock_order
+    }
+
+    /// Returns the frames of a pageblock.
+    pub(crate) fn frames_per_block(&self) -> u64 {
+        1 << self.pageblock_order
+    }
+
+    /// Returns the zones, by rising PFN.
+    pub(crate) fn zones(&self) -> &[Zone] {
+        &self.zones
+    }
+
+    /// Returns the runs, by rising PFN from [`Layout::first_pfn`] on.
+    pub(crate) fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// Returns the first PFN of the first pageblock.
+    pub(crate) fn first_pfn(&self) -> u64 {
+        self.zones[0].start_pfn & !(self.frames_per_block() - 1)
+    }
+
+    /// Returns the number of frames from the first pageblock to the last, holes included.
+    pub(crate) fn frames(&self) -> u64 {
+        self.runs.iter().map(|run| run.frames).sum()
+    }
+
+    /// Returns the number of the zone to which a pageblock counts: the first that has frames in it.
+    pub(super) fn zone_of_block(&self, pfn: u64) -> usize {
+        // A block that has a frame has one in a zone; so the search only falls short for blocks of no layout.
+        self.zones.partition_point(|zone| zone.end_pfn() <= pfn).min(self.zones.len() - 1)
+    }
+}

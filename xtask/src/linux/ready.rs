@@ -1,0 +1,22 @@
+//! A kernel that is ready to be booted.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::kernels::Kernel;
+use super::qemu::Guest;
+
+/// A kernel with all that a guest needs.
+pub(super) struct Ready<'a> {
+    pub(super) kernel: &'a Kernel<'a>,
+    pub(super) image: PathBuf,
+    pub(super) modules: Vec<PathBuf>,
+    pub(super) archive: Vec<u8>,
+}
+
+impl Ready<'_> {
+    /// A guest with this kernel.
+    pub(super) fn guest<'a>(&'a self, orders: &'a str, memory_mib: u32, limit: Duration) -> Guest<'a> {
+        Guest { image: &self.image, archive: &self.archive, orders, memory_mib, limit }
+    }
+}
