@@ -6,7 +6,7 @@
 use crate::device::{Device, opens_of};
 use crate::machine::frames;
 use crate::sys::{self, Map, Pipe, SHARED};
-use crate::tests::Outcome;
+use crate::verdict::Outcome;
 
 #[path = "../../sample/tests/contract/rules.rs"]
 mod rules;

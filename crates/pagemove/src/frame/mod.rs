@@ -127,8 +127,9 @@ impl Frame {
 
     /// Tells whether each reference is a mapping's, but for `others`.
     pub(crate) fn has_only_mappings_and(&self, others: u32) -> bool {
-        // Relaxed: early advice only; `freeze` decides.
-        let counts = self.counts.load(Ordering::Relaxed);
+        // Early advice, since `freeze` decides. Acquire pairs with the Release of `put`: the owner that is then asked sees what
+        // the last holder wrote down about the page.
+        let counts = self.counts.load(Ordering::Acquire);
         counts as u32 == (counts >> 32) as u32 + others
     }
 

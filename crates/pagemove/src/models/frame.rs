@@ -263,6 +263,25 @@ fn freeze_against_unmap_that_keeps_its_reference() {
     });
 }
 
+/// An owner is asked for a page when nobody else holds it: it sees what the last holder wrote down.
+#[test]
+fn asking_the_owner_against_a_holder() {
+    all("asking the owner against a holder", || {
+        let shared = Arc::new((Frame::default(), Guarded::new()));
+        // The owner's, the move's, the holder's.
+        shared.0.set_counts(3, 0);
+        let other = shared.clone();
+        let holder = thread::spawn(move || {
+            other.1.write(1);
+            assert_eq!(other.0.put(), Put::Shared);
+        });
+        if shared.0.has_only_mappings_and(2) {
+            assert_eq!(shared.1.read(), 1);
+        }
+        holder.join().expect("no panic");
+    });
+}
+
 /// Copy-on-write takes a page as its own when nobody else has a reference left: they have read all that they will.
 #[test]
 fn reuse_against_unmap() {
