@@ -54,7 +54,7 @@ pub struct Pin<H> {
 }
 
 impl<H: Page> Pin<H> {
-    /// Joins what a store holds with what is told of it; for implementations of [`Store`].
+    /// Joins what a store holds with what is told of it; for implementations of [`Store`](crate::Store).
     pub fn new(page: H, info: PinInfo) -> Self {
         Self { page, info }
     }
