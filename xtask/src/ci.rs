@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo::cargo, checkers, layers, linux, no_std, prose};
+use crate::{cargo::cargo, checkers, layers, linux, no_std, package, prose};
 
 /// One step: its name in the table, and what it does.
 struct Step {
@@ -53,6 +53,8 @@ const STEPS: &[Step] = &[
     },
     // `cargo test` without a choice of targets runs the examples in the documentation as well.
     Step { name: "test", action: Cargo(&["test", "--workspace"]) },
+    // After what builds the same dependencies.
+    Step { name: "package", action: Check("package", package::run) },
     Step { name: "test, core alone", action: Cargo(&["test", "--package", "pagemove"]) },
     Step { name: "test, release", action: Cargo(&["test", "--workspace", "--release"]) },
     Step { name: "models", action: Check("models", checkers::models) },

@@ -18,6 +18,7 @@ mod layers;
 mod linux;
 mod mutate;
 mod no_std;
+mod package;
 mod prose;
 mod sanitize;
 
@@ -47,6 +48,8 @@ enum Chore {
     Mutate(mutate::Mutate),
     /// Prove that the core builds and links without the standard library
     NoStd,
+    /// Prove that the published crates build from their packages alone
+    Package,
     /// Check committed files for paths of one machine, files too long and work left open
     Prose,
     /// Run the suites under the address or the thread sanitizer
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Chore::Schedules(asked) => checkers::schedules(&root, &asked),
         Chore::Mutate(asked) => mutate::run(&root, &asked),
         Chore::NoStd => no_std::run(&root),
+        Chore::Package => package::run(&root),
         Chore::Prose => prose::run(&root),
         Chore::Sanitize(asked) => sanitize::run(&root, &asked),
     };

@@ -1,5 +1,5 @@
 //! Each module uses only those above it here: this list is the table of contents.
-#![doc = include_str!("../../../README.md")]
+#![doc = include_str!("../README.md")]
 #![no_std]
 
 extern crate alloc;
