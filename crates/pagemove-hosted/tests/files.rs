@@ -243,3 +243,14 @@ fn a_balloon_moves_inflates_and_deflates() {
         assert_eq!(physical.counters().stayed_for(Reason::Unmovable), 0);
     });
 }
+
+/// The index of a file with a store can't be made to give a page that isn't read.
+#[test]
+fn a_page_made_by_the_index_is_read_as_well() {
+    on_both(1, |lab| {
+        let (file, reads) = stored_file(lab, 8);
+        let page = file.index().lock_or_insert(3).unwrap();
+        let word = page.words()[0].load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!((word, reads.load(std::sync::atomic::Ordering::Relaxed)), (1003, 1));
+    });
+}

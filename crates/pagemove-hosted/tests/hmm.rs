@@ -103,12 +103,6 @@ fn hmm_pages_that_only_a_device_maps_count_as_mapped() {
     assert_eq!(class(), Class::DriverMapped);
     assert!(accelerator.unmap(0));
     assert_eq!(class(), Class::DriverUnmapped);
-    // Taken out of its index, the page lives as long as the device maps it, and is free then.
-    let kept = device.peek(1);
-    assert!(device.driver.index.remove(1));
-    assert_eq!(accelerator.load(1, 0), Some(8));
-    assert!(accelerator.unmap(1));
-    assert_eq!(lab.engine.physical().frame(kept).refs(), 0);
     lab.validate();
 }
 

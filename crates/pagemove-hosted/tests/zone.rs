@@ -356,3 +356,19 @@ fn a_frame_on_a_processors_list_can_be_had_by_number() {
     physical.put(pfn);
     assert!(physical.alloc_exactly(pfn, Kind::Driver));
 }
+
+#[test]
+#[should_panic(expected = "is freed in use")]
+fn frozen_frames_are_not_freed_twice() {
+    let lab = lab(1, 1);
+    let physical = lab.engine.physical();
+    let pfn = physical.alloc_frozen(order(3), Kind::Kernel).unwrap();
+    physical.free_frozen(pfn);
+    physical.free_frozen(pfn);
+}
+
+#[test]
+#[should_panic(expected = "nothing is allocated as")]
+fn nothing_is_allocated_as_free() {
+    let _ = lab(1, 1).engine.physical().alloc(Order::ZERO, Kind::Free);
+}

@@ -1,13 +1,13 @@
 //! The engine: physical memory, and the registries in which frames' reverse maps and owners are found.
 
-use alloc::{string::String, sync::Arc};
+use alloc::{boxed::Box, string::String, sync::Arc};
 
 use crate::{
     frame::Kind,
-    movable::{Owners, PageIndex},
+    movable::{Owners, PageIndex, ReadPage},
     port::{Machine, SpaceId},
     rmap::{Registry, ReverseMap},
-    sync::{AtomicU32, Ordering},
+    sync::{AtomicU64, Ordering},
     zone::{BootError, Config, Physical},
 };
 
@@ -16,7 +16,7 @@ pub struct Engine {
     physical: Arc<Physical>,
     rmaps: Arc<Registry<dyn ReverseMap>>,
     owners: Owners,
-    next_space: AtomicU32,
+    next_space: AtomicU64,
 }
 
 impl Engine {
@@ -27,7 +27,7 @@ impl Engine {
             physical,
             rmaps: Arc::default(),
             owners: Owners::new(machine),
-            next_space: AtomicU32::new(1),
+            next_space: AtomicU64::new(1),
         }))
     }
 
@@ -50,10 +50,20 @@ impl Engine {
     ///
     /// Its pages are movable once the owner that it belongs to is registered and named by [`PageIndex::set_owner`].
     pub fn new_index(&self, kind: Kind, name: impl Into<String>) -> Arc<PageIndex> {
-        PageIndex::new(&self.physical, &self.rmaps, kind, name.into())
+        self.new_index_with_store(kind, name, None)
     }
 
-    /// Gives a name to a new address space; 2^32 of them wrap, as a machine's own numbers do.
+    /// Makes an index as [`Self::new_index`] does, each of whose pages `read` fills when it is made.
+    pub fn new_index_with_store(
+        &self,
+        kind: Kind,
+        name: impl Into<String>,
+        read: Option<Box<ReadPage>>,
+    ) -> Arc<PageIndex> {
+        PageIndex::new(&self.physical, &self.rmaps, kind, name.into(), read)
+    }
+
+    /// Gives a name to a new address space.
     pub(crate) fn name_space(&self) -> SpaceId {
         SpaceId(self.next_space.fetch_add(1, Ordering::Relaxed))
     }

@@ -71,9 +71,9 @@ impl CpuClaim {
     pub const NONE: Self = Self { claim: || usize::MAX, release: None };
 }
 
-/// Names an address space in flushes (an ASID or PCID without its limit of bits).
+/// Names an address space in flushes (an ASID or PCID without its limit of bits). Never given twice: 2^64 don't wrap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SpaceId(pub u32);
+pub struct SpaceId(pub u64);
 
 /// Translations to flush: `pages` pages from `start` in `space`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -148,6 +148,15 @@ impl ReverseMap for Accelerator {
         }
         self.running.notify_all();
     }
+
+    fn unmap(&self, physical: &Physical, index: u32, pfn: Pfn, debt: &mut FlushDebt<'_>) {
+        self.processes.unmap(physical, index, pfn, debt);
+        let mut table = self.table.lock().unwrap();
+        if table.get(&index) == Some(&DeviceEntry::Runs(pfn)) {
+            table.remove(&index);
+            device_unmapped(physical, pfn);
+        }
+    }
 }
 
 impl Drop for Accelerator {

@@ -6,5 +6,8 @@ mod copy_on_write;
 mod destination;
 mod fork_pinned;
 mod isolate;
+mod isolation;
 mod remap;
 mod reverse_map;
+mod starving;
+mod truncate;

@@ -7,6 +7,8 @@ use pagemove::{
     migrate::{Mode, Options},
     paging::FlushDebt,
     rmap::{MovingPage, RangeMap, ReverseMap},
+    space::{Access, FaultError},
+    units::Pfn,
     zone::Physical,
 };
 use pagemove_hosted::TlbKind;
@@ -27,6 +29,10 @@ impl ReverseMap for Leaves {
 
     fn rebind(&self, physical: &Physical, pages: &[MovingPage]) {
         self.processes.rebind(physical, pages);
+    }
+
+    fn unmap(&self, physical: &Physical, index: u32, pfn: Pfn, debt: &mut FlushDebt<'_>) {
+        self.processes.unmap(physical, index, pfn, debt);
     }
 }
 
@@ -66,4 +72,36 @@ fn on_both_for_each_place(test: impl Fn(&Lab, usize)) {
             lab.assert_all_free(1024);
         }
     }
+}
+
+/// A map that blocks and never unblocks: a fault says so, and doesn't spin.
+struct Forgets(Arc<RangeMap>);
+
+impl ReverseMap for Forgets {
+    fn block(&self, physical: &Physical, pages: &mut [MovingPage], wait: bool, debt: &mut FlushDebt<'_>) {
+        self.0.block(physical, pages, wait, debt);
+    }
+
+    fn rebind(&self, _: &Physical, _: &[MovingPage]) {}
+
+    fn unmap(&self, physical: &Physical, index: u32, pfn: Pfn, debt: &mut FlushDebt<'_>) {
+        self.0.unmap(physical, index, pfn, debt);
+    }
+}
+
+#[test]
+fn a_fault_on_an_entry_that_was_left_behind_ends() {
+    let lab = Lab::new(TlbKind::Soft, 2);
+    {
+        let process = lab.process();
+        let device = Device::open(&lab);
+        let map = Arc::new(Forgets(device.driver.index.reverse_map().clone()));
+        let weak: std::sync::Weak<Forgets> = Arc::downgrade(&map);
+        device.driver.index.set_reverse_map(lab.engine.reverse_maps().add(weak));
+        let at = shared(&process, device.clone(), 1, RW).start();
+        process.store(at, 1).unwrap();
+        lab.migrate(pfn_at(&process, at), Mode::Sync).unwrap();
+        assert_eq!(process.space().fault(at, Access::Read), Err(FaultError::Abandoned(at)));
+    }
+    lab.assert_all_free(1024);
 }

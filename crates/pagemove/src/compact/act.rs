@@ -58,8 +58,8 @@ impl<'e> Act<'e> {
         let counters = self.physical.counters();
         counters.add(Counter::CompactBlocks, 1);
         let mut outcome = BlockOutcome { block, moved: 0, stayed: Vec::new(), free: false };
-        let Some(migratetype) = self.physical.isolate_block(block) else { return outcome };
-        // Twice at most: pages that were on their way to a processor's list, or allocated just before, are met then.
+        let Some(isolated) = self.physical.isolate_block(block) else { return outcome };
+        // Twice at most: pages that were allocated just before, and half made at the first look, are met then.
         for attempt in 0..2 {
             movable_frames(self.physical, self.physical.blocks().range(block), &mut self.sources);
             if !self.sources.is_empty() {
@@ -71,13 +71,9 @@ impl<'e> Act<'e> {
             if outcome.free || !outcome.stayed.is_empty() || attempt == 1 {
                 break;
             }
-            self.physical.drain_cpu_lists();
-            outcome.free = self.physical.is_block_free(block);
-            if outcome.free {
-                break;
-            }
         }
-        self.physical.unisolate_block(block, migratetype);
+        drop(isolated);
+        self.destination.return_all();
         counters.add(if outcome.free { Counter::CompactSuccess } else { Counter::CompactFail }, 1);
         outcome
     }

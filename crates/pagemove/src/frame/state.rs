@@ -44,6 +44,11 @@ impl Kind {
         Kind::Driver,
     ];
 
+    /// Tells whether memory is allocated for it.
+    pub const fn is_allocation(self) -> bool {
+        !matches!(self, Kind::Free | Kind::Cached | Kind::Tail)
+    }
+
     /// Tells whether a move is possible at all.
     pub const fn is_movable(self) -> bool {
         matches!(self, Kind::Anon | Kind::File | Kind::Driver)
@@ -81,7 +86,7 @@ pub enum Class {
     DriverUnmapped = 2,
     /// A driver's movable page that processes map: the founding case.
     DriverMapped = 3,
-    /// Movable but for a pin.
+    /// Movable but for somebody who holds it: by a pin, or though it was truncated.
     Pinned = 4,
     /// A slab.
     Slab = 5,
@@ -135,6 +140,8 @@ bitflags! {
         const DIRTY = 1 << 18;
         /// Being written to its backing store.
         const WRITEBACK = 1 << 19;
+        /// Taken out of its index while somebody else held it: it can't move, and is free when they let go.
+        const TRUNCATED = 1 << 20;
     }
 }
 

@@ -61,13 +61,17 @@ impl FrameTable {
         FrameLock { table: self, pfn }
     }
 
-    /// Waits until nobody holds the lock at one moment. Needs no reference: see the module's protocol.
-    pub fn wait_unlocked(&self, pfn: Pfn) {
+    /// Waits until nobody holds the lock at one moment; tells whether somebody did. Needs no reference: see the module's
+    /// protocol.
+    pub fn wait_unlocked(&self, pfn: Pfn) -> bool {
         let lock = &self[pfn].lock;
+        let mut was_held = false;
         loop {
             // Acquire pairs with the Release of `unlock_raw`: what the move did is seen.
-            match lock.load(Ordering::Acquire) {
-                FREE => return,
+            let now = lock.load(Ordering::Acquire);
+            was_held |= now != FREE;
+            match now {
+                FREE => return was_held,
                 HELD => {
                     let _ = lock.compare_exchange(HELD, CONTENDED, Ordering::Relaxed, Ordering::Relaxed);
                 }

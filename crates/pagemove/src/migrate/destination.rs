@@ -40,6 +40,10 @@ impl<'p> AnyFree<'p> {
 
 impl Destination for AnyFree<'_> {
     fn take(&mut self) -> Option<Pfn> {
+        if self.physical.is_starving() {
+            self.physical.unreserve(self.frames.drain(..));
+            return None;
+        }
         if self.frames.is_empty() {
             self.physical.reserve(self.ahead, &mut self.frames);
             if self.frames.is_empty() {
@@ -75,18 +79,31 @@ pub struct TheseFrames<'p> {
 }
 
 impl<'p> TheseFrames<'p> {
+    /// Frames set aside at once: few, since who allocates meanwhile can't have them.
+    const AHEAD: usize = 64;
+
     /// Fills the pageblocks `blocks`, the first one first.
     pub fn new(physical: &'p Physical, blocks: impl IntoIterator<Item = u32>) -> Self {
-        let most = physical.blocks().order().frames() as usize;
-        Self { physical, blocks: blocks.into_iter().collect(), frames: Vec::with_capacity(most) }
+        Self { physical, blocks: blocks.into_iter().collect(), frames: Vec::with_capacity(Self::AHEAD) }
+    }
+
+    /// Returns what is set aside and not used; more can be taken afterwards.
+    pub(crate) fn return_all(&mut self) {
+        self.physical.unreserve(self.frames.drain(..));
     }
 }
 
 impl Destination for TheseFrames<'_> {
     fn take(&mut self) -> Option<Pfn> {
+        if self.physical.is_starving() {
+            self.return_all();
+            return None;
+        }
         while self.frames.is_empty() {
-            let block = self.blocks.pop_front()?;
-            self.physical.reserve_from_block(block, usize::MAX, |pfn| self.frames.push(pfn));
+            let &block = self.blocks.front()?;
+            if self.physical.reserve_from_block(block, Self::AHEAD, |pfn| self.frames.push(pfn)) == 0 {
+                self.blocks.pop_front();
+            }
             // Upwards, so that the block fills without holes.
             self.frames.reverse();
         }
@@ -100,6 +117,6 @@ impl Destination for TheseFrames<'_> {
 
 impl Drop for TheseFrames<'_> {
     fn drop(&mut self) {
-        self.physical.unreserve(self.frames.drain(..));
+        self.return_all();
     }
 }

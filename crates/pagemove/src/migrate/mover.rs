@@ -400,6 +400,7 @@ impl<'e> Mover<'e> {
             }
         }
         let moved = self.pages.iter().filter(|page| page.stay.is_none() && page.order == Order::ZERO);
+        physical.destinations_used(moved.clone().count() as u32);
         physical.free_all(moved.map(|page| page.from));
         self.pages.retain(|page| page.stay.is_none());
         physical.events().push(self.pages.iter().map(|page| Event::Moved { from: page.from, to: page.to }));

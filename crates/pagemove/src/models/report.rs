@@ -21,10 +21,27 @@ fn no_event_is_torn() {
         ring.push([1, 2].map(moved).into_iter());
         let other = ring.clone();
         let writer = thread::spawn(move || other.push([3].map(moved).into_iter()));
-        ring.for_each(|event| match event {
-            Event::Moved { from, to } => assert_eq!(to.get(), from.get() + 100, "two events in one"),
-            Event::Stayed { .. } => panic!("nothing stayed"),
-        });
+        whole(&ring);
         writer.join().expect("no panic");
+    });
+}
+
+/// Two writers, a whole ring apart, write the same place at once.
+#[test]
+fn no_event_of_two_writers_is_torn() {
+    all("ring: two writers of the same place", || {
+        let ring = Arc::new(Ring::default());
+        let other = ring.clone();
+        let writer = thread::spawn(move || other.push([1, 2].map(moved).into_iter()));
+        ring.push([3, 4].map(moved).into_iter());
+        writer.join().expect("no panic");
+        whole(&ring);
+    });
+}
+
+fn whole(ring: &Ring) {
+    ring.for_each(|event| match event {
+        Event::Moved { from, to } => assert_eq!(to.get(), from.get() + 100, "two events in one"),
+        Event::Stayed { .. } => panic!("nothing stayed"),
     });
 }

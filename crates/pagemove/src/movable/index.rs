@@ -28,12 +28,17 @@ pub struct PageIndex {
     name: String,
     kind: Kind,
     physical: Arc<Physical>,
+    rmaps: Arc<Registry<dyn ReverseMap>>,
     rmap: Arc<RangeMap>,
     // The number that its pages' keys name: of `rmap`, or of a device's map that asks `rmap` as well.
     mapped_by: AtomicU32,
     owner: AtomicU32,
+    read: Option<Box<ReadPage>>,
     chunks: Mutex<BTreeMap<u32, Chunk>>,
 }
+
+/// Reads a page from its backing store: gets the page offset, and fills the page's words.
+pub type ReadPage = dyn Fn(u32, &[crate::sync::AtomicU64; 512]) + Send + Sync;
 
 /// A page held by reference and lock: it can't move, be freed or be truncated until this is dropped.
 pub struct LockedPage<'a> {
@@ -90,6 +95,7 @@ impl PageIndex {
         rmaps: &Arc<Registry<dyn ReverseMap>>,
         kind: Kind,
         name: String,
+        read: Option<Box<ReadPage>>,
     ) -> Arc<Self> {
         let rmap = RangeMap::new(rmaps);
         Arc::new(Self {
@@ -97,8 +103,10 @@ impl PageIndex {
             kind,
             physical: physical.clone(),
             mapped_by: AtomicU32::new(rmap.id()),
+            rmaps: rmaps.clone(),
             rmap,
             owner: AtomicU32::new(0),
+            read,
             chunks: Mutex::new(BTreeMap::new()),
         })
     }
@@ -110,7 +118,7 @@ impl PageIndex {
 
     /// Names the reverse map in which the mappings of the pages are found that are inserted from now on, by its number in
     /// [`Engine::reverse_maps`](crate::Engine::reverse_maps): that of a device with page tables of its own. It must pass
-    /// both its calls on to [`Self::reverse_map`] too, where processes' mappings are.
+    /// all its calls on to [`Self::reverse_map`] too, where processes' mappings are.
     pub fn set_reverse_map(&self, number: u32) {
         self.mapped_by.store(number, Ordering::Relaxed);
     }
@@ -169,7 +177,7 @@ impl PageIndex {
         }
     }
 
-    /// Finds the page at `index`, or puts a new cleared one there; locked.
+    /// Finds the page at `index`, or puts a new one there, cleared or as its store has it; locked.
     pub fn lock_or_insert(&self, index: u32) -> Result<LockedPage<'_>, AllocError> {
         loop {
             if let Some(page) = self.lock_page(index) {
@@ -179,6 +187,9 @@ impl PageIndex {
             self.physical.ram().zero(pfn, Order::ZERO);
             if let Some(mut page) = self.insert(index, pfn) {
                 page.fresh = true;
+                if let Some(read) = &self.read {
+                    read(index, page.words());
+                }
                 return Ok(page);
             }
             self.physical.put(pfn);
@@ -219,7 +230,11 @@ impl PageIndex {
         // Unmapped first: who finds the place empty may rely on nobody seeing the page any more. Nobody maps it again, for
         // that needs the lock that we hold.
         let mut debt = FlushDebt::new(&self.physical);
-        self.rmap.unmap(&self.physical, index, page.pfn, &mut debt);
+        // By the map that the page's key names, a device's perhaps. One that is gone has no mappings left; processes may.
+        match self.rmaps.get(self.physical.frame(page.pfn).key().rmap) {
+            Some(map) => map.unmap(&self.physical, index, page.pfn, &mut debt),
+            None => self.rmap.unmap(&self.physical, index, page.pfn, &mut debt),
+        }
         debt.pay();
         {
             let mut chunks = self.chunks.lock();
@@ -230,8 +245,13 @@ impl PageIndex {
                 }
             }
         }
-        // Whoever still pins it holds a frame that belongs to nobody: it stays where it is until he lets go.
-        self.physical.frame(page.pfn).set_owner(0, Key::default());
+        // Whoever still holds it holds a frame that belongs to nobody: it stays where it is until they let go.
+        let frame = self.physical.frame(page.pfn);
+        frame.set_owner(0, Key::default());
+        if frame.refs() > 2 {
+            frame.mark(Marks::TRUNCATED);
+            self.physical.settle_class(page.pfn);
+        }
         self.physical.put(page.pfn);
     }
 

@@ -7,7 +7,7 @@
 mod index;
 mod owners;
 
-pub use index::{LockedPage, PageIndex};
+pub use index::{LockedPage, PageIndex, ReadPage};
 pub use owners::{Owner, OwnerUse, Owners, Registration, StillMoving};
 
 use crate::{units::Pfn, zone::Physical};

@@ -30,7 +30,8 @@ pub enum Event {
     },
 }
 
-/// The ring. Each event is two words, written without a lock; a reader skips what is overwritten while it reads.
+/// The ring. Each event is two words, written without a lock; both tell the event's number, so a reader skips what is
+/// overwritten while it reads, and what two writers wrote at once, a whole ring apart.
 #[derive(Debug)]
 pub struct Ring {
     next: AtomicU64,
@@ -45,6 +46,13 @@ impl Default for Ring {
 
 const STAYED: u64 = 1 << 32;
 
+/// The number of an event, as its words tell it: in the first word all 32 bits, in the second one the lower 31.
+fn number(ticket: u64) -> u64 {
+    (ticket + 1) & 0xffff_ffff
+}
+
+const SECOND: u32 = 33;
+
 impl Ring {
     /// Appends events, over the oldest ones.
     pub fn push(&self, events: impl ExactSizeIterator<Item = Event>) {
@@ -56,10 +64,9 @@ impl Ring {
                 Event::Moved { from, to } => (from.get(), u64::from(to.get())),
                 Event::Stayed { pfn, reason } => (pfn.get(), STAYED | reason as u64),
             };
-            // Release on what follows: a reader that sees the new value has seen the cleared stamp, and so can tell a torn event.
-            stamp.store(0, Ordering::Relaxed);
-            value.store(second, Ordering::Release);
-            stamp.store(((ticket + 1) & 0xffff_ffff) << 32 | u64::from(pfn), Ordering::Release);
+            // Relaxed: each word is whole, and tells by itself which event it's of.
+            value.store(number(ticket) << SECOND | second, Ordering::Relaxed);
+            stamp.store(number(ticket) << 32 | u64::from(pfn), Ordering::Relaxed);
         }
     }
 
@@ -68,12 +75,11 @@ impl Ring {
         let end = self.next.load(Ordering::Relaxed);
         for ticket in end.saturating_sub(EVENTS as u64)..end {
             let [stamp, value] = &self.slots[ticket as usize % EVENTS];
-            let before = stamp.load(Ordering::Acquire);
-            let second = value.load(Ordering::Acquire);
-            if before != stamp.load(Ordering::Relaxed) || before >> 32 != (ticket + 1) & 0xffff_ffff {
+            let (first, second) = (stamp.load(Ordering::Relaxed), value.load(Ordering::Relaxed));
+            if first >> 32 != number(ticket) || second >> SECOND != number(ticket) & 0x7fff_ffff {
                 continue;
             }
-            let pfn = Pfn::new(before as u32);
+            let pfn = Pfn::new(first as u32);
             see(if second & STAYED != 0 {
                 let Some(&reason) = Reason::ALL.get(second as u32 as usize) else { continue };
                 Event::Stayed { pfn, reason }

@@ -59,6 +59,11 @@ pub trait ReverseMap: Send + Sync {
     /// Points every blocked mapping of the pages to [`MovingPage::target`], with all rights and marks that it had.
     /// Mappings that were removed meanwhile stay so. Can't fail.
     fn rebind(&self, physical: &Physical, pages: &[MovingPage]);
+
+    /// Removes every mapping of the page at `index`, which is in frame `pfn` and is being taken out of its object (truncation):
+    /// nobody that the map answers for uses the frame once `debt` is paid. The caller holds the frame's lock and a reference, so
+    /// no move is under way. May wait for the map's own locks.
+    fn unmap(&self, physical: &Physical, index: u32, pfn: Pfn, debt: &mut FlushDebt<'_>);
 }
 
 /// Counts a mapping of `pfn` that was just blocked or removed, whose reference goes with it. The frame is locked by a

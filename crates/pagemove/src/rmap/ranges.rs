@@ -67,18 +67,6 @@ impl RangeMap {
     pub(crate) fn write(&self) -> Changing<'_> {
         Changing { tree: self.tree.write() }
     }
-
-    /// Removes every entry that maps `pfn` at `index`, for truncation; the caller holds the frame's lock and a reference.
-    pub(crate) fn unmap(&self, physical: &Physical, index: u32, pfn: Pfn, debt: &mut FlushDebt<'_>) {
-        for (range, mapping) in self.tree.read().overlap(index) {
-            let address = mapping.start.up(index - range.start);
-            let Some(slot) = mapping.table.slot(address) else { continue };
-            let taken = slot.update(|entry| (entry.is_present() && entry.pfn() == pfn).then_some(Entry::NONE));
-            if let Some(entry) = taken {
-                entry_removed(physical, entry, mapping.table.space(), address, slot.order(), debt);
-            }
-        }
-    }
 }
 
 /// Collects an entry's dirty mark: on the frame, whoever owns it; trap 2 was to look for a page cache here.
@@ -162,6 +150,17 @@ impl ReverseMap for RangeMap {
                 }
             }
         });
+    }
+
+    fn unmap(&self, physical: &Physical, index: u32, pfn: Pfn, debt: &mut FlushDebt<'_>) {
+        for (range, mapping) in self.tree.read().overlap(index) {
+            let address = mapping.start.up(index - range.start);
+            let Some(slot) = mapping.table.slot(address) else { continue };
+            let taken = slot.update(|entry| (entry.is_present() && entry.pfn() == pfn).then_some(Entry::NONE));
+            if let Some(entry) = taken {
+                entry_removed(physical, entry, mapping.table.space(), address, slot.order(), debt);
+            }
+        }
     }
 }
 

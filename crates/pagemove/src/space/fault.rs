@@ -32,6 +32,9 @@ pub enum FaultError {
     /// The file ends before (`SIGBUS`).
     #[error("fault: the file mapped at {0} ends before")]
     BeyondEnd(VirtAddr),
+    /// The page is marked as moving, but nobody moves it: a reverse map has not unblocked what it had blocked (`SIGBUS`).
+    #[error("fault: the page at {0} was blocked by a move, and no move is there to unblock it")]
+    Abandoned(VirtAddr),
     /// No frame is left.
     #[error("fault: {0}")]
     OutOfMemory(#[from] AllocError),
@@ -39,6 +42,9 @@ pub enum FaultError {
 
 /// What the processor sets in an entry by itself.
 const MARKS: Flags = Flags::ACCESSED.union(Flags::DIRTY);
+
+/// So often a fault finds a migration entry whose frame nobody has locked, before it gives up.
+const MOST_IN_VAIN: u32 = 100_000;
 
 /// What a step of a fault came to.
 enum Step {
@@ -61,6 +67,7 @@ impl AddressSpace {
     pub(super) fn fault_for(&self, address: VirtAddr, access: Access, own: bool) -> Result<(), FaultError> {
         self.physical().counters().add(Counter::Pgfault, 1);
         let mut blocked_since = None;
+        let mut in_vain = 0;
         loop {
             let step = {
                 let vmas = self.vmas.read();
@@ -75,7 +82,12 @@ impl AddressSpace {
                 Step::Again => {}
                 Step::Wait(pfn) => {
                     blocked_since.get_or_insert_with(|| self.physical().machine().now_ns());
-                    self.physical().frames().wait_unlocked(pfn);
+                    // Whoever blocked the entry has the frame's lock until it's unblocked. Found unlocked, the entry has changed by
+                    // now; one that never does was left behind, by a reverse map that doesn't do what it says.
+                    in_vain = if self.physical().frames().wait_unlocked(pfn) { 0 } else { in_vain + 1 };
+                    if in_vain == MOST_IN_VAIN {
+                        return Err(FaultError::Abandoned(address));
+                    }
                 }
             }
         }

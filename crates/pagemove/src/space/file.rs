@@ -33,15 +33,13 @@ pub trait Mappable: Send + Sync {
     fn fault(&self, index: u32) -> Result<LockedPage<'_>, FileError>;
 }
 
-/// Reads a page from its backing store: gets the page offset, and fills the page's words.
-pub type ReadPage = dyn Fn(u32, &[crate::sync::AtomicU64; 512]) + Send + Sync;
+pub use crate::movable::ReadPage;
 
 /// A file whose pages stand in the page cache, on the LRU: a memory file, or one with a backing store to read from.
 pub struct PageCache {
     index: Arc<PageIndex>,
     registration: Registration,
     pages: u32,
-    read: Option<Box<ReadPage>>,
 }
 
 impl PageCache {
@@ -52,10 +50,10 @@ impl PageCache {
 
     /// Makes a file of `pages` pages, each filled by `read` when it is first used.
     pub fn with_store(engine: &Engine, name: impl Into<String>, pages: u32, read: Option<Box<ReadPage>>) -> Arc<Self> {
-        let index = engine.new_index(Kind::File, name);
+        let index = engine.new_index_with_store(Kind::File, name, read);
         let registration = engine.owners().register(index.clone());
         index.set_owner(&registration);
-        Arc::new(Self { index, registration, pages, read })
+        Arc::new(Self { index, registration, pages })
     }
 
     /// Gives the pages.
@@ -82,12 +80,6 @@ impl Mappable for PageCache {
         if index >= self.pages {
             return Err(FileError::BeyondEnd(index));
         }
-        let page = self.index.lock_or_insert(index)?;
-        if page.is_fresh()
-            && let Some(read) = &self.read
-        {
-            read(index, page.words());
-        }
-        Ok(page)
+        Ok(self.index.lock_or_insert(index)?)
     }
 }

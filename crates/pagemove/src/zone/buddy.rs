@@ -1,6 +1,7 @@
 //! The buddy allocator of one zone: free lists by order and migratetype, linked through the free frames themselves.
 //!
-//! All calls are under the zone's lock. A free block is on the list of the migratetype that its head's pageblock has now.
+//! All calls are under the zone's lock. A free block is on the list of its head's pageblock: that of its migratetype, or the one
+//! that nothing is taken from while the pageblock is isolated.
 
 use super::pageblock::{Migratetype, Pageblocks};
 use crate::{
@@ -11,6 +12,9 @@ use crate::{
 const NIL: u32 = u32::MAX;
 const ORDERS: usize = MAX_ORDER.get() as usize + 1;
 
+/// One for each migratetype, and one for isolated pageblocks.
+const LISTS: usize = Migratetype::ALL.len() + 1;
+
 #[derive(Debug, Clone, Copy)]
 struct List {
     head: u32,
@@ -20,7 +24,7 @@ struct List {
 /// Free lists of a zone, with what they are lists of.
 pub(super) struct Buddy {
     range: FrameRange,
-    lists: [[List; Migratetype::ALL.len()]; ORDERS],
+    lists: [[List; LISTS]; ORDERS],
     free_frames: u32,
 }
 
@@ -41,7 +45,7 @@ impl Buddy {
             let order = MAX_ORDER
                 .up_to()
                 .rev()
-                .find(|&order| at.is_aligned(order) && at.get() + order.frames() <= range.end().get())
+                .find(|&order| at.is_aligned(order) && order.frames() <= range.end().get() - at.get())
                 .unwrap_or(Order::ZERO);
             buddy.push(tables, at, order);
             at = at.up(order.frames());
@@ -53,13 +57,8 @@ impl Buddy {
         self.free_frames
     }
 
-    fn list_of(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order) -> &mut List {
-        let migratetype = tables.blocks.migratetype(tables.blocks.number(pfn));
-        &mut self.lists[order.get() as usize][migratetype as usize]
-    }
-
     fn push(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order) {
-        let list = self.list_of(tables, pfn, order);
+        let list = &mut self.lists[order.get() as usize][list_of(tables, pfn)];
         let next = list.head;
         list.head = pfn.get();
         list.blocks += 1;
@@ -75,9 +74,13 @@ impl Buddy {
     }
 
     fn unlink(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order) {
+        self.unlink_from(list_of(tables, pfn), tables, pfn, order);
+    }
+
+    fn unlink_from(&mut self, list: usize, tables: Tables<'_>, pfn: Pfn, order: Order) {
         let head = &tables.frames[pfn];
         let (previous, next) = head.links();
-        let list = self.list_of(tables, pfn, order);
+        let list = &mut self.lists[order.get() as usize][list];
         list.blocks -= 1;
         if previous == NIL {
             list.head = next;
@@ -127,18 +130,19 @@ impl Buddy {
 
     /// Sets the migratetype of whole pageblocks, and puts their free blocks on its lists.
     fn retype(&mut self, tables: Tables<'_>, range: FrameRange, migratetype: Migratetype) {
-        let mut heads = FreeHeads::new(range);
-        // One at a time: unlinking needs the old type, linking the new one.
-        let first = tables.blocks.number(range.start);
+        self.relist(tables, range, |number| tables.blocks.set_migratetype(number, migratetype));
+    }
+
+    /// Changes whole pageblocks, all of which are on the same lists, and puts their free blocks on those that they are on then.
+    fn relist(&mut self, tables: Tables<'_>, range: FrameRange, change: impl Fn(u32)) {
+        let old = list_of(tables, range.start);
         let last = tables.blocks.number(Pfn::new(range.end().get() - 1));
-        let old = tables.blocks.migratetype(first);
+        (tables.blocks.number(range.start)..=last).for_each(change);
+        let mut heads = FreeHeads::new(range);
         while let Some((pfn, order)) = heads.next(tables) {
-            self.unlink(tables, pfn, order);
-            (first..=last).for_each(|number| tables.blocks.set_migratetype(number, migratetype));
+            self.unlink_from(old, tables, pfn, order);
             self.push(tables, pfn, order);
-            (first..=last).for_each(|number| tables.blocks.set_migratetype(number, old));
         }
-        (first..=last).for_each(|number| tables.blocks.set_migratetype(number, migratetype));
     }
 
     /// Takes the aligned part of `order` at `want` out of the free block of `of` at `head`; the rest stays free.
@@ -192,11 +196,11 @@ impl Buddy {
                 break;
             }
             if order >= blocks.order() {
-                let (mine, other) = (blocks.migratetype(blocks.number(pfn)), blocks.migratetype(blocks.number(buddy)));
                 // Isolated blocks stand alone, also beside each other: each is somebody's to empty and to give back.
-                if mine == Migratetype::Isolated || other == Migratetype::Isolated {
+                if [pfn, buddy].iter().any(|&pfn| blocks.is_isolated(blocks.number(pfn))) {
                     break;
                 }
+                let [mine, other] = [pfn, buddy].map(|pfn| blocks.migratetype(blocks.number(pfn)));
                 if mine != other {
                     self.retype(tables, FrameRange { start: buddy, frames: order.frames() }, mine);
                 }
@@ -221,20 +225,16 @@ impl Buddy {
         self.split_to_pageblock(tables, range.start);
         let mut heads = FreeHeads::new(range);
         let mut taken = 0;
-        while let Some((head, order)) = heads.next(tables) {
-            if taken == most {
+        while let Some((head, order)) = heads.next(tables).filter(|_| taken < most) {
+            // As much of the block as is wanted; the walk goes on behind it.
+            let wanted = (most - taken).ilog2().min(u32::from(order.get()));
+            let Some(part) = Order::new(wanted as u8) else { break };
+            if self.take_part(tables, head, order, head, part).is_none() {
                 break;
             }
-            self.unlink(tables, head, order);
-            let block = FrameRange { start: head, frames: order.frames() };
-            for pfn in block.iter() {
-                if taken < most {
-                    taken += 1;
-                    out(pfn);
-                } else {
-                    self.give(tables, pfn, Order::ZERO);
-                }
-            }
+            (FrameRange { start: head, frames: part.frames() }).iter().for_each(&mut out);
+            taken += part.frames() as usize;
+            heads.at = head.up(part.frames());
         }
         taken
     }
@@ -249,17 +249,14 @@ impl Buddy {
         }
     }
 
-    /// Sets the migratetype of pageblock `number`, and puts its free blocks on the lists of that type.
-    pub(super) fn set_migratetype(&mut self, tables: Tables<'_>, number: u32, migratetype: Migratetype) {
+    /// Isolates pageblock `number`, or ends that: its free blocks are on the list that nothing is taken from meanwhile.
+    pub(super) fn set_isolated(&mut self, tables: Tables<'_>, number: u32, isolated: bool) {
         let range = tables.blocks.range(number);
         self.split_to_pageblock(tables, range.start);
-        self.retype(tables, range, migratetype);
+        self.relist(tables, range, |number| tables.blocks.set_isolated(number, isolated));
         // A free block that now may merge with its neighbours does.
-        if migratetype != Migratetype::Isolated
-            && let state = tables.frames[range.start].state()
-            && state.is_free_head()
-            && state.order() == tables.blocks.order()
-        {
+        let state = tables.frames[range.start].state();
+        if !isolated && state.is_free_head() && state.order() == tables.blocks.order() {
             self.unlink(tables, range.start, state.order());
             self.give(tables, range.start, tables.blocks.order());
         }
@@ -269,7 +266,7 @@ impl Buddy {
     pub(super) fn validate(&self, tables: Tables<'_>) -> Result<u32, (Pfn, &'static str)> {
         let mut total = 0;
         for (order, by_type) in self.lists.iter().enumerate() {
-            for (migratetype, list) in by_type.iter().enumerate() {
+            for (number, list) in by_type.iter().enumerate() {
                 let (mut at, mut previous, mut seen) = (list.head, NIL, 0);
                 while at != NIL {
                     let pfn = Pfn::new(at);
@@ -284,11 +281,10 @@ impl Buddy {
                     if back != previous {
                         return Err((pfn, "has a wrong link to the block before it on its free list"));
                     }
-                    let of_block = tables.blocks.migratetype(tables.blocks.number(pfn));
-                    if of_block as usize != migratetype {
-                        return Err((pfn, "is on the free list of another migratetype than its pageblock's"));
+                    if list_of(tables, pfn) != number {
+                        return Err((pfn, "is on another free list than its pageblock is to be on"));
                     }
-                    self.check_unmerged(tables, pfn, state.order(), of_block)?;
+                    self.check_unmerged(tables, pfn, state.order())?;
                     seen += 1;
                     total += state.order().frames();
                     (previous, at) = (at, next);
@@ -304,26 +300,28 @@ impl Buddy {
         Ok(total)
     }
 
-    fn check_unmerged(
-        &self,
-        tables: Tables<'_>,
-        pfn: Pfn,
-        order: Order,
-        migratetype: Migratetype,
-    ) -> Result<(), (Pfn, &'static str)> {
+    fn check_unmerged(&self, tables: Tables<'_>, pfn: Pfn, order: Order) -> Result<(), (Pfn, &'static str)> {
         let buddy = pfn.buddy(order);
-        if order == MAX_ORDER || buddy < self.range.start || buddy.get() + order.frames() > self.range.end().get() {
+        if order == MAX_ORDER
+            || buddy < self.range.start
+            || order.frames() > self.range.end().get().saturating_sub(buddy.get())
+        {
             return Ok(());
         }
         let state = tables.frames[buddy].state();
-        let stands_alone = order >= tables.blocks.order()
-            && (migratetype == Migratetype::Isolated
-                || tables.blocks.migratetype(tables.blocks.number(buddy)) == Migratetype::Isolated);
+        let is_isolated = |pfn| tables.blocks.is_isolated(tables.blocks.number(pfn));
+        let stands_alone = order >= tables.blocks.order() && (is_isolated(pfn) || is_isolated(buddy));
         if state.is_free_head() && state.order() == order && !stands_alone {
             return Err((pfn, "and its buddy are both free, but not merged"));
         }
         Ok(())
     }
+}
+
+/// Gives the number of the list that free blocks of `pfn`'s pageblock are on.
+fn list_of(tables: Tables<'_>, pfn: Pfn) -> usize {
+    let number = tables.blocks.number(pfn);
+    if tables.blocks.is_isolated(number) { LISTS - 1 } else { tables.blocks.migratetype(number) as usize }
 }
 
 /// Walks the heads of the free blocks of a range; the list may change behind the walk.

@@ -21,12 +21,10 @@ pub enum Migratetype {
     Unmovable = 1,
     /// Pages that can be reclaimed, not moved.
     Reclaimable = 2,
-    /// Being emptied: nothing is allocated from it.
-    Isolated = 3,
 }
 
 impl Migratetype {
-    pub(crate) const ALL: [Self; 4] = [Self::Movable, Self::Unmovable, Self::Reclaimable, Self::Isolated];
+    pub(crate) const ALL: [Self; 3] = [Self::Movable, Self::Unmovable, Self::Reclaimable];
 
     /// Gives the types to take from when there is nothing of this one, best first.
     pub(crate) const fn fallbacks(self) -> &'static [Self] {
@@ -34,10 +32,19 @@ impl Migratetype {
             Self::Movable => &[Self::Reclaimable, Self::Unmovable],
             Self::Unmovable => &[Self::Reclaimable, Self::Movable],
             Self::Reclaimable => &[Self::Unmovable, Self::Movable],
-            Self::Isolated => &[],
         }
     }
+
+    fn from_word(word: u32) -> Self {
+        // Four values, so that reading needs no check; the last one is never written.
+        [Self::Movable, Self::Unmovable, Self::Reclaimable, Self::Movable][(word & TYPE) as usize]
+    }
 }
+
+/// The migratetype's part of a block's word.
+const TYPE: u32 = 3;
+/// The block is being emptied: nothing of it is handed out. A bit of its own, so that the type stays known.
+const ISOLATED: u32 = 1 << 8;
 
 /// Bits of a count; a block of order 10 has 1024 frames.
 const BITS: u32 = 12;
@@ -179,12 +186,12 @@ impl Pageblocks {
         pfn.get() >> self.order.get()
     }
 
-    /// Gives zone and migratetype of the block that holds `pfn`.
+    /// Gives zone and migratetype of the block that holds `pfn`; `None` without zone, or isolated.
     pub(super) fn home(&self, pfn: Pfn) -> Option<(usize, Migratetype)> {
         let block = self.blocks.get(self.number(pfn) as usize)?;
         let zone = block.zone.load(Ordering::Relaxed);
-        let migratetype = Migratetype::ALL[block.migratetype.load(Ordering::Relaxed) as usize & 3];
-        (zone != u32::MAX).then_some((zone as usize, migratetype))
+        let word = block.migratetype.load(Ordering::Relaxed);
+        (zone != u32::MAX && word & ISOLATED == 0).then_some((zone as usize, Migratetype::from_word(word)))
     }
 
     fn numbers(&self, range: FrameRange) -> core::ops::Range<u32> {
@@ -198,13 +205,27 @@ impl Pageblocks {
 
     /// Reads what block `number` is meant for.
     pub fn migratetype(&self, number: u32) -> Migratetype {
-        // Relaxed: a hint, but under the zone's lock. A free that sees the block isolated goes to the buddy lists.
-        Migratetype::ALL[self.block(number).migratetype.load(Ordering::Relaxed) as usize & 3]
+        // Relaxed, here and below: a hint, but under the zone's lock.
+        Migratetype::from_word(self.block(number).migratetype.load(Ordering::Relaxed))
     }
 
     /// Under the zone's lock.
     pub(super) fn set_migratetype(&self, number: u32, migratetype: Migratetype) {
-        self.block(number).migratetype.store(migratetype as u32, Ordering::Relaxed);
+        let word = self.block(number).migratetype.load(Ordering::Relaxed);
+        self.block(number).migratetype.store(word & !TYPE | migratetype as u32, Ordering::Relaxed);
+    }
+
+    /// Tells whether block `number` is being emptied. Who frees looks while it has its processor's lists: isolating drains them,
+    /// so it sees the bit, or what it has put there is taken away again.
+    pub fn is_isolated(&self, number: u32) -> bool {
+        self.block(number).migratetype.load(Ordering::Relaxed) & ISOLATED != 0
+    }
+
+    /// Under the zone's lock.
+    pub(super) fn set_isolated(&self, number: u32, isolated: bool) {
+        let word = self.block(number).migratetype.load(Ordering::Relaxed);
+        let bit = if isolated { ISOLATED } else { 0 };
+        self.block(number).migratetype.store(word & !ISOLATED | bit, Ordering::Relaxed);
     }
 
     /// Gives the zone of block `number`; `None` if it has none.

@@ -36,7 +36,6 @@ pub(super) const fn listed_class(migratetype: Migratetype) -> Class {
         Migratetype::Movable => Class::Lru,
         Migratetype::Unmovable => Class::Kernel,
         Migratetype::Reclaimable => Class::Slab,
-        Migratetype::Isolated => Class::Free,
     }
 }
 
@@ -59,9 +58,9 @@ impl CpuLists {
         self.high
     }
 
-    /// Gives the list of `migratetype`; isolated blocks have none.
-    pub(super) fn list(&mut self, migratetype: Migratetype) -> Option<&mut Vec<Pfn>> {
-        self.lists.get_mut(migratetype as usize)
+    /// Gives the list of `migratetype`.
+    pub(super) fn list(&mut self, migratetype: Migratetype) -> &mut Vec<Pfn> {
+        &mut self.lists[migratetype as usize]
     }
 
     /// Gives the list of `migratetype` if it has room for one more.
@@ -129,11 +128,25 @@ impl CpuLocal {
 
     /// Goes in from any processor: keeps the lists' own one out, and waits until it is out.
     pub(crate) fn revoke(&self, machine: &dyn Machine) -> Inside<'_> {
+        self.begin_revoking(machine);
+        machine.barrier();
+        // SAFETY: just begun, and the barrier passed.
+        unsafe { self.finish_revoking(machine) }
+    }
+
+    /// Keeps the lists' own processor from entering again, until [`Self::finish_revoking`].
+    pub(crate) fn begin_revoking(&self, machine: &dyn Machine) {
         // Acquire pairs with the Release of the one who revoked before; the barrier orders it before the look at `inside`.
         while self.revoked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             machine.pause();
         }
-        machine.barrier();
+    }
+
+    /// Waits until the processor is out.
+    ///
+    /// # Safety
+    /// The caller has begun to revoke these lists, and has made all processors pass a barrier since: one suffices for many lists.
+    pub(crate) unsafe fn finish_revoking(&self, machine: &dyn Machine) -> Inside<'_> {
         // Acquire pairs with the Release of the processor when it goes.
         while self.inside.load(Ordering::Acquire) {
             machine.pause();

@@ -4,6 +4,7 @@
 extern crate std;
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::{
     buddy::{Buddy, Tables},
@@ -11,7 +12,7 @@ use super::{
     percpu::{BATCH, CpuLists, CpuLocal, Inside, listed_class},
 };
 use crate::{
-    frame::{Class, Frame, FrameTable, Key, Kind, Pins, Put, State},
+    frame::{Class, Frame, FrameTable, Key, Kind, Marks, Pins, Put, State},
     port::{CpuClaim, Machine, Ram},
     report::{Counters, Ring},
     sync::{AtomicU64, Mutex},
@@ -75,6 +76,9 @@ pub struct Physical {
     pins: Pins,
     counters: Counters,
     events: Ring,
+    // Frames that are set aside as destinations; allocations that are about to fail. Hints: not those of `sync`.
+    set_aside: AtomicU32,
+    starving: AtomicU32,
     #[cfg(feature = "loom")]
     words: Vec<std::sync::OnceLock<Box<[AtomicU64; 512]>>>,
 }
@@ -113,6 +117,8 @@ impl Physical {
             pins,
             counters,
             events,
+            set_aside: AtomicU32::new(0),
+            starving: AtomicU32::new(0),
             #[cfg(feature = "loom")]
             words: (0..ram.frames()).map(|_| Default::default()).collect(),
         })
@@ -196,7 +202,8 @@ impl Physical {
 
     /// Allocates `order.frames()` frames for `kind`, with one reference; contents are what they were.
     ///
-    /// Zones are tried from the last one down, as low memory is the scarcer.
+    /// Zones are tried from the last one down, as low memory is the scarcer. Panics if `kind` is none that memory is allocated
+    /// for (free, a tail).
     #[inline]
     pub fn alloc(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
         self.allocate(order, kind, 1)
@@ -214,6 +221,7 @@ impl Physical {
 
     #[inline]
     fn allocate(&self, order: Order, kind: Kind, references: u32) -> Result<Pfn, AllocError> {
+        assert!(kind.is_allocation(), "nothing is allocated as {kind:?}");
         if order == Order::ZERO
             && let Some(pfn) = self.alloc_own(kind, references)
         {
@@ -225,7 +233,7 @@ impl Physical {
     /// The short way: a base page from this processor's list, if there is one.
     fn alloc_own(&self, kind: Kind, references: u32) -> Option<Pfn> {
         let zone = self.zones.last()?;
-        let pfn = self.with_own_lists(zone, |lists| lists?.list(migratetype_of(kind))?.pop())?;
+        let pfn = self.with_own_lists(zone, |lists| lists?.list(migratetype_of(kind)).pop())?;
         self.dress(pfn, Order::ZERO, kind, references);
         Some(pfn)
     }
@@ -245,16 +253,22 @@ impl Physical {
                 return Ok(pfn);
             }
         }
-        // What is missing may lie on the processors' lists.
-        self.drain_cpu_lists();
-        for zone in self.zones.iter().rev() {
-            let pfn = zone.buddy.lock().take(self.tables(), order, migratetype);
-            if let Some(pfn) = pfn {
-                self.dress(pfn, order, kind, references);
-                return Ok(pfn);
+        // What is missing may lie on the processors' lists, or be set aside by movers, which return it when they see the flag.
+        self.starving.fetch_add(1, Ordering::Relaxed);
+        let mut found = None;
+        for _ in 0..LOOKS {
+            self.drain_cpu_lists();
+            let mut zones = self.zones.iter().rev();
+            found = zones.find_map(|zone| zone.buddy.lock().take(self.tables(), order, migratetype));
+            if found.is_some() || self.set_aside.load(Ordering::Relaxed) == 0 {
+                break;
             }
+            self.machine.pause();
         }
-        Err(AllocError { order })
+        self.starving.fetch_sub(1, Ordering::Relaxed);
+        let pfn = found.ok_or(AllocError { order })?;
+        self.dress(pfn, order, kind, references);
+        Ok(pfn)
     }
 
     /// Calls `act` with this processor's own lists of `zone`, if they can be had without waiting.
@@ -273,7 +287,7 @@ impl Physical {
     }
 
     fn take_cached(&self, zone: &Zone, migratetype: Migratetype) -> Option<Pfn> {
-        self.with_own_lists(zone, |lists| match lists.and_then(|lists| lists.list(migratetype)) {
+        self.with_own_lists(zone, |lists| match lists.map(|lists| lists.list(migratetype)) {
             Some(list) => {
                 if list.is_empty() {
                     self.refill(zone, migratetype, list, BATCH);
@@ -340,10 +354,10 @@ impl Physical {
         }
     }
 
-    /// Frees what [`Self::alloc_frozen`] gave. Panics if somebody has a reference or maps it.
+    /// Frees what [`Self::alloc_frozen`] gave. Panics if somebody has a reference or maps it, or it's free already.
     pub fn free_frozen(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
-        if !frame.is_frozen() {
+        if !frame.is_frozen() || !frame.state().kind().is_allocation() {
             freed_in_use(pfn, frame);
         }
         self.release(pfn, frame);
@@ -368,7 +382,8 @@ impl Physical {
             check_freed(pfn, frame);
         }
         self.with_own_lists(&self.zones[zone], |lists| {
-            let room = lists.and_then(|lists| lists.room(migratetype));
+            // Looked at again while the lists are ours: see `is_isolated`.
+            let room = lists.filter(|_| self.blocks.home(pfn).is_some()).and_then(|lists| lists.room(migratetype));
             room.is_some_and(|list| {
                 frame.set_state(CACHED.with_class(class));
                 list.push(pfn);
@@ -417,9 +432,10 @@ impl Physical {
     #[inline(always)]
     fn free_base(&self, zone: &Zone, lists: Option<&mut CpuLists>, pfn: Pfn, run: &mut ClassRun) {
         let class = check_freed(pfn, &self.frames[pfn]);
-        let migratetype = self.blocks.migratetype(self.blocks.number(pfn));
+        let home = self.blocks.home(pfn);
         let high = lists.as_ref().map_or(0, |lists| lists.high());
-        if let Some(list) = lists.and_then(|lists| lists.list(migratetype)) {
+        if let (Some(lists), Some((_, migratetype))) = (lists, home) {
+            let list = lists.list(migratetype);
             let listed = listed_class(migratetype);
             self.frames[pfn].set_state(CACHED.with_class(listed));
             run.add(&self.blocks, pfn, class, listed);
@@ -451,10 +467,20 @@ impl Physical {
 
     /// Gives all frames on the processors' lists back to the buddy lists; afterwards the summaries are exact.
     pub fn drain_cpu_lists(&self) {
+        self.drain_zones(&self.zones);
+    }
+
+    /// One barrier for all lists: each is closed to its processor before it, and looked at behind it. Allocates nothing.
+    fn drain_zones(&self, zones: &[Zone]) {
         let mut run = ClassRun::default();
-        for zone in &self.zones {
-            for cpu in &zone.cpus {
-                let mut lists = cpu.revoke(&*self.machine);
+        let cpus = || zones.iter().flat_map(|zone| zone.cpus.iter().map(move |cpu| (zone, cpu)));
+        cpus().for_each(|(_, cpu)| cpu.begin_revoking(&*self.machine));
+        self.machine.barrier();
+        for (zone, cpu) in cpus() {
+            #[allow(unsafe_code)]
+            // SAFETY: begun above for the same lists, and the barrier passed since.
+            let mut lists = unsafe { cpu.finish_revoking(&*self.machine) };
+            if lists.len() > 0 {
                 let mut buddy = zone.buddy.lock();
                 lists.drain(|pfn| self.unlist(&mut buddy, pfn, &mut run));
             }
@@ -462,10 +488,14 @@ impl Physical {
         run.finish(&self.blocks);
     }
 
-    /// Allocates just the frame `pfn` for `kind`, if it's free; for rebuilding a layout and for contiguous ranges.
+    /// Allocates just the frame `pfn` for `kind`, if it's free and its pageblock isn't isolated; for rebuilding a layout and for contiguous ranges.
     pub fn alloc_exactly(&self, pfn: Pfn, kind: Kind) -> bool {
+        assert!(kind.is_allocation(), "nothing is allocated as {kind:?}");
         let Some(zone) = self.zone_of(pfn) else { return false };
-        let take = || zone.buddy.lock().take_exactly(self.tables(), pfn);
+        let take = || {
+            let mut buddy = zone.buddy.lock();
+            !self.blocks.is_isolated(self.blocks.number(pfn)) && buddy.take_exactly(self.tables(), pfn)
+        };
         let mut taken = take();
         if !taken && self.frames[pfn].state().kind() == Kind::Cached {
             self.drain_cpu_lists();
@@ -477,26 +507,46 @@ impl Physical {
         taken
     }
 
-    /// Sets aside up to `most` free frames of pageblock `number` as destinations; calls `out` with each.
+    /// Sets aside up to `most` free frames of pageblock `number` as destinations; calls `out` with each. Of a block that is being
+    /// emptied: none.
     pub(crate) fn reserve_from_block(&self, number: u32, most: usize, mut out: impl FnMut(Pfn)) -> usize {
         let Some(zone) = self.zone_of(self.blocks.range(number).start) else { return 0 };
-        zone.buddy.lock().take_from(self.tables(), number, most, |pfn| {
+        let mut buddy = zone.buddy.lock();
+        if self.blocks.is_isolated(number) {
+            return 0;
+        }
+        let taken = buddy.take_from(self.tables(), number, most, |pfn| {
             self.frames[pfn].set_state(CACHED);
             out(pfn);
-        })
+        });
+        self.set_aside.fetch_add(taken as u32, Ordering::Relaxed);
+        taken
+    }
+
+    /// Tells whether an allocation is about to fail: who has frames set aside as destinations is to return them.
+    pub(crate) fn is_starving(&self) -> bool {
+        // Relaxed, as `set_aside`: hints.
+        self.starving.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts destinations that are set aside no longer, since pages have moved there.
+    pub(crate) fn destinations_used(&self, frames: u32) {
+        self.set_aside.fetch_sub(frames, Ordering::Relaxed);
     }
 
     /// Sets aside up to `most` free frames of any block as destinations, from this processor's list first.
     pub(crate) fn reserve(&self, most: usize, out: &mut Vec<Pfn>) {
+        let before = out.len();
         for zone in self.zones.iter().rev() {
             self.with_own_lists(zone, |lists| {
-                if let Some(list) = lists.and_then(|lists| lists.list(Migratetype::Movable)) {
+                if let Some(list) = lists.map(|lists| lists.list(Migratetype::Movable)) {
                     let from = list.len() - (most - out.len()).min(list.len());
                     out.extend(list.drain(from..));
                 }
             });
             self.refill(zone, Migratetype::Movable, out, most);
         }
+        self.set_aside.fetch_add((out.len() - before) as u32, Ordering::Relaxed);
     }
 
     /// Gives back frames that were set aside and not used.
@@ -505,28 +555,27 @@ impl Physical {
         for pfn in pfns {
             if let Some(zone) = self.zone_of(pfn) {
                 self.unlist(&mut zone.buddy.lock(), pfn, &mut run);
+                self.set_aside.fetch_sub(1, Ordering::Relaxed);
             }
         }
         run.finish(&self.blocks);
     }
 
-    /// Isolates pageblock `number`: nothing is allocated from it any more. Gives the type to give back later.
-    pub(crate) fn isolate_block(&self, number: u32) -> Option<Migratetype> {
-        let zone = self.zone_of(self.blocks.range(number).start)?;
-        let mut buddy = zone.buddy.lock();
-        let before = self.blocks.migratetype(number);
-        if before == Migratetype::Isolated {
-            return None;
+    /// Isolates pageblock `number`: from the return on nothing of it is handed out, by allocation or as a destination, until
+    /// what is given is dropped. `None` if somebody else has isolated it.
+    pub(crate) fn isolate_block(&self, number: u32) -> Option<IsolatedBlock<'_>> {
+        let at = self.blocks.zone(number)?;
+        {
+            let mut buddy = self.zones[at].buddy.lock();
+            if self.blocks.is_isolated(number) {
+                return None;
+            }
+            buddy.set_isolated(self.tables(), number, true);
         }
-        buddy.set_migratetype(self.tables(), number, Migratetype::Isolated);
-        Some(before)
-    }
-
-    /// Ends the isolation of pageblock `number`.
-    pub(crate) fn unisolate_block(&self, number: u32, migratetype: Migratetype) {
-        if let Some(zone) = self.zone_of(self.blocks.range(number).start) {
-            zone.buddy.lock().set_migratetype(self.tables(), number, migratetype);
-        }
+        let isolated = IsolatedBlock { physical: self, number };
+        // What processors have of it on their lists goes back; and nobody puts anything there any more.
+        self.drain_zones(&self.zones[at..=at]);
+        Some(isolated)
     }
 
     /// Tells whether all frames of pageblock `number` are free in the buddy lists (and not on a processor's list).
@@ -563,7 +612,9 @@ impl Physical {
 
     pub(super) fn class_of(&self, frame: &Frame) -> Class {
         match frame.state().kind() {
-            kind if kind.is_movable() && frame.pins() > 0 => Class::Pinned,
+            kind if kind.is_movable() && (frame.pins() > 0 || frame.state().marks().contains(Marks::TRUNCATED)) => {
+                Class::Pinned
+            }
             Kind::Driver if frame.maps() > 0 => Class::DriverMapped,
             kind => kind.first_class(),
         }
@@ -582,6 +633,24 @@ impl Physical {
     pub fn free_frames(&self) -> u32 {
         let on_lists = |zone: &Zone| zone.cpus.iter().map(|cpu| cpu.revoke(&*self.machine).len() as u32).sum::<u32>();
         self.zones.iter().map(|zone| on_lists(zone) + zone.buddy.lock().free_frames()).sum()
+    }
+}
+
+/// So often an allocation that is about to fail looks for frames that movers return. Bounded, since a mover may wait for a lock
+/// that the allocation's caller holds.
+const LOOKS: u32 = 64;
+/// A pageblock that is isolated until this is dropped.
+pub(crate) struct IsolatedBlock<'p> {
+    physical: &'p Physical,
+    number: u32,
+}
+
+impl Drop for IsolatedBlock<'_> {
+    fn drop(&mut self) {
+        let physical = self.physical;
+        if let Some(zone) = physical.zone_of(physical.blocks.range(self.number).start) {
+            zone.buddy.lock().set_isolated(physical.tables(), self.number, false);
+        }
     }
 }
 

@@ -1,0 +1,114 @@
+//! Isolation of a pageblock wasn't exact: what was on processors' lists was handed out, and a second compaction filled a block that
+//! was being emptied.
+
+use std::sync::mpsc::channel;
+
+use crate::common::*;
+use pagemove::{
+    compact::{Act, Emptied, Goal, Observation, Plan, compact},
+    frame::Kind,
+    migrate::{Mode, Options, Policy},
+    units::{Order, Pfn},
+};
+use pagemove_hosted::{TlbKind, enter_cpu};
+
+/// While block 1 is being emptied, `meanwhile` is done at the flush; gives whether the block is free afterwards.
+fn emptied(prepare: impl FnOnce(&Lab), meanwhile: impl FnOnce(&Lab) + Send + 'static) -> bool {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 3);
+    let physical = lab.engine.physical();
+    let device = Device::open(&lab);
+    // Block 0 is kept by a page that can't move; block 1 has one that can; block 2 is free.
+    assert!(physical.alloc_exactly(Pfn::new(7), Kind::Kernel));
+    let page = (0..).find(|&page| (512..1024).contains(&device.fill(page, 1).get())).unwrap();
+    device.driver.index.truncate(0..page);
+    let zone = physical.zones().next().unwrap();
+    let plan = Plan::new(&Observation::of(physical, zone, Policy::Any), Goal::All);
+    assert_eq!(plan.empty.iter().map(|emptied| emptied.block).collect::<Vec<_>>(), [1], "the scene is set");
+    let process = lab.process();
+    process.load(shared(&process, device.clone(), page + 1, RW).start().up(page)).unwrap();
+    let beside = Lab { machine: lab.machine.clone(), engine: lab.engine.clone() };
+    let (send, done) = channel();
+    hooked.before_next_flush(move |_| {
+        assert!(beside.engine.physical().blocks().is_isolated(1));
+        meanwhile(&beside);
+        send.send(()).unwrap();
+    });
+    let mut act = Act::new(&lab.engine, &plan, Options::new(Mode::Sync));
+    // Behind the draining with which an act begins.
+    prepare(&lab);
+    let outcome = act.next().unwrap();
+    done.recv().unwrap();
+    assert_eq!(outcome.stayed, []);
+    outcome.free
+}
+
+fn take_all(lab: &Lab) -> Vec<Pfn> {
+    std::iter::from_fn(|| lab.engine.physical().alloc(Order::ZERO, Kind::Kernel).ok()).collect()
+}
+
+fn none_of_block_1(pfns: &[Pfn]) {
+    let inside: Vec<_> = pfns.iter().filter(|pfn| (512..1024).contains(&pfn.get())).collect();
+    assert_eq!(inside, [] as [&Pfn; 0], "handed out of a block that is isolated");
+}
+
+#[test]
+fn nothing_of_an_isolated_block_is_allocated() {
+    let free = emptied(
+        |_| {},
+        |lab| {
+            assert!(!lab.engine.physical().alloc_exactly(Pfn::new(1000), Kind::Kernel));
+            let got = take_all(lab);
+            none_of_block_1(&got);
+            got.into_iter().for_each(|pfn| lab.engine.physical().put(pfn));
+        },
+    );
+    assert!(free);
+}
+
+/// Frames of the block lie on another processor's list when it's isolated.
+#[test]
+fn what_processors_have_on_their_lists_is_taken_back() {
+    let free = emptied(
+        |lab| {
+            enter_cpu(1);
+            let got = take_all(lab);
+            got.into_iter().for_each(|pfn| lab.engine.physical().put(pfn));
+            enter_cpu(0);
+        },
+        |lab| {
+            enter_cpu(1);
+            none_of_block_1(&[lab.engine.physical().alloc(Order::ZERO, Kind::Kernel).unwrap()]);
+            let got = take_all(lab);
+            none_of_block_1(&got);
+            enter_cpu(0);
+        },
+    );
+    assert!(free);
+}
+
+/// A second compaction neither fills the block nor empties it.
+#[test]
+fn a_second_compaction_leaves_an_isolated_block_alone() {
+    let free = emptied(
+        |_| {},
+        |lab| {
+            let device = Device::open(lab);
+            let physical = lab.engine.physical();
+            let zone = physical.zones().next().unwrap();
+            let block_1 =
+                || (512..1024).filter(|&pfn| physical.frame(Pfn::new(pfn)).state().kind() == Kind::Free).count();
+            let before = block_1();
+            // Movable pages elsewhere, and a plan that would move them into block 1.
+            let pages: Vec<Pfn> = (0..4).map(|page| device.fill(page, 1)).collect();
+            none_of_block_1(&pages);
+            let empty = vec![Emptied { block: physical.blocks().number(pages[0]), pages: 4 }];
+            let plan = Plan { empty, fill: vec![1], moves: 4, room: 508 };
+            Act::new(&lab.engine, &plan, Options::new(Mode::Async)).for_each(drop);
+            none_of_block_1(&(0..4).map(|page| device.peek(page)).collect::<Vec<_>>());
+            compact(&lab.engine, zone, Goal::All, Options::new(Mode::Async));
+            assert_eq!(block_1(), before);
+            none_of_block_1(&(0..4).map(|page| device.peek(page)).collect::<Vec<_>>());
+        },
+    );
+    assert!(free);
+}
