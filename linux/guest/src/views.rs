@@ -17,6 +17,8 @@ use crate::work::Scene;
 
 /// Words that a child counts up, one in each half of a page.
 const COUNTED: [usize; 2] = [5, 305];
+/// What they begin with: higher than a lost word gets by counting, so that one is seen that is lost before it's first compared.
+const FIRST: u64 = 1 << 32;
 /// Words that the driver writes, and a mapping reads; and the other way round.
 const BY_DRIVER: usize = 6;
 const BY_MAPPING: usize = 306;
@@ -26,6 +28,7 @@ const OFFLINED: usize = 16;
 
 pub(crate) fn one_page_for_all() -> Outcome {
     let scene = Scene::worn(20_000, 4, 31)?;
+    scene.kept.iter().for_each(|&page| COUNTED.iter().for_each(|&word| scene.map.store(page, word, FIRST)));
     let moved_before = scene.device.counts()?.moved;
     let stop = Map::new(None, 0, 1, SHARED)?;
     let child = sys::fork(|| {
@@ -70,7 +73,7 @@ fn ask(scene: &Scene) -> Result<(), Box<dyn Error>> {
 
 /// Compares all pages time and again, and once more when nothing is moved any more; gives how often.
 fn compare_until(done: &AtomicBool, scene: &Scene) -> Result<u64, Box<dyn Error>> {
-    let mut last = vec![[0; COUNTED.len()]; scene.map.pages()];
+    let mut last = vec![[FIRST; COUNTED.len()]; scene.map.pages()];
     for pass in 1.. {
         let is_last = done.load(Ordering::Relaxed);
         for &page in &scene.kept {
