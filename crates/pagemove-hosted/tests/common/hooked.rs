@@ -15,11 +15,14 @@ use pagemove_hosted::{Hosted, TlbKind};
 
 use super::{Lab, hosted, one_zone};
 
+type Deed = Box<dyn FnOnce() + Send>;
 type Hook = Box<dyn FnOnce(&[FlushRange]) + Send>;
 
 pub struct Hooked {
     inner: Arc<Hosted>,
     before_flush: Mutex<Option<Hook>>,
+    at_barrier: Mutex<Option<Deed>>,
+    at_pause: Mutex<Option<Deed>>,
     loans: AtomicUsize,
     waits: AtomicUsize,
     interrupts: AtomicBool,
@@ -31,6 +34,8 @@ impl Hooked {
         Arc::new(Self {
             inner,
             before_flush: Mutex::default(),
+            at_barrier: Mutex::default(),
+            at_pause: Mutex::default(),
             loans: AtomicUsize::new(loans),
             waits: AtomicUsize::new(0),
             interrupts: AtomicBool::new(false),
@@ -59,6 +64,16 @@ impl Hooked {
     /// Does `hook` once, just before the next flush.
     pub fn before_next_flush(&self, hook: impl FnOnce(&[FlushRange]) + Send + 'static) {
         *self.before_flush.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// Does `deed` once, at the next barrier of all processors.
+    pub fn at_next_barrier(&self, deed: impl FnOnce() + Send + 'static) {
+        *self.at_barrier.lock().unwrap() = Some(Box::new(deed));
+    }
+
+    /// Does `deed` once, when somebody next lets others run.
+    pub fn at_next_pause(&self, deed: impl FnOnce() + Send + 'static) {
+        *self.at_pause.lock().unwrap() = Some(Box::new(deed));
     }
 
     /// Ends every wait early from now on, or lets waits last again.
@@ -106,6 +121,10 @@ unsafe impl Machine for Hooked {
     }
 
     fn barrier(&self) {
+        let deed = self.at_barrier.lock().unwrap().take();
+        if let Some(deed) = deed {
+            deed();
+        }
         self.inner.barrier();
     }
 
@@ -123,6 +142,10 @@ unsafe impl Machine for Hooked {
     }
 
     fn pause(&self) {
+        let deed = self.at_pause.lock().unwrap().take();
+        if let Some(deed) = deed {
+            deed();
+        }
         self.inner.pause();
     }
 

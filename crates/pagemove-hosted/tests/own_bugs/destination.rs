@@ -228,3 +228,32 @@ fn a_splitter_with_a_stale_entry_does_not_take_the_page_that_has_come_there() {
     drop((pins, one, two));
     lab.assert_all_free(2048);
 }
+
+/// A destination that gives a frame in use.
+struct InUse(Pfn);
+
+impl Destination for InUse {
+    fn take(&mut self) -> Option<Pfn> {
+        Some(self.0)
+    }
+
+    fn give_back(&mut self, _: Pfn) {}
+}
+
+/// In a process of its own, since the page stays locked.
+#[test]
+fn a_frame_in_use_is_no_destination() {
+    if case().is_some() {
+        let lab = Lab::new(TlbKind::Soft, 1);
+        let device = Device::open(&lab);
+        let (from, other) = (device.fill(0, 1), device.fill(1, 2));
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            Mover::new(&lab.engine).migrate(&[from], &mut InUse(other), Options::new(Mode::Sync))
+        }));
+        // Nothing is dropped: that would wait for the page.
+        std::process::exit(i32::from(device.driver.index.len() == 2));
+    }
+    let output = run_case("destination::a_frame_in_use_is_no_destination", "child");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("was given as a destination, but is not set aside"), "{said}");
+}

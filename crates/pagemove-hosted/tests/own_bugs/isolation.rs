@@ -7,7 +7,7 @@ use crate::common::*;
 use pagemove::{
     compact::{Act, Emptied, Goal, Observation, Plan, compact},
     frame::Kind,
-    migrate::{Mode, Options, Policy},
+    migrate::{AnyFree, Destination, Mode, Options, Policy},
     units::{Order, Pfn},
 };
 use pagemove_hosted::{TlbKind, enter_cpu};
@@ -111,4 +111,63 @@ fn a_second_compaction_leaves_an_isolated_block_alone() {
         },
     );
     assert!(free);
+}
+
+/// What a mover had set aside before goes back when it's its turn.
+#[test]
+fn what_movers_have_set_aside_is_not_used() {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 2);
+    let physical = lab.engine.physical();
+    let mut ahead = AnyFree::new(physical, 1024);
+    let first = ahead.take().unwrap();
+    ahead.give_back(first);
+    // All is set aside now. A block that is isolated from here on:
+    let plan = Plan { empty: vec![Emptied { block: 1, pages: 0 }], ..Plan::default() };
+    let mut act = Act::new(&lab.engine, &plan, Options::new(Mode::Async));
+    let engine = lab.engine.clone();
+    std::thread::scope(|scope| {
+        let (isolated, until_isolated) = channel();
+        let (looked, until_looked) = channel();
+        hooked.at_next_barrier(move || {
+            assert!(engine.physical().blocks().is_isolated(1));
+            isolated.send(()).unwrap();
+            until_looked.recv().unwrap();
+        });
+        let emptying = scope.spawn(move || act.next().unwrap());
+        until_isolated.recv().unwrap();
+        // As many as block 0 has.
+        let got: Vec<Pfn> = (0..512).map(|_| ahead.take().unwrap()).collect();
+        none_of_block_1(&got);
+        got.into_iter().for_each(|pfn| ahead.give_back(pfn));
+        looked.send(()).unwrap();
+        emptying.join().unwrap();
+    });
+    drop(ahead);
+    lab.assert_all_free(1024);
+}
+
+/// An allocation of several pageblocks is freed while one of them is isolated: blocks of 16 frames, an allocation of 64.
+#[test]
+fn a_larger_allocation_freed_meanwhile_gives_nothing_of_the_block() {
+    let (lab, hooked) = Hooked::lab_of(TlbKind::Soft, &one_zone(512, 4));
+    let physical = lab.engine.physical();
+    let all: Vec<Pfn> = std::iter::from_fn(|| physical.alloc(order(6), Kind::Kernel).ok()).collect();
+    let (large, rest): (Vec<Pfn>, Vec<Pfn>) = all.into_iter().partition(|&pfn| pfn == Pfn::new(0));
+    physical.put(rest[0]);
+    let plan = Plan { empty: vec![Emptied { block: 1, pages: 0 }], ..Plan::default() };
+    let mut act = Act::new(&lab.engine, &plan, Options::new(Mode::Async));
+    let engine = lab.engine.clone();
+    hooked.at_next_barrier(move || {
+        let physical = engine.physical();
+        assert!(physical.blocks().is_isolated(1));
+        large.into_iter().for_each(|pfn| physical.put(pfn));
+        // Three halves are free: two of the rest, and the upper one of what was just freed.
+        let got: Vec<Pfn> = (0..3).map(|_| physical.alloc_frozen(order(5), Kind::Kernel).unwrap()).collect();
+        assert!(got.iter().all(|pfn| pfn.get() >= 32), "{got:?}: of an isolated block");
+        got.into_iter().for_each(|pfn| physical.free_frozen(pfn));
+    });
+    assert!(act.next().unwrap().free);
+    drop(act);
+    rest.into_iter().skip(1).for_each(|pfn| physical.put(pfn));
+    lab.assert_all_free(512);
 }

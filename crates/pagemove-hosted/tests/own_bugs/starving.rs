@@ -1,10 +1,12 @@
 //! A compaction set all free frames of the block that it filled aside for as long as it lived: memory ran out with hundreds free.
 
+use std::sync::mpsc::channel;
+
 use crate::common::*;
 use pagemove::{
     compact::{Act, Goal, Observation, Plan},
     frame::Kind,
-    migrate::{Mode, Options, Policy},
+    migrate::{AnyFree, Destination, Mode, Options, Policy},
     units::{Order, Pfn},
 };
 use pagemove_hosted::TlbKind;
@@ -37,7 +39,7 @@ fn what_a_compaction_does_not_use_yet_can_be_allocated() {
     let at = anonymous(&process, 512);
     process.store(at.start(), 1).unwrap();
     let engine = lab.engine.clone();
-    let (send, receive) = std::sync::mpsc::channel();
+    let (send, receive) = channel();
     hooked.before_next_flush(move |_| {
         let physical = engine.physical();
         let got: Vec<Pfn> = std::iter::from_fn(|| physical.alloc(Order::ZERO, Kind::Kernel).ok()).collect();
@@ -52,4 +54,41 @@ fn what_a_compaction_does_not_use_yet_can_be_allocated() {
     physical.put(hostage);
     drop((process, device));
     lab.assert_all_free(1024);
+}
+
+/// The last free frames are set aside by a mover that is about to move: a fault has it return them.
+#[test]
+fn a_fault_gets_what_movers_have_set_aside() {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 1);
+    let process = lab.process();
+    let at = anonymous(&process, 2);
+    process.store(at.start(), 1).unwrap();
+    let physical = lab.engine.physical().clone();
+    // A mover, which takes a frame whenever it's told to, and gives it back; from the first time on it has all 64 set aside.
+    let (tell, told) = channel::<()>();
+    let (answer, answered) = channel();
+    let of_mover = physical.clone();
+    let mover = std::thread::spawn(move || {
+        let mut destination = AnyFree::new(&of_mover, 64);
+        for () in told {
+            let pfn = destination.take();
+            answer.send(pfn.is_some()).unwrap();
+            pfn.into_iter().for_each(|pfn| destination.give_back(pfn));
+        }
+    });
+    tell.send(()).unwrap();
+    assert!(answered.recv().unwrap());
+    let taken: Vec<Pfn> = std::iter::from_fn(|| physical.alloc(Order::ZERO, Kind::Kernel).ok()).collect();
+    let again = tell.clone();
+    hooked.at_next_pause(move || {
+        again.send(()).unwrap();
+        assert!(answered.recv().unwrap(), "a mover goes on, a frame at a time");
+    });
+    process.store(at.start().up(1), 2).unwrap();
+    assert_eq!(process.load(at.start().up(1)), Ok(2));
+    drop(tell);
+    mover.join().unwrap();
+    taken.into_iter().for_each(|pfn| physical.put(pfn));
+    drop(process);
+    lab.assert_all_free(512);
 }

@@ -10,7 +10,8 @@ use crate::{
 
 /// Gives frames to move to. A frame given is set aside: neither free nor in use, until the move takes it or gives it back.
 pub trait Destination {
-    /// Gives a frame for a base page; `None` if there is none.
+    /// Gives a frame for a base page; `None` if there is none. It's one that [`AnyFree`] or [`TheseFrames`] gave, since only they can
+    /// set a frame aside; a move panics at any other.
     fn take(&mut self) -> Option<Pfn>;
 
     /// Takes back a frame that was not used.
@@ -22,6 +23,17 @@ pub trait Destination {
         let _ = order;
         None
     }
+}
+
+/// Takes a frame that was set aside from `frames`; those of a pageblock that has been isolated since go back.
+fn pop(physical: &Physical, frames: &mut Vec<Pfn>) -> Option<Pfn> {
+    while let Some(pfn) = frames.pop() {
+        if !physical.blocks().is_isolated(physical.blocks().number(pfn)) {
+            return Some(pfn);
+        }
+        physical.unreserve(core::iter::once(pfn));
+    }
+    None
 }
 
 /// Any free frame, as the allocator would give it.
@@ -40,19 +52,21 @@ impl<'p> AnyFree<'p> {
 
 impl Destination for AnyFree<'_> {
     fn take(&mut self) -> Option<Pfn> {
+        let mut ahead = self.ahead;
         if self.physical.is_starving() {
             self.physical.unreserve(self.frames.drain(..));
-            return None;
+            ahead = 1;
         }
+        if let Some(pfn) = pop(self.physical, &mut self.frames) {
+            return Some(pfn);
+        }
+        self.physical.reserve(ahead, &mut self.frames);
         if self.frames.is_empty() {
-            self.physical.reserve(self.ahead, &mut self.frames);
-            if self.frames.is_empty() {
-                // The last free frames may lie on other processors' lists.
-                self.physical.drain_cpu_lists();
-                self.physical.reserve(self.ahead, &mut self.frames);
-            }
+            // The last free frames may lie on other processors' lists.
+            self.physical.drain_cpu_lists();
+            self.physical.reserve(ahead, &mut self.frames);
         }
-        self.frames.pop()
+        pop(self.physical, &mut self.frames)
     }
 
     fn give_back(&mut self, pfn: Pfn) {
@@ -95,19 +109,22 @@ impl<'p> TheseFrames<'p> {
 
 impl Destination for TheseFrames<'_> {
     fn take(&mut self) -> Option<Pfn> {
+        let mut ahead = Self::AHEAD;
         if self.physical.is_starving() {
             self.return_all();
-            return None;
+            ahead = 1;
         }
-        while self.frames.is_empty() {
+        loop {
+            if let Some(pfn) = pop(self.physical, &mut self.frames) {
+                return Some(pfn);
+            }
             let &block = self.blocks.front()?;
-            if self.physical.reserve_from_block(block, Self::AHEAD, |pfn| self.frames.push(pfn)) == 0 {
+            if self.physical.reserve_from_block(block, ahead, |pfn| self.frames.push(pfn)) == 0 {
                 self.blocks.pop_front();
             }
             // Upwards, so that the block fills without holes.
             self.frames.reverse();
         }
-        self.frames.pop()
     }
 
     fn give_back(&mut self, pfn: Pfn) {

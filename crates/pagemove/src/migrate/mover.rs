@@ -214,6 +214,7 @@ impl<'e> Mover<'e> {
             let to = if order == Order::ZERO { destination.take() } else { destination.take_larger(order) };
             let reason = if order == Order::ZERO { Reason::NoDestination } else { Reason::Order };
             let to = to.ok_or(reason)?;
+            check_destination(physical, to, order);
             let key = frame.key();
             let owner = match frame.owner() {
                 0 => None,
@@ -438,6 +439,16 @@ fn unfreeze(physical: &Physical, page: &mut MovingPage, refusal: Refusal) {
     page.stay = Some(reason_of(refusal));
     reset_destination(physical, page);
     physical.frame(page.from).set_counts(expected(true), 0);
+}
+
+/// Checks that nobody can have a reference to what a destination gave, and that it's free to be used. Panics otherwise: a
+/// destination that gives frames in use would have pages moved over their contents.
+fn check_destination(physical: &Physical, pfn: Pfn, order: Order) {
+    let frame = physical.frame(pfn);
+    let kind = if order == Order::ZERO { Kind::Cached } else { Kind::Kernel };
+    let state = frame.state();
+    let fits = frame.is_frozen() && state.kind() == kind && state.order() == order;
+    assert!(fits, "frame {pfn} was given as a destination, but is not set aside as one of order {}", order.get());
 }
 
 /// Makes the destination what the source is: kind, size, owner, place and marks. Its counts stay zero, so that whoever finds

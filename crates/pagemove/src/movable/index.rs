@@ -37,10 +37,14 @@ pub struct PageIndex {
     chunks: Mutex<BTreeMap<u32, Chunk>>,
 }
 
-/// Reads a page from its backing store: gets the page offset, and fills the page's words.
+/// Reads a page from its backing store: gets the page offset, and fills the page's words. Called with the page locked, so what
+/// [`LockedPage`] says holds.
 pub type ReadPage = dyn Fn(u32, &[crate::sync::AtomicU64; 512]) + Send + Sync;
 
 /// A page held by reference and lock: it can't move, be freed or be truncated until this is dropped.
+///
+/// Whoever holds it must not access user memory that may map the page: a fault there waits for the lock (also copy-on-write of a
+/// private mapping).
 pub struct LockedPage<'a> {
     physical: &'a Arc<Physical>,
     pfn: Pfn,
@@ -221,17 +225,21 @@ impl PageIndex {
     /// Takes the page at `index` out, removes every mapping of it, and frees it once the last reference is gone.
     /// Waits for its move. Gives false if there was none.
     pub fn remove(&self, index: u32) -> bool {
+        // Dropped after the page's lock: the last hold of a device's map may free pages, and wait for their locks.
+        let _map;
         let Some(page) = self.lock_page(index) else { return false };
-        self.take_out(index, &page);
+        _map = self.take_out(index, &page);
         true
     }
 
-    fn take_out(&self, index: u32, page: &LockedPage<'_>) {
+    /// Gives the reverse map that it asked, to be dropped without a frame's lock.
+    fn take_out(&self, index: u32, page: &LockedPage<'_>) -> Option<Arc<dyn ReverseMap>> {
         // Unmapped first: who finds the place empty may rely on nobody seeing the page any more. Nobody maps it again, for
         // that needs the lock that we hold.
         let mut debt = FlushDebt::new(&self.physical);
         // By the map that the page's key names, a device's perhaps. One that is gone has no mappings left; processes may.
-        match self.rmaps.get(self.physical.frame(page.pfn).key().rmap) {
+        let map = self.rmaps.get(self.physical.frame(page.pfn).key().rmap);
+        match &map {
             Some(map) => map.unmap(&self.physical, index, page.pfn, &mut debt),
             None => self.rmap.unmap(&self.physical, index, page.pfn, &mut debt),
         }
@@ -253,6 +261,7 @@ impl PageIndex {
             self.physical.settle_class(page.pfn);
         }
         self.physical.put(page.pfn);
+        map
     }
 
     /// Takes out all pages of `range`; each as [`Self::remove`] does.
@@ -270,10 +279,11 @@ impl PageIndex {
     pub fn drop_clean(&self, range: Range<u32>) -> u32 {
         let (mut from, mut dropped) = (range.start, 0);
         while let Some(index) = self.next_index(from).filter(|index| range.contains(index)) {
+            let _map;
             if let Some(page) = self.lock_page(index) {
                 let frame = self.physical.frame(page.pfn);
                 if frame.maps() == 0 && frame.refs() == 2 && !frame.state().marks().contains(Marks::DIRTY) {
-                    self.take_out(index, &page);
+                    _map = self.take_out(index, &page);
                     dropped += 1;
                 }
             }

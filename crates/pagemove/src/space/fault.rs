@@ -46,6 +46,9 @@ const MARKS: Flags = Flags::ACCESSED.union(Flags::DIRTY);
 /// So often a fault finds a migration entry whose frame nobody has locked, before it gives up.
 const MOST_IN_VAIN: u32 = 100_000;
 
+/// So often a fault that finds no frame has movers return what they have set aside.
+const RECALLS: u32 = 8;
+
 /// What a step of a fault came to.
 enum Step {
     /// The access can be tried again.
@@ -67,7 +70,7 @@ impl AddressSpace {
     pub(super) fn fault_for(&self, address: VirtAddr, access: Access, own: bool) -> Result<(), FaultError> {
         self.physical().counters().add(Counter::Pgfault, 1);
         let mut blocked_since = None;
-        let mut in_vain = 0;
+        let (mut in_vain, mut recalls) = (0, 0);
         loop {
             let step = {
                 let vmas = self.vmas.read();
@@ -75,7 +78,15 @@ impl AddressSpace {
                 if !vma.protection.contains(needed(access)) {
                     return Err(FaultError::Protection(address));
                 }
-                self.step(vma, address.page(), access, own)?
+                self.step(vma, address.page(), access, own)
+            };
+            let step = match step {
+                // Without a lock: movers may have set the last free frames aside.
+                Err(FaultError::OutOfMemory(_)) if recalls < RECALLS && self.physical().recall_destinations() => {
+                    recalls += 1;
+                    continue;
+                }
+                step => step?,
             };
             match step {
                 Step::Done => break,

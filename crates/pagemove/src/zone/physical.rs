@@ -253,22 +253,31 @@ impl Physical {
                 return Ok(pfn);
             }
         }
-        // What is missing may lie on the processors' lists, or be set aside by movers, which return it when they see the flag.
-        self.starving.fetch_add(1, Ordering::Relaxed);
-        let mut found = None;
-        for _ in 0..LOOKS {
-            self.drain_cpu_lists();
-            let mut zones = self.zones.iter().rev();
-            found = zones.find_map(|zone| zone.buddy.lock().take(self.tables(), order, migratetype));
-            if found.is_some() || self.set_aside.load(Ordering::Relaxed) == 0 {
-                break;
-            }
-            self.machine.pause();
-        }
-        self.starving.fetch_sub(1, Ordering::Relaxed);
+        // What is missing may lie on the processors' lists.
+        self.drain_cpu_lists();
+        let mut zones = self.zones.iter().rev();
+        let found = zones.find_map(|zone| zone.buddy.lock().take(self.tables(), order, migratetype));
         let pfn = found.ok_or(AllocError { order })?;
         self.dress(pfn, order, kind, references);
         Ok(pfn)
+    }
+
+    /// Has movers return base frames that they have set aside as destinations, for an allocation that failed. Tells whether it's
+    /// worth another try. Waits, so the caller holds no lock that a mover may want.
+    pub(crate) fn recall_destinations(&self) -> bool {
+        let before = self.set_aside.load(Ordering::Relaxed);
+        if before == 0 {
+            return false;
+        }
+        self.starving.fetch_add(1, Ordering::Relaxed);
+        for _ in 0..LOOKS {
+            self.machine.pause();
+            if self.set_aside.load(Ordering::Relaxed) < before {
+                break;
+            }
+        }
+        self.starving.fetch_sub(1, Ordering::Relaxed);
+        true
     }
 
     /// Calls `act` with this processor's own lists of `zone`, if they can be had without waiting.
@@ -409,7 +418,12 @@ impl Physical {
         }
         self.count(pfn, order, class, Class::Free);
         if let Some(zone) = self.zone_of(pfn) {
-            zone.buddy.lock().give(self.tables(), pfn, order);
+            // A pageblock at a time, since some of them may be isolated; the others merge.
+            let part = order.min(self.blocks.order());
+            let mut buddy = zone.buddy.lock();
+            (0..order.frames())
+                .step_by(part.frames() as usize)
+                .for_each(|at| buddy.give(self.tables(), pfn.up(at), part));
         }
     }
 
@@ -523,7 +537,8 @@ impl Physical {
         taken
     }
 
-    /// Tells whether an allocation is about to fail: who has frames set aside as destinations is to return them.
+    /// Tells whether an allocation is about to fail: who has frames set aside as destinations is to return them, and to take them
+    /// one by one meanwhile.
     pub(crate) fn is_starving(&self) -> bool {
         // Relaxed, as `set_aside`: hints.
         self.starving.load(Ordering::Relaxed) > 0
@@ -636,8 +651,7 @@ impl Physical {
     }
 }
 
-/// So often an allocation that is about to fail looks for frames that movers return. Bounded, since a mover may wait for a lock
-/// that the allocation's caller holds.
+/// So often a look is taken whether movers have returned frames: who has some set aside may not be moving right now.
 const LOOKS: u32 = 64;
 /// A pageblock that is isolated until this is dropped.
 pub(crate) struct IsolatedBlock<'p> {
