@@ -457,7 +457,7 @@ impl Scene {
                 outcome
             }
             Fault::Reference(point) => {
-                let (outcome, had) = self.move_and(mode, point, || physical.frame(pfn).get_unless_zero());
+                let (outcome, had) = self.move_and(mode, point, || physical.frame(pfn).try_get());
                 assert_eq!(had, point < Point::Frozen, "a frozen frame gives no reference, any other does");
                 if had {
                     physical.put(pfn);
@@ -465,7 +465,7 @@ impl Scene {
                 outcome
             }
             Fault::Mapping => {
-                let (outcome, ()) = self.move_and(mode, Point::Blocked, || device_mapped(physical, pfn));
+                let (outcome, ()) = self.move_and(mode, Point::Blocked, || device_mapped(physical, pfn).unwrap());
                 device_unmapped(physical, pfn);
                 outcome
             }

@@ -90,7 +90,7 @@ fn trap_2_dirty_entries_of_pages_outside_any_cache() {
     }
 }
 
-/// Trap 3: nothing that happens to a page during its move clears the isolation mark; and it's gone afterwards.
+/// Trap 3: a page is isolated while it's locked; nothing that happens to it during its move clears that, and it ends with the move.
 #[test]
 fn trap_3_the_isolation_mark_outlives_what_happens_to_the_page() {
     use pagemove::movable::{MovableOps, OwnedMove, OwnedPage, Refusal};
@@ -107,7 +107,7 @@ fn trap_3_the_isolation_mark_outlives_what_happens_to_the_page() {
             // What a store, a write-back and a mapping do to a page.
             frame.mark(Marks::DIRTY | Marks::WRITEBACK);
             frame.unmark(Marks::WRITEBACK | Marks::DIRTY);
-            self.seen.lock().unwrap().push(frame.state().marks().contains(Marks::ISOLATED));
+            self.seen.lock().unwrap().push(engine.physical().frames().is_locked(pfn));
         }
     }
     impl MovableOps for Watch {
@@ -130,7 +130,7 @@ fn trap_3_the_isolation_mark_outlives_what_happens_to_the_page() {
     let pfn = index.lock_or_insert(0).unwrap().pfn();
     assert_eq!(lab.migrate(pfn, Mode::Sync), Err(Reason::Refused));
     assert_eq!(*watch.seen.lock().unwrap(), [true, true]);
-    assert!(!lab.engine.physical().frame(pfn).state().marks().contains(Marks::ISOLATED));
+    assert!(!lab.engine.physical().frames().is_locked(pfn));
     *watch.lab.lock().unwrap() = None;
     lab.validate();
 }

@@ -176,7 +176,7 @@ fn an_extra_reference() {
         let scene = Scene::new(lab);
         let physical = lab.engine.physical();
         let pages = scene.pages();
-        pages.iter().for_each(|&pfn| assert!(physical.frame(pfn).get_unless_zero()));
+        pages.iter().for_each(|&pfn| assert!(physical.frame(pfn).try_get()));
         scene.assert_stays(lab, &pages, Reason::Referenced, &MODES);
         pages.iter().for_each(|&pfn| physical.put(pfn));
         scene.assert_moves(lab, &pages);
@@ -291,7 +291,7 @@ fn a_page_taken_out_of_its_index_while_somebody_holds_it() {
     on_both(2, |lab| {
         let device = Device::open(lab);
         let pfn = device.fill(0, 7);
-        assert!(lab.engine.physical().frame(pfn).get_unless_zero());
+        assert!(lab.engine.physical().frame(pfn).try_get());
         assert!(device.driver.index.remove(0));
         for mode in MODES {
             assert_eq!(lab.migrate(pfn, mode), Err(Reason::OwnerGone));

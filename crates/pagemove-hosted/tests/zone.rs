@@ -107,7 +107,7 @@ fn nobody_gets_a_frozen_allocation_but_who_made_it() {
     let physical = lab.engine.physical();
     for order in MAX_ORDER.up_to() {
         let pfn = physical.alloc_frozen(order, Kind::Kernel).unwrap();
-        assert!(!physical.frame(pfn).get_unless_zero(), "{order:?}");
+        assert!(!physical.frame(pfn).try_get(), "{order:?}");
         assert_eq!(lab.free_frames(), 2048 - order.frames());
         lab.validate();
         assert_eq!(lab.migrate(pfn, Mode::Sync), Err(Reason::Unmovable), "{order:?}");

@@ -15,7 +15,7 @@ use pagemove::{
     Engine,
     movable::PageIndex,
     paging::FlushDebt,
-    rmap::{MovingPage, RangeMap, ReverseMap, device_mapped, device_unmapped, mapping_added, mapping_removed},
+    rmap::{MovingPage, RangeMap, ReverseMap, device_mapped, device_unmapped, mapping_rebound, mapping_removed},
     sync::{AtomicU64, Ordering},
     units::Pfn,
     zone::Physical,
@@ -64,7 +64,7 @@ impl Accelerator {
         let held = self.index.lock_or_insert(page).unwrap();
         let mut table = self.table.lock().unwrap();
         assert_eq!(table.insert(page, DeviceEntry::Runs(held.pfn())), None, "the device maps page {page} already");
-        device_mapped(self.physical(), held.pfn());
+        device_mapped(self.physical(), held.pfn()).unwrap();
     }
 
     /// Takes a page out of the device's table, also in the midst of its move; false if it isn't there.
@@ -142,7 +142,7 @@ impl ReverseMap for Accelerator {
             if let Some(entry) = table.get_mut(&page.key.index)
                 && *entry == DeviceEntry::Stopped(page.from)
             {
-                mapping_added(physical, page.target());
+                mapping_rebound(physical, page.target());
                 *entry = DeviceEntry::Runs(page.target());
             }
         }

@@ -41,7 +41,7 @@ fn refused_at(stage: Stage) {
         assert_eq!(frame.state().kind(), Kind::Driver);
         let mut destination = AnyFree::new(engine.physical(), 1);
         let second = Mover::new(&engine).migrate(&[to], &mut destination, Options::new(Mode::Sync));
-        assert!(!frame.get_unless_zero(), "a destination that isn't committed gives a reference");
+        assert!(!frame.try_get(), "a destination that isn't committed gives a reference");
         // From here on `stage` refuses.
         driver.refuse(stage, Refusal::No);
         send.send((to, second)).unwrap();
@@ -85,7 +85,7 @@ impl Destination for Looked<'_> {
 
     fn take_larger(&mut self, order: Order) -> Option<Pfn> {
         let pfn = self.inner.take_larger(order)?;
-        self.looks.push(self.physical.frame(pfn).get_unless_zero());
+        self.looks.push(self.physical.frame(pfn).try_get());
         Some(pfn)
     }
 }

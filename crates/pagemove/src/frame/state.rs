@@ -10,8 +10,8 @@ use crate::units::Order;
 pub enum Kind {
     /// Free: head of a free block (marked [`Marks::HEAD`]) or inside one.
     Free = 0,
-    /// Free, on a processor's list or set aside as a destination: not to be merged with its buddy.
-    Cached = 1,
+    /// Free, on a CPU's list: not to be merged with its buddy.
+    PerCpu = 1,
     /// Not head of a larger allocation.
     Tail = 2,
     /// Not the engine's to use.
@@ -28,12 +28,14 @@ pub enum Kind {
     File = 8,
     /// A driver's, movable by its [`crate::movable::MovableOps`].
     Driver = 9,
+    /// Free, set aside as the destination of a move.
+    Destination = 10,
 }
 
 impl Kind {
-    const ALL: [Kind; 10] = [
+    const ALL: [Kind; 11] = [
         Kind::Free,
-        Kind::Cached,
+        Kind::PerCpu,
         Kind::Tail,
         Kind::Reserved,
         Kind::Kernel,
@@ -42,11 +44,12 @@ impl Kind {
         Kind::Anon,
         Kind::File,
         Kind::Driver,
+        Kind::Destination,
     ];
 
     /// Tells whether memory is allocated for it.
     pub const fn is_allocation(self) -> bool {
-        !matches!(self, Kind::Free | Kind::Cached | Kind::Tail)
+        !matches!(self, Kind::Free | Kind::PerCpu | Kind::Destination | Kind::Tail)
     }
 
     /// Tells whether a move is possible at all.
@@ -72,6 +75,7 @@ const FIRST_CLASSES: [Class; Kind::ALL.len()] = [
     Class::Lru,
     Class::Lru,
     Class::DriverUnmapped,
+    Class::Free,
 ];
 
 /// What a frame counts as in the summary of its pageblock.
@@ -134,8 +138,6 @@ bitflags! {
     pub struct Marks: u32 {
         /// Head of a free block of the buddy allocator; the order is the block's.
         const HEAD = 1 << 16;
-        /// Isolated for a move: off its LRU or driver.
-        const ISOLATED = 1 << 17;
         /// Written to since it was last clean; collected from page-table entries.
         const DIRTY = 1 << 18;
         /// Being written to its backing store.

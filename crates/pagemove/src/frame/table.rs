@@ -1,21 +1,19 @@
 //! The table of all frames, over storage that the machine lends, and their locks.
 //!
-//! The lock is a mutex of one word: 0 free, 1 held, 2 held and somebody may wait. All waiters are woken together,
-//! since most of them don't want the lock but only the end of a move.
+//! # Waiting for a lock
+//! The lock is a bit of the folio's word, which a thread can't sleep on, since it changes all the time. So each frame has an
+//! event count, `wakes`: a waiter reads it, looks at the lock, sets WAITERS, and sleeps while the event count is unchanged.
+//! Releasing a lock that has WAITERS raises the event count and wakes all: most waiters want no lock, but the end of a move.
 
 use alloc::sync::Arc;
 use core::ops::Index;
 
-use super::{Frame, Marks};
+use super::{Counts, Frame, Marks, Put};
 use crate::{
     port::{Machine, Table},
     sync::Ordering,
     units::Pfn,
 };
-
-const FREE: u32 = 0;
-const HELD: u32 = 1;
-const CONTENDED: u32 = 2;
 
 /// All frames from 0 up to the end of RAM.
 pub struct FrameTable {
@@ -50,12 +48,12 @@ impl FrameTable {
         self.frames.get(pfn.index())
     }
 
-    /// Locks the frame if that needs no waiting.
+    /// Locks the frame if that needs no waiting. The caller has a reference.
     pub fn try_lock(&self, pfn: Pfn) -> Option<FrameLock<'_>> {
         self.try_lock_raw(pfn).then(|| FrameLock { table: self, pfn })
     }
 
-    /// Locks the frame; waits while somebody else, a move among them, holds it.
+    /// Locks the frame; waits while somebody else, a move among them, holds it. The caller has a reference.
     pub fn lock(&self, pfn: Pfn) -> FrameLock<'_> {
         self.lock_raw(pfn);
         FrameLock { table: self, pfn }
@@ -64,52 +62,67 @@ impl FrameTable {
     /// Waits until nobody holds the lock at one moment; tells whether somebody did. Needs no reference: see the module's
     /// protocol.
     pub fn wait_unlocked(&self, pfn: Pfn) -> bool {
-        let lock = &self[pfn].lock;
+        let frame = &self[pfn];
         let mut was_held = false;
         loop {
-            // Acquire pairs with the Release of `unlock_raw`: what the move did is seen.
-            let now = lock.load(Ordering::Acquire);
-            was_held |= now != FREE;
-            match now {
-                FREE => return was_held,
-                HELD => {
-                    let _ = lock.compare_exchange(HELD, CONTENDED, Ordering::Relaxed, Ordering::Relaxed);
-                }
-                _ => self.machine.wait(lock, CONTENDED),
+            let wakes = frame.wakes();
+            let counts = frame.counts.load();
+            if !counts.is_locked() {
+                return was_held;
             }
+            was_held = true;
+            self.sleep(frame, counts, wakes);
         }
     }
 
     pub(crate) fn try_lock_raw(&self, pfn: Pfn) -> bool {
-        // Acquire pairs with the Release of `unlock_raw`.
-        self[pfn].lock.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        self[pfn].counts.try_lock().is_ok()
     }
 
     pub(crate) fn lock_raw(&self, pfn: Pfn) {
-        if self.try_lock_raw(pfn) {
-            return;
-        }
-        let lock = &self[pfn].lock;
-        // Who waited can't know whether others still do, and so takes the lock as contended.
-        while lock.swap(CONTENDED, Ordering::Acquire) != FREE {
-            self.machine.wait(lock, CONTENDED);
+        let frame = &self[pfn];
+        loop {
+            let wakes = frame.wakes();
+            match frame.counts.try_lock() {
+                Ok(()) => return,
+                Err(counts) => self.sleep(frame, counts, wakes),
+            }
         }
     }
 
-    /// Locks a frame that was set aside: nobody else takes its lock, at most somebody waits for a lock that it had before.
-    pub(crate) fn lock_set_aside(&self, pfn: Pfn) {
-        // Relaxed: what led here is the allocator's lock. No compare-and-swap: it's free, and only we would take it.
-        self[pfn].lock.store(HELD, Ordering::Relaxed);
+    /// Sleeps until the lock is released, which was held when `counts` were read, after `wakes`. May return early.
+    fn sleep(&self, frame: &Frame, counts: Counts, wakes: u32) {
+        if frame.counts.announce_waiter(counts) {
+            self.machine.wait(&frame.wakes, wakes);
+        }
+    }
+
+    /// Locks a frame that nobody else can use: it's new or set aside, and has no reference.
+    pub(crate) fn lock_exclusive(&self, pfn: Pfn) {
+        self[pfn].counts.lock_exclusive();
     }
 
     pub(crate) fn unlock_raw(&self, pfn: Pfn) {
-        let lock = &self[pfn].lock;
-        // Release pairs with the Acquire of the next holder and of `wait_unlocked`.
-        let before = lock.swap(FREE, Ordering::Release);
-        debug_assert_ne!(before, FREE, "a frame was unlocked that nobody held");
-        if before == CONTENDED {
-            self.machine.wake(lock);
+        if self[pfn].counts.unlock() {
+            self.wake_waiters(pfn);
         }
+    }
+
+    /// Releases the lock and gives the caller's reference back, in one change.
+    pub(crate) fn unlock_and_put(&self, pfn: Pfn) -> Put {
+        let (has_waiters, put) = self[pfn].counts.unlock_and_put();
+        if has_waiters {
+            self.wake_waiters(pfn);
+        }
+        put
+    }
+
+    #[cold]
+    fn wake_waiters(&self, pfn: Pfn) {
+        let wakes = &self[pfn].wakes;
+        // Release pairs with the Acquire of `Frame::wakes`: who reads the new value finds the lock released.
+        wakes.fetch_add(1, Ordering::Release);
+        self.machine.wake(wakes);
     }
 
     /// Marks the page as being written to its backing store: moves leave it, or wait. The caller has a reference.
@@ -136,7 +149,7 @@ impl FrameTable {
 
     /// Tells whether somebody holds the lock right now.
     pub fn is_locked(&self, pfn: Pfn) -> bool {
-        self[pfn].lock.load(Ordering::Relaxed) != FREE
+        self[pfn].counts.load().is_locked()
     }
 }
 

@@ -6,7 +6,7 @@ use core::ops::Range;
 use super::{Destination, Options, Outcome, Policy};
 use crate::{
     engine::Engine,
-    frame::{Class, Kind, Marks, State},
+    frame::{Claim, Class, Kind, Marks, State},
     movable::{Mode, OwnedMove, OwnedPage, Owner, OwnerUse, Refusal},
     paging::FlushDebt,
     report::{Counter, Event, Reason},
@@ -191,24 +191,21 @@ impl<'e> Mover<'e> {
         let frame = physical.frame(pfn);
         match frame.state().kind() {
             kind if kind.is_movable() => {}
-            Kind::Free | Kind::Cached => return Err(None),
+            Kind::Free | Kind::PerCpu | Kind::Destination => return Err(None),
             _ => return Err(Some(Reason::Unmovable)),
         }
-        if !frame.get_unless_zero() {
-            // Freed, or frozen by another move.
-            return Err(physical.frames().is_locked(pfn).then_some(Reason::Locked));
-        }
-        if wait {
-            physical.frames().lock_raw(pfn);
-        } else if !physical.frames().try_lock_raw(pfn) {
-            physical.put(pfn);
-            return Err(Some(Reason::Locked));
+        match frame.claim() {
+            Claim::Claimed(_) => {}
+            Claim::Locked if wait && frame.try_get() => physical.frames().lock_raw(pfn),
+            Claim::Locked => return Err(Some(Reason::Locked)),
+            // Freed meanwhile.
+            Claim::Free => return Err(None),
         }
         let claimed = self.claim_locked(pfn, options, wait).and_then(|order| {
             // Before the owner is asked: who is asked to stop for a page may rely on nobody else using it. (What comes later
             // fails at the freeze.)
             let expected = expected(frame.owner() != 0);
-            if !frame.has_only_mappings_and(expected) {
+            if !frame.counts().has_only_mappings_and(expected) {
                 return Err(Reason::Referenced);
             }
             let to = if order == Order::ZERO { destination.take() } else { destination.take_larger(order) };
@@ -230,16 +227,14 @@ impl<'e> Mover<'e> {
         });
         match claimed {
             Ok((page, owner)) => {
-                frame.mark(Marks::ISOLATED);
                 // Nobody looks for it before it's dressed, but who finds it by an entry must wait for us.
-                physical.frames().lock_set_aside(page.to);
+                physical.frames().lock_exclusive(page.to);
                 self.pages.push(page);
                 self.owners.push(owner);
                 Ok(())
             }
             Err(reason) => {
-                physical.frames().unlock_raw(pfn);
-                physical.put(pfn);
+                physical.unlock_and_put(pfn);
                 Err(Some(reason))
             }
         }
@@ -355,7 +350,7 @@ impl<'e> Mover<'e> {
                 continue;
             }
             // The commit: nobody can refuse any more, so the destination's counts are published, once.
-            physical.frame(page.to).set_counts(expected(owner.is_some()), 0);
+            physical.frame(page.to).thaw(expected(owner.is_some()), 0);
         }
     }
 
@@ -378,12 +373,11 @@ impl<'e> Mover<'e> {
             if let Some(place) = *owner {
                 self.uses[place].1.ops().putback(OwnedPage { pfn: kept, index: page.key.index, mode });
             }
-            physical.settle_class_if_changed(kept);
+            physical.update_class_if_changed(kept);
             match page.stay {
                 None => {
                     outcome.moved += u64::from(page.order.frames());
-                    frames.unlock_raw(page.to);
-                    physical.put(page.to);
+                    physical.unlock_and_put(page.to);
                     // Frozen, so nobody has it; who waits for its lock looks anew at what led him there.
                     frames.unlock_raw(page.from);
                     if page.order > Order::ZERO {
@@ -392,11 +386,9 @@ impl<'e> Mover<'e> {
                 }
                 Some(reason) => {
                     outcome.stayed.push((page.from, reason));
-                    physical.frame(page.from).unmark(Marks::ISOLATED);
                     frames.unlock_raw(page.to);
                     give_back(physical, destination, page.to, page.order);
-                    frames.unlock_raw(page.from);
-                    physical.put(page.from);
+                    physical.unlock_and_put(page.from);
                 }
             }
         }
@@ -438,16 +430,16 @@ fn owned_move<'p>(physical: &'p Physical, page: &MovingPage, mode: Mode) -> Owne
 fn unfreeze(physical: &Physical, page: &mut MovingPage, refusal: Refusal) {
     page.stay = Some(reason_of(refusal));
     reset_destination(physical, page);
-    physical.frame(page.from).set_counts(expected(true), 0);
+    physical.frame(page.from).thaw(expected(true), 0);
 }
 
 /// Checks that nobody can have a reference to what a destination gave, and that it's free to be used. Panics otherwise: a
 /// destination that gives frames in use would have pages moved over their contents.
 fn check_destination(physical: &Physical, pfn: Pfn, order: Order) {
     let frame = physical.frame(pfn);
-    let kind = if order == Order::ZERO { Kind::Cached } else { Kind::Kernel };
+    let kind = if order == Order::ZERO { Kind::Destination } else { Kind::Kernel };
     let state = frame.state();
-    let fits = frame.is_frozen() && state.kind() == kind && state.order() == order;
+    let fits = frame.is_unused() && state.kind() == kind && state.order() == order;
     assert!(fits, "frame {pfn} was given as a destination, but is not set aside as one of order {}", order.get());
 }
 

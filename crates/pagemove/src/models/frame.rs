@@ -10,7 +10,7 @@ use super::{
     within,
 };
 use crate::{
-    frame::{Frame, FrameTable, Key, Kind, Marks, Put, State},
+    frame::{Claim, Frame, FrameTable, Key, Kind, Marks, Put, State},
     units::{Order, Pfn},
 };
 
@@ -132,14 +132,14 @@ fn a_reference_shows_what_the_frame_is() {
         let key = Key { rmap: 3, index: 4 };
         let other = frame.clone();
         let looker = thread::spawn(move || {
-            if other.get_unless_zero() {
+            if other.try_get() {
                 assert_eq!((other.owner(), other.key(), other.state().kind()), (7, key, Kind::Driver));
                 assert_eq!(other.put(), Put::Shared);
             }
         });
         frame.set_owner(7, key);
         frame.set_state(State::new(Kind::Driver, Kind::Driver.first_class(), Order::ZERO));
-        frame.set_counts(1, 0);
+        frame.publish();
         looker.join().expect("no panic");
     });
 }
@@ -149,7 +149,7 @@ fn a_reference_shows_what_the_frame_is() {
 fn the_last_reference_frees_once_and_last() {
     all("get-unless-zero against free", || {
         let shared = Arc::new((Frame::default(), Guarded::new(), Guarded::new()));
-        shared.0.set_counts(1, 0);
+        shared.0.publish();
         let give_back = |shared: &(Frame, Guarded, Guarded)| {
             if shared.0.put() == Put::Last {
                 // Reuse: as if nobody else knew of the frame.
@@ -160,7 +160,7 @@ fn the_last_reference_frees_once_and_last() {
         let lookers: [_; 2] = core::array::from_fn(|_| {
             let shared = shared.clone();
             thread::spawn(move || {
-                if shared.0.get_unless_zero() {
+                if shared.0.try_get() {
                     assert_eq!(shared.1.read(), 0, "reused under a reference");
                     give_back(&shared);
                 }
@@ -172,16 +172,87 @@ fn the_last_reference_frees_once_and_last() {
     });
 }
 
+/// Gives the frame `refs` references and `maps` mappings, and locks it, as a move has it when it has claimed it.
+fn claimed(frame: &Frame, refs: u32, maps: u32) {
+    frame.thaw(refs - 1, maps);
+    assert!(matches!(frame.claim(), Claim::Claimed(_)));
+}
+
+/// Claims exclude each other, and each sees what the one before did; the last reference may go with a claim's end.
+#[test]
+fn a_claim_excludes_and_orders() {
+    all("claim against claim, and against the last reference", || {
+        let shared = Arc::new((table(Model::looking()), Guarded::new(), Guarded::new()));
+        shared.0[PFN].publish();
+        let free = |shared: &(FrameTable, Guarded, Guarded), put| {
+            if put == Put::Last {
+                shared.1.write(9);
+                shared.2.write(shared.2.read() + 1);
+            }
+        };
+        let claims: [_; 2] = core::array::from_fn(|_| {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                if let Claim::Claimed(_) = shared.0[PFN].claim() {
+                    assert_ne!(shared.1.read(), 9, "reused under a claim");
+                    shared.1.write(shared.1.read() + 1);
+                    free(&shared, shared.0.unlock_and_put(PFN));
+                }
+            })
+        });
+        free(&shared, shared.0[PFN].put());
+        claims.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        assert_eq!(shared.2.read(), 1, "freed once");
+    });
+}
+
+/// A destination's references are published by its commit: who gets one sees the contents and what the frame is.
+#[test]
+fn a_commit_shows_what_the_frame_is() {
+    all("commit of a destination against get", || {
+        let shared = Arc::new((table(Model::looking()), Guarded::new()));
+        shared.0.lock_exclusive(PFN);
+        let other = shared.clone();
+        let looker = thread::spawn(move || {
+            if other.0[PFN].try_get() {
+                assert_eq!((other.0[PFN].owner(), other.1.read()), (7, 1));
+                assert_eq!(other.0[PFN].put(), Put::Shared);
+            }
+        });
+        shared.0[PFN].set_owner(7, Key::default());
+        shared.1.write(1);
+        shared.0[PFN].thaw(2, 0);
+        assert_eq!(shared.0.unlock_and_put(PFN), Put::Shared);
+        looker.join().expect("no panic");
+    });
+}
+
+/// Who waits on a frozen frame is remembered over freeze and commit, and woken.
+#[test]
+fn a_commit_keeps_waiters() {
+    all("freeze and commit against a waiter, waiting asleep", || {
+        let shared = Arc::new(table(Model::sleeping()));
+        shared[PFN].publish();
+        assert!(matches!(shared[PFN].claim(), Claim::Claimed(_)));
+        let other = shared.clone();
+        let waiter = thread::spawn(move || other.wait_unlocked(PFN));
+        assert!(shared[PFN].freeze(2));
+        shared[PFN].thaw(2, 0);
+        assert_eq!(shared.unlock_and_put(PFN), Put::Shared);
+        waiter.join().expect("a wake-up was not lost");
+    });
+}
+
 /// Freezing against a reference, by which somebody writes: either the move sees the reference, or the writer gets none.
 #[test]
 fn freeze_against_get() {
     all("freeze against get", || {
         let shared = Arc::new((Frame::default(), Guarded::new()));
         // The owner's, and the move's.
-        shared.0.set_counts(2, 0);
+        claimed(&shared.0, 2, 0);
         let other = shared.clone();
         let writer = thread::spawn(move || {
-            if other.0.get_unless_zero() {
+            if other.0.try_get() {
                 other.1.write(1);
                 assert_eq!(other.0.put(), Put::Shared);
                 return true;
@@ -202,10 +273,10 @@ fn freeze_against_get() {
 fn freeze_against_pin() {
     all("freeze against pin", || {
         let shared = Arc::new((Frame::default(), Guarded::new()));
-        shared.0.set_counts(2, 0);
+        claimed(&shared.0, 2, 0);
         let other = shared.clone();
         let device = thread::spawn(move || {
-            if !other.0.get_unless_zero() {
+            if !other.0.try_get() {
                 return false;
             }
             other.0.pin();
@@ -217,7 +288,7 @@ fn freeze_against_pin() {
         if shared.0.freeze(2) {
             assert_eq!(shared.0.pins(), 0, "frozen under a pin");
             shared.1.read();
-            shared.0.set_counts(2, 0);
+            shared.0.thaw(2, 0);
         }
         device.join().expect("no panic");
     });
@@ -229,11 +300,11 @@ fn freeze_against_unmap() {
     all("freeze against unmap", || {
         let shared = Arc::new((Frame::default(), Guarded::new()));
         // The owner's, the mapping's, the move's.
-        shared.0.set_counts(3, 1);
+        claimed(&shared.0, 3, 1);
         let other = shared.clone();
         let process = thread::spawn(move || {
             other.1.write(1);
-            other.0.unmapped_with_reference();
+            other.0.unmap_with_reference();
         });
         if shared.0.freeze(2) {
             assert_eq!(shared.1.read(), 1);
@@ -247,11 +318,11 @@ fn freeze_against_unmap() {
 fn freeze_against_unmap_that_keeps_its_reference() {
     all("freeze against unmap that keeps its reference", || {
         let shared = Arc::new((Frame::default(), Guarded::new()));
-        shared.0.set_counts(3, 1);
+        claimed(&shared.0, 3, 1);
         let other = shared.clone();
         let process = thread::spawn(move || {
             other.1.write(1);
-            other.0.unmapped();
+            other.0.unmap();
             // The flush comes here; until then stores go on.
             other.1.write(2);
             assert_eq!(other.0.put(), Put::Shared);
@@ -269,13 +340,13 @@ fn asking_the_owner_against_a_holder() {
     all("asking the owner against a holder", || {
         let shared = Arc::new((Frame::default(), Guarded::new()));
         // The owner's, the move's, the holder's.
-        shared.0.set_counts(3, 0);
+        claimed(&shared.0, 3, 0);
         let other = shared.clone();
         let holder = thread::spawn(move || {
             other.1.write(1);
             assert_eq!(other.0.put(), Put::Shared);
         });
-        if shared.0.has_only_mappings_and(2) {
+        if shared.0.counts().has_only_mappings_and(2) {
             assert_eq!(shared.1.read(), 1);
         }
         holder.join().expect("no panic");
@@ -288,11 +359,11 @@ fn reuse_against_unmap() {
     all("copy-on-write reuse against unmap", || {
         let shared = Arc::new((Frame::default(), Guarded::new()));
         // Two mappings, and the reference of who looks.
-        shared.0.set_counts(3, 2);
+        claimed(&shared.0, 3, 2);
         let other = shared.clone();
         let sharer = thread::spawn(move || {
             assert_eq!(other.1.read(), 0, "a store of another process is seen");
-            other.0.unmapped();
+            other.0.unmap();
             assert_eq!(other.0.put(), Put::Shared);
         });
         if shared.0.refs() == 2 {
@@ -307,11 +378,11 @@ fn reuse_against_unmap() {
 fn no_mapping_left_means_all_is_stored() {
     all("maps against unmap", || {
         let shared = Arc::new((Frame::default(), Guarded::new()));
-        shared.0.set_counts(2, 1);
+        claimed(&shared.0, 2, 1);
         let other = shared.clone();
         let process = thread::spawn(move || {
             other.1.write(1);
-            other.0.unmapped();
+            other.0.unmap();
         });
         if shared.0.maps() == 0 {
             assert_eq!(shared.1.read(), 1);
@@ -330,16 +401,16 @@ fn marks_are_apart() {
         let threads = [
             thread::spawn({
                 let frame = frame.clone();
-                move || frame.mark(Marks::ISOLATED)
+                move || frame.mark(Marks::DIRTY)
             }),
             thread::spawn({
                 let frame = frame.clone();
                 move || frame.unmark(Marks::WRITEBACK)
             }),
         ];
-        frame.reclass(crate::frame::Class::DriverMapped);
+        frame.swap_class(crate::frame::Class::DriverMapped);
         threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
         let state = frame.state();
-        assert_eq!((state.marks(), state.class()), (Marks::ISOLATED, crate::frame::Class::DriverMapped));
+        assert_eq!((state.marks(), state.class()), (Marks::DIRTY, crate::frame::Class::DriverMapped));
     });
 }

@@ -64,15 +64,15 @@ fn the_class_settles() {
         assert!(physical.alloc_exactly(pfn, Kind::Driver));
         physical.frame(pfn).set_owner(1, Key::default());
         // Mapped once.
-        physical.frame(pfn).mapped();
-        physical.settle_class(pfn);
+        physical.frame(pfn).map().expect("few");
+        physical.update_class(pfn);
         let other = physical.clone();
         let unmaps = thread::spawn(move || {
-            other.frame(pfn).unmapped();
-            other.settle_class(pfn);
+            other.frame(pfn).unmap();
+            other.update_class(pfn);
         });
-        physical.frame(pfn).mapped();
-        physical.settle_class(pfn);
+        physical.frame(pfn).map().expect("few");
+        physical.update_class(pfn);
         unmaps.join().expect("no panic");
         assert_eq!(physical.frame(pfn).state().class(), Class::DriverMapped);
         let summary = physical.blocks().summary(physical.blocks().number(pfn));

@@ -87,8 +87,7 @@ impl LockedPage<'_> {
 
 impl Drop for LockedPage<'_> {
     fn drop(&mut self) {
-        self.physical.frames().unlock_raw(self.pfn);
-        self.physical.put(self.pfn);
+        self.physical.unlock_and_put(self.pfn);
     }
 }
 
@@ -165,7 +164,7 @@ impl PageIndex {
                 }
                 let pfn = Pfn::new(pfn);
                 // Our place's own reference is there, unless a move has frozen it.
-                if !self.physical.frame(pfn).get_unless_zero() {
+                if !self.physical.frame(pfn).try_get() {
                     drop(chunks);
                     self.physical.frames().wait_unlocked(pfn);
                     continue;
@@ -258,7 +257,7 @@ impl PageIndex {
         frame.set_owner(0, Key::default());
         if frame.refs() > 2 {
             frame.mark(Marks::TRUNCATED);
-            self.physical.settle_class(page.pfn);
+            self.physical.update_class(page.pfn);
         }
         self.physical.put(page.pfn);
         map

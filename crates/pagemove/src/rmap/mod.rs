@@ -11,7 +11,7 @@ pub use ranges::{Mapping, RangeMap};
 pub use registry::Registry;
 
 use crate::{
-    frame::Key,
+    frame::{Key, TooManyMappings},
     paging::FlushDebt,
     report::Reason,
     units::{Order, Pfn},
@@ -46,7 +46,7 @@ impl MovingPage {
 ///
 /// Both calls get pages of this map only, whose frames the move holds locked, and keep each frame's counts: an entry
 /// taken out gives its map count and its reference back, an entry put in takes them
-/// (with [`mapping_removed`] and [`mapping_added`]). Outside of a move a device counts its entries with
+/// (with [`mapping_removed`] and [`mapping_rebound`]). Outside of a move a device counts its entries with
 /// [`device_mapped`] and [`device_unmapped`].
 pub trait ReverseMap: Send + Sync {
     /// Blocks every mapping of the pages that don't stay: an access through one waits, or faults and waits, until
@@ -70,24 +70,25 @@ pub trait ReverseMap: Send + Sync {
 /// move, which holds a reference itself.
 pub fn mapping_removed(physical: &Physical, pfn: Pfn) {
     // The move's own reference is left.
-    physical.frame(pfn).unmapped_with_reference();
+    physical.frame(pfn).unmap_with_reference();
 }
 
-/// Counts a mapping of `pfn` that is about to be put in place, before it is.
-pub fn mapping_added(physical: &Physical, pfn: Pfn) {
-    physical.frame(pfn).mapped();
+/// Counts a mapping of `pfn` that [`ReverseMap::rebind`] is about to put in place, before it is.
+pub fn mapping_rebound(physical: &Physical, pfn: Pfn) {
+    physical.frame(pfn).map_again();
 }
 
 /// Counts a mapping of `pfn` that a device is about to put in its own table; the caller has the page locked.
-pub fn device_mapped(physical: &Physical, pfn: Pfn) {
-    physical.frame(pfn).mapped();
-    physical.settle_class(pfn);
+pub fn device_mapped(physical: &Physical, pfn: Pfn) -> Result<(), TooManyMappings> {
+    physical.frame(pfn).map()?;
+    physical.update_class(pfn);
+    Ok(())
 }
 
 /// Counts a mapping of `pfn` that a device has just taken out of its own table, and uses no longer. If nobody else has
 /// the page, frees it.
 pub fn device_unmapped(physical: &Physical, pfn: Pfn) {
-    physical.frame(pfn).unmapped();
-    physical.settle_class(pfn);
+    physical.frame(pfn).unmap();
+    physical.update_class(pfn);
     physical.put(pfn);
 }

@@ -10,7 +10,7 @@ use core::ops::Range;
 
 use iset::IntervalMap;
 
-use super::{MovingPage, Registry, ReverseMap, mapping_added, mapping_removed};
+use super::{MovingPage, Registry, ReverseMap, mapping_rebound, mapping_removed};
 use crate::{
     frame::Marks,
     paging::{Entry, Flags, FlushDebt, PageTable, Slot},
@@ -91,8 +91,8 @@ pub(crate) fn entry_removed(
     if entry.has(Flags::DIRTY) {
         mark_dirty(physical, entry.pfn());
     }
-    frame.unmapped();
-    physical.settle_class(entry.pfn());
+    frame.unmap();
+    physical.update_class(entry.pfn());
     debt.owe(space, address, order.frames());
     debt.keep_reference(entry.pfn());
 }
@@ -140,7 +140,7 @@ impl ReverseMap for RangeMap {
             let mut entry = slot.load();
             // Others may change a migration entry (mprotect, fork) or take it out meanwhile, so look and try again.
             while entry.is_migration() && entry.pfn() == from {
-                mapping_added(physical, to);
+                mapping_rebound(physical, to);
                 match slot.swap_if(entry, entry.unblocked(to)) {
                     Ok(()) => break,
                     Err(now) => {

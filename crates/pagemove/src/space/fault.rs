@@ -2,7 +2,7 @@
 
 use super::{AddressSpace, FileError, Protection, Vma, find};
 use crate::{
-    frame::{Key, Kind},
+    frame::{Key, Kind, TooManyMappings},
     paging::{Entry, Flags, Slot},
     report::Counter,
     units::{HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
@@ -38,6 +38,9 @@ pub enum FaultError {
     /// No frame is left.
     #[error("fault: {0}")]
     OutOfMemory(#[from] AllocError),
+    /// The page has more mappings than can be counted (Linux fails such a fault, too).
+    #[error("fault: {0}")]
+    TooManyMappings(#[from] TooManyMappings),
 }
 
 /// What the processor sets in an entry by itself.
@@ -172,7 +175,7 @@ impl AddressSpace {
         let rmap = vma.anonymous.as_ref().map_or(0, |rmap| rmap.id());
         let frame = self.physical().frame(pfn);
         frame.set_owner(0, Key { rmap, index: vma.index_of(address) });
-        frame.mapped_with_reference();
+        frame.map_with_reference();
     }
 
     /// Puts `entry` for the new frame in place of `old`; frees the frame if the entry changed meanwhile.
@@ -180,7 +183,7 @@ impl AddressSpace {
         match slot.swap_if(old, entry) {
             Ok(()) => Step::Done,
             Err(_) => {
-                self.physical().frame(new).unmapped();
+                self.physical().frame(new).unmap();
                 self.physical().put(new);
                 Step::Again
             }
@@ -204,10 +207,9 @@ impl AddressSpace {
         }
         let pfn = page.pfn();
         // Locked, so that it can't begin to move before the entry that a move must find is there.
-        page.keep_reference();
-        self.physical().frame(pfn).mapped_with_reference();
+        self.physical().frame(pfn).map()?;
         let step = self.place(slot, Entry::NONE, Entry::present(pfn, flags), pfn);
-        self.physical().settle_class(pfn);
+        self.physical().update_class(pfn);
         Ok(step)
     }
 
@@ -247,7 +249,7 @@ impl AddressSpace {
         let old = entry.pfn();
         let frame = self.physical().frame(old);
         // Keeps the frame from being freed, or moved, while it's copied.
-        if !frame.get_unless_zero() {
+        if !frame.try_get() {
             return Ok(Step::Wait(old));
         }
         // Not waited for here: a move that holds it fails as long as we have a reference.
@@ -279,7 +281,7 @@ impl AddressSpace {
         // makes other faults wait for the lock that we hold.
         let Some(broken) = slot.update(|now| (now.without(MARKS) == entry.without(MARKS)).then(|| now.blocked()))
         else {
-            self.physical().frame(new).unmapped();
+            self.physical().frame(new).unmap();
             self.physical().put(new);
             return Ok(Step::Again);
         };

@@ -2,25 +2,44 @@
 
 use super::{AddressSpace, SpaceError, Vma};
 use crate::{
-    frame::Kind,
+    frame::{Kind, TooManyMappings},
     paging::{Entry, Flags, FlushDebt, Slot},
     units::{Order, VirtAddr},
     zone::AllocError,
 };
 
+/// Why entries can't be copied.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+enum CopyError {
+    #[error(transparent)]
+    OutOfMemory(#[from] AllocError),
+    #[error(transparent)]
+    TooManyMappings(#[from] TooManyMappings),
+}
+
+impl CopyError {
+    fn at(self, stage: &'static str) -> SpaceError {
+        match self {
+            Self::OutOfMemory(cause) => SpaceError::OutOfMemory { stage, cause },
+            Self::TooManyMappings(cause) => SpaceError::TooManyMappings { stage, cause },
+        }
+    }
+}
+
 impl AddressSpace {
     /// Makes the child's address space. On failure this one is as before, but for pages that now copy on the next store.
     pub fn fork(&self) -> Result<AddressSpace, SpaceError> {
-        let out_of_memory = |cause| SpaceError::OutOfMemory { stage: "fork", cause };
+        let stage = "fork";
+        let out_of_memory = |cause| SpaceError::OutOfMemory { stage, cause };
         let child = AddressSpace::new(&self.engine, self.bounds).map_err(out_of_memory)?;
         let vmas = self.vmas.write();
         let mut debt = self.debt();
         let mut result = Ok(());
         for vma in vmas.values() {
-            result = self.split_range(vma.range, "fork").and_then(|()| {
+            result = self.split_range(vma.range, stage).and_then(|()| {
                 vma.link(&child.table);
                 child.vmas.write().insert(vma.range.start(), vma.clone());
-                self.copy_entries(&child, vma, &mut debt).map_err(out_of_memory)
+                self.copy_entries(&child, vma, &mut debt).map_err(|error| error.at(stage))
             });
             if result.is_err() {
                 break;
@@ -32,7 +51,7 @@ impl AddressSpace {
         result.map(|()| child)
     }
 
-    fn copy_entries(&self, child: &AddressSpace, vma: &Vma, debt: &mut FlushDebt<'_>) -> Result<(), AllocError> {
+    fn copy_entries(&self, child: &AddressSpace, vma: &Vma, debt: &mut FlushDebt<'_>) -> Result<(), CopyError> {
         // Exclusive, so that a move sees both entries or one, and none appears behind it: file first, the order of the
         // locks. Tables are added before, as far as there is anything to copy.
         let mut result = Ok(());
@@ -40,6 +59,7 @@ impl AddressSpace {
             result = result.and_then(|()| child.table.slot_or_create(address).map(drop));
         });
         result?;
+        let mut result = Ok(());
         let mut maps = vma.reverse_maps();
         let _first = maps.next().map(|map| map.write());
         let _second = maps.next().map(|map| map.write());
@@ -56,7 +76,7 @@ impl AddressSpace {
         address: VirtAddr,
         slot: &Slot<'_>,
         debt: &mut FlushDebt<'_>,
-    ) -> Result<(), AllocError> {
+    ) -> Result<(), CopyError> {
         let Some(to) = child.table.slot(address) else { return Ok(()) };
         loop {
             let entry = slot.load();
@@ -82,12 +102,12 @@ impl AddressSpace {
             }
             if copy.is_present() {
                 // The parent's entry holds a reference, and can't go while its address space and reverse maps are ours.
-                self.physical().frame(pfn).mapped();
+                self.physical().frame(pfn).map()?;
             }
             // The processor's marks are of the parent's accesses.
             to.replace(Entry::NONE, copy.without(Flags::DIRTY | Flags::ACCESSED));
             if copy.is_present() {
-                self.physical().settle_class(pfn);
+                self.physical().update_class(pfn);
             }
             return Ok(());
         }
@@ -105,7 +125,7 @@ impl AddressSpace {
     ) -> Result<Option<Entry>, AllocError> {
         let pfn = entry.pfn();
         // Keeps the page in its frame even if it's unpinned meanwhile. Frozen: the pin is gone, and the page moves.
-        if !self.physical().frame(pfn).get_unless_zero() {
+        if !self.physical().frame(pfn).try_get() {
             self.physical().machine().pause();
             return Ok(None);
         }

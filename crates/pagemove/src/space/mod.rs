@@ -24,6 +24,7 @@ use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 
 use crate::{
     engine::Engine,
+    frame::TooManyMappings,
     paging::{Entry, FlushDebt, PageTable},
     port::SpaceId,
     sync::RwLock,
@@ -77,6 +78,14 @@ pub enum SpaceError {
         stage: &'static str,
         /// What could not be allocated.
         cause: AllocError,
+    },
+    /// A page has more mappings than can be counted.
+    #[error("{stage}: {cause}")]
+    TooManyMappings {
+        /// Which call.
+        stage: &'static str,
+        /// The limit.
+        cause: TooManyMappings,
     },
 }
 

@@ -85,7 +85,7 @@ impl AddressSpace {
         let physical = self.engine.physical();
         let pfn = entry.pfn();
         let frame = physical.frame(pfn);
-        if !frame.get_unless_zero() {
+        if !frame.try_get() {
             physical.frames().wait_unlocked(pfn);
             return None;
         }

@@ -48,7 +48,7 @@ impl AddressSpace {
                 Entry::present(entry.pfn().up(number), entry.flags() - Flags::PRESENT - Flags::HUGE)
             })?;
             // A reference before the lock: a move may take the page away at any time, and give the frame to others.
-            if !self.physical().frame(entry.pfn()).get_unless_zero() {
+            if !self.physical().frame(entry.pfn()).try_get() {
                 self.physical().free_frozen(lower);
                 self.physical().machine().pause();
                 continue;
@@ -81,11 +81,11 @@ impl AddressSpace {
         let mut debt = self.debt();
         debt.owe(self.id(), start, HUGE_ORDER.frames());
         debt.pay();
-        head.unmapped();
+        head.unmap();
         // The entry's reference and ours. A move that waits for the lock may have another one: let it go first. Pins can't,
         // as they split before they pin.
         if !head.freeze(2) {
-            head.mapped_with_reference();
+            head.map_with_reference();
             slot.replace(before.blocked(), before);
             return false;
         }
@@ -95,7 +95,7 @@ impl AddressSpace {
             let frame = physical.frame(pfn);
             frame.set_owner(0, Key { index: key.index + number as u32, ..key });
             frame.set_state(State::new(Kind::Anon, Class::Lru, Order::ZERO).with(dirty));
-            frame.set_counts(1, 1);
+            frame.thaw(1, 1);
         }
         let marks = before.flags() & (Flags::ACCESSED | Flags::DIRTY);
         for word in physical.ram_words(lower) {

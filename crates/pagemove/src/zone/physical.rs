@@ -315,7 +315,7 @@ impl Physical {
         while list.len() < most
             && let Some(pfn) = buddy.take(self.tables(), Order::ZERO, migratetype)
         {
-            self.frames[pfn].set_state(CACHED.with_class(class));
+            self.frames[pfn].set_state(PER_CPU.with_class(class));
             run.add(&self.blocks, pfn, Class::Free, class);
             list.push(pfn);
         }
@@ -335,7 +335,9 @@ impl Physical {
         let counted = frame.state().class();
         frame.set_owner(0, Key::default());
         frame.set_state(State::new(kind, class, order));
-        frame.set_counts(references, 0);
+        if references > 0 {
+            frame.publish();
+        }
         self.count(pfn, order, counted, class);
     }
 
@@ -363,10 +365,17 @@ impl Physical {
         }
     }
 
+    /// Releases a frame's lock and gives a reference back, in one change.
+    pub(crate) fn unlock_and_put(&self, pfn: Pfn) {
+        if self.frames.unlock_and_put(pfn) == Put::Last {
+            self.release(pfn, &self.frames[pfn]);
+        }
+    }
+
     /// Frees what [`Self::alloc_frozen`] gave. Panics if somebody has a reference or maps it, or it's free already.
     pub fn free_frozen(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
-        if !frame.is_frozen() || !frame.state().kind().is_allocation() {
+        if !frame.is_unused() || !frame.state().kind().is_allocation() {
             freed_in_use(pfn, frame);
         }
         self.release(pfn, frame);
@@ -394,7 +403,7 @@ impl Physical {
             // Looked at again while the lists are ours: see `is_isolated`.
             let room = lists.filter(|_| self.blocks.home(pfn).is_some()).and_then(|lists| lists.room(migratetype));
             room.is_some_and(|list| {
-                frame.set_state(CACHED.with_class(class));
+                frame.set_state(PER_CPU.with_class(class));
                 list.push(pfn);
                 true
             })
@@ -451,7 +460,7 @@ impl Physical {
         if let (Some(lists), Some((_, migratetype))) = (lists, home) {
             let list = lists.list(migratetype);
             let listed = listed_class(migratetype);
-            self.frames[pfn].set_state(CACHED.with_class(listed));
+            self.frames[pfn].set_state(PER_CPU.with_class(listed));
             run.add(&self.blocks, pfn, class, listed);
             list.push(pfn);
             if list.len() > high {
@@ -475,8 +484,8 @@ impl Physical {
 
     /// Sets a base page, which is the caller's alone, aside again.
     pub(crate) fn reset_to_reserved(&self, pfn: Pfn) {
-        let class = check_freed(pfn, &self.frames[pfn]);
-        self.frames[pfn].set_state(CACHED.with_class(class));
+        let frame = &self.frames[pfn];
+        frame.set_state(DESTINATION.with_class(frame.state().class()));
     }
 
     /// Gives all frames on the processors' lists back to the buddy lists; afterwards the summaries are exact.
@@ -511,7 +520,7 @@ impl Physical {
             !self.blocks.is_isolated(self.blocks.number(pfn)) && buddy.take_exactly(self.tables(), pfn)
         };
         let mut taken = take();
-        if !taken && self.frames[pfn].state().kind() == Kind::Cached {
+        if !taken && self.frames[pfn].state().kind() == Kind::PerCpu {
             self.drain_cpu_lists();
             taken = take();
         }
@@ -530,7 +539,7 @@ impl Physical {
             return 0;
         }
         let taken = buddy.take_from(self.tables(), number, most, |pfn| {
-            self.frames[pfn].set_state(CACHED);
+            self.frames[pfn].set_state(DESTINATION);
             out(pfn);
         });
         self.set_aside.fetch_add(taken as u32, Ordering::Relaxed);
@@ -560,6 +569,9 @@ impl Physical {
                 }
             });
             self.refill(zone, Migratetype::Movable, out, most);
+        }
+        for &pfn in &out[before..] {
+            self.frames[pfn].set_state(DESTINATION.with_class(self.frames[pfn].state().class()));
         }
         self.set_aside.fetch_add((out.len() - before) as u32, Ordering::Relaxed);
     }
@@ -601,11 +613,11 @@ impl Physical {
     }
 
     /// Brings the class that a frame counts as up to date with its kind, mappings and pins. The caller has a reference.
-    pub(crate) fn settle_class(&self, pfn: Pfn) {
+    pub(crate) fn update_class(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
         loop {
             let want = self.class_of(frame);
-            let before = frame.reclass(want);
+            let before = frame.swap_class(want);
             if before != want {
                 self.count(pfn, frame.state().order(), before, want);
             }
@@ -616,12 +628,12 @@ impl Physical {
         }
     }
 
-    /// Does what [`Self::settle_class`] does, without a change where there is none to make. The caller has locked the frame,
+    /// Does what [`Self::update_class`] does, without a change where there is none to make. The caller has locked the frame,
     /// so that nobody adds a mapping; who removes one settles by himself.
-    pub(crate) fn settle_class_if_changed(&self, pfn: Pfn) {
+    pub(crate) fn update_class_if_changed(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
         if frame.state().class() != self.class_of(frame) {
-            self.settle_class(pfn);
+            self.update_class(pfn);
         }
     }
 
@@ -668,7 +680,8 @@ impl Drop for IsolatedBlock<'_> {
     }
 }
 
-const CACHED: State = State::new(Kind::Cached, Class::Free, Order::ZERO);
+const PER_CPU: State = State::new(Kind::PerCpu, Class::Free, Order::ZERO);
+const DESTINATION: State = State::new(Kind::Destination, Class::Free, Order::ZERO);
 const FREE: State = State::new(Kind::Free, Class::Free, Order::ZERO);
 
 // Apart, so that what it prints isn't kept in memory on the way that it isn't on.
@@ -681,10 +694,13 @@ fn freed_in_use(pfn: Pfn, frame: &Frame) -> ! {
 #[inline(always)]
 fn check_freed(pfn: Pfn, frame: &Frame) -> Class {
     let state = frame.state();
-    if cfg!(debug_assertions) && !(frame.is_frozen() && frame.pins() == 0) {
+    if cfg!(debug_assertions) && !(frame.is_unused() && frame.pins() == 0) {
         freed_in_use(pfn, frame);
     }
-    debug_assert!(!matches!(state.kind(), Kind::Free | Kind::Cached | Kind::Tail), "frame {pfn} is freed twice");
+    debug_assert!(
+        !matches!(state.kind(), Kind::Free | Kind::PerCpu | Kind::Destination | Kind::Tail),
+        "frame {pfn} is freed twice"
+    );
     state.class()
 }
 

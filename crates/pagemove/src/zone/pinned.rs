@@ -21,7 +21,7 @@ impl PinnedPage {
     pub(crate) fn new(physical: &Arc<Physical>, pfn: Pfn, write: bool, who: &str) -> Self {
         physical.frame(pfn).pin();
         physical.pins().add(pfn, who, physical.machine().now_ns());
-        physical.settle_class(pfn);
+        physical.update_class(pfn);
         Self { physical: physical.clone(), pfn, write, who: who.into() }
     }
 
@@ -44,7 +44,7 @@ impl Drop for PinnedPage {
         }
         self.physical.pins().remove(self.pfn, &self.who);
         frame.unpin();
-        self.physical.settle_class(self.pfn);
+        self.physical.update_class(self.pfn);
         self.physical.put(self.pfn);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Physical, Summary};
 use crate::{
-    frame::{Class, Kind, Marks},
+    frame::{Class, Kind},
     units::Pfn,
 };
 
@@ -49,7 +49,7 @@ impl Physical {
                     }
                 }
                 match state.kind() {
-                    Kind::Free | Kind::Cached | Kind::Tail => {
+                    Kind::Free | Kind::PerCpu | Kind::Destination | Kind::Tail => {
                         if (frame.refs(), frame.maps(), frame.pins()) != (0, 0, 0) {
                             return wrong("is free or a tail, but has references, mappings or pins");
                         }
@@ -60,9 +60,6 @@ impl Physical {
                         }
                         if state.class() != self.class_of(frame) {
                             return wrong("counts as another class than its kind, mappings and pins make it");
-                        }
-                        if state.marks().contains(Marks::ISOLATED) {
-                            return wrong("is still isolated, but nothing moves");
                         }
                     }
                 }

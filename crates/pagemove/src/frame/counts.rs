@@ -1,0 +1,295 @@
+//! The word that decides who may use a folio: its references, its mappings, its lock, and whether somebody waits for that.
+//!
+//! | bits | field |
+//! | --- | --- |
+//! | 0 to 29 | references; 0: free, or frozen |
+//! | 30 | LOCKED |
+//! | 31 | WAITERS: a thread sleeps until the lock is released. Set only while LOCKED |
+//! | 32 to 63 | mappings |
+//!
+//! One word, since each decision of a move is about several of them: a claim takes a reference and the lock, a freeze
+//! demands that references are those expected, that nothing maps the folio and that the lock is held. Each legal change is one method.
+
+use crate::sync::{AtomicU64, Ordering};
+
+const REFERENCE: u64 = 1;
+const REFERENCES: u64 = LOCKED - 1;
+const LOCKED: u64 = 1 << 30;
+const WAITERS: u64 = 1 << 31;
+const MAPPING: u64 = 1 << 32;
+
+/// References beyond which nothing more is mapped. References that are held for short may come on top: so many threads as
+/// would overflow the field don't exist.
+const MOST: u64 = 1 << 29;
+
+/// A value of the word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts(u64);
+
+impl Counts {
+    pub(crate) fn refs(self) -> u32 {
+        (self.0 & REFERENCES) as u32
+    }
+
+    pub(crate) fn maps(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    pub(crate) fn is_locked(self) -> bool {
+        self.0 & LOCKED != 0
+    }
+
+    /// Tells whether each reference is a mapping's, but for `others`.
+    pub(crate) fn has_only_mappings_and(self, others: u32) -> bool {
+        self.refs() == self.maps() + others
+    }
+}
+
+/// What became of a reference that was given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "the last reference obliges to free the frame"]
+pub(crate) enum Put {
+    /// Others are left.
+    Shared,
+    /// It was the last one; the frame is the caller's alone, to be freed.
+    Last,
+}
+
+/// What became of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// The caller has a reference and the lock. The counts are those before.
+    Claimed(Counts),
+    /// Somebody else has the lock.
+    Locked,
+    /// There is no reference: free, or not yet published.
+    Free,
+}
+
+/// More mappings of one frame than can be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the page has {MOST} references; no more mappings of it can be counted")]
+pub struct TooManyMappings;
+
+/// The word.
+#[derive(Debug, Default)]
+pub(super) struct CountsWord(AtomicU64);
+
+impl CountsWord {
+    /// Reads the word. Acquire pairs with the Release of `put` and of the calls that uncount mappings: what those did who
+    /// are gone is done.
+    pub(super) fn load(&self) -> Counts {
+        Counts(self.0.load(Ordering::Acquire))
+    }
+
+    /// Tells whether nobody has a reference or the lock, and nothing maps the frame.
+    pub(super) fn is_zero(&self) -> bool {
+        // Relaxed: to check a caller, not to order anything.
+        self.0.load(Ordering::Relaxed) == 0
+    }
+
+    /// Takes a reference, unless there is none.
+    pub(super) fn try_get(&self) -> bool {
+        // Acquire pairs with the Release of `publish`, `thaw` and `put`: fields written before the frame got its count are seen.
+        // Also on failure, with that of `freeze`: who finds it frozen finds its lock held, and so waits instead of spinning.
+        let get = |counts| (counts & REFERENCES != 0).then(|| added(counts, REFERENCE));
+        self.0.fetch_update(Ordering::Acquire, Ordering::Acquire, get).is_ok()
+    }
+
+    /// Takes one more reference; the caller has one.
+    pub(super) fn get(&self) {
+        // Relaxed: the caller's own reference keeps the frame as it is.
+        let before = self.0.fetch_add(REFERENCE, Ordering::Relaxed);
+        assert_ne!(before & REFERENCES, 0, "a reference was taken without having one");
+        added(before, REFERENCE);
+    }
+
+    /// Gives a reference back.
+    pub(super) fn put(&self) -> Put {
+        // AcqRel: what each holder did with the frame is before its freeing, which the last one does.
+        let before = self.0.fetch_sub(REFERENCE, Ordering::AcqRel);
+        put_of(before)
+    }
+
+    /// Takes a reference and the lock.
+    pub(super) fn claim(&self) -> Claim {
+        let claim =
+            |counts| (counts & REFERENCES != 0 && counts & LOCKED == 0).then(|| added(counts, REFERENCE) | LOCKED);
+        // Acquire as in `try_get` and `try_lock`. An owner that is asked afterwards sees what the last holder wrote down. On failure
+        // nothing follows but another try.
+        match self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, claim) {
+            Ok(before) => Claim::Claimed(Counts(before)),
+            Err(before) if before & LOCKED != 0 => Claim::Locked,
+            Err(_) => Claim::Free,
+        }
+    }
+
+    /// Takes the lock; otherwise gives what the word is.
+    pub(super) fn try_lock(&self) -> Result<(), Counts> {
+        // Acquire pairs with the Release of `unlock`.
+        self.0
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |counts| {
+                (counts & LOCKED == 0).then_some(counts | LOCKED)
+            })
+            .map(drop)
+            .map_err(Counts)
+    }
+
+    /// Takes the lock of a frame that nobody else can use: it is new, or set aside.
+    pub(super) fn lock_exclusive(&self) {
+        // No compare-and-swap: others only look at the word, as it isn't locked.
+        debug_assert!(self.is_zero(), "a frame in use was taken for a new one");
+        self.0.store(LOCKED, Ordering::Relaxed);
+    }
+
+    /// Says that somebody waits for the lock, which was held when `seen` was read; false if the word has changed since.
+    pub(super) fn announce_waiter(&self, seen: Counts) -> bool {
+        // Relaxed: the event count orders waiters and wakers (`FrameTable`).
+        let set = || self.0.compare_exchange(seen.0, seen.0 | WAITERS, Ordering::Relaxed, Ordering::Relaxed);
+        seen.0 & WAITERS != 0 || set().is_ok()
+    }
+
+    /// Releases the lock; tells whether somebody waits for that.
+    pub(super) fn unlock(&self) -> bool {
+        // Release pairs with the Acquire of the next holder, and of who waited.
+        let before = self.0.fetch_and(!(LOCKED | WAITERS), Ordering::Release);
+        unlocked(before)
+    }
+
+    /// Releases the lock and gives a reference back, in one change.
+    pub(super) fn unlock_and_put(&self) -> (bool, Put) {
+        let release = |counts: u64| Some((counts & !(LOCKED | WAITERS)).wrapping_sub(REFERENCE));
+        // AcqRel as in `unlock` and `put`.
+        let (Ok(before) | Err(before)) = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, release);
+        (unlocked(before), put_of(before))
+    }
+
+    /// From `expected` references, the lock and no mapping to the lock alone; false if the word is anything else.
+    pub(super) fn freeze(&self, expected: u32) -> bool {
+        // AcqRel: Acquire pairs with the Release in `put` and `unmap` of those that are gone, so that their stores are
+        // copied; Release orders the blocked entries before the zero that `try_get` sees.
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |counts| {
+                (counts & !WAITERS == u64::from(expected) | LOCKED).then_some(counts & (LOCKED | WAITERS))
+            })
+            .is_ok()
+    }
+
+    /// Gives a frozen frame references, and so admits others again.
+    pub(super) fn thaw(&self, refs: u32, maps: u32) {
+        // An addition, since waiters may be announced meanwhile. Release pairs with the Acquire of `try_get`.
+        let before = self.0.fetch_add(u64::from(refs) * REFERENCE + u64::from(maps) * MAPPING, Ordering::Release);
+        debug_assert_eq!(before & !(LOCKED | WAITERS), 0, "a frame was thawed that wasn't frozen");
+    }
+
+    /// Gives a frame that nobody else has seen its first reference.
+    pub(super) fn publish(&self) {
+        debug_assert!(self.is_zero(), "a frame in use was taken for a new one");
+        // Release pairs with the Acquire of `try_get`.
+        self.0.store(REFERENCE, Ordering::Release);
+    }
+
+    /// Counts an entry that is about to be put into a table, and a reference for it.
+    pub(super) fn map(&self) -> Result<(), TooManyMappings> {
+        // Relaxed: the entry itself, written next with Release, publishes them.
+        let before = self.0.fetch_add(MAPPING + REFERENCE, Ordering::Relaxed);
+        if before & REFERENCES < MOST {
+            return Ok(());
+        }
+        self.0.fetch_sub(MAPPING + REFERENCE, Ordering::Relaxed);
+        Err(TooManyMappings)
+    }
+
+    /// Counts an entry whose reference the caller already has and hands over.
+    pub(super) fn map_with_reference(&self) {
+        // Relaxed as in `map`. Can't overflow, as there are no fewer references than mappings.
+        self.0.fetch_add(MAPPING, Ordering::Relaxed);
+    }
+
+    /// Counts an entry again that was counted before its move blocked it.
+    pub(super) fn map_again(&self) {
+        // Relaxed as in `map`.
+        let before = self.0.fetch_add(MAPPING + REFERENCE, Ordering::Relaxed);
+        added(before, MAPPING + REFERENCE);
+    }
+
+    /// Uncounts an entry that was taken out of a table; its reference is still the caller's.
+    pub(super) fn unmap(&self) {
+        // Release pairs with the Acquire of `load` and `freeze`.
+        let before = self.0.fetch_sub(MAPPING, Ordering::Release);
+        assert!(before >= MAPPING, "more entries were removed than the frame had");
+    }
+
+    /// Uncounts an entry that was taken out of a table, and its reference; the caller has another one.
+    pub(super) fn unmap_with_reference(&self) {
+        // Release as in `unmap`.
+        let before = self.0.fetch_sub(MAPPING + REFERENCE, Ordering::Release);
+        assert!(before >= MAPPING && before & REFERENCES > 1, "more entries were removed than the frame had");
+    }
+}
+
+/// Adds references; panics rather than overflow into the lock.
+fn added(counts: u64, more: u64) -> u64 {
+    assert_ne!(counts & REFERENCES, REFERENCES, "a frame has more references than can be counted");
+    counts + more
+}
+
+fn put_of(before: u64) -> Put {
+    assert_ne!(before & REFERENCES, 0, "a reference was given back that nobody had");
+    if before & REFERENCES == REFERENCE { Put::Last } else { Put::Shared }
+}
+
+fn unlocked(before: u64) -> bool {
+    debug_assert_ne!(before & LOCKED, 0, "a frame was unlocked that nobody had locked");
+    before & WAITERS != 0
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frozen_frames_give_no_reference() {
+        let word = CountsWord::default();
+        assert!(!word.try_get());
+        word.publish();
+        assert_eq!(word.claim(), Claim::Claimed(Counts(1)));
+        assert_eq!(word.claim(), Claim::Locked);
+        assert!(!word.freeze(1), "with another count than expected");
+        word.map_with_reference();
+        assert!(!word.freeze(2), "while mapped");
+        word.unmap();
+        assert!(word.announce_waiter(word.load()));
+        assert!(word.freeze(2));
+        assert_eq!((word.try_get(), word.claim()), (false, Claim::Locked));
+        word.thaw(2, 0);
+        assert!(word.try_get());
+        assert_eq!(word.put(), Put::Shared);
+        assert_eq!(word.unlock_and_put(), (true, Put::Shared), "the waiter is remembered over freeze and thaw");
+        assert_eq!(word.put(), Put::Last);
+        assert!(word.is_zero());
+    }
+
+    #[test]
+    fn freezing_needs_the_lock() {
+        let word = CountsWord::default();
+        word.publish();
+        assert!(!word.freeze(1));
+        word.try_lock().unwrap();
+        assert!(word.freeze(1));
+    }
+
+    /// One mapping more than can be counted is refused, and leaves no trace.
+    #[test]
+    fn mappings_do_not_overflow() {
+        let word = CountsWord::default();
+        word.thaw(MOST as u32 - 1, MOST as u32 - 1);
+        word.map().unwrap();
+        assert_eq!(word.map(), Err(TooManyMappings));
+        assert_eq!((word.load().refs(), word.load().maps()), (MOST as u32, MOST as u32));
+        assert!(!word.load().is_locked());
+        word.get();
+        assert!(word.try_get(), "short references go on");
+        word.unmap_with_reference();
+    }
+}
