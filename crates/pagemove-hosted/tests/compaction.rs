@@ -401,3 +401,30 @@ fn compact_sees_the_room_that_lies_on_processors_lists() {
     assert_eq!(outcomes.iter().filter(|outcome| outcome.free).count(), 1, "one block could be emptied");
     assert_eq!(seen.blocks.iter().map(|seen| seen.tally.free).sum::<u32>(), 462 + 60);
 }
+
+/// An allocation that may compact does so once compaction is hung in, and only then.
+#[test]
+fn an_allocation_compacts_by_itself() {
+    use pagemove::{
+        compact::compact_for_allocations,
+        zone::{Effort, Request},
+    };
+    for tlb in BOTH {
+        let lab = Lab::new(tlb, 24);
+        {
+            let crowd = Crowd::new(&lab, 4, 0, 640, false);
+            let physical = lab.engine.physical();
+            let request = Request::new(HUGE_ORDER, Kind::Kernel).with_effort(Effort::Compact);
+            assert!(physical.alloc_with(&request).is_err(), "nobody compacts yet");
+            compact_for_allocations(&lab.engine, SYNC);
+            assert!(physical.alloc_with(&request.with_effort(Effort::Drain)).is_err());
+            let pfn = physical.alloc_with(&request).unwrap();
+            assert!(pfn.is_aligned(HUGE_ORDER));
+            assert_eq!(physical.counters().get(Counter::CompactStall), 1);
+            crowd.check();
+            physical.put(pfn);
+            assert!(physical.alloc_with(&request.in_zone(7)).is_err(), "there is no such zone");
+        }
+        lab.assert_all_free(24 * 512);
+    }
+}

@@ -9,7 +9,7 @@ use pagemove::{
     migrate::Mode,
     report::Reason,
     units::{MAX_ORDER, Order, Pfn},
-    zone::{AllocError, Migratetype, Physical},
+    zone::{AllocError, Effort, Migratetype, Physical, Request},
 };
 use pagemove_hosted::TlbKind;
 use rand::{Rng, RngExt};
@@ -77,7 +77,7 @@ fn a_zone_gives_all_it_has_of_each_order_and_then_says_which_is_missing() {
                 Err(error) => break error,
             }
         };
-        assert_eq!(error, AllocError { order });
+        assert_eq!(error, AllocError { order, zone: None, below: None });
         assert!(error.to_string().contains(&order.frames().to_string()));
         assert_eq!(got.len() as u32 * order.frames(), 2048);
         lab.validate();
@@ -371,4 +371,19 @@ fn frozen_frames_are_not_freed_twice() {
 #[should_panic(expected = "nothing is allocated as")]
 fn nothing_is_allocated_as_free() {
     let _ = lab(1, 1).engine.physical().alloc(Order::ZERO, Kind::Free);
+}
+
+/// A request that looks at the free lists only leaves what other CPUs have on theirs.
+#[test]
+fn an_allocation_goes_as_far_as_it_is_told() {
+    let lab = lab(1, 4);
+    let physical = lab.engine.physical();
+    let held: Vec<Pfn> = std::iter::from_fn(|| physical.alloc(Order::ZERO, Kind::Anon).ok()).collect();
+    on_processors(2, |cpu| held.iter().take(1 + cpu * 20).skip(cpu).for_each(|&pfn| physical.put(pfn)));
+    let request = Request::new(order(4), Kind::Kernel);
+    assert!(physical.alloc_with(&request.with_effort(Effort::Lists)).is_err());
+    let pfn = physical.alloc_with(&request.with_effort(Effort::Drain)).unwrap();
+    physical.put(pfn);
+    held.into_iter().skip(21).for_each(|pfn| physical.put(pfn));
+    lab.assert_all_free(512);
 }

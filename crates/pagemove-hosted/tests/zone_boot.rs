@@ -151,3 +151,38 @@ fn neighbouring_zones_never_merge() {
     let ranges: Vec<_> = physical.zones().collect();
     assert_eq!(ranges.len(), 3);
 }
+
+/// Low memory can be asked for while there is high memory, by its zone or by an upper bound, and nothing else is given.
+#[test]
+fn requests_name_a_zone_or_a_bound() {
+    use pagemove::zone::{AllocError, Request};
+    let zones = vec![range(0, 1024), range(1024, 1024)];
+    let lab = Lab::boot(hosted(TlbKind::Soft, 2048, 2), &Config { zones, pageblock_order: order(9) });
+    let physical = lab.engine.physical();
+    for size in [0, 2, 4, 9, 10] {
+        let request = Request::new(order(size), Kind::Kernel);
+        let low = physical.alloc_with(&request.in_zone(0)).unwrap();
+        assert!(low < Pfn::new(1024), "order {size}");
+        physical.put(low);
+        let high = physical.alloc_with(&request).unwrap();
+        assert!(high >= Pfn::new(1024), "order {size}");
+        physical.put(high);
+    }
+    // Bounds at a zone's end, within a block, and one frame too low for the order.
+    for (size, below) in [(0, 1024), (10, 1024), (0, 700), (9, 512), (4, 16), (0, 1), (2, 1500)] {
+        let request = Request::new(order(size), Kind::Kernel).below(Pfn::new(below));
+        let mut held: Vec<Pfn> = std::iter::from_fn(|| physical.alloc_with(&request).ok()).collect();
+        assert_eq!(held.len() as u32, below >> size, "order {size} below {below}");
+        held.sort();
+        held.dedup();
+        assert_eq!(held.len() as u32, below >> size, "no frame twice");
+        assert!(held.iter().all(|pfn| pfn.get() + (1 << size) <= below), "order {size} below {below}");
+        let error = AllocError { order: order(size), zone: None, below: Some(Pfn::new(below)) };
+        assert_eq!(physical.alloc_with(&request), Err(error));
+        held.into_iter().for_each(|pfn| physical.put(pfn));
+    }
+    let none = Request::new(order(4), Kind::Kernel).below(Pfn::new(15));
+    assert!(physical.alloc_with(&none).is_err());
+    assert!(physical.alloc_with(&Request::new(order(0), Kind::Kernel).in_zone(2)).is_err());
+    lab.assert_all_free(2048);
+}

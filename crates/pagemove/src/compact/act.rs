@@ -1,6 +1,6 @@
 //! Carrying a plan out, and allocating a large block by compacting for it.
 
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
 
 use super::{Goal, Observation, Plan};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     migrate::{Mover, Options, TheseFrames},
     report::{Counter, Reason},
     units::{FrameRange, Order, Pfn},
-    zone::{AllocError, Physical},
+    zone::{AllocError, Physical, Request},
 };
 
 /// What became of a block that was to be emptied.
@@ -120,28 +120,50 @@ pub fn compact(engine: &Engine, range: FrameRange, goal: Goal, options: Options)
     Act::new(engine, &plan, options).collect()
 }
 
+/// Lets allocations with [`Effort::Compact`](crate::zone::Effort::Compact) compact memory as `options` say.
+pub fn compact_for_allocations(engine: &Arc<Engine>, options: Options) {
+    // Weak, as the engine owns what it is given here.
+    let engine_of_allocations = Arc::downgrade(engine);
+    engine.physical().set_compactor(Arc::new(move |request| {
+        engine_of_allocations.upgrade().is_some_and(|engine| {
+            engine.physical().counters().add(Counter::CompactStall, 1);
+            free_blocks_for(&engine, request, options, || true)
+        })
+    }));
+}
+
+/// Empties blocks that `request` may use, the cheapest of any zone first, until one is free and `is_enough`.
+fn free_blocks_for(engine: &Engine, request: &Request, options: Options, mut is_enough: impl FnMut() -> bool) -> bool {
+    let physical = engine.physical();
+    if request.order() > physical.blocks().order() {
+        return false;
+    }
+    let zones: Vec<FrameRange> = physical.zones().collect();
+    for blocks in [1, 8, u32::MAX] {
+        for (number, &range) in zones.iter().enumerate().rev() {
+            if request.allows_zone(number, range.start) {
+                let plan = Plan::new(&Observation::of(physical, range, options.policy), Goal::Blocks(blocks));
+                if Act::new(engine, &plan, options).any(|outcome| outcome.free) && is_enough() {
+                    return true;
+                }
+            }
+        }
+    }
+    false
+}
+
 /// Allocates `order.frames()` frames in a row for `kind`; compacts if no such block is free.
 ///
 /// Orders up to a pageblock's are compacted for. On failure the reasons are in the counters and events.
 pub fn alloc_compacting(engine: &Engine, order: Order, kind: Kind, options: Options) -> Result<Pfn, AllocError> {
     let physical = engine.physical();
-    let error = match physical.alloc(order, kind) {
-        Ok(pfn) => return Ok(pfn),
-        Err(error) if order > physical.blocks().order() => return Err(error),
-        Err(error) => error,
-    };
-    physical.counters().add(Counter::CompactStall, 1);
-    // The cheapest block of any zone first; if it can't be emptied after all, the next ones.
-    let ranges: Vec<FrameRange> = physical.zones().collect();
-    for blocks in [1, 8, u32::MAX] {
-        for &range in ranges.iter().rev() {
-            let plan = Plan::new(&Observation::of(physical, range, options.policy), Goal::Blocks(blocks));
-            if Act::new(engine, &plan, options).any(|outcome| outcome.free)
-                && let Ok(pfn) = physical.alloc(order, kind)
-            {
-                return Ok(pfn);
-            }
-        }
+    let mut result = physical.alloc(order, kind);
+    if result.is_err() && order <= physical.blocks().order() {
+        physical.counters().add(Counter::CompactStall, 1);
+        free_blocks_for(engine, &Request::new(order, kind), options, || {
+            result = physical.alloc(order, kind);
+            result.is_ok()
+        });
     }
-    Err(error)
+    result
 }

@@ -8,6 +8,6 @@ mod act;
 mod observe;
 mod plan;
 
-pub use act::{Act, BlockOutcome, alloc_compacting, compact};
+pub use act::{Act, BlockOutcome, alloc_compacting, compact, compact_for_allocations};
 pub use observe::{Observation, Observed, Tally, is_fixed};
 pub use plan::{Emptied, Goal, Plan};

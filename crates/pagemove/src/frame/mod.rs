@@ -36,6 +36,7 @@ use counts::CountsWord;
 use crate::{
     port::Zeroed,
     sync::{AtomicU32, AtomicU64, Ordering},
+    units::Pfn,
 };
 
 /// What is known of one frame.
@@ -189,6 +190,11 @@ impl Frame {
         // Relaxed: published by the lock, the reference count or the entry that leads others here.
         self.owner.store(owner, Ordering::Relaxed);
         self.key.store(u64::from(key.rmap) << 32 | u64::from(key.index), Ordering::Relaxed);
+    }
+
+    /// Names the head of the folio that this frame is a tail of; before the folio is published.
+    pub(crate) fn set_head(&self, head: Pfn) {
+        self.set_owner(0, Key { rmap: 0, index: head.get() });
     }
 
     /// Reads the links of a free block's head: previous and next on its list. Under the zone's lock.

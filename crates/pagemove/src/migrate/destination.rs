@@ -5,7 +5,7 @@ use alloc::{collections::VecDeque, vec::Vec};
 use crate::{
     frame::Kind,
     units::{Order, Pfn},
-    zone::Physical,
+    zone::{Physical, Request},
 };
 
 /// Gives frames to move to. A frame given is set aside: neither free nor in use, until the move takes it or gives it back.
@@ -17,8 +17,7 @@ pub trait Destination {
     /// Takes back a frame that was not used.
     fn give_back(&mut self, pfn: Pfn);
 
-    /// Gives a larger page, allocated by [`Physical::alloc_frozen`] so that nobody can get a reference to it; `None` if this
-    /// destination takes base pages only.
+    /// Gives a destination of `order` above 0, under the same condition; `None` if this one takes base pages only.
     fn take_larger(&mut self, order: Order) -> Option<Pfn> {
         let _ = order;
         None
@@ -31,7 +30,7 @@ fn pop(physical: &Physical, frames: &mut Vec<Pfn>) -> Option<Pfn> {
         if !physical.blocks().is_isolated(physical.blocks().number(pfn)) {
             return Some(pfn);
         }
-        physical.unreserve(core::iter::once(pfn));
+        physical.return_destinations(core::iter::once(pfn));
     }
     None
 }
@@ -53,18 +52,18 @@ impl<'p> AnyFree<'p> {
 impl Destination for AnyFree<'_> {
     fn take(&mut self) -> Option<Pfn> {
         let mut ahead = self.ahead;
-        if self.physical.is_starving() {
-            self.physical.unreserve(self.frames.drain(..));
+        if self.physical.are_destinations_recalled() {
+            self.physical.return_destinations(self.frames.drain(..));
             ahead = 1;
         }
         if let Some(pfn) = pop(self.physical, &mut self.frames) {
             return Some(pfn);
         }
-        self.physical.reserve(ahead, &mut self.frames);
+        self.physical.set_aside(ahead, &mut self.frames);
         if self.frames.is_empty() {
             // The last free frames may lie on other processors' lists.
             self.physical.drain_cpu_lists();
-            self.physical.reserve(ahead, &mut self.frames);
+            self.physical.set_aside(ahead, &mut self.frames);
         }
         pop(self.physical, &mut self.frames)
     }
@@ -74,14 +73,13 @@ impl Destination for AnyFree<'_> {
     }
 
     fn take_larger(&mut self, order: Order) -> Option<Pfn> {
-        // As the kernel's, until the move gives it its page's kind.
-        self.physical.alloc_frozen(order, Kind::Kernel).ok()
+        self.physical.set_aside_for(&Request::new(order, Kind::Kernel)).ok()
     }
 }
 
 impl Drop for AnyFree<'_> {
     fn drop(&mut self) {
-        self.physical.unreserve(self.frames.drain(..));
+        self.physical.return_destinations(self.frames.drain(..));
     }
 }
 
@@ -103,14 +101,14 @@ impl<'p> TheseFrames<'p> {
 
     /// Returns what is set aside and not used; more can be taken afterwards.
     pub(crate) fn return_all(&mut self) {
-        self.physical.unreserve(self.frames.drain(..));
+        self.physical.return_destinations(self.frames.drain(..));
     }
 }
 
 impl Destination for TheseFrames<'_> {
     fn take(&mut self) -> Option<Pfn> {
         let mut ahead = Self::AHEAD;
-        if self.physical.is_starving() {
+        if self.physical.are_destinations_recalled() {
             self.return_all();
             ahead = 1;
         }
@@ -119,7 +117,7 @@ impl Destination for TheseFrames<'_> {
                 return Some(pfn);
             }
             let &block = self.blocks.front()?;
-            if self.physical.reserve_from_block(block, ahead, |pfn| self.frames.push(pfn)) == 0 {
+            if self.physical.set_aside_from_block(block, ahead, |pfn| self.frames.push(pfn)) == 0 {
                 self.blocks.pop_front();
             }
             // Upwards, so that the block fills without holes.

@@ -6,7 +6,7 @@ use core::ops::Range;
 use super::{Destination, Options, Outcome, Policy};
 use crate::{
     engine::Engine,
-    frame::{Claim, Class, Kind, Marks, State},
+    frame::{Claim, Kind, Marks, State},
     movable::{Mode, OwnedMove, OwnedPage, Owner, OwnerUse, Refusal},
     paging::FlushDebt,
     report::{Counter, Event, Reason},
@@ -393,9 +393,9 @@ impl<'e> Mover<'e> {
             }
         }
         let moved = self.pages.iter().filter(|page| page.stay.is_none() && page.order == Order::ZERO);
-        physical.destinations_used(moved.clone().count() as u32);
         physical.free_all(moved.map(|page| page.from));
         self.pages.retain(|page| page.stay.is_none());
+        physical.destinations_used(self.pages.len() as u32);
         physical.events().push(self.pages.iter().map(|page| Event::Moved { from: page.from, to: page.to }));
         self.pages.clear();
         self.owners.clear();
@@ -419,7 +419,11 @@ fn reason_of(refusal: Refusal) -> Reason {
 }
 
 fn give_back(physical: &Physical, destination: &mut dyn Destination, pfn: Pfn, order: Order) {
-    if order == Order::ZERO { destination.give_back(pfn) } else { physical.free_frozen(pfn) }
+    if order == Order::ZERO {
+        destination.give_back(pfn);
+    } else {
+        physical.return_destinations(core::iter::once(pfn));
+    }
 }
 
 fn owned_move<'p>(physical: &'p Physical, page: &MovingPage, mode: Mode) -> OwnedMove<'p> {
@@ -429,7 +433,7 @@ fn owned_move<'p>(physical: &'p Physical, page: &MovingPage, mode: Mode) -> Owne
 /// Undoes the freeze of a page that its owner refuses.
 fn unfreeze(physical: &Physical, page: &mut MovingPage, refusal: Refusal) {
     page.stay = Some(reason_of(refusal));
-    reset_destination(physical, page);
+    physical.reset_destination(page.to);
     physical.frame(page.from).thaw(expected(true), 0);
 }
 
@@ -437,9 +441,8 @@ fn unfreeze(physical: &Physical, page: &mut MovingPage, refusal: Refusal) {
 /// destination that gives frames in use would have pages moved over their contents.
 fn check_destination(physical: &Physical, pfn: Pfn, order: Order) {
     let frame = physical.frame(pfn);
-    let kind = if order == Order::ZERO { Kind::Destination } else { Kind::Kernel };
     let state = frame.state();
-    let fits = frame.is_unused() && state.kind() == kind && state.order() == order;
+    let fits = frame.is_unused() && state.kind() == Kind::Destination && state.order() == order;
     assert!(fits, "frame {pfn} was given as a destination, but is not set aside as one of order {}", order.get());
 }
 
@@ -457,15 +460,4 @@ fn prepare_destination(physical: &Physical, page: &MovingPage, classes: &mut Cla
     }
     to.set_owner(from.owner(), page.key);
     to.set_state(State::new(state.kind(), class, page.order).with(state.marks() & Marks::DIRTY));
-}
-
-/// Makes a destination that is not used after all what [`give_back`] expects.
-fn reset_destination(physical: &Physical, page: &MovingPage) {
-    if page.order == Order::ZERO {
-        physical.reset_to_reserved(page.to);
-    } else {
-        let to = physical.frame(page.to);
-        physical.count(page.to, page.order, to.state().class(), Class::Kernel);
-        to.set_state(State::new(Kind::Kernel, Class::Kernel, page.order));
-    }
 }

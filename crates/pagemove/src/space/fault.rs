@@ -6,7 +6,7 @@ use crate::{
     paging::{Entry, Flags, Slot},
     report::Counter,
     units::{HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
-    zone::AllocError,
+    zone::{AllocError, Request},
 };
 
 /// What an access does.
@@ -85,7 +85,7 @@ impl AddressSpace {
             };
             let step = match step {
                 // Without a lock: movers may have set the last free frames aside.
-                Err(FaultError::OutOfMemory(_)) if recalls < RECALLS && self.physical().recall_destinations() => {
+                Err(FaultError::OutOfMemory(_)) if recalls < RECALLS && self.physical().make_room(&base_page()) => {
                     recalls += 1;
                     continue;
                 }
@@ -311,6 +311,11 @@ impl AddressSpace {
         self.name_anonymous(vma, whole.start(), pfn);
         Ok(Some(self.place(&slot, Entry::NONE, Entry::present(pfn, self.own_flags(vma) | Flags::HUGE), pfn)))
     }
+}
+
+/// What a fault lacks when it finds no frame, of whatever kind: larger ones fall back to base pages.
+fn base_page() -> Request {
+    Request::new(Order::ZERO, Kind::Anon)
 }
 
 fn needed(access: Access) -> Protection {

@@ -96,23 +96,48 @@ impl Buddy {
         self.free_frames -= order.frames();
     }
 
-    /// Takes a block of `order`, from `migratetype` or what it falls back to.
-    pub(super) fn take(&mut self, tables: Tables<'_>, order: Order, migratetype: Migratetype) -> Option<Pfn> {
-        for larger in order.get()..=MAX_ORDER.get() {
-            let head = self.lists[larger as usize][migratetype as usize].head;
-            if head != NIL {
-                return self.take_part(tables, Pfn::new(head), Order::new(larger)?, Pfn::new(head), order);
+    /// Takes a block of `order`, from `migratetype` or what it falls back to; all of it below `below`, if that is given.
+    pub(super) fn take(
+        &mut self,
+        tables: Tables<'_>,
+        order: Order,
+        migratetype: Migratetype,
+        below: Option<Pfn>,
+    ) -> Option<Pfn> {
+        for larger in (order.get()..=MAX_ORDER.get()).filter_map(Order::new) {
+            if let Some(head) = self.first(tables, larger, migratetype, order, below) {
+                return self.take_part(tables, head, larger, head, order);
             }
         }
         // From others the largest first, so that as few blocks as can be hold several types.
-        for larger in (order.get()..=MAX_ORDER.get()).rev() {
+        for larger in (order.get()..=MAX_ORDER.get()).rev().filter_map(Order::new) {
             for &other in migratetype.fallbacks() {
-                let head = self.lists[larger as usize][other as usize].head;
-                if head != NIL {
-                    self.convert(tables, Pfn::new(head), migratetype);
-                    return self.take_part(tables, Pfn::new(head), Order::new(larger)?, Pfn::new(head), order);
+                if let Some(head) = self.first(tables, larger, other, order, below) {
+                    self.convert(tables, head, migratetype);
+                    return self.take_part(tables, head, larger, head, order);
                 }
             }
+        }
+        None
+    }
+
+    /// Finds the first block of a list whose lowest part of `order` is below `below`. With a bound it walks the list, so its
+    /// callers try zones that lie below it wholly by `None`.
+    fn first(
+        &self,
+        tables: Tables<'_>,
+        larger: Order,
+        migratetype: Migratetype,
+        order: Order,
+        below: Option<Pfn>,
+    ) -> Option<Pfn> {
+        let mut at = self.lists[larger.get() as usize][migratetype as usize].head;
+        while at != NIL {
+            let head = Pfn::new(at);
+            if below.is_none_or(|below| at + (order.frames() - 1) < below.get()) {
+                return Some(head);
+            }
+            at = tables.frames[head].links().1;
         }
         None
     }

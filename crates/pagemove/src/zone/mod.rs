@@ -1,19 +1,47 @@
-//! Zones: who gets which frame. Buddy lists, lists for each processor, pageblocks with migratetypes and summaries.
+//! Zones: who gets which frame. Buddy lists, lists for each CPU, pageblocks with migratetypes and summaries.
 //!
-//! [`Physical`] is the memory below everything else: it lends frames, counts them by class, and takes them back. A zone's
-//! lock is the innermost but for that of a processor's list, which may be taken first and never the other way round.
+//! | file | does |
+//! | --- | --- |
+//! | `config` | what a memory is booted with |
+//! | `request` | what an allocation asks for, and how far it goes |
+//! | `physical` | boot, and what is below: frame table, pageblocks, zones |
+//! | `buddy` | free lists of one zone, under its lock |
+//! | `percpu`, `lists` | free lists of one CPU; entering, filling and draining them |
+//! | `pageblock`, `class` | summaries by class; the class of each folio |
+//! | `alloc`, `free` | bare frames, out and back |
+//! | `destinations` | frames set aside for moves |
+//! | `isolate` | pageblocks of which nothing is handed out |
+//! | `room`, `pressure` | what an allocation that found nothing can do, and what is kept for it |
+//! | `pinned` | pages that a device holds in place, by name |
+//! | `validate` | all of it checked |
+//!
+//! A zone's lock is the innermost but
+//! for that of a CPU's list, which may be taken first and never the other way round.
 
+mod alloc;
 mod buddy;
+mod class;
+mod config;
+mod destinations;
+mod free;
+mod isolate;
+mod lists;
 mod pageblock;
 mod percpu;
 mod physical;
+mod pressure;
 mod pinned;
+mod request;
+mod room;
 mod validate;
 
+pub use config::{BootError, Config};
 pub(crate) use pageblock::ClassRun;
 pub use pageblock::{Migratetype, Pageblocks, Summary};
 #[cfg(all(test, feature = "loom"))]
 pub(crate) use percpu::CpuLocal;
-pub use physical::{AllocError, BootError, Config, Physical};
+pub use physical::Physical;
 pub use pinned::PinnedPage;
+pub use pressure::Compactor;
+pub use request::{AllocError, Effort, Request};
 pub use validate::Invalid;

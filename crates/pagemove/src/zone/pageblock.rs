@@ -187,7 +187,7 @@ impl Pageblocks {
     }
 
     /// Gives zone and migratetype of the block that holds `pfn`; `None` without zone, or isolated.
-    pub(super) fn home(&self, pfn: Pfn) -> Option<(usize, Migratetype)> {
+    pub(super) fn zone_and_type(&self, pfn: Pfn) -> Option<(usize, Migratetype)> {
         let block = self.blocks.get(self.number(pfn) as usize)?;
         let zone = block.zone.load(Ordering::Relaxed);
         let word = block.migratetype.load(Ordering::Relaxed);
@@ -215,8 +215,8 @@ impl Pageblocks {
         self.block(number).migratetype.store(word & !TYPE | migratetype as u32, Ordering::Relaxed);
     }
 
-    /// Tells whether block `number` is being emptied. Who frees looks while it has its processor's lists: isolating drains them,
-    /// so it sees the bit, or what it has put there is taken away again.
+    /// Tells whether block `number` is isolated. A thread that frees looks while it has its CPU's lists. Isolating drains them: so
+    /// either the bit is seen, or the frame is drained.
     pub fn is_isolated(&self, number: u32) -> bool {
         self.block(number).migratetype.load(Ordering::Relaxed) & ISOLATED != 0
     }
@@ -268,7 +268,7 @@ impl Pageblocks {
         movable || (free > 0 && free < self.whole())
     }
 
-    /// Reads the summary of block `number`. Frames on a processor's list still count as what they mostly are in use, until
+    /// Reads the summary of block `number`. Listed frames stay accounted under their list's usual class, until
     /// [`super::Physical::drain_cpu_lists`].
     pub fn summary(&self, number: u32) -> Summary {
         let block = self.block(number);

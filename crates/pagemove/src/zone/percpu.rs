@@ -1,11 +1,11 @@
-//! A processor's own lists of free order-0 frames, by migratetype, so that most allocations take no shared lock and make
-//! no atomic change but that of the frame itself.
+//! A CPU's own lists of free order-0 frames, by migratetype, so that most allocations take no shared lock and make no
+//! atomic change but that of the frame itself.
 //!
 //! # Protocol
-//! The processor enters with plain stores and loads: `inside` on, then it looks whether `revoked` is set, and if so goes
-//! away to the zone's lists. Who comes from elsewhere, to drain, sets `revoked`, makes all processors pass a memory barrier
-//! ([`Machine::barrier`]), and waits until `inside` is off. Of the two stores one comes before that barrier, so that one
-//! of the two sees the other's. That is biased locking: the rare side pays for both.
+//! The owning CPU enters with plain stores and loads: it sets `inside`, then looks at `revoked`; if that is set it uses the
+//! zone's lists instead. A thread that drains sets `revoked`, makes all CPUs pass a memory barrier ([`Machine::barrier`]), and
+//! waits until `inside` is clear. One of the two stores comes before that barrier, so that one of the two threads sees the
+//! other's. This is biased locking: the rare side pays for both.
 //!
 //! `unsafe`: handing out the lists by shared reference, relying on this protocol and on what [`Machine`] promises.
 #![allow(unsafe_code)]
@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use core::{
     cell::UnsafeCell,
     ops::{Deref, DerefMut},
+    sync::atomic::AtomicU32,
 };
 
 use super::pageblock::Migratetype;
@@ -29,8 +30,8 @@ pub(super) const BATCH: usize = 64;
 /// Most frames that a list keeps, however large the zone.
 const HIGHEST: usize = 4096;
 
-/// The class that frames on a list count as: what they mostly were, and will be. So freeing and allocating through the
-/// list changes no count for pages of that class.
+/// The class that listed frames are accounted under, the list's usual one: so freeing and allocating through the list
+/// changes no count for pages of that class.
 pub(super) const fn listed_class(migratetype: Migratetype) -> Class {
     match migratetype {
         Migratetype::Movable => Class::Lru,
@@ -39,18 +40,23 @@ pub(super) const fn listed_class(migratetype: Migratetype) -> Class {
     }
 }
 
-/// Lists of one processor for one zone.
+/// Lists of one CPU for one zone.
 pub(crate) struct CpuLists {
     lists: [Vec<Pfn>; 3],
     high: usize,
 }
 
 impl CpuLists {
-    /// Makes empty lists for a zone of `frames` frames that `cpus` processors share; all lists together keep at most an
+    /// Makes empty lists for a zone of `frames` frames that `cpus` CPUs share; all lists together keep at most an
     /// eighth of it, as in Linux since 5.14.
     fn new(frames: u32, cpus: usize) -> Self {
-        let high = (frames as usize / 8 / cpus / 3).clamp(BATCH, HIGHEST);
+        let high = Self::most(frames, cpus);
         Self { lists: core::array::from_fn(|_| Vec::with_capacity(high + BATCH)), high }
+    }
+
+    /// Gives the most frames that each list keeps.
+    fn most(frames: u32, cpus: usize) -> usize {
+        (frames as usize / 8 / cpus / 3).clamp(BATCH, HIGHEST)
     }
 
     /// Gives the number of frames beyond which a list gives half of them back.
@@ -63,14 +69,19 @@ impl CpuLists {
         &mut self.lists[migratetype as usize]
     }
 
-    /// Gives the list of `migratetype` if it has room for one more.
-    pub(super) fn room(&mut self, migratetype: Migratetype) -> Option<&mut Vec<Pfn>> {
+    /// Gives the list of `migratetype` if it has space for one more.
+    pub(super) fn list_with_space(&mut self, migratetype: Migratetype) -> Option<&mut Vec<Pfn>> {
         self.lists.get_mut(migratetype as usize).filter(|list| list.len() < self.high)
     }
 
     /// Gives the number of frames on all lists.
-    pub(super) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.lists.iter().map(Vec::len).sum()
+    }
+
+    /// Tells whether no list has a frame.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Empties all lists into `out`.
@@ -79,15 +90,17 @@ impl CpuLists {
     }
 }
 
-/// The lists of one processor, and who is at them. On cache lines of its own.
+/// The lists of one CPU, and who uses them. On cache lines of its own.
 #[repr(align(128))]
 pub(crate) struct CpuLocal {
     inside: AtomicBool,
     revoked: AtomicBool,
+    // Frames on the lists, for others to read. A hint, so not an atomic of `sync`.
+    frames: AtomicU32,
     lists: UnsafeCell<CpuLists>,
 }
 
-// SAFETY: the lists are reached only through `Inside`, of which one exists at a time by the protocol above.
+// SAFETY: the lists are reached only through `CpuGuard`, of which one exists at a time by the protocol above.
 unsafe impl Sync for CpuLocal {}
 
 impl CpuLocal {
@@ -95,92 +108,98 @@ impl CpuLocal {
         Self {
             inside: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
+            frames: AtomicU32::new(0),
             lists: UnsafeCell::new(CpuLists::new(frames, cpus)),
         }
     }
 
-    /// Gives the bytes of it all.
-    pub(super) fn bytes(&self, machine: &dyn Machine) -> usize {
-        let inside = self.revoke(machine);
-        size_of::<Self>() + inside.lists.iter().map(Vec::capacity).sum::<usize>() * size_of::<Pfn>()
+    /// Gives the number of frames on the lists, as of the last time that somebody left them.
+    pub(super) fn frames(&self) -> u32 {
+        self.frames.load(Ordering::Relaxed)
     }
 
-    /// Goes in as the processor that the lists are of; `None` if somebody else is at them, or this processor already is,
-    /// further up its stack.
+    /// Enters as the owning CPU; `None` if revoked or re-entered (an interrupt handler may get the same CPU number).
     ///
     /// # Safety
-    /// The caller is alone on the processor until the value is dropped: it has claimed it from the machine.
-    pub(crate) unsafe fn enter(&self) -> Option<Inside<'_>> {
-        // Relaxed: only this processor sets it.
+    /// The caller is alone on the CPU until the value is dropped: it has claimed it from the machine.
+    pub(crate) unsafe fn enter(&self) -> Option<CpuGuard<'_>> {
+        // Relaxed: only this CPU sets it.
         if self.inside.load(Ordering::Relaxed) {
             return None;
         }
         self.inside.store(true, Ordering::Relaxed);
-        // The processor may still do the load first: the barrier that the other side orders makes up for it.
+        // The CPU may still do the load first: the barrier of the draining side makes up for it.
         light_barrier();
-        // Acquire pairs with the Release in `Inside::drop` of who revoked: what he did to the lists is seen.
+        // Acquire pairs with the Release in `CpuGuard::drop` of the thread that revoked: what it did to the lists is seen.
         if self.revoked.load(Ordering::Acquire) {
             self.inside.store(false, Ordering::Release);
             return None;
         }
-        Some(Inside { flag: &self.inside, of: &self.lists })
+        Some(CpuGuard { flag: &self.inside, local: self })
     }
 
-    /// Goes in from any processor: keeps the lists' own one out, and waits until it is out.
-    pub(crate) fn revoke(&self, machine: &dyn Machine) -> Inside<'_> {
+    /// Enters from any CPU: keeps the owning one out, and waits until it has left.
+    #[cfg(all(test, feature = "loom"))]
+    pub(crate) fn revoke(&self, machine: &dyn Machine) -> CpuGuard<'_> {
         self.begin_revoking(machine);
         machine.barrier();
         // SAFETY: just begun, and the barrier passed.
         unsafe { self.finish_revoking(machine) }
     }
 
-    /// Keeps the lists' own processor from entering again, until [`Self::finish_revoking`].
+    /// Keeps the owning CPU from entering again, until [`Self::finish_revoking`].
     pub(crate) fn begin_revoking(&self, machine: &dyn Machine) {
-        // Acquire pairs with the Release of the one who revoked before; the barrier orders it before the look at `inside`.
+        // Acquire pairs with the Release of the thread that revoked before; the barrier orders it before the look at `inside`.
         while self.revoked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             machine.pause();
         }
     }
 
-    /// Waits until the processor is out.
+    /// Waits until the owning CPU has left.
     ///
     /// # Safety
-    /// The caller has begun to revoke these lists, and has made all processors pass a barrier since: one suffices for many lists.
-    pub(crate) unsafe fn finish_revoking(&self, machine: &dyn Machine) -> Inside<'_> {
-        // Acquire pairs with the Release of the processor when it goes.
+    /// The caller has begun to revoke these lists, and has made all CPUs pass a barrier since: one suffices for many lists.
+    pub(crate) unsafe fn finish_revoking(&self, machine: &dyn Machine) -> CpuGuard<'_> {
+        // Acquire pairs with the Release of the CPU when it leaves.
         while self.inside.load(Ordering::Acquire) {
             machine.pause();
         }
-        Inside { flag: &self.revoked, of: &self.lists }
+        CpuGuard { flag: &self.revoked, local: self }
+    }
+
+    /// Gives the bytes of a CPU's lists for a zone of `frames` frames that `cpus` CPUs share.
+    pub(super) fn bytes(frames: u32, cpus: usize) -> usize {
+        size_of::<Self>() + Migratetype::ALL.len() * (CpuLists::most(frames, cpus) + BATCH) * size_of::<Pfn>()
     }
 }
 
-/// Access to a processor's lists; ends when dropped.
-pub(crate) struct Inside<'a> {
+/// Access to a CPU's lists; ends when dropped.
+pub(crate) struct CpuGuard<'a> {
     flag: &'a AtomicBool,
-    of: &'a UnsafeCell<CpuLists>,
+    local: &'a CpuLocal,
 }
 
-impl Deref for Inside<'_> {
+impl Deref for CpuGuard<'_> {
     type Target = CpuLists;
 
     fn deref(&self) -> &CpuLists {
-        // SAFETY: one `Inside` at a time: of two of them, the processor's own one found `revoked` off after it had set
-        // `inside`, and so came before the barrier of the other, who then waited for `inside`. Two others exclude each
-        // other by `revoked`; two of the processor's own would break `enter`'s condition.
-        unsafe { &*self.of.get() }
+        // SAFETY: one guard at a time. Of an owning CPU's guard and a draining thread's, the CPU found `revoked` clear after it had
+        // set `inside`, so it came before the barrier of the thread, which then waited for `inside`. Two draining threads exclude
+        // each other by `revoked`. Two guards of the owning CPU would break `enter`'s condition.
+        unsafe { &*self.local.lists.get() }
     }
 }
 
-impl DerefMut for Inside<'_> {
+impl DerefMut for CpuGuard<'_> {
     fn deref_mut(&mut self) -> &mut CpuLists {
         // SAFETY: as in `deref`.
-        unsafe { &mut *self.of.get() }
+        unsafe { &mut *self.local.lists.get() }
     }
 }
 
-impl Drop for Inside<'_> {
+impl Drop for CpuGuard<'_> {
     fn drop(&mut self) {
+        self.local.frames.store(self.len() as u32, Ordering::Relaxed);
         self.flag.store(false, Ordering::Release);
     }
 }

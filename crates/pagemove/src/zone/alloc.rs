@@ -1,0 +1,166 @@
+//! Allocation: frames for a request, from the CPU's own lists, the zones' free lists, and all CPUs' lists.
+//!
+//! Unless a request goes as far as [`Effort::Compact`], the calls may be made with any lock of the engine's held but a zone's, and
+//! don't sleep.
+
+use super::{AllocError, Effort, Physical, Request, percpu::BATCH, physical::Zone};
+use crate::{
+    frame::{Class, Key, Kind, State},
+    units::{FrameRange, Order, Pfn},
+};
+
+/// So often an allocation that may wait looks again for what was freed meanwhile.
+const TRIES: u32 = 8;
+
+impl Physical {
+    /// Allocates `order.frames()` frames for `kind`, with one reference; contents are what they were.
+    ///
+    /// Zones are tried from the last one down, as low memory is the scarcer. Panics if `kind` is none that memory is allocated
+    /// for (free, a tail).
+    #[inline]
+    pub fn alloc(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
+        let pfn = self.take_frames(&Request::new(order, kind))?;
+        self.frames[pfn].publish();
+        Ok(pfn)
+    }
+
+    /// Allocates what `request` asks for, with one reference, going as far as it allows; contents are what they were.
+    pub fn alloc_with(&self, request: &Request) -> Result<Pfn, AllocError> {
+        let mut result = self.take_frames(request);
+        for _ in 0..TRIES {
+            if result.is_ok() || request.effort < Effort::Compact || !self.make_room(request) {
+                break;
+            }
+            result = self.take_frames(request);
+        }
+        let pfn = result?;
+        self.frames[pfn].publish();
+        Ok(pfn)
+    }
+
+    /// Allocates as [`Self::alloc`] does, but without a reference, so that nobody else can get one: the frames are the
+    /// caller's alone until [`Self::free_frozen`]. For what never moves, is never mapped and has one owner (page tables, a
+    /// slab, a kernel's own data) counting is work for nothing; Linux has `alloc_frozen_pages` for it since 6.14. Panics if
+    /// `kind` is one that can move: a move takes a reference first.
+    #[inline]
+    pub fn alloc_frozen(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
+        assert!(!kind.is_movable(), "{kind:?} pages can move, so they must be counted: use `alloc`");
+        self.take_frames(&Request::new(order, kind))
+    }
+
+    /// Allocates just the frame `pfn` for `kind`, if it's free and its pageblock isn't isolated; for rebuilding a layout and for
+    /// contiguous ranges.
+    pub fn alloc_exactly(&self, pfn: Pfn, kind: Kind) -> bool {
+        let taken = self.take_exactly(pfn, kind);
+        if taken {
+            self.frames[pfn].publish();
+        }
+        taken
+    }
+
+    /// Takes frames that `request` allows, and makes them an allocation of its kind without a reference. Contents are what
+    /// they were. Panics if the kind is none that memory is allocated for (free, a tail).
+    #[inline]
+    pub(super) fn take_frames(&self, request: &Request) -> Result<Pfn, AllocError> {
+        assert!(request.kind.is_allocation(), "nothing is allocated as {:?}", request.kind);
+        let found = match self.take_own(request) {
+            Some(pfn) => Some(pfn),
+            None => self.take_shared(request),
+        };
+        let pfn = found.ok_or_else(|| AllocError::from(request))?;
+        self.prepare_allocation(pfn, request.order, request.kind);
+        Ok(pfn)
+    }
+
+    /// The short way: a base page from this CPU's list, if there is one.
+    fn take_own(&self, request: &Request) -> Option<Pfn> {
+        if request.order > Order::ZERO || request.below.is_some() || request.zone.is_some() {
+            return None;
+        }
+        // Zones are tried from the last one down, as low memory is the scarcer.
+        let zone = self.zones.last()?;
+        self.with_own_lists(zone, |lists| lists?.list(request.migratetype()).pop())
+    }
+
+    /// The long way: refills the list, looks in other zones, and on other CPUs' lists.
+    #[cold]
+    fn take_shared(&self, request: &Request) -> Option<Pfn> {
+        if let Some(pfn) = self.zones_of(request).find_map(|zone| self.take_from_zone(zone, request)) {
+            return Some(pfn);
+        }
+        if request.effort < Effort::Drain {
+            return None;
+        }
+        self.drain_cpu_lists();
+        self.zones_of(request).find_map(|zone| self.take_from_buddies(zone, request))
+    }
+
+    /// Gives the zones that may have what is wanted, the last one first.
+    fn zones_of(&self, request: &Request) -> impl Iterator<Item = &Zone> {
+        let request = *request;
+        let wanted = move |&(number, zone): &(usize, &Zone)| request.allows_zone(number, zone.range.start);
+        self.zones.iter().enumerate().rev().filter(wanted).map(|(_, zone)| zone)
+    }
+
+    fn take_from_zone(&self, zone: &Zone, request: &Request) -> Option<Pfn> {
+        let is_whole = request.below.is_none_or(|below| zone.range.end() <= below);
+        if request.order > Order::ZERO || !is_whole {
+            return self.take_from_buddies(zone, request);
+        }
+        let migratetype = request.migratetype();
+        self.with_own_lists(zone, |lists| match lists.map(|lists| lists.list(migratetype)) {
+            Some(list) => {
+                if list.is_empty() {
+                    self.refill(zone, migratetype, list, BATCH);
+                }
+                list.pop()
+            }
+            None => self.take_from_buddies(zone, request),
+        })
+    }
+
+    fn take_from_buddies(&self, zone: &Zone, request: &Request) -> Option<Pfn> {
+        let below = request.below.filter(|&below| zone.range.end() > below);
+        zone.buddy.lock().take(self.tables(), request.order, request.migratetype(), below)
+    }
+
+    fn take_exactly(&self, pfn: Pfn, kind: Kind) -> bool {
+        assert!(kind.is_allocation(), "nothing is allocated as {kind:?}");
+        let Some(zone) = self.zone_of(pfn) else { return false };
+        let take = || {
+            let mut buddy = zone.buddy.lock();
+            !self.blocks.is_isolated(self.blocks.number(pfn)) && buddy.take_exactly(self.tables(), pfn)
+        };
+        let mut taken = take();
+        if !taken && self.frames[pfn].state().kind() == Kind::PerCpu {
+            self.drain_cpu_lists();
+            taken = take();
+        }
+        if taken {
+            self.prepare_allocation(pfn, Order::ZERO, kind);
+        }
+        taken
+    }
+
+    /// Makes frames that are the caller's alone an allocation of `kind`: each tail names its head.
+    #[inline(always)]
+    fn prepare_allocation(&self, pfn: Pfn, order: Order, kind: Kind) {
+        let class = kind.first_class();
+        if order > Order::ZERO {
+            self.set_tails(pfn, order, class);
+        }
+        let frame = &self.frames[pfn];
+        let counted = frame.state().class();
+        frame.set_owner(0, Key::default());
+        frame.set_state(State::new(kind, class, order));
+        self.count(pfn, order, counted, class);
+    }
+
+    /// Makes all frames but the first of a folio its tails.
+    pub(super) fn set_tails(&self, head: Pfn, order: Order, class: Class) {
+        for tail in (FrameRange { start: head, frames: order.frames() }).iter().skip(1) {
+            self.frames[tail].set_head(head);
+            self.frames[tail].set_state(State::new(Kind::Tail, class, Order::ZERO));
+        }
+    }
+}

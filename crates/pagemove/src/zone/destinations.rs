@@ -1,0 +1,127 @@
+//! Frames set aside as destinations of moves: neither free nor in use, and their mover's alone.
+//!
+//! A mover sets some aside ahead, so that it takes the zone's lock rarely. An allocation that fails meanwhile recalls them:
+//! movers then return theirs, and take one by one.
+
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use super::{
+    AllocError, Physical, Request,
+    pageblock::{ClassRun, Migratetype},
+};
+use crate::{
+    frame::{Class, Kind, State},
+    units::{Order, Pfn},
+};
+
+const DESTINATION: State = State::new(Kind::Destination, Class::Free, Order::ZERO);
+
+/// So often a look is taken whether movers have returned frames: a mover with frames set aside may not be moving right now.
+const LOOKS: u32 = 64;
+
+impl Physical {
+    /// Sets aside up to `most` free base frames as destinations, from this CPU's list first. They lie in any zone.
+    pub(crate) fn set_aside(&self, most: usize, out: &mut Vec<Pfn>) {
+        let before = out.len();
+        for zone in self.zones.iter().rev() {
+            self.with_own_lists(zone, |lists| {
+                if let Some(list) = lists.map(|lists| lists.list(Migratetype::Movable)) {
+                    let from = list.len() - (most - out.len()).min(list.len());
+                    out.extend(list.drain(from..));
+                }
+            });
+            self.refill(zone, Migratetype::Movable, out, most);
+        }
+        for &pfn in &out[before..] {
+            self.frames[pfn].set_state(DESTINATION.with_class(self.frames[pfn].state().class()));
+        }
+        self.count_set_aside(out.len() - before);
+    }
+
+    /// Sets aside up to `most` free base frames of pageblock `number`; calls `out` with each. Of an isolated block: none.
+    pub(crate) fn set_aside_from_block(&self, number: u32, most: usize, mut out: impl FnMut(Pfn)) -> usize {
+        let Some(zone) = self.zone_of(self.blocks.range(number).start) else { return 0 };
+        let mut buddy = zone.buddy.lock();
+        if self.blocks.is_isolated(number) {
+            return 0;
+        }
+        let taken = buddy.take_from(self.tables(), number, most, |pfn| {
+            self.frames[pfn].set_state(DESTINATION);
+            out(pfn);
+        });
+        self.count_set_aside(taken);
+        taken
+    }
+
+    /// Sets aside one folio that a request allows; its kind says nothing yet. For larger orders, and for owners with a bound.
+    pub(crate) fn set_aside_for(&self, request: &Request) -> Result<Pfn, AllocError> {
+        let pfn = self.take_frames(&Request { kind: Kind::Kernel, ..*request })?;
+        let frame = &self.frames[pfn];
+        frame.set_state(State::new(Kind::Destination, frame.state().class(), request.order));
+        self.count_set_aside(1);
+        Ok(pfn)
+    }
+
+    fn count_set_aside(&self, destinations: usize) {
+        self.pressure.set_aside.fetch_add(destinations as u32, Ordering::Relaxed);
+    }
+
+    /// Makes a destination that a move took and did not use what it was before.
+    pub(crate) fn reset_destination(&self, pfn: Pfn) {
+        let frame = &self.frames[pfn];
+        let state = frame.state();
+        frame.set_state(State::new(Kind::Destination, state.class(), state.order()));
+    }
+
+    /// Frees destinations that are not used.
+    pub(crate) fn return_destinations(&self, pfns: impl Iterator<Item = Pfn>) {
+        let mut run = ClassRun::default();
+        let mut returned = 0;
+        for pfn in pfns {
+            returned += 1;
+            if self.frames[pfn].state().order() > Order::ZERO {
+                self.return_large(pfn);
+            } else if let Some(zone) = self.zone_of(pfn) {
+                self.give_base(&mut zone.buddy.lock(), pfn, &mut run);
+            }
+        }
+        run.finish(&self.blocks);
+        self.destinations_used(returned);
+    }
+
+    fn return_large(&self, pfn: Pfn) {
+        let frame = &self.frames[pfn];
+        let state = frame.state();
+        frame.set_state(State::new(Kind::Kernel, state.class(), state.order()));
+        self.free(pfn);
+    }
+
+    /// Counts destinations that are set aside no longer, since folios have moved there.
+    pub(crate) fn destinations_used(&self, destinations: u32) {
+        self.pressure.set_aside.fetch_sub(destinations, Ordering::Relaxed);
+    }
+
+    /// Tells whether an allocation is about to fail: destinations that are set aside ahead are to be returned.
+    pub(crate) fn are_destinations_recalled(&self) -> bool {
+        self.pressure.recalls.load(Ordering::Relaxed) > 0
+    }
+
+    /// Has movers return destinations, for an allocation that failed. Tells whether it's worth another try. Waits, so the
+    /// caller holds no lock that a mover may want.
+    pub(super) fn recall_destinations(&self) -> bool {
+        let before = self.pressure.set_aside.load(Ordering::Relaxed);
+        if before == 0 {
+            return false;
+        }
+        self.pressure.recalls.fetch_add(1, Ordering::Relaxed);
+        for _ in 0..LOOKS {
+            self.machine().pause();
+            if self.pressure.set_aside.load(Ordering::Relaxed) < before {
+                break;
+            }
+        }
+        self.pressure.recalls.fetch_sub(1, Ordering::Relaxed);
+        true
+    }
+}

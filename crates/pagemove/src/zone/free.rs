@@ -1,0 +1,161 @@
+//! Freeing: the last reference's way back to a CPU's list, or to the zone's free lists.
+//!
+//! May be called with any lock of the engine's held but a zone's, and doesn't sleep.
+
+use super::{
+    Physical,
+    buddy::Buddy,
+    pageblock::ClassRun,
+    percpu::{CpuLists, listed_class},
+    physical::Zone,
+};
+use crate::{
+    frame::{Class, Frame, Kind, Put, State},
+    units::{FrameRange, Order, Pfn},
+};
+
+const PER_CPU: State = State::new(Kind::PerCpu, Class::Free, Order::ZERO);
+const FREE: State = State::new(Kind::Free, Class::Free, Order::ZERO);
+
+impl Physical {
+    /// Gives a reference back; the last one frees the folio.
+    pub fn put(&self, pfn: Pfn) {
+        let frame = &self.frames[pfn];
+        if frame.put() == Put::Last {
+            self.release(pfn, frame);
+        }
+    }
+
+    /// Releases a folio's lock and gives a reference back, in one change.
+    pub(crate) fn unlock_and_put(&self, pfn: Pfn) {
+        if self.frames.unlock_and_put(pfn) == Put::Last {
+            self.release(pfn, &self.frames[pfn]);
+        }
+    }
+
+    /// Frees what [`Self::alloc_frozen`] gave. Panics if somebody has a reference or maps it, or it's free already.
+    pub fn free_frozen(&self, pfn: Pfn) {
+        let frame = &self.frames[pfn];
+        if !frame.is_unused() || !frame.state().kind().is_allocation() {
+            freed_in_use(pfn, frame);
+        }
+        self.release(pfn, frame);
+    }
+
+    #[inline(always)]
+    fn release(&self, pfn: Pfn, frame: &Frame) {
+        if !self.free_own(pfn, frame) {
+            self.free(pfn);
+        }
+    }
+
+    /// The short way: a base page whose class is that of this CPU's list goes there, if there is room.
+    #[inline(always)]
+    fn free_own(&self, pfn: Pfn, frame: &Frame) -> bool {
+        let Some((zone, migratetype)) = self.blocks.zone_and_type(pfn) else { return false };
+        let class = listed_class(migratetype);
+        if !frame.state().is_base_page_of(class) {
+            return false;
+        }
+        if cfg!(debug_assertions) {
+            check_freed(pfn, frame);
+        }
+        self.with_own_lists(&self.zones[zone], |lists| {
+            // Looked at again while the lists are ours: see `is_isolated`.
+            let lists = lists.filter(|_| self.blocks.zone_and_type(pfn).is_some());
+            lists.and_then(|lists| lists.list_with_space(migratetype)).is_some_and(|list| {
+                frame.set_state(PER_CPU.with_class(class));
+                list.push(pfn);
+                true
+            })
+        })
+    }
+
+    /// Frees a folio that is the caller's alone: no references, no mappings, no pins.
+    pub(crate) fn free(&self, pfn: Pfn) {
+        let order = self.frames[pfn].state().order();
+        if order == Order::ZERO {
+            if let Some(zone) = self.zone_of(pfn) {
+                let mut run = ClassRun::default();
+                self.with_own_lists(zone, |lists| self.free_base(zone, lists, pfn, &mut run));
+                run.finish(&self.blocks);
+            }
+            return;
+        }
+        let class = check_freed(pfn, &self.frames[pfn]);
+        for pfn in (FrameRange { start: pfn, frames: order.frames() }).iter() {
+            self.frames[pfn].set_state(FREE);
+        }
+        self.count(pfn, order, class, Class::Free);
+        if let Some(zone) = self.zone_of(pfn) {
+            // A pageblock at a time, since some of them may be isolated; the others merge.
+            let part = order.min(self.blocks.order());
+            let mut buddy = zone.buddy.lock();
+            (0..order.frames())
+                .step_by(part.frames() as usize)
+                .for_each(|at| buddy.give(self.tables(), pfn.up(at), part));
+        }
+    }
+
+    /// Frees base pages as [`Self::free`] does, with one visit to the CPU's lists for all that share a zone.
+    pub(crate) fn free_all(&self, pfns: impl Iterator<Item = Pfn>) {
+        let mut pfns = pfns.peekable();
+        let mut run = ClassRun::default();
+        while let Some(&first) = pfns.peek() {
+            let Some(zone) = self.zone_of(first) else { return };
+            self.with_own_lists(zone, |mut lists| {
+                while let Some(pfn) = pfns.next_if(|&pfn| zone.range.contains(pfn)) {
+                    self.free_base(zone, lists.as_deref_mut(), pfn, &mut run);
+                }
+            });
+        }
+        run.finish(&self.blocks);
+    }
+
+    /// Puts a base page on a CPU's list; without one, or from an isolated block, on the buddy lists.
+    #[inline(always)]
+    fn free_base(&self, zone: &Zone, lists: Option<&mut CpuLists>, pfn: Pfn, run: &mut ClassRun) {
+        let class = check_freed(pfn, &self.frames[pfn]);
+        let high = lists.as_ref().map_or(0, |lists| lists.high());
+        if let (Some(lists), Some((_, migratetype))) = (lists, self.blocks.zone_and_type(pfn)) {
+            let list = lists.list(migratetype);
+            let listed = listed_class(migratetype);
+            self.frames[pfn].set_state(PER_CPU.with_class(listed));
+            run.add(&self.blocks, pfn, class, listed);
+            list.push(pfn);
+            if list.len() > high {
+                // The oldest go: the newest are still in the CPU's cache.
+                let mut buddy = zone.buddy.lock();
+                list.drain(..high / 2).for_each(|pfn| self.give_base(&mut buddy, pfn, run));
+            }
+        } else {
+            run.add(&self.blocks, pfn, class, Class::Free);
+            self.frames[pfn].set_state(FREE);
+            zone.buddy.lock().give(self.tables(), pfn, Order::ZERO);
+        }
+    }
+
+    /// Gives a frame that was on a CPU's list or set aside back to the buddy lists.
+    pub(super) fn give_base(&self, buddy: &mut Buddy, pfn: Pfn, run: &mut ClassRun) {
+        run.add(&self.blocks, pfn, self.frames[pfn].state().class(), Class::Free);
+        self.frames[pfn].set_state(FREE);
+        buddy.give(self.tables(), pfn, Order::ZERO);
+    }
+}
+
+// Cold and out of line, to keep formatting off the hot path.
+#[cold]
+fn freed_in_use(pfn: Pfn, frame: &Frame) -> ! {
+    panic!("frame {pfn} is freed in use: {frame:?}")
+}
+
+/// Checks that a folio is the caller's alone; gives the class that it counts as.
+#[inline(always)]
+fn check_freed(pfn: Pfn, frame: &Frame) -> Class {
+    let state = frame.state();
+    if cfg!(debug_assertions) && !(frame.is_unused() && frame.pins() == 0) {
+        freed_in_use(pfn, frame);
+    }
+    debug_assert!(state.kind().is_allocation(), "frame {pfn} is freed twice");
+    state.class()
+}

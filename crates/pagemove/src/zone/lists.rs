@@ -1,0 +1,71 @@
+//! The way to the CPUs' lists: entering one's own, filling it, and draining all of them.
+
+use alloc::vec::Vec;
+
+use super::{
+    Physical,
+    pageblock::{ClassRun, Migratetype},
+    percpu::{CpuGuard, CpuLists, listed_class},
+    physical::Zone,
+};
+use crate::{
+    frame::{Class, Kind, State},
+    units::{Order, Pfn},
+};
+
+impl Physical {
+    /// Calls `act` with this CPU's own lists of `zone`; with `None` if they are being drained, or were entered further up
+    /// the stack.
+    #[inline(always)]
+    pub(super) fn with_own_lists<R>(&self, zone: &Zone, act: impl FnOnce(Option<&mut CpuLists>) -> R) -> R {
+        let cpu = zone.cpus.get((self.cpu_claim.claim)());
+        #[allow(unsafe_code)]
+        // SAFETY: claimed until `release`, by when `lists` is dropped.
+        let mut lists: Option<CpuGuard<'_>> = cpu.and_then(|cpu| unsafe { cpu.enter() });
+        let result = act(lists.as_deref_mut());
+        drop(lists);
+        if let Some(release) = self.cpu_claim.release {
+            release();
+        }
+        result
+    }
+
+    /// Takes frames from the buddy lists until `list` has `most`, or there are none; they count as listed.
+    pub(super) fn refill(&self, zone: &Zone, migratetype: Migratetype, list: &mut Vec<Pfn>, most: usize) {
+        let class = listed_class(migratetype);
+        let mut run = ClassRun::default();
+        let mut buddy = zone.buddy.lock();
+        while list.len() < most
+            && let Some(pfn) = buddy.take(self.tables(), Order::ZERO, migratetype, None)
+        {
+            self.frames[pfn].set_state(State::new(Kind::PerCpu, class, Order::ZERO));
+            run.add(&self.blocks, pfn, Class::Free, class);
+            list.push(pfn);
+        }
+        run.finish(&self.blocks);
+    }
+
+    /// Gives all frames on the CPUs' lists back to the buddy lists; afterwards the summaries are exact. Interrupts every CPU
+    /// once, whatever the number of zones. Allocates nothing, since a kernel's heap may stand on the engine.
+    pub fn drain_cpu_lists(&self) {
+        self.drain_zones(&self.zones);
+    }
+
+    pub(super) fn drain_zones(&self, zones: &[Zone]) {
+        let mut run = ClassRun::default();
+        let cpus = || zones.iter().flat_map(|zone| zone.cpus.iter().map(move |cpu| (zone, cpu)));
+        // Each list is closed to its CPU before the barrier, and looked at behind it.
+        cpus().for_each(|(_, cpu)| cpu.begin_revoking(self.machine()));
+        self.machine().barrier();
+        for (zone, cpu) in cpus() {
+            #[allow(unsafe_code)]
+            // SAFETY: begun above for the same lists, and the barrier passed since.
+            let mut lists = unsafe { cpu.finish_revoking(self.machine()) };
+            if !lists.is_empty() {
+                let mut buddy = zone.buddy.lock();
+                lists.drain(|pfn| self.give_base(&mut buddy, pfn, &mut run));
+            }
+        }
+        run.finish(&self.blocks);
+    }
+}

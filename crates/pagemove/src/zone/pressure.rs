@@ -1,0 +1,19 @@
+//! What is kept for allocations that find nothing: how many frames movers have set aside, how many allocations want them
+//! back, and what compacts. Plain data.
+
+use alloc::sync::Arc;
+use core::sync::atomic::AtomicU32;
+
+use super::Request;
+use crate::sync::RwLock;
+
+/// Compacts memory for a request; tells whether it's worth another try. May wait, and is called without any lock.
+pub type Compactor = dyn Fn(&Request) -> bool + Send + Sync;
+
+/// The counts are hints, so not atomics of `sync`.
+#[derive(Default)]
+pub(super) struct Pressure {
+    pub(super) set_aside: AtomicU32,
+    pub(super) recalls: AtomicU32,
+    pub(super) compactor: RwLock<Option<Arc<Compactor>>>,
+}

@@ -1,0 +1,133 @@
+//! What an allocation asks for, and how far it goes to get it. Plain data.
+
+use core::fmt;
+
+use super::pageblock::Migratetype;
+use crate::{
+    frame::Kind,
+    units::{Order, Pfn},
+};
+
+/// How far an allocation goes. Each step includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Effort {
+    /// Looks at the free lists. Never waits, and interrupts nobody.
+    Lists,
+    /// Collects the free frames of all CPUs' lists, which interrupts every CPU. Doesn't sleep.
+    Drain,
+    /// Compacts for an order above 0, and has movers return destinations. Sleeps, so the caller may hold no lock of the
+    /// engine's: of an address space, a folio, a reverse map, an index.
+    Compact,
+}
+
+/// What is to be allocated: `Request::new(order, kind)`, narrowed by the other calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    pub(super) order: Order,
+    pub(super) kind: Kind,
+    pub(super) below: Option<Pfn>,
+    pub(super) zone: Option<usize>,
+    pub(super) effort: Effort,
+}
+
+impl Request {
+    /// Asks for a folio of `order` for `kind`, anywhere, with [`Effort::Drain`].
+    pub const fn new(order: Order, kind: Kind) -> Self {
+        Self { order, kind, below: None, zone: None, effort: Effort::Drain }
+    }
+
+    /// Only frames below `limit`; for devices that can't reach higher addresses.
+    pub const fn below(self, limit: Pfn) -> Self {
+        Self { below: Some(limit), ..self }
+    }
+
+    /// Only frames of zone number `zone`, as [`super::Config::zones`] counts them.
+    pub const fn in_zone(self, zone: usize) -> Self {
+        Self { zone: Some(zone), ..self }
+    }
+
+    /// Goes as far as `effort`.
+    pub const fn with_effort(self, effort: Effort) -> Self {
+        Self { effort, ..self }
+    }
+
+    /// Gives the order.
+    pub const fn order(&self) -> Order {
+        self.order
+    }
+
+    /// Gives the kind.
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Tells whether frames of a zone, by its number and first frame, are allowed.
+    pub fn allows_zone(&self, number: usize, start: Pfn) -> bool {
+        self.zone.is_none_or(|only| only == number) && self.allows(start)
+    }
+
+    /// Gives how far it goes.
+    pub const fn effort(&self) -> Effort {
+        self.effort
+    }
+
+    /// Tells whether `pfn` to `pfn + 2^order` is allowed by the upper bound.
+    fn allows(&self, pfn: Pfn) -> bool {
+        self.below.is_none_or(|below| pfn.get() + (self.order.frames() - 1) < below.get())
+    }
+
+    /// Gives the type of pageblock that it's taken from.
+    pub(super) fn migratetype(&self) -> Migratetype {
+        match self.kind {
+            kind if kind.is_movable() => Migratetype::Movable,
+            Kind::Slab => Migratetype::Reclaimable,
+            _ => Migratetype::Unmovable,
+        }
+    }
+}
+
+/// No folio of the order is free where the request allows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AllocError {
+    /// The order asked for.
+    pub order: Order,
+    /// The only zone that was allowed.
+    pub zone: Option<usize>,
+    /// The bound that was asked for.
+    pub below: Option<Pfn>,
+}
+
+impl fmt::Display for AllocError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no block of {} free page(s) in a row", self.order.frames())?;
+        if let Some(zone) = self.zone {
+            write!(f, " in zone {zone}")?;
+        }
+        match self.below {
+            Some(below) => write!(f, " below frame {below}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl core::error::Error for AllocError {}
+
+impl From<&Request> for AllocError {
+    fn from(request: &Request) -> Self {
+        Self { order: request.order, zone: request.zone, below: request.below }
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn an_error_says_what_was_asked_for() {
+        let request = Request::new(Order::ZERO, Kind::Anon).in_zone(1).below(Pfn::new(16));
+        let text = AllocError::from(&request).to_string();
+        assert_eq!(text, "no block of 1 free page(s) in a row in zone 1 below frame 0x10");
+        assert!(request.allows(Pfn::new(15)) && !request.allows(Pfn::new(16)));
+    }
+}

@@ -1,0 +1,27 @@
+//! Making room for an allocation that found none: destinations of moves are recalled, and memory is compacted.
+//!
+//! `zone` lies below compaction, which therefore hangs in here at boot.
+
+use alloc::sync::Arc;
+
+use super::{Compactor, Physical, Request};
+use crate::units::Order;
+
+impl Physical {
+    /// Sets what compacts memory for allocations with [`super::Effort::Compact`]; a later call replaces an earlier one's.
+    pub fn set_compactor(&self, compactor: Arc<Compactor>) {
+        *self.pressure.compactor.write() = Some(compactor);
+    }
+
+    /// Makes room for a request that failed; tells whether it's worth another try.
+    ///
+    /// Sleeps, so the caller holds no lock of the engine's: of an address space, a folio, a reverse map, an index.
+    pub(crate) fn make_room(&self, request: &Request) -> bool {
+        if self.recall_destinations() {
+            return true;
+        }
+        // Of single frames compaction makes none. Called without the lock.
+        let compactor = self.pressure.compactor.read().clone();
+        request.order() > Order::ZERO && compactor.is_some_and(|compact| compact(request))
+    }
+}
