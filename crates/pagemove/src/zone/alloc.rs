@@ -3,7 +3,7 @@
 //! Unless a request goes as far as [`Effort::Compact`], the calls may be made with any lock of the engine's held but a zone's, and
 //! don't sleep.
 
-use super::{AllocError, Effort, Physical, Request, percpu::BATCH, physical::Zone};
+use super::{AllocError, Effort, Physical, Request, percpu::BATCH, physical::Zone, request::migratetype_of};
 use crate::{
     frame::{Class, Key, Kind, State},
     units::{FrameRange, Order, Pfn},
@@ -19,7 +19,7 @@ impl Physical {
     /// for (free, a tail).
     #[inline]
     pub fn alloc(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
-        let pfn = self.take_frames(&Request::new(order, kind))?;
+        let pfn = self.alloc_unpublished(order, kind)?;
         self.frames[pfn].publish();
         Ok(pfn)
     }
@@ -45,6 +45,18 @@ impl Physical {
     #[inline]
     pub fn alloc_frozen(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
         assert!(!kind.is_movable(), "{kind:?} pages can move, so they must be counted: use `alloc`");
+        self.alloc_unpublished(order, kind)
+    }
+
+    /// The short way first: most allocations are of a base page that lies on this CPU's list.
+    #[inline]
+    fn alloc_unpublished(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
+        assert!(kind.is_allocation(), "nothing is allocated as {kind:?}");
+        if order == Order::ZERO
+            && let Some(pfn) = self.take_own(kind)
+        {
+            return Ok(pfn);
+        }
         self.take_frames(&Request::new(order, kind))
     }
 
@@ -60,30 +72,23 @@ impl Physical {
 
     /// Takes frames that `request` allows, and makes them an allocation of its kind without a reference. Contents are what
     /// they were. Panics if the kind is none that memory is allocated for (free, a tail).
-    #[inline]
+    #[cold]
     pub(super) fn take_frames(&self, request: &Request) -> Result<Pfn, AllocError> {
         assert!(request.kind.is_allocation(), "nothing is allocated as {:?}", request.kind);
-        let found = match self.take_own(request) {
-            Some(pfn) => Some(pfn),
-            None => self.take_shared(request),
-        };
-        let pfn = found.ok_or_else(|| AllocError::from(request))?;
+        let pfn = self.take_shared(request).ok_or_else(|| AllocError::from(request))?;
         self.prepare_allocation(pfn, request.order, request.kind);
         Ok(pfn)
     }
 
-    /// The short way: a base page from this CPU's list, if there is one.
-    fn take_own(&self, request: &Request) -> Option<Pfn> {
-        if request.order > Order::ZERO || request.below.is_some() || request.zone.is_some() {
-            return None;
-        }
-        // Zones are tried from the last one down, as low memory is the scarcer.
+    /// Takes a base page from this CPU's list of the last zone, if there is one.
+    fn take_own(&self, kind: Kind) -> Option<Pfn> {
         let zone = self.zones.last()?;
-        self.with_own_lists(zone, |lists| lists?.list(request.migratetype()).pop())
+        let pfn = self.with_own_lists(zone, |lists| lists?.list(migratetype_of(kind)).pop())?;
+        self.prepare_allocation(pfn, Order::ZERO, kind);
+        Some(pfn)
     }
 
-    /// The long way: refills the list, looks in other zones, and on other CPUs' lists.
-    #[cold]
+    /// The long way: refills this CPU's list, looks in other zones, and on other CPUs' lists.
     fn take_shared(&self, request: &Request) -> Option<Pfn> {
         if let Some(pfn) = self.zones_of(request).find_map(|zone| self.take_from_zone(zone, request)) {
             return Some(pfn);

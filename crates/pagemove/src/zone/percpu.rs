@@ -14,7 +14,6 @@ use alloc::vec::Vec;
 use core::{
     cell::UnsafeCell,
     ops::{Deref, DerefMut},
-    sync::atomic::AtomicU32,
 };
 
 use super::pageblock::Migratetype;
@@ -75,7 +74,7 @@ impl CpuLists {
     }
 
     /// Gives the number of frames on all lists.
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.lists.iter().map(Vec::len).sum()
     }
 
@@ -95,8 +94,6 @@ impl CpuLists {
 pub(crate) struct CpuLocal {
     inside: AtomicBool,
     revoked: AtomicBool,
-    // Frames on the lists, for others to read. A hint, so not an atomic of `sync`.
-    frames: AtomicU32,
     lists: UnsafeCell<CpuLists>,
 }
 
@@ -108,14 +105,8 @@ impl CpuLocal {
         Self {
             inside: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
-            frames: AtomicU32::new(0),
             lists: UnsafeCell::new(CpuLists::new(frames, cpus)),
         }
-    }
-
-    /// Gives the number of frames on the lists, as of the last time that somebody left them.
-    pub(super) fn frames(&self) -> u32 {
-        self.frames.load(Ordering::Relaxed)
     }
 
     /// Enters as the owning CPU; `None` if revoked or re-entered (an interrupt handler may get the same CPU number).
@@ -139,7 +130,6 @@ impl CpuLocal {
     }
 
     /// Enters from any CPU: keeps the owning one out, and waits until it has left.
-    #[cfg(all(test, feature = "loom"))]
     pub(crate) fn revoke(&self, machine: &dyn Machine) -> CpuGuard<'_> {
         self.begin_revoking(machine);
         machine.barrier();
@@ -199,7 +189,6 @@ impl DerefMut for CpuGuard<'_> {
 
 impl Drop for CpuGuard<'_> {
     fn drop(&mut self) {
-        self.local.frames.store(self.len() as u32, Ordering::Relaxed);
         self.flag.store(false, Ordering::Release);
     }
 }

@@ -78,11 +78,16 @@ impl Request {
 
     /// Gives the type of pageblock that it's taken from.
     pub(super) fn migratetype(&self) -> Migratetype {
-        match self.kind {
-            kind if kind.is_movable() => Migratetype::Movable,
-            Kind::Slab => Migratetype::Reclaimable,
-            _ => Migratetype::Unmovable,
-        }
+        migratetype_of(self.kind)
+    }
+}
+
+/// Gives the type of pageblock that frames for `kind` are taken from.
+pub(super) fn migratetype_of(kind: Kind) -> Migratetype {
+    match kind {
+        kind if kind.is_movable() => Migratetype::Movable,
+        Kind::Slab => Migratetype::Reclaimable,
+        _ => Migratetype::Unmovable,
     }
 }
 
