@@ -91,9 +91,9 @@ impl CountsWord {
     /// Takes a reference, unless there is none.
     pub(super) fn try_get(&self) -> bool {
         // Acquire pairs with the Release of `publish`, `thaw` and `put`: fields written before the frame got its count are seen.
-        // Also on failure, with that of `freeze`: who finds it frozen finds its lock held, and so waits instead of spinning.
+        // Relaxed on failure: who finds it frozen finds the lock held in the same word, and waits.
         let get = |counts| (counts & REFERENCES != 0).then(|| added(counts, REFERENCE));
-        self.0.fetch_update(Ordering::Acquire, Ordering::Acquire, get).is_ok()
+        self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, get).is_ok()
     }
 
     /// Takes one more reference; the caller has one.
