@@ -5,7 +5,7 @@ use common::*;
 use pagemove::{
     compact::{Act, Goal, Observation, Plan, alloc_compacting, compact, is_fixed},
     frame::{Class, Kind},
-    migrate::{Mode, Options, Policy},
+    migrate::{AnyFree, Destination, Mode, Options, Policy},
     report::{Counter, Reason},
     units::{FrameRange, HUGE_ORDER, Pfn, VirtRange},
     zone::PinnedPage,
@@ -418,6 +418,10 @@ fn an_allocation_compacts_by_itself() {
             assert!(physical.alloc_with(&request).is_err(), "nobody compacts yet");
             compact_for_allocations(&lab.engine, SYNC);
             assert!(physical.alloc_with(&request.with_effort(Effort::Drain)).is_err());
+            // Another mover has a frame set aside; recalling that would not help.
+            let mut other = AnyFree::new(physical, 1);
+            let aside = other.take().unwrap();
+            other.give_back(aside);
             let pfn = physical.alloc_with(&request).unwrap();
             assert!(pfn.is_aligned(HUGE_ORDER));
             assert_eq!(physical.counters().get(Counter::CompactStall), 1);

@@ -73,12 +73,11 @@ fn what_was_isolated_is_put_back_once_and_what_was_not_never() {
             assert_eq!(calls.last(), Some(&Call::Putback(pfn, 5)));
             assert_eq!(calls.iter().filter(|call| matches!(call, Call::Putback(..))).count(), 1);
         }
-        // A reference from elsewhere is found after isolation.
+        // For a page that somebody else refers to nobody is asked.
         device.driver.refuse_nothing();
         assert!(lab.engine.physical().frame(pfn).try_get());
         assert_eq!(lab.migrate(pfn, Mode::Async), Err(Reason::Referenced));
-        let calls = device.driver.take_calls();
-        assert!(calls.chunks(2).all(|calls| calls == [Call::Isolate(pfn, 5), Call::Putback(pfn, 5)]), "{calls:?}");
+        assert_eq!(device.driver.take_calls(), []);
         lab.engine.physical().put(pfn);
     });
 }

@@ -112,7 +112,7 @@ fn assert_in_use(engine: &Engine, pfns: &[Pfn]) {
     for &pfn in pfns {
         let frame = engine.physical().frame(pfn);
         let kind = frame.state().kind();
-        assert!(!matches!(kind, Kind::Free | Kind::PerCpu), "{pfn} is free, but still in TLBs");
+        assert!(kind.is_allocation(), "{pfn} is free, but still in TLBs");
         let counted = !matches!(kind, Kind::Driver | Kind::PageTable);
         assert!(frame.refs() > 0 || !counted, "{pfn} has no reference, but is still in TLBs");
     }
@@ -127,7 +127,7 @@ fn munmap_frees_after_the_flush() {
         let watched = pfns.clone();
         scene.at_each_flush(move |engine| assert_in_use(engine, &watched), || scene.space.munmap(scene.at).unwrap());
         let kind = scene.engine.physical().frame(first).state().kind();
-        assert!(matches!(kind, Kind::Free | Kind::PerCpu), "the page went with its last user, after the flush");
+        assert!(!kind.is_allocation(), "the page went with its last user, after the flush");
     }
 }
 
@@ -173,7 +173,7 @@ fn truncation_frees_after_the_flush() {
     // The index's reference, that of who truncates, and that of the entry which is gone but not flushed.
     scene.at_each_flush(move |engine| assert_eq!(engine.physical().frame(pfn).refs(), 3), || assert!(open.free(0)));
     let kind = scene.engine.physical().frame(pfn).state().kind();
-    assert!(matches!(kind, Kind::Free | Kind::PerCpu));
+    assert!(!kind.is_allocation());
 }
 
 /// One flush for the batch; at that moment all entries are blocked, nothing is copied, and the sources are in use.

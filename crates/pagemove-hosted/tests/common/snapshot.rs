@@ -75,7 +75,7 @@ impl Snapshot {
         for pfn in physical.zones().flat_map(|zone| zone.iter().collect::<Vec<_>>()) {
             let frame = physical.frame(pfn);
             let state = frame.state();
-            if matches!(state.kind(), Kind::Free | Kind::PerCpu | Kind::Tail) {
+            if !state.kind().is_allocation() {
                 continue;
             }
             // Tables differ in where what they point to lies; the entries are compared above.

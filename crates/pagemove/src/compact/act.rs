@@ -103,13 +103,7 @@ fn movable_frames(physical: &Physical, range: FrameRange, out: &mut Vec<Pfn>) {
         if state.kind().is_movable() {
             out.push(at);
         }
-        let step = if matches!(state.kind(), Kind::Free | Kind::Tail | Kind::PerCpu | Kind::Destination)
-            && !state.is_free_head()
-        {
-            1
-        } else {
-            state.order().frames()
-        };
+        let step = if !state.kind().is_allocation() && !state.is_free_head() { 1 } else { state.order().frames() };
         at = at.up(step);
     }
 }

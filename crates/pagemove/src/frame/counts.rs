@@ -58,8 +58,8 @@ pub(crate) enum Put {
 /// What became of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// The caller has a reference and the lock. The counts are those before.
-    Claimed(Counts),
+    /// The caller has a reference and the lock.
+    Claimed,
     /// Somebody else has the lock.
     Locked,
     /// There is no reference: free, or not yet published.
@@ -118,21 +118,22 @@ impl CountsWord {
         // Acquire as in `try_get` and `try_lock`. An owner that is asked afterwards sees what the last holder wrote down. On failure
         // nothing follows but another try.
         match self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, claim) {
-            Ok(before) => Claim::Claimed(Counts(before)),
+            Ok(_) => Claim::Claimed,
             Err(before) if before & LOCKED != 0 => Claim::Locked,
             Err(_) => Claim::Free,
         }
     }
 
-    /// Takes the lock; otherwise gives what the word is.
+    /// Takes the lock; otherwise gives what the word is. Panics if nobody has a reference: the frame may be freed, and its next
+    /// user would take the word for its own.
     pub(super) fn try_lock(&self) -> Result<(), Counts> {
+        let lock = |counts| {
+            let is_free = counts & LOCKED == 0;
+            assert!(!is_free || counts & REFERENCES != 0, "a frame was locked that nobody has a reference to");
+            is_free.then_some(counts | LOCKED)
+        };
         // Acquire pairs with the Release of `unlock`.
-        self.0
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |counts| {
-                (counts & LOCKED == 0).then_some(counts | LOCKED)
-            })
-            .map(drop)
-            .map_err(Counts)
+        self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, lock).map(drop).map_err(Counts)
     }
 
     /// Takes the lock of a frame that nobody else can use: it is new, or set aside.
@@ -253,7 +254,7 @@ mod tests {
         let word = CountsWord::default();
         assert!(!word.try_get());
         word.publish();
-        assert_eq!(word.claim(), Claim::Claimed(Counts(1)));
+        assert_eq!(word.claim(), Claim::Claimed);
         assert_eq!(word.claim(), Claim::Locked);
         assert!(!word.freeze(1), "with another count than expected");
         word.map_with_reference();
@@ -277,6 +278,12 @@ mod tests {
         assert!(!word.freeze(1));
         word.try_lock().unwrap();
         assert!(word.freeze(1));
+    }
+
+    #[test]
+    #[should_panic(expected = "nobody has a reference to")]
+    fn a_free_frame_is_not_locked() {
+        let _ = CountsWord::default().try_lock();
     }
 
     /// One mapping more than can be counted is refused, and leaves no trace.

@@ -36,7 +36,6 @@ use counts::CountsWord;
 use crate::{
     port::Zeroed,
     sync::{AtomicU32, AtomicU64, Ordering},
-    units::Pfn,
 };
 
 /// What is known of one frame.
@@ -192,11 +191,6 @@ impl Frame {
         self.key.store(u64::from(key.rmap) << 32 | u64::from(key.index), Ordering::Relaxed);
     }
 
-    /// Names the head of the folio that this frame is a tail of; before the folio is published.
-    pub(crate) fn set_head(&self, head: Pfn) {
-        self.set_owner(0, Key { rmap: 0, index: head.get() });
-    }
-
     /// Reads the links of a free block's head: previous and next on its list. Under the zone's lock.
     pub(crate) fn links(&self) -> (u32, u32) {
         let Key { rmap, index } = self.key();
@@ -260,7 +254,7 @@ mod tests {
         let frame = Frame::default();
         frame.set_state(State::new(Kind::Driver, Class::DriverUnmapped, crate::units::Order::ZERO));
         frame.publish();
-        assert!(matches!(frame.claim(), Claim::Claimed(_)));
+        assert!(matches!(frame.claim(), Claim::Claimed));
         for mark in Marks::all().iter() {
             frame.mark(mark);
             frame.unmark(mark);

@@ -3,9 +3,8 @@
 use alloc::{collections::VecDeque, vec::Vec};
 
 use crate::{
-    frame::Kind,
     units::{Order, Pfn},
-    zone::{Physical, Request},
+    zone::Physical,
 };
 
 /// Gives frames to move to. A frame given is set aside: neither free nor in use, until the move takes it or gives it back.
@@ -73,7 +72,7 @@ impl Destination for AnyFree<'_> {
     }
 
     fn take_larger(&mut self, order: Order) -> Option<Pfn> {
-        self.physical.set_aside_for(&Request::new(order, Kind::Kernel)).ok()
+        self.physical.set_aside_folio(order).ok()
     }
 }
 

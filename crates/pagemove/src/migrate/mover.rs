@@ -195,7 +195,7 @@ impl<'e> Mover<'e> {
             _ => return Err(Some(Reason::Unmovable)),
         }
         match frame.claim() {
-            Claim::Claimed(_) => {}
+            Claim::Claimed => {}
             Claim::Locked if wait && frame.try_get() => physical.frames().lock_raw(pfn),
             Claim::Locked => return Err(Some(Reason::Locked)),
             // Freed meanwhile.
@@ -227,7 +227,7 @@ impl<'e> Mover<'e> {
         });
         match claimed {
             Ok((page, owner)) => {
-                // Nobody looks for it before it's dressed, but who finds it by an entry must wait for us.
+                // Locked before its kind says that it can be used: a fault that finds it by an entry waits for us.
                 physical.frames().lock_exclusive(page.to);
                 self.pages.push(page);
                 self.owners.push(owner);
@@ -378,7 +378,7 @@ impl<'e> Mover<'e> {
                 None => {
                     outcome.moved += u64::from(page.order.frames());
                     physical.unlock_and_put(page.to);
-                    // Frozen, so nobody has it; who waits for its lock looks anew at what led him there.
+                    // Still frozen, so nobody has a reference. Waiters re-read the entry or the index.
                     frames.unlock_raw(page.from);
                     if page.order > Order::ZERO {
                         physical.free(page.from);

@@ -20,10 +20,17 @@ fn table(machine: Arc<Model>) -> FrameTable {
     FrameTable::new(machine, 1).expect("a table")
 }
 
+/// A table whose frame is in use, as all that are locked are.
+fn table_in_use(machine: Arc<Model>) -> FrameTable {
+    let table = table(machine);
+    table[PFN].publish();
+    table
+}
+
 /// Locks once on each of `threads` threads; what the lock guards is used by one at a time, each seeing the last one's.
 fn lock(threads: u64, machine: fn() -> Arc<Model>) -> impl Fn() + Send + Sync + 'static {
     move || {
-        let shared = Arc::new((table(machine()), Guarded::new()));
+        let shared = Arc::new((table_in_use(machine()), Guarded::new()));
         let deed = |shared: &(FrameTable, Guarded)| {
             let _held = shared.0.lock(PFN);
             shared.1.write(shared.1.read() + 1);
@@ -58,7 +65,7 @@ fn lock_wakes_all_who_sleep() {
 #[test]
 fn try_lock_excludes_and_orders() {
     all("try-lock against lock", || {
-        let shared = Arc::new((table(Model::looking()), Guarded::new()));
+        let shared = Arc::new((table_in_use(Model::looking()), Guarded::new()));
         let other = shared.clone();
         let thread = thread::spawn(move || {
             if let Some(_held) = other.0.try_lock(PFN) {
@@ -76,7 +83,7 @@ fn try_lock_excludes_and_orders() {
 /// Who waits for the end of a move without wanting the lock: sees all that the move did, and is woken.
 fn wait<const WAITERS: usize>(machine: fn() -> Arc<Model>) -> impl Fn() + Send + Sync + 'static {
     move || {
-        let shared = Arc::new((table(machine()), Guarded::new()));
+        let shared = Arc::new((table_in_use(machine()), Guarded::new()));
         let held = shared.0.try_lock(PFN).expect("free");
         let waiters: [_; WAITERS] = core::array::from_fn(|_| {
             let shared = shared.clone();
@@ -106,7 +113,7 @@ fn migration_entry_wait_is_woken() {
 fn writeback_wait_is_woken() {
     for machine in [Model::looking, Model::sleeping] {
         all("writeback: wait against end, another mark set meanwhile", move || {
-            let shared = Arc::new((table(machine()), Guarded::new()));
+            let shared = Arc::new((table_in_use(machine()), Guarded::new()));
             shared.0.start_writeback(PFN);
             let other = shared.clone();
             let waiter = thread::spawn(move || {
@@ -175,15 +182,14 @@ fn the_last_reference_frees_once_and_last() {
 /// Gives the frame `refs` references and `maps` mappings, and locks it, as a move has it when it has claimed it.
 fn claimed(frame: &Frame, refs: u32, maps: u32) {
     frame.thaw(refs - 1, maps);
-    assert!(matches!(frame.claim(), Claim::Claimed(_)));
+    assert!(matches!(frame.claim(), Claim::Claimed));
 }
 
 /// Claims exclude each other, and each sees what the one before did; the last reference may go with a claim's end.
 #[test]
 fn a_claim_excludes_and_orders() {
     all("claim against claim, and against the last reference", || {
-        let shared = Arc::new((table(Model::looking()), Guarded::new(), Guarded::new()));
-        shared.0[PFN].publish();
+        let shared = Arc::new((table_in_use(Model::looking()), Guarded::new(), Guarded::new()));
         let free = |shared: &(FrameTable, Guarded, Guarded), put| {
             if put == Put::Last {
                 shared.1.write(9);
@@ -193,7 +199,7 @@ fn a_claim_excludes_and_orders() {
         let claims: [_; 2] = core::array::from_fn(|_| {
             let shared = shared.clone();
             thread::spawn(move || {
-                if let Claim::Claimed(_) = shared.0[PFN].claim() {
+                if let Claim::Claimed = shared.0[PFN].claim() {
                     assert_ne!(shared.1.read(), 9, "reused under a claim");
                     shared.1.write(shared.1.read() + 1);
                     free(&shared, shared.0.unlock_and_put(PFN));
@@ -231,9 +237,8 @@ fn a_commit_shows_what_the_frame_is() {
 #[test]
 fn a_commit_keeps_waiters() {
     all("freeze and commit against a waiter, waiting asleep", || {
-        let shared = Arc::new(table(Model::sleeping()));
-        shared[PFN].publish();
-        assert!(matches!(shared[PFN].claim(), Claim::Claimed(_)));
+        let shared = Arc::new(table_in_use(Model::sleeping()));
+        assert!(matches!(shared[PFN].claim(), Claim::Claimed));
         let other = shared.clone();
         let waiter = thread::spawn(move || other.wait_unlocked(PFN));
         assert!(shared[PFN].freeze(2));

@@ -6,7 +6,7 @@ use crate::{
     paging::{Entry, Flags, Slot},
     report::Counter,
     units::{HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
-    zone::{AllocError, Request},
+    zone::{AllocError, Physical, Request},
 };
 
 /// What an access does.
@@ -49,9 +49,6 @@ const MARKS: Flags = Flags::ACCESSED.union(Flags::DIRTY);
 /// So often a fault finds a migration entry whose frame nobody has locked, before it gives up.
 const MOST_IN_VAIN: u32 = 100_000;
 
-/// So often a fault that finds no frame has movers return what they have set aside.
-const RECALLS: u32 = 8;
-
 /// What a step of a fault came to.
 enum Step {
     /// The access can be tried again.
@@ -73,7 +70,7 @@ impl AddressSpace {
     pub(super) fn fault_for(&self, address: VirtAddr, access: Access, own: bool) -> Result<(), FaultError> {
         self.physical().counters().add(Counter::Pgfault, 1);
         let mut blocked_since = None;
-        let (mut in_vain, mut recalls) = (0, 0);
+        let (mut in_vain, mut tries) = (0, 0);
         loop {
             let step = {
                 let vmas = self.vmas.read();
@@ -85,8 +82,10 @@ impl AddressSpace {
             };
             let step = match step {
                 // Without a lock: movers may have set the last free frames aside.
-                Err(FaultError::OutOfMemory(_)) if recalls < RECALLS && self.physical().make_room(&base_page()) => {
-                    recalls += 1;
+                Err(FaultError::OutOfMemory(_))
+                    if tries < Physical::MOST_TRIES && self.physical().make_room(&base_page()) =>
+                {
+                    tries += 1;
                     continue;
                 }
                 step => step?,

@@ -5,12 +5,9 @@
 
 use super::{AllocError, Effort, Physical, Request, percpu::BATCH, physical::Zone, request::migratetype_of};
 use crate::{
-    frame::{Class, Key, Kind, State},
+    frame::{Key, Kind, State},
     units::{FrameRange, Order, Pfn},
 };
-
-/// So often an allocation that may wait looks again for what was freed meanwhile.
-const TRIES: u32 = 8;
 
 impl Physical {
     /// Allocates `order.frames()` frames for `kind`, with one reference; contents are what they were.
@@ -27,7 +24,7 @@ impl Physical {
     /// Allocates what `request` asks for, with one reference, going as far as it allows; contents are what they were.
     pub fn alloc_with(&self, request: &Request) -> Result<Pfn, AllocError> {
         let mut result = self.take_frames(request);
-        for _ in 0..TRIES {
+        for _ in 0..Self::MOST_TRIES {
             if result.is_ok() || request.effort < Effort::Compact || !self.make_room(request) {
                 break;
             }
@@ -147,25 +144,19 @@ impl Physical {
         taken
     }
 
-    /// Makes frames that are the caller's alone an allocation of `kind`: each tail names its head.
+    /// Makes frames that are the caller's alone an allocation of `kind`.
     #[inline(always)]
     fn prepare_allocation(&self, pfn: Pfn, order: Order, kind: Kind) {
         let class = kind.first_class();
         if order > Order::ZERO {
-            self.set_tails(pfn, order, class);
+            for tail in (FrameRange { start: pfn, frames: order.frames() }).iter().skip(1) {
+                self.frames[tail].set_state(State::new(Kind::Tail, class, Order::ZERO));
+            }
         }
         let frame = &self.frames[pfn];
         let counted = frame.state().class();
         frame.set_owner(0, Key::default());
         frame.set_state(State::new(kind, class, order));
         self.count(pfn, order, counted, class);
-    }
-
-    /// Makes all frames but the first of a folio its tails.
-    pub(super) fn set_tails(&self, head: Pfn, order: Order, class: Class) {
-        for tail in (FrameRange { start: head, frames: order.frames() }).iter().skip(1) {
-            self.frames[tail].set_head(head);
-            self.frames[tail].set_state(State::new(Kind::Tail, class, Order::ZERO));
-        }
     }
 }

@@ -54,11 +54,11 @@ impl Physical {
         taken
     }
 
-    /// Sets aside one folio that a request allows; its kind says nothing yet. For larger orders, and for owners with a bound.
-    pub(crate) fn set_aside_for(&self, request: &Request) -> Result<Pfn, AllocError> {
-        let pfn = self.take_frames(&Request { kind: Kind::Kernel, ..*request })?;
-        let frame = &self.frames[pfn];
-        frame.set_state(State::new(Kind::Destination, frame.state().class(), request.order));
+    /// Sets aside a folio of `order` above 0.
+    pub(crate) fn set_aside_folio(&self, order: Order) -> Result<Pfn, AllocError> {
+        // From movable pageblocks, where what moves there belongs.
+        let pfn = self.take_frames(&Request::new(order, Kind::Anon))?;
+        self.reset_destination(pfn);
         self.count_set_aside(1);
         Ok(pfn)
     }
@@ -93,7 +93,8 @@ impl Physical {
     fn return_large(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
         let state = frame.state();
-        frame.set_state(State::new(Kind::Kernel, state.class(), state.order()));
+        // What `free` takes.
+        frame.set_state(State::new(Kind::Anon, state.class(), state.order()));
         self.free(pfn);
     }
 

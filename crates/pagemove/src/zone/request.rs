@@ -15,7 +15,7 @@ pub enum Effort {
     Lists,
     /// Collects the free frames of all CPUs' lists, which interrupts every CPU. Doesn't sleep.
     Drain,
-    /// Compacts for an order above 0, and has movers return destinations. Sleeps, so the caller may hold no lock of the
+    /// Compacts for an order above 0; for order 0 has movers return destinations. Sleeps, so the caller may hold no lock of the
     /// engine's: of an address space, a folio, a reverse map, an index.
     Compact,
 }
@@ -73,7 +73,7 @@ impl Request {
 
     /// Tells whether `pfn` to `pfn + 2^order` is allowed by the upper bound.
     fn allows(&self, pfn: Pfn) -> bool {
-        self.below.is_none_or(|below| pfn.get() + (self.order.frames() - 1) < below.get())
+        self.below.is_none_or(|below| pfn.get().saturating_add(self.order.frames() - 1) < below.get())
     }
 
     /// Gives the type of pageblock that it's taken from.

@@ -49,7 +49,7 @@ impl Physical {
                     }
                 }
                 match state.kind() {
-                    Kind::Free | Kind::PerCpu | Kind::Destination | Kind::Tail => {
+                    kind if !kind.is_allocation() => {
                         if (frame.refs(), frame.maps(), frame.pins()) != (0, 0, 0) {
                             return wrong("is free or a tail, but has references, mappings or pins");
                         }
