@@ -1,106 +1,110 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! What a driver is: [`Driver`] is what processes ask of it, [`Moves`] is what the kernel asks of it when pages move.
+//! The driver's two traits: processes call [`Driver`], the kernel calls [`Moves`] when pages move.
 //!
-//! [`Moves`] mirrors the engine's `MovableOps` (isolate, migrate, putback), with what a stock Linux makes of them.
+//! [`Moves`] mirrors the engine's `MovableOps` (isolate, migrate, putback), as far as a stock Linux can call them.
 
 use crate::{Errno, Store, UserMemory};
 
-/// One open of a device, as a process sees it. The kit calls one of these at a time for each open, so a driver needs no
-/// lock; faults and moves go on meanwhile.
+/// One open of a device. The kit makes one of these calls at a time for each open, so a driver needs no lock. Faults
+/// and moves run concurrently.
 pub trait Driver<S: Store>: Sized + Send {
     /// The device's name below `/dev`.
     const NAME: &'static core::ffi::CStr;
 
-    /// What the callbacks of moves see. They run beside the driver's other calls, so it has what both share.
+    /// The state that the move callbacks share with the driver's other calls, which run concurrently.
     type Moves: Moves + 'static;
 
-    /// Opens the device: says what the open starts with, and sets its size.
+    /// Opens the device: gives its initial state, and sets its size.
     fn open(pages: &S) -> Result<(Self, Self::Moves), Errno>;
 
-    /// Reads at byte `at`; gives the number of bytes.
+    /// Reads at byte offset `at`; gives the number of bytes.
     fn read(&mut self, pages: &S, at: u64, user: &mut impl UserMemory) -> Result<usize, Errno>;
 
-    /// Writes at byte `at`; gives the number of bytes.
+    /// Writes at byte offset `at`; gives the number of bytes.
     fn write(&mut self, pages: &S, at: u64, user: &mut impl UserMemory) -> Result<usize, Errno>;
 
-    /// Carries out an ioctl. `argument` has as many bytes as `command` says, copied from the process if the command's
-    /// direction is "write", and copied back if it's "read" and this succeeds. Gives what the ioctl returns.
+    /// Carries out an ioctl; gives its return value. `argument` has the size encoded in `command`. It is copied from
+    /// the process if the direction is "write", and copied back if it is "read" and the call succeeds.
     fn ioctl(&mut self, pages: &S, moves: &Self::Moves, command: u32, argument: &mut [u8]) -> Result<u32, Errno>;
 }
 
-/// How far a move goes to succeed. Linux's names and numbers.
+/// How long a move may block: Linux's `enum migrate_mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Doesn't block.
     Async,
-    /// May wait for locks, not for I/O.
+    /// May wait for locks, but not for I/O.
     SyncLight,
-    /// Waits for I/O, too.
+    /// May also wait for I/O.
     Sync,
 }
 
-/// A driver's page, as its callbacks see it.
+/// A driver's page, as passed to its callbacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OwnedPage {
-    /// Where the driver keeps it.
+    /// The page's index in the store.
     pub index: u64,
-    /// The frame that it's in.
+    /// Its frame (PFN).
     pub pfn: u64,
-    /// How far the move goes.
+    /// How long the move may block.
     pub mode: Mode,
 }
 
-/// A move that has been made, but for the driver's own tables.
+/// A completed move. Only the driver's own tables still name the old frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OwnedMove {
-    /// Where the driver keeps the page.
+    /// The page's index in the store.
     pub index: u64,
-    /// The frame that it was in.
+    /// The old frame (PFN).
     pub from: u64,
-    /// The frame that it is in.
+    /// The new frame (PFN).
     pub to: u64,
-    /// How far the move goes.
+    /// How long the move may block.
     pub mode: Mode,
 }
 
-/// Why a driver lets a page stay.
+/// Why a driver refuses a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It can't be moved. Linux: `EBUSY`, the page is left for this round.
+    /// The page can't be moved. Linux: `EBUSY`, skipped in this round.
     No,
-    /// It can't be moved now; a moment later it may. Linux: `EAGAIN`, tried up to ten times, then left for this round.
+    /// The page can't be moved now, but may be soon. Linux: `EAGAIN`, tried up to ten times, then skipped in this
+    /// round.
     Retry,
 }
 
-/// A driver's side of a move. All have a default: a driver without tables of its own writes one line.
+/// A driver's side of a move. Each callback has a default, so a driver without tables of its own writes one line.
 ///
-/// Linux calls none of the three for a page of a page cache by itself (it isolates such pages from its LRU lists without
-/// asking), but asks `migrate_folio`, with no mapping left, and both frames locked. The kit calls all three from there.
-/// None is called for a page that a guard or a pin keeps, or that somebody else has a reference to when the move comes; and the
-/// driver gets no guard and no pin of the page before `putback` has returned. So `isolate` sees what was written down under a
-/// guard. (`docs/linux.md` has the whole contract.)
-/// They run beside the driver's other calls, on any processor, until the open's pages are gone, which is after the driver
-/// is dropped. They must not sleep in [`Mode::Async`], nor reach for pages of the store, nor take a lock that anybody holds
-/// while he reaches for one: the kernel has other pages of its batch locked meanwhile, in any mode.
+/// Linux calls none of the three for page-cache pages: it isolates them from its LRU lists without asking, then calls
+/// `migrate_folio` with all mappings removed and both folios locked. The kit calls all three from there.
+///
+/// No callback runs for a page with a guard, a pin or any other extra reference. The driver gets no guard and no pin of
+/// the page before `putback` has returned. So `isolate` sees what was written under a guard. (`docs/linux.md` has the
+/// whole contract.)
+///
+/// The callbacks run concurrently with the driver's other calls, on any CPU, until the open's pages are freed, which is
+/// after the driver is dropped. In any mode the kernel holds the locks of other pages of its batch. So callbacks must
+/// not sleep in [`Mode::Async`], nor reach for pages of the store, nor take a lock that is held elsewhere while a page
+/// is reached for.
 pub trait Moves: Send + Sync {
-    /// Before the move: stop the device from using the page, or refuse. On Linux processes are stopped already.
+    /// Before the move: stops the device from using the page, or refuses. On Linux all mappings are already removed.
     fn isolate(&self, page: OwnedPage) -> Result<(), Refusal> {
         let _ = page;
         Ok(())
     }
 
-    /// The page has moved: point the device's tables to `page.to`, which has the contents. Can't fail on Linux, where
-    /// the page's place in the cache has changed by now.
+    /// The page has moved: points the device's tables to `page.to`, which has the contents. Can't fail on Linux,
+    /// because the page cache already names the new frame.
     fn migrate(&self, page: OwnedMove) {
         let _ = page;
     }
 
-    /// The move is over: let the device use the page again, in the new frame after a move, in the old one after none.
-    /// Called once for each `isolate` that was granted.
+    /// The move is over: lets the device use the page again, in the new frame after a move, in the old one after a
+    /// failure. Called once for each granted `isolate`.
     fn putback(&self, page: OwnedPage) {
         let _ = page;
     }
 }
 
-/// For a driver whose device has no tables of its own.
+/// For a device without tables of its own.
 impl Moves for () {}

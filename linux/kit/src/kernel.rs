@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! The kit on a stock Linux: [`Store`] on a private inode's page cache, and what the C shim calls.
+//! The kit on a stock Linux: [`Store`] on a private inode's page cache, and the functions that the C shim calls.
 //!
-//! Takes the shim's calls; gives them to the driver, and the driver's calls to the shim. This is the only module with
-//! `unsafe`. What it relies on, beyond the signatures in `shim.h` (which the list below repeats):
+//! Passes the shim's calls to the driver, and the driver's calls to the shim. The only module with `unsafe`. It relies
+//! on the signatures in `shim.h` (repeated in the list below), and on:
 //!
-//! - **Pages.** What `pmk_page_get` gives has a reference, which is given back once, by `Held`'s drop. A page with such a
-//!   reference isn't moved, freed or reused, so its address stays good for 4096 bytes. Processes write to it at any
-//!   time, so it is read and written by `volatile` accesses of bytes and words, never by references.
-//! - **State.** `open` makes it, `close` drops the driver, `free` drops the rest; the shim calls each once, in this order.
-//!   `read`, `write`, `ioctl` and `close` come one at a time for each open (the shim's mutex; and closing is last), so
-//!   the driver may be borrowed mutably. `isolate`, `migrate` and `putback` come at any time between, on any processor,
-//!   and see the other field only, shared, which [`Moves`] asks to be `Sync`.
-//! - **User memory** is touched by the kernel's own copying only, which checks addresses and fails on bad ones.
-//! - **Layout.** `kvzalloc` aligns what is larger than a machine word to eight bytes and more; checked at compile time.
+//! - **Pages.** `pmk_page_get` gives a reference, which `Held`'s drop puts once. A page with such a reference isn't
+//!   moved, freed or reused, so its address is valid for 4096 bytes. Processes write to it at any time, so it is
+//!   accessed by `volatile` reads and writes of bytes and words, never by references.
+//! - **State.** `open` makes it, `close` drops the driver, `free` drops the rest. The shim calls each once, in this
+//!   order. `read`, `write` and `ioctl` of an open run under the shim's mutex, and `close` comes after them, so the
+//!   driver may be borrowed mutably. `isolate`, `migrate` and `putback` run at any time between, on any CPU. They use
+//!   only the other field, shared, so [`Moves`] requires `Sync`.
+//! - **User memory** is accessed only by the kernel's own copy functions, which check addresses.
+//! - **Layout.** `kvzalloc` aligns blocks larger than a machine word to at least eight bytes; checked at compile time.
 #![allow(unsafe_code)]
 
 use core::cell::UnsafeCell;
@@ -31,7 +31,7 @@ pub struct RawOpen {
     _opaque: [u8; 0],
 }
 
-// SAFETY: as `shim.h` declares them. Those marked safe take nothing that could be wrong.
+// SAFETY: as `shim.h` declares them. Those marked safe have no preconditions.
 unsafe extern "C" {
     fn pmk_page_get(open: *mut RawOpen, index: u64, create: bool, error: *mut c_int) -> *mut c_void;
     fn pmk_page_put(page: *mut c_void);
@@ -53,12 +53,12 @@ unsafe extern "C" {
     safe fn pmk_panic() -> !;
 }
 
-/// Ends the kernel's patience: what a panic of the driver comes to.
+/// A driver's panic: `BUG()`.
 pub fn panic() -> ! {
     pmk_panic()
 }
 
-/// The largest number of pages in a store: what a file offset can express.
+/// The largest size of a store in pages: a file offset must be able to express it.
 const MOST_PAGES: u64 = i64::MAX as u64 / PAGE_BYTES as u64;
 
 /// The pages of one open.
@@ -71,20 +71,20 @@ pub struct Pages<'a> {
 #[derive(Debug)]
 pub struct Held(NonNull<c_void>);
 
-// SAFETY: a reference to a page may be given back from any thread.
+// SAFETY: a reference to a folio may be put from any thread.
 unsafe impl Send for Held {}
 
-/// The same, listed in debugfs for as long as it lives.
+/// A page with a reference, listed in debugfs until dropped.
 #[derive(Debug)]
 pub struct Kept {
     held: Held,
     listed: NonNull<c_void>,
 }
 
-// SAFETY: the list has a lock of its own.
+// SAFETY: the list has its own lock.
 unsafe impl Send for Kept {}
 
-/// The same, for the time of a call at most.
+/// A page with a reference, limited to one call.
 #[derive(Debug)]
 pub struct Guard<'a> {
     held: Held,
@@ -93,9 +93,9 @@ pub struct Guard<'a> {
 
 impl Pages<'_> {
     /// # Safety
-    /// `open` is the shim's, and not closed while this lives.
+    /// `open` must come from the shim, and stay open while this lives.
     unsafe fn new(open: *mut RawOpen) -> Self {
-        // SAFETY: the shim's pointers to opens aren't null.
+        // SAFETY: the shim's pointers to opens are never null.
         Self { open: unsafe { NonNull::new_unchecked(open) }, _call: PhantomData }
     }
 
@@ -115,7 +115,7 @@ impl Store for Pages<'_> {
     type Held = Kept;
 
     fn len(&self) -> u64 {
-        // SAFETY: the open is live (`new`); so in all of these.
+        // SAFETY: the open is live (`new`); so in all calls below.
         unsafe { pmk_len(self.open.as_ptr()) }
     }
 
@@ -150,7 +150,8 @@ impl Store for Pages<'_> {
         by.pid = unsafe { pmk_caller(by.name.as_mut_ptr()) };
         let info = PinInfo::new(index, name, by, pmk_now_ns())?;
         let held = self.hold(index, Absent::Create)?;
-        // SAFETY: the open is live (`new`), and so is the page until `held` is dropped, which is after the unlisting.
+        // SAFETY: the open is live (`new`). `Kept` unlists the page before it drops `held`, so the page outlives its
+        // list entry.
         let listed = unsafe { pmk_pin_list(self.open.as_ptr(), held.0.as_ptr(), &info) };
         let listed = NonNull::new(listed).ok_or(Errno::ENOMEM)?;
         Ok(Pin::new(Kept { held, listed }, info))
@@ -159,13 +160,13 @@ impl Store for Pages<'_> {
 
 impl Held {
     fn address(&self) -> *mut u8 {
-        // SAFETY: the page has our reference.
+        // SAFETY: we hold a reference to the page.
         unsafe { pmk_page_address(self.0.as_ptr()) }
     }
 }
 
-/// Splits what is copied from or to byte `at` of a page at the page's words of eight bytes: gives how many bytes lie
-/// before the first of them, and how many are within the page.
+/// Splits a copy at byte `at` of a page at eight-byte words: gives the number of bytes before the first word, and the
+/// number of bytes within the page.
 fn words(at: usize, bytes: usize) -> (usize, usize) {
     let bytes = bytes.min(PAGE_BYTES.saturating_sub(at));
     ((at.wrapping_neg() % 8).min(bytes), bytes)
@@ -176,15 +177,15 @@ impl Page for Held {
         let (before, bytes) = words(at, to.len());
         let (head, rest) = to.get_mut(..bytes).unwrap_or_default().split_at_mut_checked(before).unwrap_or_default();
         let (middle, tail) = rest.as_chunks_mut();
-        // Whatever `at` is, only what is within the page is reached.
+        // `bytes` is cut to the page's end for any `at`.
         let mut from = self.address().wrapping_add(at);
         for byte in head {
-            // SAFETY: within the page, which stays (see above); so in all of these.
+            // SAFETY: within the page, to which we hold a reference; so in all of these.
             *byte = unsafe { from.read_volatile() };
             from = from.wrapping_add(1);
         }
         for word in middle {
-            // SAFETY: as above, and aligned, since a page is and `head` ends at a multiple of eight.
+            // SAFETY: as above, and aligned: pages are, and `head` ends at a multiple of eight.
             *word = unsafe { from.cast::<u64>().read_volatile() }.to_ne_bytes();
             from = from.wrapping_add(8);
         }
@@ -218,26 +219,26 @@ impl Page for Held {
     }
 
     fn pfn(&self) -> u64 {
-        // SAFETY: the page has our reference.
+        // SAFETY: we hold a reference to the page.
         unsafe { pmk_page_pfn(self.0.as_ptr()) }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // SAFETY: our reference, given back once.
+        // SAFETY: our reference, put once.
         unsafe { pmk_page_put(self.0.as_ptr()) }
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // SAFETY: listed by `pin`, and unlisted once, which may be after its open has gone.
+        // SAFETY: listed by `pin`, unlisted once; allowed after its open is gone.
         unsafe { pmk_pin_unlist(self.listed.as_ptr()) }
     }
 }
 
-/// What has a page is one.
+/// Forwards [`Page`] to the field `held`.
 macro_rules! page_by_held {
     ($type:ty) => {
         impl Page for $type {
@@ -280,28 +281,28 @@ impl UserMemory for User {
 
     fn put(&mut self, from: &[u8]) -> Result<(), Errno> {
         let bytes = from.len().min(self.left);
-        // SAFETY: as much as `from` has; the other side is checked by the kernel.
+        // SAFETY: `from` has that many bytes; the kernel checks the user side.
         let failed = unsafe { pmk_copy_to_user(self.at, from.as_ptr(), bytes) };
         self.copied(bytes, failed)
     }
 
     fn get(&mut self, to: &mut [u8]) -> Result<(), Errno> {
         let bytes = to.len().min(self.left);
-        // SAFETY: as much as `to` has room for; the other side is checked by the kernel.
+        // SAFETY: `to` has that many bytes; the kernel checks the user side.
         let failed = unsafe { pmk_copy_from_user(to.as_mut_ptr(), self.at, bytes) };
         self.copied(bytes, failed)
     }
 }
 
-/// What an open has.
+/// The state of an open.
 struct State<D, M> {
     driver: UnsafeCell<Option<D>>,
     moves: M,
 }
 
-/// What the shim calls, for a driver `D`; [`module!`](crate::module) gives these their names.
+/// The functions that the shim calls, for a driver `D`; [`module!`](crate::module) gives them their names.
 ///
-/// All are unsafe to call for the same reason: `open` and `state` must be the shim's own, in the order told above.
+/// All have the same safety contract: `open` and `state` come from the shim, in the order described at the top.
 pub struct Calls<D>(PhantomData<D>);
 
 #[expect(clippy::missing_safety_doc, reason = "told once, at the type")]
@@ -312,27 +313,27 @@ where
 {
     const FITS: () = {
         assert!(align_of::<State<D, M>>() <= 8 && size_of::<State<D, M>>() >= 8);
-        // `Driver::open` gives both by value: they pass over the kernel's stack, twice at times, which has 16 KiB. Past its
-        // end are other stacks, and nothing looks whether a large frame has stepped over the guard between.
+        // `Driver::open` returns both by value, so they pass over the kernel's 16 KiB stack, sometimes twice. A large
+        // stack frame can step over the guard page into another stack unnoticed.
         assert!(
             size_of::<State<D, M>>() <= 4096,
             "a driver and its Moves are at most 4096 bytes: they pass over the stack"
         );
     };
 
-    /// Names the device.
+    /// The device's name.
     pub fn name() -> *const c_char {
         <D as Driver<Pages<'_>>>::NAME.as_ptr()
     }
 
-    /// Opens: gives the state, or null and an error.
+    /// Opens the device: gives the state, or null and an error.
     pub unsafe fn open(open: *mut RawOpen, error: *mut c_int) -> *mut c_void {
         let () = Self::FITS;
-        // SAFETY: this function's caller.
+        // SAFETY: by this function's contract.
         let made = D::open(&unsafe { Pages::new(open) });
         let (state, errno) = match made {
             Ok((driver, moves)) => {
-                // SAFETY: any size will do.
+                // SAFETY: any size is allowed.
                 let memory = unsafe { pmk_alloc(size_of::<State<D, M>>()) }.cast::<State<D, M>>();
                 if !memory.is_null() {
                     // SAFETY: fresh memory of the right size and alignment (`FITS`).
@@ -342,12 +343,12 @@ where
             }
             Err(errno) => (core::ptr::null_mut(), errno),
         };
-        // SAFETY: the shim's variable.
+        // SAFETY: a variable of the shim's.
         unsafe { error.write(errno.negative()) };
         state
     }
 
-    /// Drops the driver, and its pins with it.
+    /// Drops the driver with its pins.
     pub unsafe fn close(state: *mut c_void) {
         // SAFETY: nothing else uses the driver now.
         unsafe { *(*state.cast::<State<D, M>>()).driver.get() = None };
@@ -355,7 +356,7 @@ where
 
     /// Frees the state.
     pub unsafe fn free(state: *mut c_void) {
-        // SAFETY: made by `open`, and of no use to anybody any more.
+        // SAFETY: made by `open`, and no longer used.
         unsafe {
             state.cast::<State<D, M>>().drop_in_place();
             pmk_free(state);
@@ -363,7 +364,7 @@ where
     }
 
     unsafe fn with(state: *mut c_void, call: impl FnOnce(&mut D, &M) -> Result<usize, Errno>) -> c_long {
-        // SAFETY: the shim's mutex makes this the only one that uses the driver; `moves` is shared by all.
+        // SAFETY: the shim's mutex excludes other users of the driver; `moves` is only shared.
         let (driver, moves) = unsafe {
             let state = state.cast::<State<D, M>>();
             (&mut *(*state).driver.get(), &(*state).moves)
@@ -375,21 +376,21 @@ where
         }
     }
 
-    /// Reads.
+    /// Reads from the store into the process.
     pub unsafe fn read(open: *mut RawOpen, state: *mut c_void, at: i64, to: *mut u8, bytes: usize) -> c_long {
         let mut user = User { at: to, left: bytes };
-        // SAFETY: this function's caller.
+        // SAFETY: by this function's contract.
         unsafe {
             let pages = Pages::new(open);
-            // Never more than were asked for, whatever the driver says: programs index their buffers with it.
+            // At most what was asked for, whatever the driver returns: programs index their buffers with it.
             Self::with(state, |driver, _| Ok(driver.read(&pages, offset(at)?, &mut user)?.min(bytes)))
         }
     }
 
-    /// Writes.
+    /// Writes from the process to the store.
     pub unsafe fn write(open: *mut RawOpen, state: *mut c_void, at: i64, from: *mut u8, bytes: usize) -> c_long {
         let mut user = User { at: from, left: bytes };
-        // SAFETY: this function's caller.
+        // SAFETY: by this function's contract.
         unsafe {
             let pages = Pages::new(open);
             Self::with(state, |driver, _| Ok(driver.write(&pages, offset(at)?, &mut user)?.min(bytes)))
@@ -398,7 +399,7 @@ where
 
     /// Carries out an ioctl.
     pub unsafe fn ioctl(open: *mut RawOpen, state: *mut c_void, command: u32, at: *mut u8, bytes: usize) -> c_long {
-        // SAFETY: this function's caller; the argument is the shim's own copy, of so many bytes.
+        // SAFETY: by this function's contract; the argument is the shim's copy, of `bytes` bytes.
         unsafe {
             let pages = Pages::new(open);
             let argument = core::slice::from_raw_parts_mut(at, bytes);
@@ -406,9 +407,9 @@ where
         }
     }
 
-    /// Asks whether a page may move.
+    /// Asks the driver whether a page may move.
     pub unsafe fn isolate(state: *mut c_void, page: OwnedPage) -> c_int {
-        // SAFETY: this function's caller.
+        // SAFETY: by this function's contract.
         match unsafe { Self::moves(state) }.isolate(page) {
             Ok(()) => 0,
             Err(Refusal::No) => Errno::EBUSY.negative(),
@@ -416,20 +417,20 @@ where
         }
     }
 
-    /// Tells that a page has moved.
+    /// Tells the driver that a page has moved.
     pub unsafe fn migrate(state: *mut c_void, page: OwnedMove) {
-        // SAFETY: this function's caller.
+        // SAFETY: by this function's contract.
         unsafe { Self::moves(state) }.migrate(page);
     }
 
-    /// Tells that a move is over.
+    /// Tells the driver that a move is over.
     pub unsafe fn putback(state: *mut c_void, page: OwnedPage) {
-        // SAFETY: this function's caller.
+        // SAFETY: by this function's contract.
         unsafe { Self::moves(state) }.putback(page);
     }
 
     unsafe fn moves<'a>(state: *mut c_void) -> &'a M {
-        // SAFETY: this field is only ever shared until `free`.
+        // SAFETY: this field is only shared until `free`.
         unsafe { &(*state.cast::<State<D, M>>()).moves }
     }
 }
@@ -438,7 +439,7 @@ fn offset(at: i64) -> Result<u64, Errno> {
     u64::try_from(at).map_err(|_| Errno::EINVAL)
 }
 
-/// Understands the kernel's `enum migrate_mode`.
+/// Converts the kernel's `enum migrate_mode`.
 pub fn mode(number: c_int) -> Mode {
     match number {
         0 => Mode::Async,

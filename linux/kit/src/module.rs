@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! The names that the shim calls.
+//! The functions that the shim calls, by their C names.
 //!
-//! Takes a driver's type; gives a function for each `pmk_rust_` name of `shim.h`. Promises to do nothing but hand on to
+//! Takes a driver's type; gives a function for each `pmk_rust_` name of `shim.h`, which only forwards to
 //! [`Calls`](crate::kernel::Calls).
 
-/// Makes a kernel module of a driver: gives the shim the functions that it calls, and the compiler its panic handler.
+/// Makes a kernel module of a driver: defines the functions that the shim calls, and the panic handler.
 #[macro_export]
 macro_rules! module {
     ($driver:ty) => {
@@ -15,7 +15,7 @@ macro_rules! module {
 
             type Ours = Calls<$driver>;
 
-            // SAFETY, of all: the shim alone calls these, as `shim.h` says; no other symbol begins with `pmk_rust_`.
+            // SAFETY, of all: only the shim calls these, as `shim.h` says; no other symbol begins with `pmk_rust_`.
 
             #[unsafe(no_mangle)]
             extern "C" fn pmk_rust_name() -> *const c_char {

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! A page under a guard: how it is read and written.
+//! Access to a page under a guard.
 
-/// The size of a page.
+/// The size of a page in bytes.
 pub const PAGE_BYTES: usize = 4096;
 
-/// A page that stays where it is.
+/// A page that can't move while this lives.
 ///
-/// Processes that map the page may write to it at any time: what is read is what stood there at some moment, byte by
-/// byte. So there are no references to its contents.
+/// Processes that map the page may write to it at any time, so each byte read is from some moment during the call. For
+/// the same reason there are no references to the contents.
 pub trait Page {
-    /// Copies out of the page, from byte `at`; what is past the page's end is left.
+    /// Copies out of the page, from byte `at`, up to the page's end.
     fn read(&self, at: usize, to: &mut [u8]);
-    /// Copies into the page, at byte `at`; what is past the page's end is left out.
+    /// Copies into the page, at byte `at`, up to the page's end.
     fn write(&self, at: usize, from: &[u8]);
-    /// Gives the number of the frame it is in.
+    /// The page's frame (PFN).
     fn pfn(&self) -> u64;
 }

@@ -1,41 +1,41 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! A pin: a page that a device uses, with a name, who asked for it, and since when.
+//! A pin: a page kept for a device, with its name, its owner and its start time.
 //!
-//! Takes what a store holds; promises that dropping the pin lets the page go.
+//! Dropping the pin releases the page.
 
 use crate::{Errno, Page};
 
-/// Who makes a call.
+/// The calling process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Caller {
-    /// The process.
+    /// Its process ID.
     pub pid: u32,
     /// Its name, padded with zeros.
     pub name: [u8; 16],
 }
 
-/// The longest name of a pin.
+/// The longest name of a pin, in bytes.
 pub const NAME_BYTES: usize = 24;
 
-/// What can be told of a pin. (The shim lists it: `shim.h` has the same.)
+/// The description of a pin. (The shim lists it; `shim.h` has the same struct.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct PinInfo {
-    /// The page.
+    /// The page's index in the store.
     pub index: u64,
-    /// What for, padded with zeros.
+    /// What the pin is for, padded with zeros.
     pub name: [u8; NAME_BYTES],
-    /// Who asked.
+    /// Who pinned it.
     pub by: Caller,
-    /// When, in nanoseconds since the machine started.
+    /// When, in nanoseconds since boot.
     pub since_ns: u64,
 }
 
 const _: () = assert!(size_of::<PinInfo>() == 64 && core::mem::offset_of!(PinInfo, since_ns) == 56, "as in `shim.h`");
 
 impl PinInfo {
-    /// Notes a pin. A name that is empty or too long: `EINVAL`.
+    /// Describes a pin. `EINVAL` if the name is empty or too long.
     pub fn new(index: u64, name: &[u8], by: Caller, since_ns: u64) -> Result<Self, Errno> {
         let mut own = [0; NAME_BYTES];
         if name.is_empty() {
@@ -46,7 +46,7 @@ impl PinInfo {
     }
 }
 
-/// A page that stays where it is until this is dropped.
+/// A page that can't move until this is dropped.
 #[derive(Debug)]
 pub struct Pin<H> {
     page: H,
@@ -54,7 +54,7 @@ pub struct Pin<H> {
 }
 
 impl<H: Page> Pin<H> {
-    /// Joins what a store holds with what is told of it; for implementations of [`Store`](crate::Store).
+    /// Joins a held page with its description; for implementations of [`Store`](crate::Store).
     pub fn new(page: H, info: PinInfo) -> Self {
         Self { page, info }
     }
@@ -64,7 +64,7 @@ impl<H: Page> Pin<H> {
         &self.page
     }
 
-    /// Tells who pins it, what for and since when.
+    /// Who pins it, what for and since when.
     pub fn info(&self) -> &PinInfo {
         &self.info
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! The pins of one open: a table of bounded size that can be listed.
 //!
-//! Takes pages; promises that a page kept beyond a call is in such a pin.
+//! A page kept beyond a call is always in such a pin.
 
 use crate::{Errno, Page, Pin, PinInfo, Store};
 
-/// The pins of one open, `N` at most.
+/// The pins of one open, at most `N`.
 #[derive(Debug)]
 pub struct Pins<H, const N: usize> {
     slots: [Option<Pin<H>>; N],
@@ -18,9 +18,9 @@ impl<H: Page, const N: usize> Default for Pins<H, N> {
 }
 
 impl<H: Page, const N: usize> Pins<H, N> {
-    /// Pins a page. `EEXIST` if it's pinned by that name already, `ENOSPC` if there are `N` pins.
+    /// Pins a page. `EEXIST` if the page already has a pin of that name, `ENOSPC` if there are `N` pins.
     pub fn pin<S: Store<Held = H>>(&mut self, pages: &S, index: u64, name: &[u8]) -> Result<(), Errno> {
-        // First, so that what is refused makes no page.
+        // Checked first, so that a refused call allocates no page.
         if self.iter().any(|info| info.index == index && trimmed(&info.name) == name) {
             return Err(Errno::EEXIST);
         }
@@ -29,7 +29,7 @@ impl<H: Page, const N: usize> Pins<H, N> {
         Ok(())
     }
 
-    /// Lets go of the page's pins of that name. `ENOENT` if there is none.
+    /// Releases the page's pins of that name. `ENOENT` if there is none.
     pub fn unpin(&mut self, index: u64, name: &[u8]) -> Result<(), Errno> {
         let mut found = false;
         for slot in &mut self.slots {

@@ -1,73 +1,74 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! A driver's pages, and the calling process's memory, as the driver sees them.
 //!
-//! Takes indexes of pages; gives guards. Promises, for every implementation: a page that is new is cleared; a page under
-//! a guard or pin is not moved, nor is the driver asked about it, nor is it reused though it be freed; guards can't outlive
-//! the call that they were made in.
+//! Takes indexes of pages; gives guards. Every implementation guarantees: a new page is zeroed. A page with a guard or
+//! pin is not moved, its driver is not asked about it, and its frame is not reused even if the page is freed. A guard
+//! can't outlive the call that took it.
 
 use crate::{Errno, PAGE_BYTES, Page, Pin};
 
-/// What to do where there is no page.
+/// What to do if there is no page at the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Absent {
-    /// Puts a cleared one there.
+    /// Allocate a zeroed one.
     Create,
-    /// Fails with `ENODATA`.
+    /// Fail with `ENODATA`.
     Fail,
 }
 
 /// The pages of one open of the device.
 pub trait Store {
-    /// A page that stays where it is while this lives.
+    /// A page that can't move while this lives; limited to one call.
     type Guard<'a>: Page
     where
         Self: 'a;
-    /// The same, without end; only a [`Pin`] has one.
+    /// A page that can't move while this lives, without limit; only a [`Pin`] has one.
     type Held: Page + Send;
 
-    /// Gives the size in pages: of what can be mapped and reached.
+    /// The size in pages: what can be mapped and accessed.
     fn len(&self) -> u64;
 
-    /// Tells whether nothing can be mapped.
+    /// Tells whether the size is 0.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Changes the size. Pages past the new end are unmapped everywhere and freed; a mapping of them yields SIGBUS.
+    /// Changes the size. Pages past the new end are unmapped everywhere and freed; access through a mapping raises
+    /// SIGBUS.
     fn resize(&self, pages: u64);
 
-    /// Unmaps `pages` pages from `first` on everywhere, and frees them; those pinned when let go. The next touch of such
-    /// a page finds a new, cleared one.
+    /// Unmaps `pages` pages from `first` on everywhere, and frees them; pinned ones when unpinned. The next access
+    /// allocates a new, zeroed page.
     fn free(&self, first: u64, pages: u64);
 
-    /// Gives how many pages there are.
+    /// The number of pages in memory.
     fn count(&self) -> u64;
 
-    /// Reaches a page. Past the end: `ENXIO`.
+    /// Takes a guard of a page. `ENXIO` past the end.
     fn page(&self, index: u64, absent: Absent) -> Result<Self::Guard<'_>, Errno>;
 
-    /// Tells whether the calling process may administrate the machine (Linux: `CAP_SYS_ADMIN`).
+    /// Tells whether the caller is an administrator (Linux: `CAP_SYS_ADMIN`).
     fn caller_is_administrator(&self) -> bool;
 
-    /// Keeps a page where it is after the call, for a device that reads or writes it.
+    /// Keeps a page in place beyond the call, for a device that reads or writes it.
     fn pin(&self, index: u64, name: &[u8]) -> Result<Pin<Self::Held>, Errno>;
 }
 
-/// The calling process's side of a `read` or `write`.
+/// The calling process's buffer in a `read` or `write`.
 pub trait UserMemory {
-    /// Gives the bytes yet to be copied.
+    /// The number of bytes not copied yet.
     fn left(&self) -> usize;
-    /// Copies to the process. `EFAULT` if it can't all be.
+    /// Copies to the process. `EFAULT` if not all could be copied.
     fn put(&mut self, from: &[u8]) -> Result<(), Errno>;
-    /// Copies from the process. `EFAULT` if it can't all be.
+    /// Copies from the process. `EFAULT` if not all could be copied.
     fn get(&mut self, to: &mut [u8]) -> Result<(), Errno>;
 }
 
-/// What is copied at once: on the kernel's small stack.
+/// Bytes copied at once, limited by the kernel's small stack.
 const CHUNK: usize = 256;
 
-/// Copies from byte `at` of the store to the process, as far as there is room on both sides; gives the number of bytes.
-/// Where there is no page, zeros.
+/// Copies from byte `at` of the store to the process, until either side ends; gives the number of bytes. Absent pages
+/// read as zeros.
 pub fn copy_out<S: Store>(pages: &S, at: u64, user: &mut impl UserMemory) -> Result<usize, Errno> {
     each_chunk(pages, at, user, |index, offset, bytes, user| {
         let mut chunk = [0; CHUNK];
@@ -81,8 +82,8 @@ pub fn copy_out<S: Store>(pages: &S, at: u64, user: &mut impl UserMemory) -> Res
     })
 }
 
-/// Copies from the process to byte `at` of the store, as far as there is room; gives the number of bytes. No room at all:
-/// `ENOSPC`.
+/// Copies from the process to byte `at` of the store, until either side ends; gives the number of bytes. `ENOSPC` if
+/// `at` is past the end.
 pub fn copy_in<S: Store>(pages: &S, at: u64, user: &mut impl UserMemory) -> Result<usize, Errno> {
     let done = each_chunk(pages, at, user, |index, offset, bytes, user| {
         let mut chunk = [0; CHUNK];
@@ -94,7 +95,7 @@ pub fn copy_in<S: Store>(pages: &S, at: u64, user: &mut impl UserMemory) -> Resu
     if done == 0 && user.left() > 0 { Err(Errno::ENOSPC) } else { Ok(done) }
 }
 
-/// Calls `copy` for one chunk after the other; an error after the first bytes is told as the bytes before it.
+/// Calls `copy` for each chunk. After a partial copy, an error is dropped and the bytes before it are returned.
 fn each_chunk<S: Store, U: UserMemory>(
     pages: &S,
     at: u64,
@@ -107,7 +108,7 @@ fn each_chunk<S: Store, U: UserMemory>(
         let from = at.saturating_add(done as u64);
         let offset = (from % PAGE_BYTES as u64) as usize;
         let room = end.saturating_sub(from).min(CHUNK as u64) as usize;
-        // A chunk ends with its page.
+        // A chunk must not cross a page's end.
         let bytes = room.min(user.left()).min(PAGE_BYTES - offset);
         if bytes == 0 {
             return Ok(done);
