@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * What the shim's C files share: an open, the operations that its pages have, and the list of all opens.
+ * Shared by the shim's C files: an open, the operations of its pages, and the list of all opens.
  */
 #ifndef PMK_INTERNAL_H
 #define PMK_INTERNAL_H
@@ -19,14 +19,14 @@
 struct pmk_open {
 	struct mutex lock;
 	struct inode *inode;
-	/* The Rust side's. */
+	/* The Rust side's state. */
 	void *state;
-	/* What became of the moves that the kernel asked for. */
+	/* Outcomes of the moves that the kernel asked for. */
 	atomic_long_t moved, refused, busy;
 
-	/* The rest is of opens.c: this one's pins, its number in the list of all opens, and who opened it when. */
+	/* Used by opens.c: this open's pins, its number in the list of opens, and who opened it when. */
 	struct list_head pins;
-	/* The open itself is one; and each reader that looks at it. */
+	/* One for the open itself, and one for each reader of the list. */
 	refcount_t users;
 	u64 since_ns;
 	u32 number, pid;
@@ -39,7 +39,7 @@ extern const struct vm_operations_struct pmk_vm_ops;
 
 void pmk_opens_init(const char *device);
 void pmk_opens_exit(void);
-/* Once its inode is there, and before the driver hears of it; and last, which gives up inode and open. */
+/* List: once its inode is set, before the driver is called. Unlist: last, since it drops the open and its inode. */
 int pmk_open_list(struct pmk_open *open);
 void pmk_open_unlist(struct pmk_open *open);
 

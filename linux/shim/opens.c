@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 /*
- * What an administrator sees in debugfs: every open of the device, what became of its moves, and who keeps its pages.
+ * The debugfs file `opens`: every open of the device, the outcome of its moves, and who pins its pages.
  *
- * Takes each open and each pin as it comes and goes; gives the file `opens`, of a line for each. Promises that a page which
- * the driver keeps beyond a call is listed for just as long, whoever has its descriptors; that no name can look like another
- * line; and that a reader keeps nobody from moving, and from opening and pinning for no longer than the lines of one open's
- * pins take: it has no lock while it looks at an open's pages, and takes no reference to them.
+ * A page that the driver keeps beyond a call is listed for exactly that time, whoever has descriptors. No name can look
+ * like another line. A reader never delays moves: it takes no lock and no references while it looks at pages. It delays
+ * opening and pinning only while it prints one open's pins.
  */
 #include <linux/atomic.h>
 #include <linux/cred.h>
@@ -29,15 +28,15 @@
 
 #include "internal.h"
 
-/* By number, so that a reader who was at one finds the next at once, however many there are. */
+/* Indexed by number, so that a reader finds the next open without a walk. */
 static DEFINE_XARRAY_ALLOC1(pmk_opens);
-/* Protects all lists of pins. Nothing is locked within. */
+/* Protects all lists of pins. A leaf lock. */
 static DEFINE_SPINLOCK(pmk_pins_lock);
-/* Pins that outlive their open: a driver may keep one wherever it likes. */
+/* Pins that outlive their open: a driver may keep one anywhere. */
 static LIST_HEAD(pmk_left);
 static struct dentry *pmk_folder;
 
-/* A page that the driver keeps. */
+/* A page that the driver pins. */
 struct pmk_pin {
 	struct list_head others;
 	struct folio *folio;
@@ -45,7 +44,7 @@ struct pmk_pin {
 	struct pmk_pin_info info;
 };
 
-/* A process can take any name, and end; not so a user. */
+/* A process can end and can take any name; its user is more reliable. */
 static uid_t pmk_user(void)
 {
 	return from_kuid(&init_user_ns, current_uid());
@@ -86,7 +85,7 @@ int pmk_open_list(struct pmk_open *open)
 	open->since_ns = ktime_get_boottime_ns();
 	open->uid = pmk_user();
 	open->pid = pmk_caller(open->by);
-	/* A positive answer says that the numbers have begun anew. */
+	/* 1 means that the numbers have wrapped. */
 	error = xa_alloc_cyclic(&pmk_opens, &open->number, open, XA_LIMIT(1, INT_MAX), &last, GFP_KERNEL_ACCOUNT);
 	return error < 0 ? error : 0;
 }
@@ -108,12 +107,12 @@ void pmk_open_unlist(struct pmk_open *open)
 	pmk_open_put(open);
 }
 
-/* Gives the first open from a number on, for the caller to put. */
+/* Finds the first open with at least this number; the caller puts it. */
 static struct pmk_open *pmk_open_from(unsigned long number)
 {
 	struct pmk_open *open;
 
-	/* What is found is not gone before the lock is. */
+	/* An open can't be freed while it is in the array and the lock is held. */
 	xa_lock(&pmk_opens);
 	open = xa_find(&pmk_opens, &number, INT_MAX, XA_PRESENT);
 	if (open)
@@ -122,13 +121,13 @@ static struct pmk_open *pmk_open_from(unsigned long number)
 	return open;
 }
 
-/* ---- pages that somebody else keeps ---- */
+/* ---- pages held by others ---- */
 
 struct pmk_others {
 	u64 pages, for_transfers, first;
 };
 
-/* References of the driver's own: of pins. */
+/* The driver's own references: its pins. */
 static long pmk_pins_of(struct pmk_open *open, struct folio *folio)
 {
 	struct pmk_pin *pin;
@@ -142,10 +141,9 @@ static long pmk_pins_of(struct pmk_open *open, struct folio *folio)
 }
 
 /*
- * Looks for pages with references that nothing here accounts for: as at vmsplice, O_DIRECT, io_uring's registered buffers.
- * A page that is on its way to or from its LRU list has one, too; PG_lru tells of it. A folio that is freed at this moment
- * is looked at all the same, and by then may be anything, part of a larger one too, of which folio_test_lru wants to know
- * nothing; so what has references must still be here after the look.
+ * Counts pages with unaccounted references: vmsplice, O_DIRECT, io_uring's registered buffers. A page on its way to or
+ * from its LRU list also has one; PG_lru is clear then. A folio may be freed during the look, and even become part of a
+ * larger one, on which folio_test_lru would complain. So the folio must still be in the page cache afterwards.
  */
 static struct pmk_others pmk_others(struct pmk_open *open)
 {
@@ -156,7 +154,7 @@ static struct pmk_others pmk_others(struct pmk_open *open)
 
 	rcu_read_lock();
 	xas_for_each(&xas, folio, ULONG_MAX) {
-		/* The page cache's, and one for each mapping. (Folios here are of one page.) */
+		/* The page cache's reference, and one for each mapping. (Folios here have one page.) */
 		long known, more;
 
 		if (xas_retry(&xas, folio) || xa_is_value(folio))
@@ -166,7 +164,7 @@ static struct pmk_others pmk_others(struct pmk_open *open)
 		if (more > 0 && more > pmk_pins_of(open, folio) && xas_reload(&xas) == folio) {
 			if (!others.pages++)
 				others.first = xas.xa_index;
-			/* As folio_maybe_dma_pinned, which takes a thousand mappings for such a pin. */
+			/* As folio_maybe_dma_pinned, which also mistakes a thousand mappings for such a pin. */
 			others.for_transfers += more >= GUP_PIN_COUNTING_BIAS;
 		}
 		if (++looked % 1024 == 0) {
@@ -182,7 +180,7 @@ static struct pmk_others pmk_others(struct pmk_open *open)
 
 /* ---- the file ---- */
 
-/* Padded with zeros, from whoever; escaped, so that it ends where its quotes do, and is text whatever it was. */
+/* The name is padded with zeros and not trusted: escaped, so that it can't end the quotes or the line. */
 static void pmk_show_name(struct seq_file *list, const char *key, const u8 *name, size_t most)
 {
 	seq_printf(list, " %s=\"", key);
@@ -231,7 +229,7 @@ static int pmk_opens_show(struct seq_file *list, void *at)
 	return 0;
 }
 
-/* A place in the file is the number of an open; the first is before all opens. */
+/* The file position is an open's number; 0 comes before all opens. */
 static void *pmk_opens_start(struct seq_file *list, loff_t *at)
 {
 	return *at ? pmk_open_from(*at) : SEQ_START_TOKEN;
@@ -258,7 +256,7 @@ static const struct seq_operations pmk_opens_sops = {
 };
 DEFINE_SEQ_ATTRIBUTE(pmk_opens);
 
-/* What debugfs can't give, the driver can do without; so nothing here fails. */
+/* Nothing here fails, because the driver works without debugfs. */
 void pmk_opens_init(const char *device)
 {
 	pmk_folder = debugfs_create_dir(device, NULL);

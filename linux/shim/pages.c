@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 /*
- * The pages of an open: found, made, faulted in, moved, freed; and the services that Rust asks for.
+ * The pages of an open: looked up, allocated, faulted in, moved, freed; and the services that Rust calls.
  *
- * Takes calls of the kernel's memory management and of the Rust side; gives pages, locked or referenced. Promises that a
- * page is in its mapping while its lock is held, that the driver is asked to let a page move only when nobody holds it, and
- * that nobody waits for a moving page with a reference to it, unless it takes very long.
+ * Takes calls of the kernel's memory management and of the Rust side; gives pages, locked or referenced. A page is in
+ * its mapping while its lock is held. The driver is asked about a move only when nobody else holds the page. Waiting
+ * for a moving page takes no reference to it, unless the move takes very long.
  */
 #include <linux/capability.h>
 #include <linux/delay.h>
@@ -26,33 +26,34 @@
 static int pmk_migrate_folio(struct address_space *mapping, struct folio *dst, struct folio *src,
 			     enum migrate_mode mode)
 {
-	/* Both folios are locked, src is in this mapping: so the open is not closed, since closing empties the mapping. */
+	/* Both folios are locked and src is in this mapping. So the open is not closed: closing empties the mapping. */
 	struct pmk_open *open = mapping->host->i_private;
 	u64 index = src->index, from = folio_pfn(src), to = folio_pfn(dst);
-	/* Pairs with the release in pmk_file_open: the driver may have put pages in before it was ready. */
+	/* Pairs with the release in pmk_file_open. NULL if the driver is still in its open, which may add pages. */
 	void *state = smp_load_acquire(&open->state);
 	int error;
 
 	if (!state)
 		return -EAGAIN;
 	/*
-	 * The driver isn't asked about a page that somebody holds: the holder of a guard may be about to write the frame down,
-	 * and isolate must find that. Expected are the page cache and the mover: no mapping is left, and these pages have no
-	 * private data. Guards and pins begin under the folio's lock, which the mover has until putback is over. What is taken
-	 * without the lock from here on is a look-up that passes or waits (GUP finds no entry); the freeze fails on it.
+	 * Don't ask the driver about a page that somebody holds: the holder of a guard may be about to record the
+	 * frame, and isolate must see that record. Expected references are the page cache's and the mover's: there are
+	 * no mappings and no private data. Guards and pins are taken under the folio's lock, which the mover holds
+	 * until putback is over. Later lockless references come only from look-ups that pass or wait (GUP finds no
+	 * entry), and make the freeze fail.
 	 */
 	if (folio_ref_count(src) != 1 + folio_nr_pages(src)) {
 		atomic_long_inc(&open->busy);
 		return -EAGAIN;
 	}
-	/* Pairs with pmk_page_put: isolate sees what was written down under the last guard. */
+	/* Pairs with pmk_page_put: isolate sees what was recorded under the last guard. */
 	smp_acquire__after_ctrl_dep();
 	error = pmk_rust_isolate(state, index, from, mode);
 	if (error) {
 		atomic_long_inc(&open->refused);
 		return error;
 	}
-	/* Fails when somebody has taken a reference since the check. */
+	/* Fails if somebody took a reference since the check. */
 	error = filemap_migrate_folio(mapping, dst, src, mode);
 	if (!error)
 		pmk_rust_migrate(state, index, from, to, mode);
@@ -66,7 +67,7 @@ const struct address_space_operations pmk_movable = {
 	.migrate_folio = pmk_migrate_folio,
 };
 
-/* The kernel can move a clean page even without migrate_folio; ours are dirty (see pmk_get_locked), so it can't. */
+/* Without migrate_folio the kernel can still move clean pages; ours are dirty (see pmk_get_locked). */
 const struct address_space_operations pmk_unmovable = {
 	.dirty_folio = noop_dirty_folio,
 };
@@ -74,14 +75,14 @@ const struct address_space_operations pmk_unmovable = {
 /* ---- pages ---- */
 
 /*
- * How often to look for a locked page before waiting for it in a queue. Whoever waits there has a reference, and by that
- * makes the move fail that it waits for; so the first waits are without. (A move takes microseconds.)
+ * How often to try a locked page before sleeping on its lock. A sleeper holds a reference, which makes the move that it
+ * waits for fail. So the first waits are without one. (A move takes microseconds.)
  */
 #define PMK_TRIES 50
 
 /*
- * Finds a page, or makes a cleared one; locked and referenced. NULL and an error if there is none.
- * The caller holds invalidate_lock, so that the size holds until the page is in.
+ * Gives the page locked and referenced, or NULL and an error. Allocates a zeroed page if there is none and `create` is
+ * set. The caller holds invalidate_lock, so that the size can't change before the page is inserted.
  */
 static struct folio *pmk_get_locked(struct address_space *mapping, pgoff_t index, bool create, int *error)
 {
@@ -106,14 +107,14 @@ static struct folio *pmk_get_locked(struct address_space *mapping, pgoff_t index
 		usleep_range(2, 20);
 	}
 	folio = __filemap_get_folio(mapping, index, FGP_LOCK | (create ? FGP_CREAT : 0), gfp);
-	/* Older kernels give NULL, newer ones an error. */
+	/* Older kernels return NULL, newer ones an error. */
 	if (IS_ERR_OR_NULL(folio)) {
 		*error = create ? -ENOMEM : -ENODATA;
 		return NULL;
 	}
 	if (!folio_test_uptodate(folio)) {
 		folio_mark_uptodate(folio);
-		/* A clean page that nobody maps may be dropped (soft-offlining does), and its contents with it. */
+		/* A clean unmapped page may be dropped with its contents (soft-offlining does). */
 		folio_mark_dirty(folio);
 	}
 	return folio;
@@ -131,13 +132,13 @@ static vm_fault_t pmk_fault(struct vm_fault *vmf)
 	if (!folio)
 		return error == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
 	vmf->page = folio_page(folio, 0);
-	/* Locked, so that a truncation or a move comes wholly before or wholly after this fault. */
+	/* Returned locked, so that a truncation or a move is ordered wholly before or after this fault. */
 	return VM_FAULT_LOCKED;
 }
 
 const struct vm_operations_struct pmk_vm_ops = {
 	.fault = pmk_fault,
-	/* Pages that are there already, around the one that a load asked for. */
+	/* A load also maps present pages around it. */
 	.map_pages = filemap_map_pages,
 };
 
@@ -146,7 +147,7 @@ void *pmk_page_get(struct pmk_open *open, u64 index, bool create, int *error)
 	struct address_space *mapping = open->inode->i_mapping;
 	struct folio *folio;
 
-	/* A driver's loop over many pages ends with its process, and doesn't eat the memory that is set aside for the dying. */
+	/* Ends a driver's loop over many pages when its process is killed, before it uses up the memory reserves. */
 	if (fatal_signal_pending(current)) {
 		*error = -EINTR;
 		return NULL;
@@ -156,9 +157,9 @@ void *pmk_page_get(struct pmk_open *open, u64 index, bool create, int *error)
 	filemap_invalidate_unlock_shared(mapping);
 	if (!folio)
 		return NULL;
-	/* The reference alone keeps it where it is; having had the lock, we know that it isn't a copy half made. */
+	/* The reference alone prevents moves. Having had the lock shows that no copy was under way. */
 	folio_unlock(folio);
-	/* The kernel dies of reading what the hardware has reported as broken. (For faults, it looks by itself.) */
+	/* Reading memory that the hardware reported as broken kills the kernel. (Faults check for themselves.) */
 	if (PageHWPoison(folio_page(folio, 0))) {
 		folio_put(folio);
 		*error = -EIO;
@@ -189,7 +190,7 @@ void pmk_resize(struct pmk_open *open, u64 pages)
 
 	filemap_invalidate_lock(mapping);
 	i_size_write(open->inode, size);
-	/* Private copies of what is gone go as well, as with any file. */
+	/* Also drops private copies of the truncated pages, as with any file. */
 	truncate_pagecache(open->inode, size);
 	filemap_invalidate_unlock(mapping);
 }
@@ -258,6 +259,6 @@ bool pmk_caller_is_administrator(void)
 
 void pmk_panic(void)
 {
-	/* The driver broke a rule of its own; going on could only spread the damage. */
+	/* The driver broke one of its own rules; continuing could spread the damage. */
 	BUG();
 }

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 /*
- * The kit's part in C: what of Linux can't be reached from Rust without its headers, and nothing else.
+ * The kit's part in C: only what Rust can't reach without the kernel's headers.
  *
- * Takes calls of the kernel (file operations, faults, migration) and of the kit's Rust (the pmk_ functions); gives
- * each on to the other side. Promises that the Rust side sees no structure of the kernel, so that one Rust object
- * serves every kernel that this file compiles for.
+ * Forwards the kernel's calls (file operations, faults, migration) to Rust, and Rust's calls (the pmk_ functions) to
+ * the kernel. The Rust side sees no kernel structure, so one Rust object serves every kernel that this file compiles
+ * for.
  *
- * Each open of the device has an inode of its own in a pseudo file system, and its pages stand in that inode's page
- * cache. The file's f_mapping points there, so the kernel's reverse map finds every mapping of a page, its migration
- * unmaps and remaps by migration entries, and our migrate_folio has only the driver's tables to care for.
+ * Each open of the device has its own inode in a pseudo file system, and its pages are in that inode's page cache. The
+ * file's f_mapping points there, so the kernel's reverse map finds every mapping of a page, and its migration unmaps
+ * and remaps by migration entries. Our migrate_folio only updates the driver's tables.
  *
- * Locks, outermost first: an open's lock (read, write, ioctl) - mmap_lock - the mapping's invalidate_lock - folio lock.
- * Faults and migration don't take an open's lock.
+ * Lock order: an open's lock (read, write, ioctl) - mmap_lock - the mapping's invalidate_lock - folio lock. Faults and
+ * migration don't take an open's lock.
  */
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
@@ -26,7 +26,7 @@
 
 #include "internal.h"
 
-/* Any number that no file system uses. */
+/* Not used by any file system. */
 #define PMK_MAGIC 0x706d6b31
 
 static bool unmovable;
@@ -56,7 +56,7 @@ static int pmk_file_open(struct inode *node, struct file *file)
 	inode->i_private = open;
 	inode->i_mapping->a_ops = unmovable ? &pmk_unmovable : &pmk_movable;
 	/*
-	 * There is no file behind these pages: reclaim must leave them. Compaction takes them all the same, unless
+	 * Reclaim must skip these pages: no file backs them. Compaction still moves them, unless
 	 * vm.compact_unevictable_allowed is 0.
 	 */
 	mapping_set_unevictable(inode->i_mapping);
@@ -72,7 +72,7 @@ static int pmk_file_open(struct inode *node, struct file *file)
 	return 0;
 
 no_state:
-	/* Waits for moves of what the driver put in. */
+	/* Waits for moves of pages that the driver added. */
 	pmk_resize(open, 0);
 	inode->i_private = NULL;
 	pmk_open_unlist(open);
@@ -90,16 +90,16 @@ static int pmk_file_release(struct inode *node, struct file *file)
 	struct pmk_open *open = file->private_data;
 	struct inode *inode = open->inode;
 
-	/* Mappings hold the file: there are none left. First the driver's pins go, then the pages. */
+	/* No mappings are left, since each holds the file. Drop the driver's pins first, then the pages. */
 	pmk_rust_close(open->state);
 	pmk_resize(open, 0);
 	/*
-	 * The mapping is empty and stays so, and each folio's lock was taken on the way: no migration runs or begins here.
-	 * Whoever still has the inode (drop_caches may) finds nothing in it.
+	 * The mapping is empty and stays so, and each folio's lock was taken on the way: no migration runs or can start
+	 * here. Others may still have the inode (drop_caches), but find nothing in it.
 	 */
 	pmk_rust_free(open->state);
 	inode->i_private = NULL;
-	/* __fput() looks no more at f_mapping, but what it points to is about to go. */
+	/* __fput() no longer uses f_mapping, but its target is about to be freed. */
 	file->f_mapping = node->i_mapping;
 	pmk_open_unlist(open);
 	return 0;
@@ -165,7 +165,7 @@ static int pmk_file_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	pgoff_t most = MAX_LFS_FILESIZE >> PAGE_SHIFT;
 
-	/* The kernel leaves this to drivers: past what a size can be, page offsets would mean nothing. */
+	/* The kernel leaves this check to drivers: beyond the largest size, page offsets are meaningless. */
 	if (vma->vm_pgoff > most || vma_pages(vma) > most - vma->vm_pgoff)
 		return -EOVERFLOW;
 	vma->vm_ops = &pmk_vm_ops;
@@ -182,7 +182,7 @@ static const struct file_operations pmk_file_ops = {
 	.unlocked_ioctl = pmk_file_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
 	.mmap = pmk_file_mmap,
-	/* There is nothing behind the pages to bring them to. */
+	/* No storage backs the pages. */
 	.fsync = noop_fsync,
 };
 
@@ -193,7 +193,7 @@ static int pmk_init_fs_context(struct fs_context *context)
 	return init_pseudo(context, PMK_MAGIC) ? 0 : -ENOMEM;
 }
 
-/* No .owner: the mount below is ours, and would keep the module from ever being unloaded. */
+/* No .owner: the mount below is ours, and would keep the module from being unloaded. */
 static struct file_system_type pmk_fs = {
 	.name = KBUILD_MODNAME,
 	.init_fs_context = pmk_init_fs_context,
@@ -223,7 +223,7 @@ static int __init pmk_init(void)
 
 static void __exit pmk_exit(void)
 {
-	/* In this order: after the second, nobody can open; the module isn't in use, so nothing is open. */
+	/* In this order: after misc_deregister nobody can open. Nothing is open, since the module isn't in use. */
 	pmk_opens_exit();
 	misc_deregister(&pmk_device);
 	kern_unmount(pmk_mount);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * What C and Rust call of each other. The Rust side has the same list in kit/src/kernel.rs; keep the two alike.
+ * The calls between C and Rust. kit/src/kernel.rs has the same list; keep both in sync.
  */
 #ifndef PMK_SHIM_H
 #define PMK_SHIM_H
@@ -16,7 +16,7 @@
 
 struct pmk_open;
 
-/* What is told of a pin: kit/src/pins.rs has the same. Names are padded with zeros. */
+/* The description of a pin: the same as PinInfo in kit/src/pin.rs. Names are padded with zeros. */
 struct pmk_pin_info {
 	u64 index;
 	u8 name[PMK_NAME_BYTES];
@@ -24,7 +24,7 @@ struct pmk_pin_info {
 	u8 by[16];
 	u64 since_ns;
 };
-_Static_assert(sizeof(struct pmk_pin_info) == 64 && offsetof(struct pmk_pin_info, since_ns) == 56, "as in pins.rs");
+_Static_assert(sizeof(struct pmk_pin_info) == 64 && offsetof(struct pmk_pin_info, since_ns) == 56, "as in pin.rs");
 
 /* C for Rust. */
 void *pmk_page_get(struct pmk_open *open, u64 index, bool create, int *error);
