@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 /*
- * What the tutorial in docs/linux.md begins with: a frame grabber whose pages processes map, as such drivers are written
- * today. Takes mmap, faults and ioctls; promises nothing of movement: each page stays where it was allocated, and holds
- * its 2 MiB block.
+ * The starting point of the tutorial in docs/linux-driver.md: a frame grabber whose pages processes map, as such
+ * drivers are written today. No page can move: each stays where it was allocated, and blocks its 2 MiB block.
  */
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
@@ -19,7 +18,7 @@
 struct grab {
 	struct mutex lock;
 	struct page *pages[GRAB_PAGES];
-	/* What the device reads: the frame to fill next; 0 is none. */
+	/* The device's table: the frame to fill next; 0 is none. */
 	u64 ring[GRAB_PAGES];
 };
 

@@ -1,7 +1,6 @@
-//! What an administrator can find out of other people's opens of the device.
+//! Tests of what an administrator can find out about other users' opens.
 //!
-//! Takes the driver freshly loaded; gives facts, as all tests do. Promises that what is listed was pinned by a process that
-//! has told nobody of it.
+//! Each listed page is pinned by a process that reported it to nobody else.
 
 use std::os::fd::AsRawFd;
 
@@ -12,13 +11,13 @@ use crate::machine::wait_until;
 use crate::sys::{self, Child, End, Map, Pipe, SHARED, errno};
 use crate::verdict::{Outcome, check, expect};
 
-/// Starts a process that does something and stays; gives it with the number that it has come to.
+/// Starts a process that runs `body` and then waits; gives it with `body`'s result.
 fn at_work(body: impl FnOnce() -> std::io::Result<u64>) -> std::io::Result<(Child, u64)> {
     let number = Map::new(None, 0, 1, SHARED)?;
     let child = sys::fork(|| {
         let done = body();
         number.store(0, 0, done.as_ref().map_or(u64::MAX, |number| number + 1));
-        // What it holds must last as long as it.
+        // Keep what `body` returned for as long as the process lives.
         std::mem::forget(done);
         loop {
             std::thread::park();
@@ -31,7 +30,7 @@ fn at_work(body: impl FnOnce() -> std::io::Result<u64>) -> std::io::Result<(Chil
     }
 }
 
-/// More opens than one look into the list can give: each is in it once, in order, also when every other one is closed.
+/// More opens than one `read` of the list returns: each is listed once, in order, also after every other one is closed.
 pub(crate) fn many_opens() -> Outcome {
     const MANY: u64 = 600;
     let sizes = || -> std::io::Result<Vec<u64>> {
@@ -39,7 +38,7 @@ pub(crate) fn many_opens() -> Outcome {
         let sizes = lines.iter().filter_map(|line| line.split(" size=").nth(1)?.split(' ').next()?.parse().ok());
         Ok(sizes.collect())
     };
-    // The size tells one from the other.
+    // The size identifies an open.
     let mut devices = (1..=MANY).map(Device::open).collect::<std::io::Result<Vec<_>>>()?;
     let listed = sizes()?;
     check(listed.iter().copied().eq(1..=MANY), || format!("of {MANY} opens there are {listed:?}"))?;
@@ -53,7 +52,7 @@ pub(crate) fn many_opens() -> Outcome {
     Ok(format!("{MANY} opens, and half of them"))
 }
 
-/// By a descriptor that is taken from the process.
+/// Through a descriptor taken from the process.
 pub(crate) fn pins_of_others() -> Outcome {
     let (child, fd) = at_work(|| {
         let device = Device::open(8)?;
@@ -73,10 +72,10 @@ pub(crate) fn pins_of_others() -> Outcome {
     Ok("listed through a descriptor taken from the process".to_owned())
 }
 
-/// A driver that refuses moves on request does so for an administrator only.
+/// Only an administrator may set a policy that refuses moves.
 pub(crate) fn policy_of_others() -> Outcome {
     let device = Device::open(8)?;
-    expect("an administrator's wish", device.policy(Policy::Refuse), 0)?;
+    expect("an administrator's policy", device.policy(Policy::Refuse), 0)?;
     let number = sys::fork(|| {
         if sys::become_nobody().is_err() {
             return -1;
@@ -88,7 +87,7 @@ pub(crate) fn policy_of_others() -> Outcome {
     Ok("EPERM for others".to_owned())
 }
 
-/// By debugfs, where all descriptors are closed and only a mapping is left.
+/// Through debugfs, after all descriptors are closed and only a mapping is left.
 pub(crate) fn pins_left_behind() -> Outcome {
     let (child, _) = at_work(|| {
         let device = Device::open(8)?;
@@ -102,8 +101,8 @@ pub(crate) fn pins_left_behind() -> Outcome {
     })?;
     let pid = child.process();
     let mut lines = Vec::new();
-    // A page that is on its way between the kernel's lists is told of as well, for a moment.
-    let found = wait_until("debugfs to tell of the pages", || {
+    // A page on its way between LRU lists is also counted, for a moment.
+    let found = wait_until("debugfs to list the pages", || {
         lines = opens_of(pid)?;
         Ok(lines.len() == 3 && lines[2].contains(" pages=1 "))
     });

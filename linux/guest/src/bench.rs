@@ -1,8 +1,8 @@
-//! What a driver's pages cost beside ordinary ones: to move, and to touch first.
+//! The cost of a driver's pages compared with ordinary ones: moves and first accesses.
 //!
-//! Takes a number of pages and of rounds; gives the time per page of each round, for the driver and for what it's compared
-//! with. Promises that both sides take turns in one boot, on one processor, in one thread, with pages of 4 KiB, and that
-//! what is timed was done: each page is on the node that it was sent to, with its contents.
+//! Takes numbers of pages and rounds; gives the time per page of each round, for both sides. Both sides take turns in
+//! one boot, on one CPU, in one thread, with 4 KiB pages. The work is checked: each page is on the node it was sent to,
+//! with its contents.
 
 use std::io::{Error, Result};
 use std::os::fd::AsFd;
@@ -13,7 +13,7 @@ use crate::device::Device;
 use crate::machine::move_only_when_asked;
 use crate::sys::{self, Map, SHARED};
 
-/// The times of both sides, in nanoseconds per page, a pair for each round.
+/// The times of both sides, in ns per page, one pair for each round.
 #[derive(Default)]
 struct Times {
     driver: Vec<u64>,
@@ -21,7 +21,7 @@ struct Times {
 }
 
 impl Times {
-    /// Times both sides `rounds` times; who comes first changes with each round.
+    /// Times both sides `rounds` times; the order alternates.
     fn take(
         rounds: usize,
         driver: impl Fn(usize) -> Result<u64>,
@@ -45,7 +45,7 @@ impl Times {
     }
 }
 
-/// Measures, and tells.
+/// Runs all benches, and prints the times.
 pub(crate) fn run(pages: usize, rounds: usize) -> Result<()> {
     sys::stay_on_processor(0)?;
     move_only_when_asked()?;
@@ -58,7 +58,7 @@ pub(crate) fn run(pages: usize, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// `move_pages` of the driver's pages, and of anonymous ones.
+/// `move_pages` of the driver's pages, and of anonymous pages.
 fn moves(pages: usize, rounds: usize) -> Result<Times> {
     let device = Device::open(pages as u64)?;
     let (driver, beside) = (device.map(0, pages, SHARED)?, Map::new(None, 0, pages, sys::PRIVATE)?);
@@ -68,7 +68,7 @@ fn moves(pages: usize, rounds: usize) -> Result<Times> {
         driver.store(page, 0, page as u64);
         beside.store(page, 0, page as u64);
     }
-    // Once untimed, so that each round moves all of them.
+    // One untimed move, so that each round moves all pages.
     send(&driver, &all, 1)?;
     send(&beside, &all, 1)?;
     let node = |round| (round % 2) as i32;
@@ -85,7 +85,7 @@ fn moves(pages: usize, rounds: usize) -> Result<Times> {
     Ok(times)
 }
 
-/// Sends pages to a node; gives the time per page.
+/// Moves pages to a node; gives the time per page in ns.
 fn send(map: &Map, pages: &[usize], node: i32) -> Result<u64> {
     let started = Instant::now();
     let nodes = sys::move_pages(map, pages, node)?;
@@ -96,7 +96,7 @@ fn send(map: &Map, pages: &[usize], node: i32) -> Result<u64> {
     }
 }
 
-/// Touches of a new mapping of the driver's, and of a memfd: of pages that are new as well, or `present` since before.
+/// Accesses through a new mapping of the driver's pages, and of a memfd. The pages are new too, or `present` before.
 fn faults(pages: usize, rounds: usize, present: bool, touch: impl Fn(&Map, usize)) -> Result<Times> {
     let touch_all = |map: Map| {
         let started = Instant::now();

@@ -1,4 +1,4 @@
-//! What the guest says to the machine outside.
+//! Output to the host, over the console.
 
 use std::fs;
 use std::io::Write;
@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use crate::sys;
 
-/// Says something to the machine outside.
+/// Prints one line for the host.
 pub(crate) fn tell(json: &str) {
-    // There's nobody to complain to if the console is gone.
+    // Without a console there is nobody to report to.
     let _ = std::io::stdout().write_all(format!("\n@pagemove {json}\n").as_bytes());
 }
 
-/// Ends the guest: where the kernel has complained, or doesn't come back, nothing that comes after says anything.
+/// Ends the guest: after a kernel complaint or a hang, later results mean nothing.
 pub(crate) fn give_up(test: &str, why: &str) -> ! {
     for who in [test, "guest"] {
         tell(&format!("{{\"test\":{who:?},\"ok\":false,\"why\":{why:?}}}"));
     }
     tell("{\"end\":true}");
-    // The console is a slow line, and forgets what it has not sent yet.
+    // The serial console is slow, and a reboot discards unsent output.
     std::thread::sleep(Duration::from_secs(2));
-    // At once, and without asking anybody to finish what he's doing.
+    // Reboots at once, without waiting for any process.
     let _ = fs::write("/proc/sysrq-trigger", "b");
     sys::power_off();
 }

@@ -1,6 +1,6 @@
-//! What a process may rely on, whatever it does: errors as Linux programmers expect them, cleared pages, contents that stay.
+//! Tests of what a process may rely on: the usual errnos, zeroed pages, and contents that don't change.
 //!
-//! Takes the driver freshly loaded; gives facts, as all tests do. Promises to try what a hostile process would.
+//! Includes bad arguments as a hostile process would use them.
 
 use std::error::Error;
 use std::fs;
@@ -36,18 +36,18 @@ pub(crate) fn bad_input() -> Outcome {
     expect("and again", device.free(0, FIRST_PAGES), 0)?;
     expect("pinning past the end", device.pin(FIRST_PAGES, "x"), libc::ENXIO)?;
     expect("a pin without a name", device.pin(0, ""), libc::EINVAL)?;
-    expect("letting go of no pin", device.unpin(0, "x"), libc::ENOENT)?;
-    expect("reading to nowhere", sys::read_to_nowhere(device.fd(), false), libc::EFAULT)?;
-    expect("writing from nowhere", sys::read_to_nowhere(device.fd(), true), libc::EFAULT)?;
-    expect("mapping at no page's border", sys::try_map(device.fd(), 1, 4096), libc::EINVAL)?;
+    expect("unpinning without a pin", device.unpin(0, "x"), libc::ENOENT)?;
+    expect("reading to a bad address", sys::read_to_nowhere(device.fd(), false), libc::EFAULT)?;
+    expect("writing from a bad address", sys::read_to_nowhere(device.fd(), true), libc::EFAULT)?;
+    expect("mapping at an unaligned offset", sys::try_map(device.fd(), 1, 4096), libc::EINVAL)?;
     expect("mapping nothing", sys::try_map(device.fd(), 0, 0), libc::EINVAL)?;
-    expect("mapping past what an offset can tell", sys::try_map(device.fd(), i64::MIN, 1 << 30), libc::EOVERFLOW)?;
-    Ok("each absurd call has its errno".to_owned())
+    expect("mapping past the largest offset", sys::try_map(device.fd(), i64::MIN, 1 << 30), libc::EOVERFLOW)?;
+    Ok("each bad call gives its errno".to_owned())
 }
 
 pub(crate) fn past_the_end() -> Outcome {
     let device = Device::open(4)?;
-    // Some kernels' own rules let a file be mapped past its end; touching it there is the error.
+    // Linux lets a file be mapped past its end; only an access there fails.
     let map = device.map(0, 8, SHARED)?;
     map.store(3, 0, 1);
     for (what, page) in [("past the end", 4), ("far past it", 7)] {
@@ -56,14 +56,14 @@ pub(crate) fn past_the_end() -> Outcome {
     }
     device.resize(2)?;
     let end = sys::fork(|| map.load(3, 0) as i32)?.wait();
-    check(end == End::Signal(libc::SIGBUS), || format!("a touch of what was cut off ended by {end:?}"))?;
+    check(end == End::Signal(libc::SIGBUS), || format!("an access to the truncated part ended by {end:?}"))?;
     device.resize(8)?;
-    check(map.load(3, 0) == 0, || "what was cut off came back".to_owned())?;
-    Ok("SIGBUS past the end, before and after a cut".to_owned())
+    check(map.load(3, 0) == 0, || "truncated contents came back".to_owned())?;
+    Ok("SIGBUS past the end, before and after a truncation".to_owned())
 }
 
 pub(crate) fn cleared_and_apart() -> Outcome {
-    // Fill what is free with a mark first, so that uninitialised memory would show.
+    // Fills free memory with a pattern first, so that uninitialised memory would show.
     let some = (free_pages()? / 2) as usize;
     {
         let marked = Map::new(None, 0, some, PRIVATE)?;
@@ -107,14 +107,14 @@ pub(crate) fn read_and_write() -> Outcome {
     })?;
     let full = device.file.write(&text).err().and_then(|error| error.raw_os_error());
     check(full == Some(libc::ENOSPC), || format!("a write at the end gives {full:?}"))?;
-    // Those that were written to, and no more: the write at the end made none.
+    // Only pages written to: the failed write at the end allocated none.
     let counts = device.counts()?;
     check(counts.pages == 3, || format!("{} pages for {} bytes", counts.pages, text.len()))?;
     odd_places(&device, &map)?;
     Ok("as files do".to_owned())
 }
 
-/// Few bytes at odd places, also across the pages' border: those are written and read, and what is around them stays.
+/// Small writes and reads at unaligned offsets, also across a page boundary; the bytes around them don't change.
 fn odd_places(device: &Device, map: &Map) -> Result<(), Box<dyn Error>> {
     let mut model = vec![0; 2 * PAGE];
     device.file.write_all_at(&model, 0)?;
@@ -145,15 +145,15 @@ pub(crate) fn private_mapping() -> Outcome {
     Ok("copies on write are its own".to_owned())
 }
 
-/// What oopsed kernels 6.1 and 6.12 when a driver's pages were made movable in their other way.
+/// Oopsed kernels 6.1 and 6.12 when a driver's pages were made movable by `movable_operations`.
 pub(crate) fn clear_refs() -> Outcome {
     let device = Device::open(64)?;
     let map = device.map(0, 64, SHARED)?;
     for round in 1..=50 {
         (0..64).for_each(|page| map.store(page, 0, round));
-        // 4: soft-dirty marks; 1: referenced marks.
+        // 4 clears soft-dirty bits, 1 referenced bits.
         for what in ["4", "1"] {
-            // Kernels without soft-dirty refuse it; that is no fault of the driver.
+            // Fails on kernels without soft-dirty.
             let _ = fs::write("/proc/self/clear_refs", what);
         }
         if round % 10 == 0 {
@@ -166,11 +166,11 @@ pub(crate) fn clear_refs() -> Outcome {
 
 pub(crate) fn drop_caches() -> Outcome {
     let device = Device::open(256)?;
-    // Not by a mapping: unmapping would mark as dirty what was written through it.
+    // By `write`, since unmapping would mark pages dirty that were written through a mapping.
     (0..256).try_for_each(|page| device.write_word(page, 5, page + 1))?;
-    // Nothing maps them now.
+    // No page is mapped now.
     fs::write("/proc/sys/vm/drop_caches", "3")?;
-    // What any process may ask for that has the file, or a mapping.
+    // Any process with the file or a mapping may ask for this.
     sys::advise_dont_need(device.fd())?;
     let map = device.map(0, 256, READ_ONLY)?;
     for advice in [libc::MADV_COLD, libc::MADV_PAGEOUT] {
@@ -181,13 +181,13 @@ pub(crate) fn drop_caches() -> Outcome {
     Ok("unmapped pages keep their contents".to_owned())
 }
 
-/// Memory that the hardware has reported as broken: whoever touches it is told, nobody else notices, and it can be freed.
+/// Memory that the hardware reported as broken: accesses fail, other pages are unaffected, and the page can be freed.
 pub(crate) fn broken_memory() -> Outcome {
     needs("CONFIG_MEMORY_FAILURE")?;
     let device = Device::open(8)?;
     let map = device.map(0, 8, SHARED)?;
     (0..8).for_each(|page| map.store(page, 0, page as u64 + 1));
-    // What it says is how well the kernel could do without the page.
+    // The result says how well the kernel recovered; not tested.
     let _ = map.advise(3, 1, libc::MADV_HWPOISON);
     let end = sys::fork(|| map.load(3, 0) as i32)?.wait();
     check(end == End::Signal(libc::SIGBUS), || format!("a touch of broken memory ended by {end:?}"))?;
@@ -198,25 +198,25 @@ pub(crate) fn broken_memory() -> Outcome {
     let others = (0..8).filter(|&page| page != 3).all(|page| map.load(page, 0) == page as u64 + 1);
     check(others, || "other pages have changed".to_owned())?;
     device.free(3, 1)?;
-    // As with any file, an entry for broken memory outlives a hole in the file.
+    // As with any file, an entry for broken memory survives a hole punched in the file.
     map.advise(3, 1, libc::MADV_DONTNEED)?;
     check(map.load(3, 0) == 0, || "the new page isn't clear".to_owned())?;
     Ok("SIGBUS and EIO for the one page, until it's freed and unmapped".to_owned())
 }
 
-/// A process that is killed in a long call ends, and doesn't finish the call first.
+/// A process killed during a long call ends before the call is complete.
 pub(crate) fn killed_at_work() -> Outcome {
     const MANY: u64 = 60_000;
     let device = Device::open(MANY)?;
     let free = free_pages()?;
     let child = sys::fork(|| i32::from(device.fill(0, MANY).is_err()))?;
-    // Not by asking the driver, which answers one at a time.
+    // Don't ask the driver: it serves one call at a time.
     wait_until("the child to be at work", || Ok(free_pages()? + 5000 < free))?;
     child.kill();
     let end = child.wait();
     check(end == End::Signal(libc::SIGKILL), || format!("a killed process ended by {end:?}"))?;
     let pages = device.counts()?.pages;
-    check(pages < MANY, || format!("it has made all {MANY} pages first"))?;
+    check(pages < MANY, || format!("it allocated all {MANY} pages first"))?;
     Ok(format!("after {pages} of {MANY} pages"))
 }
 

@@ -1,6 +1,4 @@
-//! The sample driver, as a process sees it.
-//!
-//! Takes and gives what its ioctls do, typed; a failed call is an error with the kernel's number.
+//! The sample driver's interface, typed. A failed call gives the kernel's errno.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Result;
@@ -11,7 +9,7 @@ use pagemove_sample::uapi::{self, Counts, Listed, Named, One, Policy, Range, Wat
 
 use crate::sys::{self, Kind, Map};
 
-/// What debugfs tells of all opens: a line for each open, each pin, and pages that others keep.
+/// The debugfs list: a line for each open, each pin, and pages held by others.
 pub(crate) fn opens() -> Result<String> {
     fs::read_to_string(format!("/sys/kernel/debug/{}/opens", uapi::DEVICE.to_string_lossy()))
 }
@@ -35,7 +33,7 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// Opens it, with a buffer of so many pages.
+    /// Opens the device, with a buffer of `pages` pages.
     pub(crate) fn open(pages: u64) -> Result<Self> {
         let path = format!("/dev/{}", uapi::DEVICE.to_string_lossy());
         let device = Self { file: OpenOptions::new().read(true).write(true).open(path)? };
@@ -79,7 +77,7 @@ impl Device {
         self.call(uapi::WATCH, &mut One { number: index }.to_bytes())
     }
 
-    /// The frame that the driver's own table has.
+    /// The frame in the driver's own table.
     pub(crate) fn look(&self, index: u64) -> Result<u64> {
         let mut bytes = Watched { index, pfn: 0 }.to_bytes();
         self.call(uapi::LOOK, &mut bytes)?;
@@ -98,7 +96,7 @@ impl Device {
         Counts::from_bytes(&bytes).ok_or_else(|| std::io::Error::other("counts of a wrong length"))
     }
 
-    /// Writes a word by `write`, so by no mapping.
+    /// Writes a word by `write`, not through a mapping.
     pub(crate) fn write_word(&self, page: u64, word: u64, value: u64) -> Result<()> {
         self.file.write_all_at(&value.to_ne_bytes(), page * sys::PAGE as u64 + word * 8)
     }
@@ -108,7 +106,7 @@ impl Device {
         self.read_words(page, word).map(|[word]| word)
     }
 
-    /// Reads words that stand one after the other, by `read`.
+    /// Reads consecutive words by `read`.
     pub(crate) fn read_words<const WORDS: usize>(&self, page: u64, first: u64) -> Result<[u64; WORDS]> {
         let mut bytes = [[0; 8]; WORDS];
         self.file.read_exact_at(bytes.as_flattened_mut(), page * sys::PAGE as u64 + first * 8)?;

@@ -1,14 +1,14 @@
-//! The kernel's own complaints.
+//! The kernel's complaints.
 //!
-//! Takes the kernel's log; gives the lines that no sound driver causes. Promises to have read the log from its beginning,
-//! and to look at the taint flags as well: a module of our own, unsigned, is all that may be there.
+//! Gives the log lines that no correct driver causes. Reads the log from its start, and checks the taint flags: only
+//! those of an unsigned out-of-tree module are allowed.
 
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{ErrorKind, Read, Result};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// What a complaint has in it.
+/// Marks of a complaint.
 const BAD: &[&str] = &[
     "WARNING:",
     "BUG:",
@@ -25,25 +25,25 @@ const BAD: &[&str] = &[
     "unable to handle",
 ];
 
-/// What the kernel tells of itself when it finds no frame, or ends a process for want of memory: no complaint about us.
+/// Printed when an allocation fails or the OOM killer runs: no complaint about the driver.
 const LOW_MEMORY: &str = "Call Trace";
 
-/// Our own lines in the log, around the tests that make memory short.
+/// Our own log lines around tests that use up memory.
 const LOW_MEMORY_BEGINS: &str = "pagemove: memory is made short";
 const LOW_MEMORY_ENDS: &str = "pagemove: memory is left alone";
-/// How many lines before a complaint are told with it.
+/// How many lines to print before a complaint.
 const CONTEXT: usize = 4;
 
 const TEST_BEGINS: &str = "pagemove: test ";
 
-/// Notes in the log which test begins.
+/// Logs the start of a test.
 pub(crate) fn begin(test: &str) -> Result<()> {
-    // However many notes there are: the kernel would leave some out.
+    // Without rate limit: the kernel would drop some of our lines.
     fs::write("/proc/sys/kernel/printk_devkmsg", "on\n")?;
     fs::write("/dev/kmsg", format!("{TEST_BEGINS}{test}"))
 }
 
-/// Notes in the log that from here on the kernel may run out of memory, or no more.
+/// Logs that from here on the kernel is expected to run out of memory, or no longer.
 pub(crate) fn expect_low_memory(expected: bool) -> Result<()> {
     fs::write("/dev/kmsg", if expected { LOW_MEMORY_BEGINS } else { LOW_MEMORY_ENDS })
 }
@@ -51,7 +51,7 @@ pub(crate) fn expect_low_memory(expected: bool) -> Result<()> {
 /// Out of tree (12) and unsigned (13).
 const ALLOWED_TAINT: u64 = 1 << 12 | 1 << 13;
 
-/// Gives what is bad; empty if nothing is.
+/// Gives all complaints.
 pub(crate) fn check() -> Result<Vec<String>> {
     let mut bad = Vec::new();
     let mut log = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
@@ -76,7 +76,7 @@ pub(crate) fn check() -> Result<Vec<String>> {
                 before.drain(..before.len().saturating_sub(CONTEXT));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            // The log went on while we read, and the oldest are gone.
+            // Records were overwritten while we read.
             Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
             Err(error) => return Err(error),
         }

@@ -1,7 +1,6 @@
-//! What a hostile process may try beyond bad arguments: the kernel's other ways to a file, its memory, and its limits.
+//! Tests of a hostile process beyond bad arguments: other ways to open a file, its memory, and its limits.
 //!
-//! Takes the driver freshly loaded; gives facts, as all tests do. Promises that none of it reaches another open's pages,
-//! takes contents away, escapes a memory cgroup, or hides who pins.
+//! None of them reaches another open's pages, loses contents, escapes a memory cgroup, or hides a pin.
 
 use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};
@@ -13,7 +12,7 @@ use crate::marks;
 use crate::sys::{self, End, Map, PAGE, PRIVATE, READ_ONLY, SHARED};
 use crate::verdict::{Outcome, check, expect, needs};
 
-/// The kernel offers ways to open what is open or mapped already: each gives an open of its own.
+/// An open or mapped file can be opened again through `/proc`: that gives a new, separate open.
 pub(crate) fn opened_again() -> Outcome {
     let device = Device::open(16)?;
     let map = device.map(0, 16, SHARED)?;
@@ -32,15 +31,15 @@ pub(crate) fn opened_again() -> Outcome {
     Ok("by map_files and by fd: opens of their own".to_owned())
 }
 
-/// All advice that there is, and that there may be once.
+/// All `madvise` values, including ones not assigned yet.
 pub(crate) fn any_advice() -> Outcome {
-    // Two huge pages' worth, so that there's room for one.
+    // Two huge pages, so that an aligned one fits.
     const MANY: usize = 1024;
     let word = |page: usize| page as u64 + 5;
     let device = Device::open(MANY as u64)?;
     (0..MANY as u64).try_for_each(|page| device.write_word(page, 3, word(page as usize)))?;
     let mut taken = 0;
-    // 100 and 101 break memory, which has a test of its own; 102 guards it, and 103 lets it go.
+    // 100 and 101 poison memory (tested elsewhere); 102 and 103 install and remove guards.
     for advice in (0..40).chain([102, 103]) {
         for kind in [SHARED, PRIVATE, READ_ONLY] {
             let map = device.map(0, MANY, kind)?;
@@ -51,11 +50,11 @@ pub(crate) fn any_advice() -> Outcome {
         let good = (0..MANY).all(|page| map.load(page, 3) == word(page));
         check(good, || format!("contents are gone after advice {advice}"))?;
     }
-    check(taken > 0, || "no advice was taken".to_owned())?;
-    Ok(format!("{taken} times advice was taken, and nothing lost"))
+    check(taken > 0, || "no advice was accepted".to_owned())?;
+    Ok(format!("advice accepted {taken} times, nothing lost"))
 }
 
-/// A transfer between the buffer and a mapping of itself: no lock may be held that the fault within needs.
+/// A transfer between the buffer and its own mapping: the fault inside must not need a lock that is held.
 pub(crate) fn buffer_of_its_own() -> Outcome {
     let device = Device::open(8)?;
     let map = device.map(0, 8, SHARED)?;
@@ -64,19 +63,20 @@ pub(crate) fn buffer_of_its_own() -> Outcome {
         let bytes = sys::transfer(device.fd(), &map, page, 4, write)?;
         check(bytes == 4 * PAGE, || format!("{bytes} bytes at page {page}"))?;
     }
-    check(map.load(0, 0) == 5, || "a word isn't as it was left".to_owned())?;
+    check(map.load(0, 0) == 5, || "a word has changed".to_owned())?;
     let long = device.map(0, 16, SHARED)?;
     let bytes = sys::transfer(device.fd(), &long, 7, 4, false)?;
-    check(bytes == PAGE, || format!("{bytes} bytes into a mapping that goes on past the end"))?;
+    check(bytes == PAGE, || format!("{bytes} bytes into a mapping that extends past the end"))?;
     Ok("read and written by its own mapping".to_owned())
 }
 
-/// Who asks for more than its cgroup may have is ended, by faults as by an ioctl, and what is freed is given back.
+/// A process above its cgroup's limit is killed, whether it allocates by faults or by an ioctl. Freed pages are
+/// uncharged.
 pub(crate) fn memory_limit() -> Outcome {
     const MANY: usize = 8192;
     const LIMIT: u64 = 16 << 20;
     needs("CONFIG_MEMCG")?;
-    // The kernel tells at length whom it ends.
+    // An OOM kill prints a call trace.
     dmesg::expect_low_memory(true)?;
     sys::mount("cgroup2", "/cgroup")?;
     fs::write("/cgroup/cgroup.subtree_control", "+memory")?;
@@ -99,13 +99,14 @@ pub(crate) fn memory_limit() -> Outcome {
         check(end == End::Signal(libc::SIGKILL), || format!("it ended by {end:?}, with {pages} pages"))?;
         check(pages * PAGE as u64 <= LIMIT, || format!("{pages} pages, where {LIMIT} bytes are allowed"))?;
         device.free(0, MANY as u64)?;
-        wait_until("what was freed to be given back", || Ok(charged()? < LIMIT / 4))?;
+        wait_until("freed memory to be uncharged", || Ok(charged()? < LIMIT / 4))?;
     }
     dmesg::expect_low_memory(false)?;
-    Ok("ended at the limit by faults and by an ioctl; all given back".to_owned())
+    Ok("killed at the limit by faults and by an ioctl; all memory uncharged".to_owned())
 }
 
-/// A process that pins, and keeps its open's lock by a read into memory that never comes: the list doesn't wait for it.
+/// A process pins a page, then holds its open's lock with a `read` into memory whose fault never ends. The list must
+/// not wait for it.
 pub(crate) fn listed_while_blocked() -> Outcome {
     needs("CONFIG_USERFAULTFD")?;
     let begun = Map::new(None, 0, 1, SHARED)?;
@@ -133,10 +134,10 @@ pub(crate) fn listed_while_blocked() -> Outcome {
     let lines = lines?;
     check(ended == 0, || format!("its read ended: {ended}"))?;
     check(lines.iter().any(|line| line.contains("name=\"hidden\"")), || format!("not listed: {lines:?}"))?;
-    Ok("listed while its open's lock is taken for good".to_owned())
+    Ok("listed while its open's lock is held for ever".to_owned())
 }
 
-/// A load of a page that is there maps those around it, as with any file.
+/// A load of a present page also maps its neighbours, as with any file.
 pub(crate) fn neighbours() -> Outcome {
     let device = Device::open(64)?;
     device.fill(0, 48)?;

@@ -1,9 +1,9 @@
-//! The first and only program of a guest: loads the sample driver into a stock kernel, tries it, and says what it saw.
+//! The guest's only program (`init`): loads the sample driver into a stock kernel, runs tests, and prints results.
 //!
-//! Takes its orders from the kernel's command line (`pagemove=test`, `pagemove=demo,PAGES,SEED,movable|unmovable`,
-//! `pagemove=soak,SECONDS,SEED`, `pagemove=bench,PAGES,ROUNDS`); gives lines on the console that begin with `@pagemove `
-//! and hold JSON, the last one `{"end": true}`. Promises that each test runs in a process of its own with a limit, and
-//! that the machine is switched off at the end, come what may.
+//! The kernel's command line says what to run (`pagemove=test`, `pagemove=demo,PAGES,SEED,movable|unmovable`,
+//! `pagemove=soak,SECONDS,SEED`, `pagemove=bench,PAGES,ROUNDS`). Results are console lines that begin with `@pagemove `
+//! and hold JSON; the last one is `{"end": true}`. Each test runs in its own process with a time limit. The machine is
+//! always powered off at the end.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -37,13 +37,13 @@ use module::{MODULE, load};
 use sys::{End, errno};
 use verdict::Skip;
 
-/// No test takes longer, on the slowest machine that we know, by far.
+/// Far more than any test takes on the slowest machine known.
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// How often the kernel's log is looked at while a test runs.
+/// How often to check the kernel's log during a test.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How a test's process ends if this kernel can't do what the test is about.
+/// Exit code of a test that this kernel can't run.
 const SKIPPED: i32 = 77;
 
 fn main() {
@@ -105,8 +105,8 @@ fn init() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Runs one test in a process of its own, with the driver freshly loaded, and tells what came of it; gives whether the
-/// driver could be unloaded.
+/// Runs one test in its own process, with the driver newly loaded, and prints the result; tells whether the driver
+/// could be unloaded.
 fn run(test: &tests::Test) -> bool {
     let started = Instant::now();
     let mut unloaded = true;
@@ -114,9 +114,9 @@ fn run(test: &tests::Test) -> bool {
     let mut outcome = loaded.map(|()| false).map_err(|error| format!("can't load the module: {error}"));
     if outcome.is_ok() {
         outcome = in_child(test);
-        // The test's process is gone, and so are its opens: unloading must be possible now.
+        // The test's process and its opens are gone, so unloading must succeed.
         unloaded = (0..50).any(|_| {
-            // A test of unloading may have left none.
+            // A test of unloading may already have unloaded it.
             let done = matches!(errno(&sys::unload_module(MODULE)), 0 | libc::ENOENT);
             if !done {
                 std::thread::sleep(Duration::from_millis(100));
@@ -138,10 +138,10 @@ fn run(test: &tests::Test) -> bool {
     unloaded
 }
 
-/// Gives whether the test was skipped.
+/// Tells whether the test was skipped.
 fn in_child(test: &tests::Test) -> Result<bool, String> {
     let child = sys::fork(|| {
-        // Told like any other failure; `fork` by itself would end the process without a word.
+        // Report a panic as a failure; `fork` alone would exit silently.
         let outcome = std::panic::catch_unwind(test.body).unwrap_or_else(|_| Err("it panicked".into()));
         match outcome {
             Ok(fact) => {
@@ -161,12 +161,12 @@ fn in_child(test: &tests::Test) -> Result<bool, String> {
             Some(End::Exit(0)) => return Ok(false),
             Some(End::Exit(SKIPPED)) => return Ok(true),
             Some(End::Exit(_)) => return Err("the fact above".to_owned()),
-            Some(End::Signal(signal)) => return Err(format!("it was ended by signal {signal}")),
+            Some(End::Signal(signal)) => return Err(format!("it was killed by signal {signal}")),
             None if started.elapsed() > LIMIT => {
                 child.kill();
                 return Err(format!("it took longer than {} s", LIMIT.as_secs()));
             }
-            // What the kernel complains of may leave the test's process waiting for ever.
+            // A kernel bug may block the test's process for ever.
             None if looked.elapsed() > LOOK_EVERY => {
                 let bad = dmesg::check().map_err(|error| error.to_string())?;
                 if let Some(complaint) = bad.into_iter().find(|line| line.starts_with(&format!("in {}:", test.name))) {

@@ -1,4 +1,4 @@
-//! Loading drivers into the kernel.
+//! Loading kernel modules.
 
 use std::fs::File;
 use std::os::fd::AsFd;

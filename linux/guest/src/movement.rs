@@ -1,7 +1,7 @@
-//! The main trial: a worn memory full of driver pages, compacted while processes write to them.
+//! The main test: fragmented memory full of driver pages, compacted while processes write to them.
 //!
-//! Takes a number of pages; gives what moved and what was lost. The pages are faulted in, a random half of them is freed,
-//! some are pinned, and compaction runs while all of `work` goes on. Promises what `work` promises.
+//! Faults in a number of pages, frees a random half, pins some, and compacts while `work` runs. Gives what moved and
+//! what was lost.
 
 use std::io::Result;
 
@@ -11,10 +11,10 @@ use crate::machine::{compact, free_order9};
 use crate::sys::Pipe;
 use crate::work::Scene;
 
-/// Pages that are pinned by `vmsplice`, besides those that the kit pins.
+/// The number of pages pinned by `vmsplice`, besides the kit's pins.
 const SPLICED: usize = 32;
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) kept: u64,
@@ -49,7 +49,7 @@ impl Outcome {
 /// Compacts all memory `rounds` times.
 pub(crate) fn run(pages: usize, seed: u64, rounds: usize) -> Result<Outcome> {
     let scene = Scene::worn(pages, 2, seed)?;
-    // Pinned pages: some by the kit, some by the kernel's own means.
+    // Half of them by the kit, half by `vmsplice`.
     let pipe = Pipe::new(64)?;
     let step = scene.kept.len() / (uapi::MOST_PINS + SPLICED);
     let pinned: Vec<usize> = (0..uapi::MOST_PINS + SPLICED).map(|at| at * step).collect();

@@ -1,7 +1,6 @@
-//! What a driver may rely on: the contract that the engine keeps as well, on a stock kernel.
+//! The driver's contract on a stock kernel: the rules that also run on the engine.
 //!
-//! Takes the driver freshly loaded; gives facts, as all tests do. Promises what `rules` does, and that a move that comes to
-//! nothing is counted at its open: `refused` if the driver said so, `busy` if it wasn't asked.
+//! A failed move is also counted at its open: `refused` if the driver refused, `busy` if it wasn't asked.
 
 use crate::device::{Device, opens_of};
 use crate::machine::frames;
@@ -11,12 +10,12 @@ use crate::verdict::Outcome;
 #[path = "../../sample/tests/contract/rules.rs"]
 mod rules;
 
-use rules::{Came, Hold, Holder, Home, RULES, Result};
+use rules::{Hold, Holder, MoveOutcome, Platform, RULES, Result};
 
-/// Pages of an open.
+/// The size of an open in pages.
 const PAGES: usize = 16;
 
-/// How often the kernel is asked to try a move: a page that is on its way to a list isn't looked at.
+/// How often to ask the kernel for a move: it skips a page on its way to an LRU list.
 const TRIES: usize = 200;
 
 struct Guest {
@@ -25,7 +24,7 @@ struct Guest {
 }
 
 impl Guest {
-    /// What the list of opens has counted.
+    /// A counter in the list of opens.
     fn listed(&self, what: &str) -> Result<u64> {
         let lines = opens_of(std::process::id())?;
         let count = lines.first().and_then(|line| line.split(what).nth(1)?.split(' ').next()?.parse().ok());
@@ -33,7 +32,7 @@ impl Guest {
     }
 }
 
-impl Home for Guest {
+impl Platform for Guest {
     fn call(&self, command: u32, argument: &mut [u8]) -> Result<()> {
         Ok(self.device.call(command, argument).map(drop)?)
     }
@@ -51,24 +50,24 @@ impl Home for Guest {
         Ok(frames(&self.map)?[page as usize])
     }
 
-    fn ask(&self, page: u64) -> Result<Came> {
+    fn request_move(&self, page: u64) -> Result<MoveOutcome> {
         let pages = [page as usize];
         for _ in 0..TRIES {
             let before = (self.frame(page)?, self.listed(" refused=")?, self.listed(" busy=")?);
             let node = sys::nodes_of(&self.map, &pages)?[0];
             sys::move_pages(&self.map, &pages, 1 - node)?;
             if self.frame(page)? != before.0 {
-                return Ok(Came::Moved);
+                return Ok(MoveOutcome::Moved);
             } else if self.listed(" refused=")? > before.1 {
-                return Ok(Came::Refused);
+                return Ok(MoveOutcome::Refused);
             } else if self.listed(" busy=")? > before.2 {
-                return Ok(Came::Busy);
+                return Ok(MoveOutcome::Busy);
             }
         }
-        Err("the kernel has tried no move, or the open doesn't count them".into())
+        Err("the kernel tried no move, or the open doesn't count moves".into())
     }
 
-    /// A guard ends with the call that it's taken in, so no test can have one here. A pin is the same reference.
+    /// A guard ends with its call, so a test can't hold one here. A pin takes the same reference.
     fn hold(&self, holder: Holder, page: u64) -> Result<Option<Box<dyn Hold + '_>>> {
         if holder == Holder::Guard {
             return Ok(None);

@@ -1,6 +1,6 @@
-//! Pages that stay: pinned by the kit under a name, and by the kernel for transfers of all kinds.
+//! Tests of pinned pages: by the kit with a name, and by the kernel for transfers.
 //!
-//! Takes the driver freshly loaded; promises that no pinned page moves, and that each moves once it's let go.
+//! No pinned page moves, and each moves after it is unpinned.
 
 use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
@@ -41,7 +41,7 @@ pub(crate) fn by_name_and_by_pipe() -> Outcome {
     check(kit == 0 && spliced == 0, || format!("{kit} of the kit's pins moved, {spliced} of the pipe's"))?;
     check(all > kept.len() / 4, || format!("only {all} of {} moved", kept.len()))?;
 
-    // A page freed while pinned stays with who pinned it, and is another page for everyone else.
+    // A page freed while pinned stays with its pin; other users get a new page.
     let freed = by_kit[0];
     device.free(freed as u64, 1)?;
     mark(&map, freed);
@@ -55,13 +55,13 @@ pub(crate) fn by_name_and_by_pipe() -> Outcome {
     drop(pipe);
     let pages: Vec<usize> = by_kit[1..].iter().chain(by_pipe).copied().collect();
     let released = move_across(&map, &pages)?;
-    check(released == pages.len(), || format!("{released} of {} moved after their pins were let go", pages.len()))?;
+    check(released == pages.len(), || format!("{released} of {} moved after their pins were released", pages.len()))?;
     let wrong: u64 = kept.iter().map(|&page| wrong_words(&map, page)).sum();
     check(wrong == 0, || format!("{wrong} words are wrong"))?;
-    Ok(format!("{all} of {} moved, none of 64 pinned; {released} of 63 moved once let go", kept.len()))
+    Ok(format!("{all} of {} moved, none of 64 pinned; {released} of 63 moved once unpinned", kept.len()))
 }
 
-/// Fails unless these pages stay, whatever is asked of the kernel, and are told of, and all others move.
+/// Fails unless these pages stay and are listed, and all others move.
 fn must_stay(scene: &Scene, pinned: Range<usize>) -> Result<(), Box<dyn std::error::Error>> {
     let before = frames(&scene.map)?;
     let others: Vec<usize> = scene.kept.iter().copied().filter(|page| !pinned.contains(page)).collect();
@@ -73,53 +73,53 @@ fn must_stay(scene: &Scene, pinned: Range<usize>) -> Result<(), Box<dyn std::err
     let moved = move_across(&scene.map, &others)?;
     check(moved == others.len(), || format!("{moved} of the other {} moved", others.len()))?;
     let (pages, first) = (pinned.len(), pinned.start);
-    // Older kernels take pages for a disk by plain references, not as for a transfer.
+    // Older kernels take plain references for direct I/O, not FOLL_PIN.
     let told = [0, pages].map(|some| format!("  others pages={pages} for_transfers={some} first={first}"));
     let mut lines = Vec::new();
-    // A passing reference to another page counts as well.
-    let found = wait_until("debugfs to tell of the pinned pages", || {
+    // A passing reference to another page is counted too.
+    let found = wait_until("debugfs to list the pinned pages", || {
         lines = opens_of(std::process::id())?;
         Ok(lines.iter().any(|line| told.contains(line)))
     });
-    found.map(drop).map_err(|error| format!("{error}: it tells {lines:?}, none of {told:?}").into())
+    found.map(drop).map_err(|error| format!("{error}: it lists {lines:?}, none of {told:?}").into())
 }
 
 /// Fails unless these pages move.
 fn must_move(scene: &Scene, pages: Range<usize>) -> Result<(), Box<dyn std::error::Error>> {
     let pages: Vec<usize> = pages.collect();
-    // Whoever had them lets go a moment after the call has ended.
-    wait_until("pages to move that nobody pins any more", || Ok(move_across(&scene.map, &pages)? == pages.len()))?;
+    // References may be dropped a moment after the call ends.
+    wait_until("unpinned pages to move", || Ok(move_across(&scene.map, &pages)? == pages.len()))?;
     Ok(())
 }
 
-/// A disk that takes two seconds for each request, so that it can be met at work.
+/// A disk that takes two seconds for each request, so that a test can run during one.
 const SLOW_DISK: &str = "nvme0n1";
 
-/// Requests that the disk has now.
+/// The number of requests at the disk.
 fn in_flight() -> std::io::Result<usize> {
     let text = fs::read_to_string(format!("/sys/block/{SLOW_DISK}/inflight"))?;
     Ok(text.split_whitespace().filter_map(|number| number.parse::<usize>().ok()).sum())
 }
 
-/// Pages that a disk reads into, or writes from, without the page cache between.
+/// Pages under direct I/O.
 pub(crate) fn direct_io() -> Outcome {
     const PINNED: Range<usize> = 100..116;
     needs("CONFIG_BLK_DEV_NVME")?;
     let path = format!("/dev/{SLOW_DISK}");
-    // The kernel finds disks in its own time, and looks for partitions.
+    // Disks are probed asynchronously, and scanned for partitions.
     wait_until("the disk", || fs::exists(&path))?;
-    // This waits for the looking, too.
+    // The open also waits for the scan.
     let disk = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path)?;
     let scene = Scene::whole(400)?;
     let mut facts = Vec::new();
     for (what, write) in [("written from", true), ("read into", false)] {
         let tries = (1..=5).find_map(|tries| match try_transfer(&disk, &scene, PINNED, write) {
             Ok(true) => Some(Ok(tries)),
-            // The disk was faster than this machine; once more.
+            // The disk finished before the checks: try again.
             Ok(false) => None,
             Err(error) => Some(Err(error)),
         });
-        let tries = tries.ok_or("the disk had ended each of five transfers before all was tried")??;
+        let tries = tries.ok_or("the disk finished each of five transfers before the checks")??;
         must_move(&scene, PINNED)?;
         facts.push(format!("{} pages stay while a disk has {what} them, and move afterwards ({tries})", PINNED.len()));
         let wrong: u64 = scene
@@ -131,11 +131,11 @@ pub(crate) fn direct_io() -> Outcome {
         check(wrong == 0, || format!("{wrong} words are wrong"))?;
     }
     let is_zero = |page| (0..sys::WORDS).all(|word| scene.map.load(page, word) == 0);
-    check(PINNED.clone().all(is_zero), || "what the disk has read isn't there".to_owned())?;
+    check(PINNED.clone().all(is_zero), || "the disk's data isn't there".to_owned())?;
     Ok(facts.join("; "))
 }
 
-/// Gives whether the transfer was still under way when all was seen.
+/// Tells whether the transfer was still under way after the checks.
 fn try_transfer(
     disk: &File,
     scene: &Scene,
@@ -154,7 +154,7 @@ fn try_transfer(
     })
 }
 
-/// Buffers that a process has registered, for as long as it likes.
+/// Buffers registered with io_uring, without a time limit.
 pub(crate) fn registered_buffers() -> Outcome {
     const PINNED: Range<usize> = 30..62;
     needs("CONFIG_IO_URING")?;
@@ -162,7 +162,7 @@ pub(crate) fn registered_buffers() -> Outcome {
     let ring = Ring::new()?;
     for closed in [false, true] {
         if !ring.register(&scene.map, PINNED.start, PINNED.len())? {
-            // A file of the kernel's own, to compare with. (A file in `tmpfs` isn't like others.)
+            // A file on ramfs, to compare with. (tmpfs differs from other file systems here.)
             sys::mount("ramfs", "/ordinary")?;
             let file = File::options().read(true).write(true).create(true).truncate(true).open("/ordinary/file")?;
             file.set_len(sys::PAGE as u64)?;
@@ -182,5 +182,5 @@ pub(crate) fn registered_buffers() -> Outcome {
     must_move(&scene, PINNED)?;
     let wrong = scene.wrong_words();
     check(wrong == 0, || format!("{wrong} words are wrong"))?;
-    Ok(format!("{} pages stay while registered, and move once let go, or their ring is closed", PINNED.len()))
+    Ok(format!("{} pages stay while registered, and move once unregistered or once their ring is closed", PINNED.len()))
 }

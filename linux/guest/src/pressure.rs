@@ -1,7 +1,7 @@
-//! Little memory: no frames to move to, and none at all.
+//! Tests of low memory: no free frames as destinations, and none at all.
 //!
-//! Takes the driver freshly loaded; promises that moves fail with nothing lost and work again afterwards, and that who
-//! asks for too much is ended, with all of it given back, and nobody else.
+//! Moves fail without losing anything, and work again afterwards. A process that asks for too much is killed, with all
+//! its memory freed, and no other process is.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ use crate::sys::{self, End, MPOL_PREFERRED, Map, PRIVATE, SHARED};
 use crate::verdict::{Outcome, check};
 use crate::work::Scene;
 
-/// Fills a node with memory that can't go elsewhere; what it has no room for comes from the other.
+/// Fills a node with anonymous memory; what doesn't fit comes from the other node.
 fn filler(node: i32) -> std::io::Result<Map> {
     let pages = free_pages_of(node)? as usize;
     let map = Map::new(None, 0, pages, PRIVATE)?;
@@ -25,7 +25,7 @@ fn filler(node: i32) -> std::io::Result<Map> {
 }
 
 pub(crate) fn no_destinations() -> Outcome {
-    // The kernel tells at length of a frame that it hasn't found.
+    // A failed allocation prints a call trace.
     dmesg::expect_low_memory(true)?;
     let scene = Scene::whole(3000)?;
     let all = scene.kept.len();
@@ -37,7 +37,7 @@ pub(crate) fn no_destinations() -> Outcome {
     let full = filler(1)?;
     let free = free_pages_of(1)?;
     let (there, report) = scene.during(21, || -> std::io::Result<usize> {
-        // What isn't moved is told of as an error of the call, or of the page.
+        // A page not moved is reported by the call's errno, or by the page's status.
         let there = on(1).or_else(|error| {
             let is_short = error.kind() == std::io::ErrorKind::OutOfMemory;
             if is_short { Ok(0) } else { Err(error) }
@@ -58,13 +58,13 @@ pub(crate) fn no_destinations() -> Outcome {
 }
 
 pub(crate) fn out_of_memory() -> Outcome {
-    // The kernel tells at length whom it ends.
+    // An OOM kill prints a call trace.
     dmesg::expect_low_memory(true)?;
     let scene = Scene::whole(2000)?;
     let free = free_pages_everywhere()?;
     let greedy = |by_faults: bool| {
         let child = sys::fork(|| {
-            // So that it's this process, whoever may be asking for memory at that moment.
+            // Makes the OOM killer choose this process, whoever allocates at that moment.
             let Ok(()) = fs::write("/proc/self/oom_score_adj", "1000") else { return 2 };
             let Ok(device) = Device::open(uapi::MOST_PAGES) else { return 3 };
             if by_faults {
@@ -73,7 +73,7 @@ pub(crate) fn out_of_memory() -> Outcome {
             } else {
                 let _ = device.fill(0, uapi::MOST_PAGES);
             }
-            // More than the machine has: never.
+            // Never reached: this is more than the machine has.
             5
         });
         child.map(|child| child.wait())
@@ -83,10 +83,10 @@ pub(crate) fn out_of_memory() -> Outcome {
         compact()?;
         Ok(ends)
     })?;
-    check(ends == [End::Signal(libc::SIGKILL); 2], || format!("asking for too much ended by {ends:?}"))?;
+    check(ends == [End::Signal(libc::SIGKILL); 2], || format!("asking for too much memory ended by {ends:?}"))?;
     report.sound()?;
     let mut last = 0;
-    let given_back = wait_until("all memory to be given back", || {
+    let given_back = wait_until("all memory to be freed", || {
         last = free_pages_everywhere()?;
         Ok(last + 2000 > free)
     });
@@ -94,5 +94,5 @@ pub(crate) fn out_of_memory() -> Outcome {
     let ((), report) = scene.during(24, compact)?;
     report.sound()?;
     dmesg::expect_low_memory(false)?;
-    Ok("who asks for too much by faults, or by an ioctl, is ended, and all is given back".to_owned())
+    Ok("a process that asks for too much by faults or by an ioctl is killed, and all its memory is freed".to_owned())
 }

@@ -1,9 +1,9 @@
-//! The soak: everything at once, for as long as asked.
+//! The soak test: everything at once, for as long as asked.
 //!
-//! Takes a time and a seed; gives what was done, and tells how far it is meanwhile. Three processes do to buffers of their
-//! own what a process can, in random order, each with a model of what every page must hold; beside them the kernel moves
-//! pages in all the ways of `triggers`, memory wears out and runs short. Promises that each page is compared with the
-//! model time and again, and that a failure says which process, what it did last, and with which seed; a hang is one.
+//! Takes a time and a seed; prints progress and results. Three processes call everything on their own buffers in random
+//! order, each with a model of every page's contents. Meanwhile the kernel moves pages in all the ways of `triggers`,
+//! and memory is fragmented and used up. Pages are compared with the model again and again. A failure names the
+//! process, its last action and the seed. A hang is a failure.
 
 use std::error::Error;
 use std::fs;
@@ -20,25 +20,25 @@ use crate::sys::{self, Child, End, Map, PRIVATE, Pipe, READ_ONLY, Ring, SHARED, 
 use crate::triggers::Block;
 use crate::work::frames_of;
 
-/// Processes at work.
+/// The number of working processes.
 const WORKERS: usize = 3;
-/// The largest buffer.
+/// The size of the largest buffer in pages.
 const PAGES: usize = 1024;
-/// What a buffer goes through before it's closed.
+/// The number of steps before a buffer is closed.
 const LIFE: usize = 200;
-/// What the processes need to go on, so that the kernel has to end none.
+/// Pages left for the processes, so that the OOM killer doesn't run.
 const SPARE: usize = 10_000;
 const PROGRESS: Duration = Duration::from_secs(15);
-/// A turn takes some seconds, on a machine with more to do half a minute.
+/// A turn takes some seconds, on a busy machine half a minute.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Words of the page by which the processes are told: that it's over, and what turn it is.
+/// Words of the shared page: stop flag, and the current turn.
 const STOP: usize = 0;
 const TURN: usize = 1;
 
 type Part<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// What each process counts, in memory that all share: a page for each.
+/// Each process's counters, in shared memory: one page for each process.
 #[derive(Clone, Copy)]
 enum Count {
     Steps,
@@ -47,9 +47,9 @@ enum Count {
     Compared,
 }
 
-/// Goes on for `time`; gives what was done in words.
+/// Runs for `time`; prints what was done.
 pub(crate) fn run(time: Duration, seed: u64) -> Result<(), Box<dyn Error>> {
-    // It will be short of frames time and again, and tell of that at length.
+    // Allocations will fail often, and print call traces.
     dmesg::expect_low_memory(true)?;
     let counts = Map::new(None, 0, WORKERS, SHARED)?;
     let stop = Map::new(None, 0, 1, SHARED)?;
@@ -98,7 +98,7 @@ fn told(counts: &Map, movers: &Movers) -> String {
     )
 }
 
-/// What the kernel was asked for.
+/// Counts of what the kernel was asked for.
 #[derive(Debug, Default)]
 struct Movers {
     compactions: u64,
@@ -109,7 +109,7 @@ struct Movers {
     shortages: u64,
 }
 
-/// Moves pages in all ways until the time is over, or a worker has ended; tells the watchdog of each turn.
+/// Moves pages in all ways until the time is over or a worker ends; writes each turn's number for the watchdog.
 fn mind(workers: &[Child], counts: &Map, stop: &Map, time: Duration, seed: u64) -> Result<Movers, Box<dyn Error>> {
     let (started, mut told_at) = (Instant::now(), Instant::now());
     let mut random = Random::new(seed + 1000);
@@ -120,7 +120,7 @@ fn mind(workers: &[Child], counts: &Map, stop: &Map, time: Duration, seed: u64) 
             break;
         }
         if let Some(number) = workers.iter().position(|worker| worker.ended().is_some()) {
-            return Err(format!("process {number} has ended before its time").into());
+            return Err(format!("process {number} ended early").into());
         }
         if told_at.elapsed() > PROGRESS {
             told_at = Instant::now();
@@ -134,7 +134,7 @@ fn mind(workers: &[Child], counts: &Map, stop: &Map, time: Duration, seed: u64) 
             2 => fs::write("/proc/sys/vm/drop_caches", "3")?,
             3 => movers.soft_offline()?,
             4 => {
-                // Leaves what a process needs to go on without the kernel ending one.
+                // Leaves enough for the processes to run without the OOM killer.
                 let pages = (free_pages()? as usize).saturating_sub(SPARE);
                 let map = Map::new(None, 0, pages.max(1), PRIVATE)?;
                 (0..map.pages()).for_each(|page| map.store(page, 0, 1));
@@ -151,7 +151,7 @@ fn mind(workers: &[Child], counts: &Map, stop: &Map, time: Duration, seed: u64) 
     Ok(movers)
 }
 
-/// Ends the guest when a turn doesn't end, and tells where everybody is: someone waits for ever.
+/// Ends the guest when a turn hangs, and prints every process's stack.
 fn watch(stop: &Map, seed: u64) -> i32 {
     let (mut turn, mut since) = (0, Instant::now());
     loop {
@@ -163,7 +163,7 @@ fn watch(stop: &Map, seed: u64) -> i32 {
             for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
                 let Ok(process) = entry.file_name().display().to_string().parse::<u32>() else { continue };
                 let read = |name| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
-                // The kernel's own threads have no memory, and nothing to tell.
+                // Kernel threads have no memory, and are skipped.
                 let (stack, memory) = (read("stack"), read("statm"));
                 if !memory.starts_with("0 ") {
                     let what = format!("process {process} is at {}", stack.trim().replace('\n', " "));
@@ -175,7 +175,7 @@ fn watch(stop: &Map, seed: u64) -> i32 {
     }
 }
 
-/// Takes memory, gives a random half of it back, and compacts the rest, or has huge pages made of it; gives how many.
+/// Allocates memory, frees a random half, then compacts or allocates huge pages; gives the number of huge pages.
 fn wear(random: &mut Random, huge: bool) -> std::io::Result<u64> {
     const POOL: &str = "/proc/sys/vm/nr_hugepages";
     let pages = if huge { (free_pages()? as usize).saturating_sub(SPARE) } else { 3000 };
@@ -195,60 +195,60 @@ fn wear(random: &mut Random, huge: bool) -> std::io::Result<u64> {
 }
 
 impl Movers {
-    /// Plugs a block of memory in, lets pages come, and takes it away again.
+    /// Brings a memory block online, lets pages move there, and takes it offline again.
     fn one_block(&mut self, block: &Block) -> Result<(), Box<dyn Error>> {
         block.set("online_movable")?;
         sys::migrate_pages(0, 1)?;
         wear(&mut Random::new(self.offline_tries), false)?;
         self.offline_tries += 1;
-        // It waits for what is pinned, and the workers let go of that.
+        // Waits for pinned pages, which the workers unpin in time.
         block.set("offline")?;
         self.offlined += 1;
         Ok(())
     }
 
     fn soft_offline(&mut self) -> std::io::Result<()> {
-        // Each costs a frame for ever.
+        // Each soft-offlining costs a frame for ever.
         if is_configured("CONFIG_MEMORY_FAILURE")? && self.soft_offlined < 200 {
             let device = Device::open(4)?;
             let map = device.map(0, 4, SHARED)?;
             (0..4).for_each(|page| map.store(page, 0, 1));
             self.soft_offlined += u64::from(errno(&map.advise(2, 1, libc::MADV_SOFT_OFFLINE)) == 0);
             if (0..4).any(|page| map.load(page, 0) != 1) {
-                return Err(std::io::Error::other("soft-offlining has lost a word"));
+                return Err(std::io::Error::other("soft-offlining lost a word"));
             }
         }
         Ok(())
     }
 }
 
-/// A process at work.
+/// A working process.
 struct Worker<'a> {
     random: Random,
     number: usize,
     counts: &'a Map,
-    /// What it does now, for whoever looks into a failure.
+    /// The current action, for the failure message.
     last: &'static str,
 }
 
-/// A page that stays.
+/// A page that must not move.
 struct Pinned {
     page: usize,
     frame: u64,
 }
 
-/// A buffer with its model.
+/// A buffer, with the model of its contents.
 struct Life {
     device: Device,
     map: Map,
-    /// What the two words of each page must be.
+    /// The value of each page's two words.
     model: Vec<u64>,
     size: usize,
     pinned: Vec<Pinned>,
     ring: Option<(Ring, Vec<Pinned>)>,
 }
 
-/// A word in each half of a page.
+/// One word in each half of a page.
 const HALVES: [usize; 2] = [3, 300];
 const PIN: &str = "soak";
 
@@ -303,7 +303,7 @@ impl Life {
         Ok(())
     }
 
-    /// Before pages go: who pins them would have others afterwards.
+    /// Before pages are freed: otherwise the pins would be on other pages afterwards.
     fn let_go(&mut self) -> Part<()> {
         while !self.pinned.is_empty() {
             self.unpin()?;
@@ -334,7 +334,7 @@ impl Worker<'_> {
             self.count(Count::Lives, 1);
             self.count(Count::Moves, life.device.counts()?.moved);
             self.last = "closing";
-            // In any order, pins and all.
+            // In either order, with pins left.
             let Life { device, map, .. } = life;
             if self.random.below(2) == 0 { drop((device, map)) } else { drop((map, device)) }
         }
@@ -359,7 +359,7 @@ impl Worker<'_> {
                 self.last = "write and read";
                 for word in HALVES {
                     life.device.write_word(page as u64, word as u64, value)?;
-                    must(life.device.read_word(page as u64, word as u64)? == value, "what was written isn't read")?;
+                    must(life.device.read_word(page as u64, word as u64)? == value, "a write isn't read back")?;
                 }
                 life.model[page] = value;
             }
@@ -369,7 +369,7 @@ impl Worker<'_> {
             }
             8 => {
                 self.last = "mremap";
-                // A registered buffer goes by address no more, so its pages are looked at first.
+                // After mremap the registered pages have other addresses, so check them first.
                 life.unregister()?;
                 life.map.remap()?;
             }
@@ -434,8 +434,8 @@ impl Worker<'_> {
             }
             18 => {
                 self.last = "vmsplice";
-                // A memory block that goes offline has the refused pages isolated until they go, and a compaction waits
-                // while so many are: whoever refuses and then compacts would wait for itself.
+                // Offlining keeps refused pages isolated until they move, and compaction waits while too many are
+                // isolated. So a process that refuses and then compacts would wait for itself.
                 life.device.policy(Policy::Allow)?;
                 let mut pipe = Pipe::new(1)?;
                 life.compare(page)?;
@@ -451,7 +451,7 @@ impl Worker<'_> {
                 life.unregister()?;
                 let ring = Ring::new()?;
                 let registered = match ring.register(&life.map, page, some) {
-                    // Such pages may have to leave the spare block first, and there's no room now.
+                    // Registering may have to move pages out of the spare block first, and there is no memory now.
                     Err(error) if error.kind() == ErrorKind::OutOfMemory => false,
                     other => other?,
                 };
@@ -479,7 +479,7 @@ impl Worker<'_> {
             23 | 24 => {
                 self.last = "move_pages";
                 let pages: Vec<usize> = (page..page + some).collect();
-                // What can't be moved now stays; the words must be right in any case.
+                // Pages that can't be moved stay; the contents must be right either way.
                 let _ = sys::move_pages(&life.map, &pages, self.random.below(2) as i32);
             }
             _ => {

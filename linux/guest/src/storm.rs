@@ -1,7 +1,6 @@
-//! Storms: everything that may happen to a mapping, a buffer or the module, while compaction moves pages.
+//! Stress tests: everything that can happen to a mapping, a buffer or the module, while compaction moves pages.
 //!
-//! Takes some seconds; gives what was done. Promises that each page's words are known at each time: a word that isn't as
-//! it was left, or a page of somebody else's, is a failure.
+//! The words of each page are known at all times. A wrong word, or a page of another open, is a failure.
 
 use std::error::Error;
 use std::fs;
@@ -16,27 +15,27 @@ use crate::verdict::{Outcome, check};
 
 const TIME: Duration = Duration::from_secs(8);
 const PAGES: usize = 1024;
-/// A slow machine does these after the time is over.
+/// At least this many rounds, also on a slow machine whose time is over.
 const FEWEST: u64 = 10;
 
-/// Words that are known of each page: the first, the last, and one on each side of its middle.
+/// The checked words of each page: the first, the last, and one on each side of the middle.
 const KNOWN: [usize; 4] = [0, 200, 300, WORDS - 1];
 
-/// Writes a page's known words.
+/// Writes a page's checked words.
 fn put(map: &Map, page: usize, value: u64) {
     KNOWN.iter().for_each(|&word| map.store(page, word, value));
 }
 
-/// Whether a page's known words are this.
+/// Tells whether a page's checked words have this value.
 fn has(map: &Map, page: usize, value: u64) -> bool {
     KNOWN.iter().all(|&word| map.load(page, word) == value)
 }
 
-/// What a thread of a storm comes to.
+/// The result of a stress thread.
 type Part<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Runs `body` in two threads, each with its number, while a third compacts, and lists all opens; gives the sum of what they
-/// return.
+/// Runs `body` in two threads, each with its number, while this one compacts and lists all opens; gives the sum of
+/// their results, and the number of compactions.
 fn storm(body: fn(u64, &AtomicBool) -> Part<u64>) -> Result<(u64, u64), Box<dyn Error>> {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -53,7 +52,7 @@ fn storm(body: fn(u64, &AtomicBool) -> Part<u64>) -> Result<(u64, u64), Box<dyn 
         while started.elapsed() < TIME && threads.iter().all(|thread| !thread.is_finished()) {
             compact()?;
             compactions += 1;
-            // As an administrator may at any time. While the module is out there is none.
+            // As an administrator may at any time. Fails while the module is unloaded.
             let _ = opens();
         }
         done.store(true, Ordering::Relaxed);
@@ -61,7 +60,7 @@ fn storm(body: fn(u64, &AtomicBool) -> Part<u64>) -> Result<(u64, u64), Box<dyn 
         for thread in threads {
             match thread.join().map_err(|_| "a thread panicked")? {
                 Ok(number) => sum += number,
-                // Of all: one that fails ends the storm for the others before they have done much.
+                // Report all errors: the first one ends the test for the other threads.
                 Err(error) => faults.push(error.to_string()),
             }
         }
@@ -87,7 +86,7 @@ pub(crate) fn mappings() -> Outcome {
             round += 1;
             for _ in 0..200 {
                 let page = random.below(PAGES);
-                must(has(&map, page, last[page]), "a word isn't as it was left")?;
+                must(has(&map, page, last[page]), "a word has changed")?;
                 last[page] = round << 20 | page as u64;
                 put(&map, page, last[page]);
             }
@@ -97,14 +96,14 @@ pub(crate) fn mappings() -> Outcome {
                 1 => map.remap()?,
                 2 => {
                     map.protect(first, some, false)?;
-                    must(has(&map, first, last[first]), "a word isn't as it was left, write-protected")?;
+                    must(has(&map, first, last[first]), "a write-protected word has changed")?;
                     map.protect(first, some, true)?;
                 }
                 3 => map.advise(first, some, libc::MADV_DONTNEED).map(drop)?,
                 4 => {
                     let child = sys::fork(|| {
                         let seen = (0..PAGES).step_by(7).all(|page| has(&map, page, last[page]));
-                        // Words of its own, for the parent to find.
+                        // Written for the parent to check.
                         (0..PAGES).step_by(7).for_each(|page| map.store(page, 4, round));
                         i32::from(!seen)
                     })?;
@@ -116,7 +115,7 @@ pub(crate) fn mappings() -> Outcome {
                 }
                 6 => {
                     map.lock(first, some, true)?;
-                    must(has(&map, first, last[first]), "a word isn't as it was left, locked")?;
+                    must(has(&map, first, last[first]), "a locked word has changed")?;
                     map.lock(first, some, false)?;
                 }
                 7 => map.advise(first, some, libc::MADV_PAGEOUT).map(drop)?,
@@ -128,16 +127,16 @@ pub(crate) fn mappings() -> Outcome {
                 }
             }
             if round % 16 == 0 {
-                must((0..PAGES).all(|page| has(&map, page, last[page])), "a word isn't as it was left")?;
+                must((0..PAGES).all(|page| has(&map, page, last[page])), "a word has changed")?;
                 let now = frames(&map)?;
-                // Where there's an entry both times: one that was taken away says nothing.
+                // Only entries present both times count: an entry that was taken away tells nothing.
                 let is_move = |(before, now): &(&u64, &u64)| **before != 0 && **now != 0 && before != now;
                 moved += before.iter().zip(&now).filter(is_move).count() as u64;
                 before = now;
             }
         }
-        must((0..PAGES).all(|page| has(&map, page, last[page])), "a word isn't as it was left, at the end")?;
-        // Two numbers in one.
+        must((0..PAGES).all(|page| has(&map, page, last[page])), "a word has changed by the end")?;
+        // Two numbers in one word.
         Ok(round << 32 | moved)
     })?;
     let moved = rounds & 0xffff_ffff;
@@ -165,7 +164,7 @@ pub(crate) fn truncations() -> Outcome {
                         device.resize(PAGES as u64)?;
                         must(
                             (0..PAGES).all(|page| has(&map, page, if page < size { mark } else { 0 })),
-                            "a cut is wrong",
+                            "a truncation is wrong",
                         )?;
                     }
                     1 => {
@@ -179,14 +178,14 @@ pub(crate) fn truncations() -> Outcome {
                     2 => {
                         device.pin(size as u64, "storm")?;
                         device.free(0, PAGES as u64)?;
-                        must(has(&map, size, 0), "a page that is freed while pinned is still there")?;
+                        must(has(&map, size, 0), "a page freed while pinned is still mapped")?;
                         device.unpin(size as u64, "storm")?;
                     }
-                    _ => must((0..PAGES).all(|page| has(&map, page, mark)), "a word isn't as it was left")?,
+                    _ => must((0..PAGES).all(|page| has(&map, page, mark)), "a word has changed")?,
                 }
             }
             moved += device.counts()?.moved;
-            // One in two goes while it's mapped still, one the other way round; one leaves a pin.
+            // Half of the time the device is closed while mapped, otherwise the reverse, with a pin left.
             if round % 4 < 2 { drop(device) } else { device.pin(0, "left").map(drop)? }
         }
         Ok(round << 32 | moved)
@@ -196,7 +195,7 @@ pub(crate) fn truncations() -> Outcome {
     Ok(format!("{} rounds, {compactions} compactions, {moved} moves", rounds >> 32))
 }
 
-/// Faults on pages that are freed at the same moment: whoever has a page mapped has the one that is in the buffer.
+/// Faults on pages that are being freed: every mapping shows the page that is in the buffer.
 pub(crate) fn faults() -> Outcome {
     const FEW: usize = 16;
     let (rounds, compactions) = storm(|number, done| {
@@ -214,7 +213,7 @@ pub(crate) fn faults() -> Outcome {
             for page in 0..FEW {
                 map.store(page, 9, round);
                 let (mapped, read) = (other.load(page, 9), device.read_word(page as u64, 9)?);
-                must(mapped == round && read == round, "a page is mapped that isn't in the buffer any more")?;
+                must(mapped == round && read == round, "a mapped page is no longer in the buffer")?;
             }
         }
         Ok(round)
@@ -222,7 +221,7 @@ pub(crate) fn faults() -> Outcome {
     Ok(format!("{rounds} rounds, {compactions} compactions"))
 }
 
-/// Loading, using, closing and unloading, while what was used is compacted.
+/// Loads, uses, closes and unloads the module, while compaction moves its pages.
 pub(crate) fn unloads() -> Outcome {
     const SPLICED: usize = 4;
     const FEW: usize = 512;
@@ -231,7 +230,7 @@ pub(crate) fn unloads() -> Outcome {
         let (mut round, mut moved) = (0, 0);
         while number == 0 && round <= FEWEST || !done.load(Ordering::Relaxed) {
             if number == 1 {
-                // Wears the memory out, so that there is something to compact.
+                // Fragments memory, so that there is something to compact.
                 let map = Map::new(None, 0, 8 * PAGES, PRIVATE)?;
                 (0..map.pages()).for_each(|page| map.store(page, 0, 1));
                 for page in (0..map.pages()).filter(|_| random.below(2) == 0) {
@@ -243,11 +242,11 @@ pub(crate) fn unloads() -> Outcome {
             let device = Device::open(FEW as u64)?;
             let map = device.map(0, FEW, SHARED)?;
             (0..FEW).for_each(|page| put(&map, page, round << 12 | page as u64));
-            // These outlive the open, and the module.
+            // These outlive the open and the module.
             let mut pipe = Pipe::new(SPLICED)?;
             (0..SPLICED).try_for_each(|page| map.vmsplice(page, &pipe))?;
             let child = sys::fork(|| i32::from((0..FEW).any(|page| !has(&map, page, round << 12 | page as u64))))?;
-            must((0..FEW).all(|page| has(&map, page, round << 12 | page as u64)), "a word isn't as it was left")?;
+            must((0..FEW).all(|page| has(&map, page, round << 12 | page as u64)), "a word has changed")?;
             moved += device.counts()?.moved;
             if random.below(2) == 0 {
                 drop((device, map))
@@ -257,7 +256,7 @@ pub(crate) fn unloads() -> Outcome {
             must(child.wait() == End::Exit(0), "a child saw other words")?;
             wait_until("the module to be unloaded", || match errno(&sys::unload_module(crate::module::MODULE)) {
                 0 => Ok(true),
-                // What was closed last goes a moment later.
+                // The last close takes effect a moment later.
                 libc::EAGAIN | libc::EBUSY => Ok(false),
                 other => Err(std::io::Error::from_raw_os_error(other)),
             })?;

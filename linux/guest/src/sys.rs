@@ -1,10 +1,9 @@
-//! Linux, as the tests need it: memory that is mapped, processes, and some calls that the standard library hasn't.
+//! System calls for the tests: mapped memory, processes, and calls that the standard library lacks.
 //!
-//! Takes plain values; gives typed ones, and errors with the name of the call. The only module with `unsafe`. It relies on:
-//! a [`Map`]'s range stays mapped until it's dropped (tests that unmap or move parts of one do so through the map that
-//! has it), and every access to it is one volatile load or store of an aligned word, which a page that moves or is
-//! written by others can't make undefined. What faults (past the end) ends the process by a signal: tests that want
-//! that fork first.
+//! Typed values in and out; errors carry the call's name. The only module with `unsafe`. It relies on: a [`Map`]'s
+//! range stays mapped until dropped (tests unmap or move parts only through their map). Each access is one volatile
+//! load or store of an aligned word, which moves and concurrent writes can't make undefined. An access past the end
+//! kills the process by a signal, so tests that want that fork first.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -23,7 +22,7 @@ fn named(call: &str) -> Error {
     Error::new(error.kind(), format!("{call}: {error}"))
 }
 
-/// The number of the last call's error.
+/// The errno of a result; 0 if it is ok.
 pub(crate) fn errno(result: &Result<i64>) -> i32 {
     match result {
         Ok(_) => 0,
@@ -38,12 +37,12 @@ pub(crate) struct Map {
     pages: usize,
 }
 
-// SAFETY: all accesses are volatile words; races are the tests' own matter.
+// SAFETY: all accesses are volatile words; tests expect races.
 unsafe impl Send for Map {}
 // SAFETY: as above.
 unsafe impl Sync for Map {}
 
-/// What kind of mapping.
+/// The kind of a mapping.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kind {
     pub(crate) private: bool,
@@ -62,7 +61,7 @@ impl Map {
             | if file.is_none() { libc::MAP_ANONYMOUS } else { 0 };
         let fd = file.map_or(-1, |file| file.as_raw_fd());
         let offset = first as i64 * PAGE as i64;
-        // SAFETY: a new mapping where the kernel likes.
+        // SAFETY: a new mapping at an address of the kernel's choice.
         let at = unsafe { libc::mmap(std::ptr::null_mut(), pages * PAGE, protection, flags, fd, offset) };
         if at == libc::MAP_FAILED {
             return Err(named("mmap"));
@@ -95,7 +94,7 @@ impl Map {
 
     pub(crate) fn advise(&self, first: usize, pages: usize, advice: i32) -> Result<i64> {
         let at = self.word(first, 0);
-        // SAFETY: within the mapping; what is lost by it is of the tests' own making.
+        // SAFETY: within the mapping; tests expect contents to be lost.
         let result = unsafe { libc::madvise(at.cast(), pages * PAGE, advice) };
         if result == 0 { Ok(0) } else { Err(Error::last_os_error()) }
     }
@@ -111,7 +110,7 @@ impl Map {
     pub(crate) fn remap(&mut self) -> Result<()> {
         let (size, target) = (self.pages * PAGE, Self::new(None, 0, self.pages, PRIVATE)?);
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        // SAFETY: both ranges are ours; the target's is replaced, and the old one gone.
+        // SAFETY: both ranges are ours; the target is replaced, and the old range is gone.
         let at = unsafe { libc::mremap(self.at.as_ptr().cast(), size, size, flags, target.at.as_ptr()) };
         if at == libc::MAP_FAILED {
             return Err(named("mremap"));
@@ -121,7 +120,7 @@ impl Map {
         Ok(())
     }
 
-    /// Keeps pages in memory, or no more.
+    /// Locks pages in memory, or unlocks them.
     pub(crate) fn lock(&self, first: usize, pages: usize, lock: bool) -> Result<()> {
         let (at, bytes) = (self.word(first, 0).cast(), pages * PAGE);
         // SAFETY: within the mapping.
@@ -140,7 +139,7 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // SAFETY: ours alone, and of no use any more.
+        // SAFETY: our mapping, no longer used.
         unsafe { libc::munmap(self.at.as_ptr().cast(), self.pages * PAGE) };
     }
 }
@@ -173,16 +172,16 @@ pub(crate) fn ioctl(file: BorrowedFd<'_>, command: u32, argument: &mut [u8]) -> 
     ioctl_at(file, command, argument.as_mut_ptr() as usize)
 }
 
-/// The same with any address, bad ones as well.
+/// The same with any address, also invalid ones.
 pub(crate) fn ioctl_at(file: BorrowedFd<'_>, command: u32, address: usize) -> Result<i64> {
-    // SAFETY: the callers' argument is as long as the command says, or no memory at all.
+    // SAFETY: the argument is as long as the command says, or the address is invalid.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), command as libc::Ioctl, address) };
     if result < 0 { Err(Error::last_os_error()) } else { Ok(result.into()) }
 }
 
-/// Reads or writes at an address that is no memory.
+/// Reads or writes at an invalid address.
 pub(crate) fn read_to_nowhere(file: BorrowedFd<'_>, write: bool) -> Result<i64> {
-    // SAFETY: the kernel finds out that there is no memory; that's the test.
+    // SAFETY: the kernel rejects the address; that is the test.
     let result = unsafe {
         if write {
             libc::pwrite(file.as_raw_fd(), 8 as *const _, 64, 0)
@@ -193,9 +192,9 @@ pub(crate) fn read_to_nowhere(file: BorrowedFd<'_>, write: bool) -> Result<i64> 
     if result < 0 { Err(Error::last_os_error()) } else { Ok(result as i64) }
 }
 
-/// Maps with any arguments; only to see whether it's refused. What is mapped is unmapped at once.
+/// Maps with any arguments, to test refusals. A successful mapping is unmapped at once.
 pub(crate) fn try_map(file: BorrowedFd<'_>, offset: i64, bytes: usize) -> Result<i64> {
-    // SAFETY: a new mapping where the kernel likes, unmapped before anyone uses it.
+    // SAFETY: a new mapping at an address of the kernel's choice, unmapped before any use.
     unsafe {
         let at = libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), offset);
         if at == libc::MAP_FAILED {
@@ -206,7 +205,7 @@ pub(crate) fn try_map(file: BorrowedFd<'_>, offset: i64, bytes: usize) -> Result
     Ok(0)
 }
 
-/// Asks for the file's cached pages to be dropped.
+/// Asks the kernel to drop the file's cached pages.
 pub(crate) fn advise_dont_need(file: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: a plain call.
     let number = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
@@ -220,21 +219,21 @@ pub(crate) enum End {
     Signal(i32),
 }
 
-/// A child process; killed when dropped, so that a test which fails leaves none that holds the device open.
+/// A child process. Killed when dropped, so that a failed test doesn't leave the device open.
 #[derive(Debug)]
 pub(crate) struct Child {
     process: i32,
     end: Cell<Option<End>>,
 }
 
-/// Runs `child` in a process of its own, a copy of this one, and ends it with what it returns.
+/// Runs `child` in a forked process, and exits that with its result.
 pub(crate) fn fork(child: impl FnOnce() -> i32) -> Result<Child> {
-    // SAFETY: the child goes on with a copy of all that this thread has. The tests fork from threads, too: no lock that
-    // the child needs is held then but the allocator's, which glibc sees to.
+    // SAFETY: the child has a copy of this thread's memory. Tests also fork from threads: of the locks that the child
+    // needs, only the allocator's may be held, and glibc handles that one.
     match unsafe { libc::fork() } {
         -1 => Err(named("fork")),
         0 => {
-            // A panic must not go on into what this copy has of the parent's, which drops (and so kills) other children.
+            // A panic must not unwind into the copies of the parent's values: dropping them would kill other children.
             let code = panic::catch_unwind(AssertUnwindSafe(child)).unwrap_or(101);
             // SAFETY: ends the process.
             unsafe { libc::_exit(code) }
@@ -246,7 +245,7 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> Result<Child> {
 impl Child {
     fn wait_with(&self, flags: i32) -> Option<End> {
         let mut status = 0;
-        // SAFETY: our child, which nobody has waited for yet, and room for its status.
+        // SAFETY: our child, not waited for yet, and a variable for its status.
         if self.end.get().is_none() && unsafe { libc::waitpid(self.process, &mut status, flags) } == self.process {
             self.end.set(Some(if libc::WIFEXITED(status) {
                 End::Exit(libc::WEXITSTATUS(status))
@@ -257,22 +256,22 @@ impl Child {
         self.end.get()
     }
 
-    /// Waits for the end.
+    /// Waits for the child's end.
     pub(crate) fn wait(&self) -> End {
         self.wait_with(0).unwrap_or(End::Exit(-1))
     }
 
-    /// Gives the end if it has come.
+    /// How the child ended, if it has.
     pub(crate) fn ended(&self) -> Option<End> {
         self.wait_with(libc::WNOHANG)
     }
 
-    /// Its number.
+    /// Its process ID.
     pub(crate) fn process(&self) -> u32 {
         self.process.unsigned_abs()
     }
 
-    /// Takes a file that it has open, as only an administrator may.
+    /// Duplicates a file that the child has open, as only an administrator may.
     pub(crate) fn file(&self, number: i32) -> Result<File> {
         // SAFETY: a plain call.
         let child = unsafe { libc::syscall(libc::SYS_pidfd_open, self.process, 0) };
@@ -292,7 +291,7 @@ impl Child {
 
     pub(crate) fn kill(&self) {
         if self.ended().is_none() {
-            // SAFETY: our child, whose number is its own until it's waited for.
+            // SAFETY: our child, whose process ID isn't reused until it is waited for.
             unsafe { libc::kill(self.process, libc::SIGKILL) };
         }
     }
@@ -304,7 +303,7 @@ impl Drop for Child {
     }
 }
 
-/// Gives up all rights, for good.
+/// Gives up all privileges for good.
 pub(crate) fn become_nobody() -> Result<()> {
     // SAFETY: a plain call.
     if unsafe { libc::setuid(65534) } == 0 { Ok(()) } else { Err(named("setuid")) }
@@ -313,7 +312,7 @@ pub(crate) fn become_nobody() -> Result<()> {
 pub(crate) fn mount(kind: &str, at: &str) -> Result<()> {
     std::fs::create_dir_all(at)?;
     let (kind, at) = (CString::new(kind)?, CString::new(at)?);
-    // SAFETY: three strings; no data.
+    // SAFETY: three strings, no data.
     let result = unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
     if result == 0 { Ok(()) } else { Err(named("mount")) }
 }
@@ -332,12 +331,12 @@ pub(crate) fn unload_module(name: &str) -> Result<i64> {
     if result == 0 { Ok(0) } else { Err(Error::last_os_error()) }
 }
 
-/// Asks for pages to be moved to a node; gives each page's node, or error, afterwards.
+/// Asks for pages to be moved to a node; gives each page's node afterwards, or a negative errno.
 pub(crate) fn move_pages(map: &Map, pages: &[usize], node: i32) -> Result<Vec<i32>> {
     call_move_pages(map, pages, Some(node))
 }
 
-/// Gives each page's node, or error.
+/// Each page's node, or a negative errno.
 pub(crate) fn nodes_of(map: &Map, pages: &[usize]) -> Result<Vec<i32>> {
     call_move_pages(map, pages, None)
 }
@@ -347,7 +346,7 @@ fn call_move_pages(map: &Map, pages: &[usize], node: Option<i32>) -> Result<Vec<
     let nodes = node.map(|node| vec![node; pages.len()]);
     let nodes = nodes.as_ref().map_or(std::ptr::null(), Vec::as_ptr);
     let mut status = vec![-1; pages.len()];
-    // SAFETY: three arrays of as many, or none where that asks for the nodes only.
+    // SAFETY: three arrays of equal length; `nodes` may be null, which only queries.
     let result = unsafe {
         libc::syscall(
             libc::SYS_move_pages,
@@ -362,7 +361,7 @@ fn call_move_pages(map: &Map, pages: &[usize], node: Option<i32>) -> Result<Vec<
     if result < 0 { Err(named("move_pages")) } else { Ok(status) }
 }
 
-/// Makes a file that is memory only, of so many pages.
+/// Makes a memfd of `pages` pages.
 pub(crate) fn memory_file(pages: usize) -> Result<File> {
     // SAFETY: a string.
     let file = unsafe { libc::memfd_create(c"bench".as_ptr(), libc::MFD_CLOEXEC) };
@@ -375,20 +374,20 @@ pub(crate) fn memory_file(pages: usize) -> Result<File> {
     Ok(file)
 }
 
-/// Keeps this thread on one processor.
+/// Binds this thread to a CPU.
 pub(crate) fn stay_on_processor(number: usize) -> Result<()> {
-    // SAFETY: a set of bits, of which none is set; then one is, within its size.
+    // SAFETY: an all-zero set; then one bit within its size is set.
     let set = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(number, &mut set);
         set
     };
-    // SAFETY: this thread, and a set as large as it's said to be.
+    // SAFETY: this thread, and the set's true size.
     let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
     if result == 0 { Ok(()) } else { Err(named("sched_setaffinity")) }
 }
 
-/// Asks for all pages of this process to be moved from one node to another; gives how many were not.
+/// Asks for all pages of this process to be moved between nodes; gives how many were not.
 pub(crate) fn migrate_pages(from: i32, to: i32) -> Result<i64> {
     let (from, to) = (1u64 << from, 1u64 << to);
     // SAFETY: two masks of 64 bits.
@@ -396,7 +395,7 @@ pub(crate) fn migrate_pages(from: i32, to: i32) -> Result<i64> {
     if result < 0 { Err(named("migrate_pages")) } else { Ok(result) }
 }
 
-/// Sets where a mapping's memory is to come from, and with [`MOVE_ALL`] moves what is elsewhere.
+/// Sets a mapping's memory policy; with [`MOVE_ALL`] also moves pages that violate it.
 pub(crate) fn mbind(map: &Map, policy: i32, node: i32, flags: i32) -> Result<i64> {
     let mask = 1u64 << node;
     // SAFETY: the map's own range, and a mask of 64 bits.
@@ -406,13 +405,13 @@ pub(crate) fn mbind(map: &Map, policy: i32, node: i32, flags: i32) -> Result<i64
 
 pub(crate) use libc::{MPOL_BIND, MPOL_PREFERRED};
 
-/// Pages that others map, too, and an error if any stays.
+/// Also moves pages shared with other processes, and fails if any page stays.
 pub(crate) const MOVE_ALL: i32 = MPOL_MF_MOVE_ALL | MPOL_MF_STRICT;
-// The kernel's numbers, which `libc` hasn't.
+// Not in `libc`.
 const MPOL_MF_STRICT: i32 = 1;
 const MPOL_MF_MOVE_ALL: i32 = 4;
 
-/// Reads from a file, or writes to it, as one request; gives the number of bytes.
+/// Reads from a file, or writes to it, in one request; gives the number of bytes.
 pub(crate) fn transfer(file: BorrowedFd<'_>, map: &Map, first: usize, pages: usize, write: bool) -> Result<usize> {
     assert!(first + pages <= map.pages, "past the end of a mapping");
     let (at, bytes) = (map.word(first, 0), pages * PAGE);
@@ -427,14 +426,14 @@ pub(crate) fn transfer(file: BorrowedFd<'_>, map: &Map, first: usize, pages: usi
     usize::try_from(done).map_err(|_| named(if write { "pwrite" } else { "pread" }))
 }
 
-/// An io_uring, for its registered buffers only.
+/// An io_uring instance, used only for registered buffers.
 pub(crate) struct Ring(OwnedFd);
 
 impl Ring {
     pub(crate) fn new() -> Result<Self> {
-        // The kernel's `struct io_uring_params`: zeros ask for nothing special.
+        // The kernel's `struct io_uring_params`; all zeros are the defaults.
         let mut parameters = [0u8; 120];
-        // SAFETY: room for what the kernel tells.
+        // SAFETY: the buffer has the kernel's size.
         let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, parameters.as_mut_ptr()) };
         if fd < 0 {
             return Err(named("io_uring_setup"));
@@ -444,31 +443,31 @@ impl Ring {
     }
 
     fn call(&self, command: u32, argument: *const libc::iovec, number: u32) -> Result<()> {
-        // SAFETY: the callers' array is as long as they say.
+        // SAFETY: the array has `number` entries.
         let result =
             unsafe { libc::syscall(libc::SYS_io_uring_register, self.0.as_raw_fd(), command, argument, number) };
         if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Registers some pages as a buffer; gives whether the kernel does so for files at all.
+    /// Registers pages as a buffer; tells whether the kernel supports that for files.
     pub(crate) fn register(&self, map: &Map, first: usize, pages: usize) -> Result<bool> {
         assert!(first + pages <= map.pages, "past the end of a mapping");
         let part = libc::iovec { iov_base: map.word(first, 0).cast(), iov_len: pages * PAGE };
         match self.call(0, &part, 1) {
             Ok(()) => Ok(true),
-            // Older kernels take no file's memory but their own.
+            // Older kernels accept no file-backed memory.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
             Err(error) => Err(Error::new(error.kind(), format!("io_uring_register: {error}"))),
         }
     }
 
-    /// Lets go of all buffers.
+    /// Unregisters all buffers.
     pub(crate) fn unregister(&self) -> Result<()> {
         self.call(1, std::ptr::null(), 0)
     }
 }
 
-/// A new descriptor for faults that a process sees to.
+/// A new userfaultfd.
 pub(crate) fn userfaultfd() -> Result<OwnedFd> {
     // SAFETY: a plain call.
     let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
@@ -479,13 +478,13 @@ pub(crate) fn userfaultfd() -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Makes this thread one that lets others go first: all processors stay busy, and whoever moves pages isn't kept waiting.
+/// Lowers this thread's priority: all CPUs stay busy, but movers don't have to wait.
 pub(crate) fn yield_to_others() {
     // SAFETY: a plain call.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 15) };
 }
 
-/// Ends the machine.
+/// Powers the machine off.
 pub(crate) fn power_off() -> ! {
     // SAFETY: plain calls.
     unsafe {

@@ -1,9 +1,9 @@
 //! The tests, by name.
 //!
-//! Takes the driver freshly loaded; gives a fact worth reading, or what is wrong. Each promises to fail if the rule in its
-//! name is broken. What a process may rely on is in `contract` and `marks`, what a driver may in `owner`, what a hostile
-//! process may try in `hostile`, what makes pages move in `triggers`, what all sides see meanwhile in `views`, what keeps
-//! them in `pins`, little memory in `pressure`, many things at once in `storm`.
+//! Each runs with the driver newly loaded, gives a fact for the log or an error, and fails if the rule in its name is
+//! broken. `contract` and `marks`: what a process may rely on. `owner`: what a driver may rely on. `hostile`: what a
+//! hostile process may try. `triggers`: what makes pages move. `views`: what all sides see meanwhile. `pins`: what
+//! keeps pages in place. `pressure`: low memory. `storm`: stress.
 
 use std::error::Error;
 
@@ -18,9 +18,9 @@ use crate::{administrator, contract, hostile, marks, movement, owner, pins, pres
 /// A test.
 pub(crate) struct Test {
     pub(crate) name: &'static str,
-    /// Loads the module without `migrate_folio`.
+    /// Loads the module without `migrate_folio`, as a control.
     pub(crate) unmovable: bool,
-    /// Needs a machine of its own, so it's run only if asked for by name.
+    /// Needs its own machine, so it runs only if named.
     pub(crate) by_name_only: bool,
     pub(crate) body: fn() -> Outcome,
 }
@@ -29,7 +29,7 @@ const fn test(name: &'static str, body: fn() -> Outcome) -> Test {
     Test { name, unmovable: false, by_name_only: false, body }
 }
 
-/// All of them, in the order that they run in.
+/// All tests, in the order they run.
 pub(crate) const ALL: &[Test] = &[
     test("bad-input", contract::bad_input),
     test("past-the-end", contract::past_the_end),
@@ -86,12 +86,12 @@ fn sound(outcome: &movement::Outcome) -> Result<(), Box<dyn Error>> {
 }
 
 fn movement() -> Outcome {
-    // Most of memory: where much is free, compaction fills up free blocks as fast as it empties worn ones.
+    // Most of memory: with much free memory, compaction fills free blocks as fast as it empties used ones.
     let pages = free_pages()? * 3 / 4;
     let outcome = movement::run(pages as usize, 1, 3)?;
     sound(&outcome)?;
     check(outcome.moved * 4 > outcome.kept, || format!("too few have moved: {}", outcome.to_json()))?;
-    check(outcome.free_after > outcome.free_before, || format!("nothing is gained: {}", outcome.to_json()))?;
+    check(outcome.free_after > outcome.free_before, || format!("no huge blocks gained: {}", outcome.to_json()))?;
     Ok(outcome.to_json())
 }
 
@@ -123,7 +123,7 @@ fn policy() -> Outcome {
     check(across == 0, || format!("refusing: {across} of {} watched pages moved", watched.len()))?;
     let (moved, later) = moves(Policy::Retry)?;
     check(moved > 0 && later > 0, || format!("putting off: {moved} moved, {later} put off"))?;
-    // The kernel asks again by itself.
+    // The kernel retries by itself.
     let across = move_across(&map, &watched)?;
     check(across == watched.len(), || format!("putting off: {across} of {} watched pages moved", watched.len()))?;
     let (allowed, none) = moves(Policy::Allow)?;

@@ -1,7 +1,8 @@
-//! What makes a stock kernel move pages, one test for each: between nodes, off memory that goes or is bad, for huge pages.
+//! Everything that makes a stock kernel move pages, one test for each: between nodes, off failing or removed memory,
+//! for huge pages.
 //!
-//! Takes the driver freshly loaded; gives how many pages moved. Promises that all of `work` went on meanwhile, and that
-//! nothing was lost; a kernel that is built without a trigger is told by a [`Skip`](crate::verdict::Skip).
+//! Gives how many pages moved. `work` runs meanwhile, and nothing may be lost. On a kernel built without a trigger the
+//! test gives a [`Skip`](crate::verdict::Skip).
 
 use std::error::Error;
 use std::fs;
@@ -16,7 +17,7 @@ use crate::sys::{self, End, MOVE_ALL, MPOL_BIND, Map, PAGE, PRIVATE, errno};
 use crate::verdict::{Outcome, check, needs};
 use crate::work::{Report, Scene};
 
-/// How often those who ask for pages to be moved ask again: a page that somebody has a passing reference to is left.
+/// How often to repeat a request: a page with a passing reference doesn't move.
 const ASKED: usize = 200;
 
 /// Counts the pages that are on a node.
@@ -24,7 +25,7 @@ fn arrived(map: &Map, pages: &[usize], node: i32) -> Result<usize> {
     Ok(sys::nodes_of(map, pages)?.into_iter().filter(|&at| at == node).count())
 }
 
-/// Moves pages to the first node, then to the second; gives how many are in another frame than before.
+/// Moves pages to the first node, then to the second; gives how many changed frames.
 pub(crate) fn move_across(map: &Map, pages: &[usize]) -> Result<usize> {
     let before = frames(map)?;
     sys::move_pages(map, pages, 0)?;
@@ -34,7 +35,7 @@ pub(crate) fn move_across(map: &Map, pages: &[usize]) -> Result<usize> {
     Ok(pages.iter().filter(|&&page| before[page] != middle[page] || middle[page] != after[page]).count())
 }
 
-/// Sends all pages of a scene from node to node in some way, under writers; gives the number of calls.
+/// Moves all pages of a scene from node to node in some way, under writers; gives the number of calls, and the report.
 pub(crate) fn to_and_fro(
     scene: &Scene,
     mut ask: impl FnMut(&Scene, i32) -> Result<()>,
@@ -61,12 +62,12 @@ pub(crate) fn to_and_fro(
     })?;
     report.sound()?;
     check(hops.iter().all(|hop| hop.0 == pages), || format!("of {pages} pages arrived, and moved: {hops:?}"))?;
-    // The first time, some were there already.
+    // In the first round some pages may be on the node already.
     check(hops[1..].iter().all(|hop| hop.1 == pages), || format!("of {pages} pages arrived, and moved: {hops:?}"))?;
     Ok((calls, report))
 }
 
-/// Sends 1,000 pages.
+/// Moves 1,000 pages.
 fn send(ask: impl FnMut(&Scene, i32) -> Result<()>) -> Outcome {
     const PAGES: usize = 1000;
     let scene = Scene::whole(PAGES)?;
@@ -88,13 +89,13 @@ pub(crate) fn migrate_pages() -> Outcome {
 
 pub(crate) fn mbind() -> Outcome {
     send(|scene, node| match errno(&sys::mbind(&scene.map, MPOL_BIND, node, MOVE_ALL)) {
-        // EIO: some stay, as `arrived` sees by itself.
+        // EIO: some pages stayed; `arrived` counts them.
         0 | libc::EIO => Ok(()),
         other => Err(std::io::Error::from_raw_os_error(other)),
     })
 }
 
-/// Memory that is predicted to fail: mapped pages leave it at once.
+/// Memory that is predicted to fail: its mapped pages move at once.
 pub(crate) fn soft_offline() -> Outcome {
     const PAGES: usize = 50;
     needs("CONFIG_MEMORY_FAILURE")?;
@@ -102,7 +103,7 @@ pub(crate) fn soft_offline() -> Outcome {
     let before = scene.frames()?;
     let ((), report) = scene.during(12, || -> Result<()> {
         for page in 0..PAGES {
-            // EBUSY: somebody had a passing reference.
+            // EBUSY: a passing reference.
             let asked = || scene.map.advise(page, 1, libc::MADV_SOFT_OFFLINE);
             let done = (0..ASKED).map(|_| asked()).find(|done| errno(done) != libc::EBUSY);
             done.unwrap_or_else(asked)?;
@@ -115,13 +116,13 @@ pub(crate) fn soft_offline() -> Outcome {
     Ok(format!("{moved} of {PAGES}"))
 }
 
-/// The same by address, for pages that nobody maps: the kernel drops those that are clean.
+/// The same by physical address, for unmapped pages: the kernel drops clean ones.
 pub(crate) fn soft_offline_unmapped() -> Outcome {
     needs("CONFIG_MEMORY_FAILURE")?;
     const PAGES: u64 = 20;
     let device = Device::open(PAGES)?;
     for page in 0..PAGES {
-        // Not by a mapping: unmapping would mark as dirty what was written through it.
+        // By `write`, since unmapping would mark pages dirty that were written through a mapping.
         device.write_word(page, 5, page + 1)?;
         device.watch(page)?;
         let before = device.look(page)?;
@@ -133,14 +134,14 @@ pub(crate) fn soft_offline_unmapped() -> Outcome {
     Ok(format!("{PAGES} of {PAGES}"))
 }
 
-/// A block of memory that is there but not in use.
+/// A memory block that is present but offline.
 pub(crate) struct Block {
     folder: String,
     frames: Range<u64>,
 }
 
 impl Block {
-    /// The block that the machine keeps for this.
+    /// The block that the guest reserves for this.
     pub(crate) fn spare() -> Result<Self> {
         const FOLDER: &str = "/sys/devices/system/memory";
         let number = |text: String| u64::from_str_radix(text.trim(), 16).map_err(std::io::Error::other);
@@ -152,9 +153,7 @@ impl Block {
                 return Ok(Self { folder, frames: first..first + block_frames });
             }
         }
-        Err(std::io::Error::other(
-            "the machine has no memory block to spare: it was to be plugged in, and left offline",
-        ))
+        Err(std::io::Error::other("no offline memory block: the guest must have one plugged in and left offline"))
     }
 
     pub(crate) fn set(&self, state: &str) -> Result<()> {
@@ -167,7 +166,7 @@ impl Block {
     }
 }
 
-/// Memory that is to be unplugged: all pages leave it, and it waits for those that are pinned.
+/// Memory to be unplugged: all pages leave it, and offlining waits for pinned ones.
 pub(crate) fn memory_offline() -> Outcome {
     needs("CONFIG_MEMORY_HOTREMOVE")?;
     let block = Block::spare()?;
@@ -190,7 +189,7 @@ pub(crate) fn memory_offline() -> Outcome {
             if pinned {
                 wait_until("all others to leave the block", || Ok(block.holds(&scene)?.len() == 1))?;
                 left = block.holds(&scene)?.len();
-                check(child.ended().is_none(), || "the block went with a pinned page in it".to_owned())?;
+                check(child.ended().is_none(), || "the block went offline with a pinned page in it".to_owned())?;
                 check(scene.frames()?[of_them] == before[of_them], || "the pinned page moved".to_owned())?;
                 scene.device.unpin(of_them as u64, "stays")?;
             }
@@ -201,38 +200,37 @@ pub(crate) fn memory_offline() -> Outcome {
         report.sound()?;
         let still = block.holds(&scene)?.len();
         check(still == 0, || format!("{still} pages are in a block that is offline"))?;
-        facts.push(format!("{} pages left the block, {left} of them after its pin was let go", inside.len()));
+        facts.push(format!("{} pages left the block, {left} of them after it was unpinned", inside.len()));
     }
     Ok(facts.join("; "))
 }
 
-/// The most huge pages that are asked for beyond those that are to be had anyway.
+/// The number of huge pages to ask for beyond those available without moving.
 const MORE: u64 = 24;
 
-/// Asks for a number of huge pages; gives how many there are then.
+/// Sets the size of the huge-page pool; gives the size reached.
 fn grow_pool(pages: u64) -> Result<u64> {
     const POOL: &str = "/proc/sys/vm/nr_hugepages";
     fs::write(POOL, pages.to_string())?;
     number_in(POOL)
 }
 
-/// Growing the pool of huge pages in a worn memory: first by what is to be had while the driver's pages stay, then by what
-/// only moving them can give.
+/// Growing the huge-page pool in fragmented memory: first without moving the driver's pages, then with moves.
 pub(crate) fn huge_page_pool() -> Outcome {
     needs("CONFIG_HUGETLB_PAGE")?;
     let scene = Scene::worn(free_pages()? as usize * 3 / 4, 2, 14)?;
     scene.device.policy(Policy::Refuse)?;
-    // What was allowed before may be under way still; this takes longer.
+    // Moves granted before may still be under way; compaction outlasts them.
     compact()?;
     let moved_before = scene.device.counts()?.moved;
     let all = grow_pool(free_pages()?)?;
     let moved = scene.device.counts()?.moved - moved_before;
-    check(moved == 0, || format!("{moved} pages moved, which the driver had refused"))?;
+    check(moved == 0, || format!("{moved} pages moved although the driver refused"))?;
     scene.device.policy(Policy::Allow)?;
     let ((got, asked), report) = scene.during(14, || -> Result<_> {
         let (mut got, start) = (all, scene.device.counts()?.moved);
-        // The kernel doesn't try again at once where it has failed before: for at most 64 calls. And some that it gives
-        // have become free by themselves: so more and more are asked for, until there are none of those.
+        // After a failure the kernel defers compaction for up to 64 calls. Some huge pages come from memory freed
+        // meanwhile. So ask for more and more, until moves are needed.
         for asked in 1..=ASKED {
             got = grow_pool(got + MORE)?;
             if got > all && scene.device.counts()?.moved > start {
@@ -245,15 +243,15 @@ pub(crate) fn huge_page_pool() -> Outcome {
     report.sound()?;
     let moved = scene.device.counts()?.moved - moved_before;
     let asked = asked.ok_or_else(|| format!("{got} huge pages with {moved} moves, and {all} without any"))?;
-    check(moved > 0 && report.moved > 0, || format!("{got} huge pages instead of {all}, and nothing has moved"))?;
+    check(moved > 0 && report.moved > 0, || format!("{got} huge pages instead of {all}, but nothing has moved"))?;
     Ok(format!(
-        "{} of {} moved for {got} huge pages, of which {all} were to be had without; asked {asked} times",
+        "{} of {} moved for {got} huge pages, of which {all} were available without moves; asked {asked} times",
         report.moved,
         scene.kept.len()
     ))
 }
 
-/// Faults on memory that may have huge pages, told to compact for it.
+/// Faults on memory with transparent huge pages, with direct compaction on.
 pub(crate) fn thp_faults() -> Outcome {
     const FOLDER: &str = "/sys/kernel/mm/transparent_hugepage";
     const HUGE: usize = 512;
@@ -264,7 +262,7 @@ pub(crate) fn thp_faults() -> Outcome {
     fs::write(format!("{FOLDER}/defrag"), "always")?;
     let (got, report) = scene.during(15, || -> Result<u64> {
         let before = kib("/proc/meminfo", "AnonHugePages:")?;
-        // Where compaction has failed the kernel doesn't try it again for up to 64 faults.
+        // After a failure the kernel defers compaction for up to 64 faults.
         let (enough, blocks) = ((free + MORE) as usize, (free + 4 * MORE) as usize);
         let map = Map::new(None, 0, (blocks + 1) * HUGE, PRIVATE)?;
         let first = (map.address() / PAGE).next_multiple_of(HUGE) - map.address() / PAGE;
@@ -282,18 +280,18 @@ pub(crate) fn thp_faults() -> Outcome {
     Ok(format!("{} of {} moved for {got} huge pages, where {free} were free", report.moved, scene.kept.len()))
 }
 
-/// A huge page of 1 GiB from memory that is kept for it, and lent to movable pages meanwhile. Needs a larger guest.
+/// A 1 GiB huge page from CMA memory, which movable pages use meanwhile. Needs a larger guest.
 pub(crate) fn hugetlb_cma() -> Outcome {
     const POOL: &str = "/sys/devices/system/node/node1/hugepages/hugepages-1048576kB/nr_hugepages";
     needs("CONFIG_CMA")?;
     let kept = kib("/proc/meminfo", "CmaTotal:")?;
-    check(kept >= 1 << 20, || format!("the guest keeps {kept} KiB for huge pages, not 1 GiB"))?;
+    check(kept >= 1 << 20, || format!("the guest reserves {kept} KiB for huge pages, not 1 GiB"))?;
     let scene = Scene::whole(40_000)?;
     sys::mbind(&scene.map, MPOL_BIND, 1, MOVE_ALL)?;
     let free = kib("/proc/meminfo", "CmaFree:")?;
-    check(free + 10_000 * 4 < kept, || format!("hardly anything is lent: {free} KiB of {kept} are free"))?;
+    check(free + 10_000 * 4 < kept, || format!("hardly any CMA memory is used: {free} KiB of {kept} are free"))?;
     let (got, report) = scene.during(16, || -> Result<u64> {
-        // A page that somebody has a passing reference to makes this fail.
+        // A passing reference makes this fail.
         for _ in 0..ASKED {
             fs::write(POOL, "1")?;
             if number_in(POOL)? == 1 {

@@ -1,7 +1,7 @@
-//! The tutorial's driver in a kernel: what its page promises to the reader.
+//! The tutorial's driver in a kernel: it does what the tutorial's page says.
 //!
-//! Takes the module's file, which the archive has beside the sample's; gives how much has moved. Promises what
-//! `triggers` promises for the sample: moved under writers, with no word lost; and that a page under capture stays.
+//! Its pages move under writers with no word lost, as the sample's do in `triggers`, and a page under capture stays.
+//! The module's file is beside the sample's in the initramfs.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -21,7 +21,7 @@ const MODULE: &str = "pagemove_tutorial";
 pub(crate) fn tutorial() -> Outcome {
     crate::module::load_module(MODULE, "")?;
     let outcome = grab();
-    // Its opens are closed, whatever came of it.
+    // Unload in any case: all opens are closed.
     let unloaded = wait_until("the module to be unloaded", || Ok(sys::unload_module(MODULE).is_ok()));
     outcome.and_then(|facts| unloaded.map(|_| facts).map_err(Into::into))
 }
@@ -64,7 +64,7 @@ fn grab() -> Outcome {
     ))
 }
 
-/// The first bytes, by `read`.
+/// Reads the first bytes by `read`.
 fn stamp_of(file: &File) -> std::io::Result<[u8; 4]> {
     let mut bytes = [0; 4];
     file.read_exact_at(&mut bytes, 0)?;

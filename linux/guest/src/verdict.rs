@@ -1,4 +1,4 @@
-//! What a test gives, and how it checks.
+//! The result of a test, and its checks.
 
 use std::error::Error;
 
@@ -7,7 +7,7 @@ use crate::sys::errno;
 
 pub(crate) type Outcome = Result<String, Box<dyn Error>>;
 
-/// Why a test can't be run on this kernel.
+/// Why a test can't run on this kernel.
 #[derive(Debug)]
 pub(crate) struct Skip(pub(crate) String);
 
@@ -19,12 +19,12 @@ impl std::fmt::Display for Skip {
 
 impl Error for Skip {}
 
-/// Skips a test on a kernel that is built without what it needs. (One that is built with it, and lacks it, fails.)
+/// Skips a test on a kernel built without an option. (If it is built in but doesn't work, the test fails.)
 pub(crate) fn needs(option: &str) -> Result<(), Box<dyn Error>> {
     if is_configured(option)? { Ok(()) } else { Err(Skip(format!("this kernel is built without {option}")).into()) }
 }
 
-/// Fails with words unless `is_so`.
+/// Fails with a message unless `is_so`.
 pub(crate) fn check(is_so: bool, words: impl FnOnce() -> String) -> Result<(), Box<dyn Error>> {
     if is_so { Ok(()) } else { Err(words().into()) }
 }

@@ -1,8 +1,7 @@
-//! One page for all: processes' mappings and the driver itself see the same words, wherever the kernel moves the page.
+//! One page for all: mappings and the driver see the same words while the kernel moves the page.
 //!
-//! Takes the driver freshly loaded; gives what was compared. Promises to judge by words alone, and neither by frames nor
-//! by what the kernel tells of its moves: a copy that is made while someone still writes to the old frame is found out
-//! by the writes that only one side sees.
+//! Compares only words, not frames or what the kernel reports about moves. If a copy is made while someone still writes
+//! to the old frame, only one side sees those writes.
 
 use std::error::Error;
 use std::fs;
@@ -15,15 +14,15 @@ use crate::sys::{self, End, Map, PAGE, SHARED};
 use crate::verdict::{Outcome, check};
 use crate::work::Scene;
 
-/// Words that a child counts up, one in each half of a page.
+/// Words that a child increments, one in each half of a page.
 const COUNTED: [usize; 2] = [5, 305];
-/// What they begin with: higher than a lost word gets by counting, so that one is seen that is lost before it's first compared.
+/// Their first value: higher than counting from 0 can reach, so a word lost before its first comparison also shows.
 const FIRST: u64 = 1 << 32;
-/// Words that the driver writes, and a mapping reads; and the other way round.
+/// A word that the driver writes and a mapping reads, and one for the reverse.
 const BY_DRIVER: usize = 6;
 const BY_MAPPING: usize = 306;
 
-/// Watched pages that are soft-offlined, where the kernel can: each costs a frame for ever.
+/// Watched pages to soft-offline, if the kernel can: each costs a frame for ever.
 const OFFLINED: usize = 16;
 
 pub(crate) fn one_page_for_all() -> Outcome {
@@ -57,21 +56,21 @@ pub(crate) fn one_page_for_all() -> Outcome {
     Ok(format!("{passes} times the same words of {kept} pages, in {moved} moves"))
 }
 
-/// Has pages moved by compaction, and some by their address.
+/// Makes the kernel move pages: by compaction, and some by physical address.
 fn ask(scene: &Scene) -> Result<(), Box<dyn Error>> {
     (0..3).try_for_each(|_| compact())?;
     if is_configured("CONFIG_MEMORY_FAILURE")? {
         for &page in scene.kept.iter().filter(|&&page| page < WATCHED).take(OFFLINED) {
             scene.device.watch(page as u64)?;
             let address = scene.device.look(page as u64)? * PAGE as u64;
-            // Not if somebody has a passing reference.
+            // Fails on a passing reference.
             let _ = fs::write("/sys/devices/system/memory/soft_offline_page", format!("{address:#x}"));
         }
     }
     Ok(())
 }
 
-/// Compares all pages time and again, and once more when nothing is moved any more; gives how often.
+/// Compares all pages until `done`, and once more after the last move; gives the number of passes.
 fn compare_until(done: &AtomicBool, scene: &Scene) -> Result<u64, Box<dyn Error>> {
     let mut last = vec![[FIRST; COUNTED.len()]; scene.map.pages()];
     for pass in 1.. {
@@ -91,7 +90,7 @@ fn compare(scene: &Scene, page: usize, pass: u64, last: &mut [u64]) -> Result<()
     for (last, word) in last.iter_mut().zip(COUNTED) {
         let (before, drivers) = (map.load(page, word), device.read_word(index, word as u64)?);
         let after = map.load(page, word);
-        // It only grows.
+        // The word only grows.
         let is_one = *last <= before && before <= drivers && drivers <= after;
         check(is_one, || {
             format!("word {word} was {last}; then a mapping has {before}, the driver {drivers}, a mapping {after}")

@@ -1,8 +1,8 @@
-//! Work at the driver's pages while something moves them.
+//! Writers and readers of the driver's pages while something moves them.
 //!
-//! Takes pages and a trigger; gives what has moved and what was lost. Two threads and a forked child count up words of
-//! their own in random pages, and a reader with a read-only mapping watches. Promises that each write is compared with a
-//! copy kept outside of driver pages, and that constants stand in all parts of a page, so that no part is lost unseen.
+//! Takes pages and a trigger; gives what moved and what was lost. Two threads and a forked child increment their own
+//! words in random pages, and a thread with a read-only mapping checks them. Each write is compared with a copy outside
+//! of driver pages. Constants in all parts of a page show a loss anywhere.
 
 use std::error::Error;
 use std::io::Result;
@@ -13,15 +13,15 @@ use crate::device::Device;
 use crate::machine::{Random, frames, wait_until};
 use crate::sys::{self, End, Map, READ_ONLY, SHARED, WORDS};
 
-/// Threads that write, and the child after them.
+/// The number of writers: threads, and the child as the last.
 const WRITERS: usize = 3;
 
-/// The constant word of a page.
+/// The value from which a page's constants derive.
 fn tag(page: usize) -> u64 {
     (page as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// The words of a page that are constant, and what they are.
+/// A page's constant words: index and value.
 fn constants(page: usize) -> impl Iterator<Item = (usize, u64)> {
     (0..WORDS).step_by(64).chain([WORDS - 1]).map(move |word| (word, tag(page) ^ word as u64))
 }
@@ -31,7 +31,7 @@ pub(crate) fn mark(map: &Map, page: usize) {
     constants(page).for_each(|(word, constant)| map.store(page, word, constant));
 }
 
-/// Counts the constants of a page that aren't as they should be.
+/// Counts a page's wrong constants.
 pub(crate) fn wrong_words(map: &Map, page: usize) -> u64 {
     constants(page).filter(|&(word, constant)| map.load(page, word) != constant).count() as u64
 }
@@ -40,12 +40,12 @@ pub(crate) fn wrong_words(map: &Map, page: usize) -> u64 {
 pub(crate) struct Scene {
     pub(crate) device: Device,
     pub(crate) map: Map,
-    /// The pages that there are.
+    /// The pages not freed.
     pub(crate) kept: Vec<usize>,
 }
 
 impl Scene {
-    /// As many pages, all there.
+    /// An open with `pages` pages, all present.
     pub(crate) fn whole(pages: usize) -> Result<Self> {
         let device = Device::open(pages as u64)?;
         let map = device.map(0, pages, SHARED)?;
@@ -53,7 +53,7 @@ impl Scene {
         Ok(Self { device, map, kept: (0..pages).collect() })
     }
 
-    /// As many pages, of which one in `one_in`, drawn at random, is left: the memory around them is worn.
+    /// An open that keeps one page in `one_in`, at random: memory around them is fragmented.
     pub(crate) fn worn(pages: usize, one_in: u64, seed: u64) -> Result<Self> {
         let mut scene = Self::whole(pages)?;
         let mut random = Random::new(seed);
@@ -68,7 +68,7 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Counts the words of all pages that aren't as they should be.
+    /// Counts the wrong constants of all pages.
     pub(crate) fn wrong_words(&self) -> u64 {
         self.kept.iter().map(|&page| wrong_words(&self.map, page)).sum()
     }
@@ -79,7 +79,7 @@ impl Scene {
         Ok(self.kept.iter().map(|&page| all[page]).collect())
     }
 
-    /// Runs `trigger` while all are at work.
+    /// Runs `trigger` while all writers and the reader run.
     pub(crate) fn during<T, E: From<std::io::Error>>(
         &self,
         seed: u64,
@@ -115,7 +115,7 @@ impl Scene {
             return Err(std::io::Error::other(format!("the writing child ended by {end:?}")).into());
         }
         let mut report = Report { bad_words: bad.into_inner(), ..Report::default() };
-        // As the writers see it, as whoever comes now, and as the driver does.
+        // The writers' mapping, a new mapping, and the driver.
         let maps = [map, &self.device.map(0, map.pages(), READ_ONLY)?];
         for &page in kept {
             let drivers: [u64; 1 + WRITERS] = self.device.read_words(page as u64, 0)?;
@@ -137,8 +137,8 @@ impl Scene {
     }
 }
 
-/// The frame of each page of a mapping; those of `pages` are touched until they have one: a page has none for a moment
-/// while the kernel tries to move it.
+/// The frame of each page of a mapping. Touches `pages` until all are present: a failed move unmaps a page for a
+/// moment.
 pub(crate) fn frames_of(map: &Map, pages: &[usize]) -> Result<Vec<u64>> {
     let mut all = Vec::new();
     wait_until("all pages to be in a frame", || {
@@ -149,7 +149,7 @@ pub(crate) fn frames_of(map: &Map, pages: &[usize]) -> Result<Vec<u64>> {
     Ok(all)
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) moved: u64,
@@ -162,7 +162,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Fails if anything was lost, or nothing written.
+    /// Fails if anything was lost, or nothing was written.
     pub(crate) fn sound(&self) -> std::result::Result<(), Box<dyn Error>> {
         let Self { lost_writes, bad_words, writes, .. } = self;
         let is_sound = *lost_writes == 0 && *bad_words == 0 && *writes > 0;
@@ -174,7 +174,7 @@ impl Report {
     }
 }
 
-/// Copies of the writers' words, and after them how often each writer has come by.
+/// Copies of the writers' words, and after them each writer's progress.
 struct Shadow {
     map: Map,
     pages: usize,
@@ -198,7 +198,7 @@ impl Shadow {
         self.map.store(slot / WORDS, slot % WORDS, self.load(slot) + 1);
     }
 
-    /// Waits until each writer has seen what was moved last. (One that has died is found out later.)
+    /// Waits until each writer has written after the last move. (A dead writer is detected later.)
     fn wait_for_more(&self) {
         let seen = || (0..WRITERS).map(|writer| self.load(self.page(self.pages, writer)));
         let (then, started) = (seen().collect::<Vec<_>>(), Instant::now());
@@ -208,7 +208,7 @@ impl Shadow {
     }
 }
 
-/// Counts up its own word of random pages, and the copy of that word.
+/// Increments the writer's own word of random pages, and its copy.
 fn write(map: &Map, shadow: &Shadow, kept: &[usize], writer: usize, seed: u64, done: impl Fn() -> bool) {
     sys::yield_to_others();
     let mut random = Random::new(seed + 1 + writer as u64);
@@ -223,7 +223,7 @@ fn write(map: &Map, shadow: &Shadow, kept: &[usize], writer: usize, seed: u64, d
     }
 }
 
-/// Looks at random pages: constants are constant, counters don't go back.
+/// Checks random pages: constants don't change, counters don't decrease.
 fn watch(map: &Map, kept: &[usize], seed: u64, done: &AtomicBool) -> u64 {
     sys::yield_to_others();
     let mut random = Random::new(seed + 99);

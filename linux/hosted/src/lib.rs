@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! The other home of a driver that is written against the kit: the engine, on the hosted machine.
+//! The kit on the engine: runs a driver written for stock Linux on the hosted machine, for tests.
 //!
-//! Takes a driver, unchanged; gives an open of it that processes map, read, write and call, and whose pages the engine moves
-//! meanwhile, one by one or by compaction, with real page tables and real threads. Promises what [`Store`](pagemove_kit::Store)
-//! does, and strictly: a pinned page stays, a freed one that is pinned keeps its frame, every new page is cleared.
+//! Takes a driver, unchanged; gives opens that processes map, read, write and call, while the engine moves their pages,
+//! one by one or by compaction, with real page tables and real threads. Guarantees what [`Store`](pagemove_kit::Store)
+//! does: a pinned page doesn't move, a page freed while pinned keeps its frame, every new page is zeroed.
 //!
-//! Unlike on Linux, `isolate` comes before processes are stopped (so a refusal costs them nothing), and private copies of
-//! what a truncation cuts off stay with their processes.
+//! Unlike on Linux, `isolate` comes before mappings are blocked (so a refusal costs processes nothing), and a
+//! truncation leaves processes their private copies.
 
 mod open;
 mod pages;
@@ -37,10 +37,10 @@ pub struct Host {
 }
 
 impl Host {
-    /// Makes a machine of `blocks` blocks of 2 MiB, and of four processors.
+    /// Makes a machine of `blocks` blocks of 2 MiB with four CPUs.
     ///
     /// # Panics
-    /// If this program's own host has no memory for it.
+    /// If the host has no memory for it.
     pub fn new(tlb: TlbKind, blocks: u32) -> Self {
         let frames = blocks << HUGE_ORDER.get();
         let machine = Hosted::new(Config { frames, cpus: 4, tlb, contents: Contents::All }).expect("a machine");
@@ -63,7 +63,7 @@ impl Host {
     /// Starts a process.
     ///
     /// # Panics
-    /// If there is no memory for its first page table.
+    /// If there is no memory for its top page table.
     pub fn process(&self) -> Process {
         Process::new(&self.machine, &self.engine).expect("a process")
     }
@@ -78,7 +78,7 @@ impl Host {
         process.space().mmap(&Map { at: None, pages, protection, source }).expect("a mapping")
     }
 
-    /// Compacts all memory; gives the pages that have moved.
+    /// Compacts all memory; gives the number of pages moved.
     pub fn compact(&self, mode: Mode) -> u64 {
         let zones = self.engine.physical().zones();
         let compacted = zones.flat_map(|zone| compact::compact(&self.engine, zone, Goal::All, Options::new(mode)));

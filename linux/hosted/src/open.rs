@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! An open of the device: what processes ask of the driver, and what the engine asks of it when pages move.
+//! An open of the device: processes' calls go to the driver, and the engine's callbacks to its `Moves`.
 //!
-//! Takes calls from any thread; gives them to the driver one at a time, and moves' callbacks beside them. Promises that
-//! when it's dropped the driver's pins go first, then no callback runs any more, then the pages go.
+//! Takes calls from any thread; passes them to the driver one at a time, and callbacks concurrently. Drop order: the
+//! driver with its pins, then the registration (no callback runs after it), then the pages.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -19,9 +19,9 @@ use pagemove_kit::{Absent, Driver, Errno, Mode, Moves, OwnedMove, OwnedPage, Ref
 
 use crate::pages::Pages;
 
-/// An open of the device. Processes may map it; it lives until it's closed and mapped nowhere.
+/// An open of the device. It lives until it is closed and no longer mapped.
 pub struct Open<D: Driver<Pages>> {
-    // In the order in which they are dropped.
+    // Fields are in drop order.
     driver: Mutex<D>,
     _registration: Registration,
     ops: Arc<Ops<D::Moves>>,
@@ -29,12 +29,12 @@ pub struct Open<D: Driver<Pages>> {
     engine: Arc<Engine>,
 }
 
-/// What came of asking for a move.
+/// The outcome of a requested move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It's in another frame now.
+    /// The page is in another frame.
     Moved,
-    /// It is where it was; and why.
+    /// The page wasn't moved, for this reason.
     Stayed(Reason),
     /// There is no such page.
     Absent,
@@ -44,7 +44,7 @@ pub enum Outcome {
 struct Ops<M> {
     name: String,
     index: Arc<PageIndex>,
-    // The driver may put pages in before it is ready.
+    // Unset while the driver's `open` runs, which may already add pages.
     moves: OnceLock<M>,
 }
 
@@ -97,7 +97,7 @@ impl<D: Driver<Pages>> Open<D> {
         let registration = engine.owners().register(ops.clone());
         pages.index().set_owner(&registration);
         let (driver, moves) = D::open(&pages)?;
-        // The first, so it's taken.
+        // Can't fail: nothing else sets it.
         let _ = ops.moves.set(moves);
         let (driver, engine) = (Mutex::new(driver), engine.clone());
         Ok(Arc::new(Self { driver, _registration: registration, ops, pages, engine }))
@@ -108,7 +108,7 @@ impl<D: Driver<Pages>> Open<D> {
         &self.pages
     }
 
-    /// Gives what the driver's callbacks see.
+    /// The state of the driver's move callbacks.
     pub fn moves(&self) -> &D::Moves {
         self.ops.moves.get().expect("set before an open is given to anybody")
     }

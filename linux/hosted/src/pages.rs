@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! The pages of one open, in an index of the engine's.
+//! The pages of one open, in an index of the engine.
 //!
-//! Takes calls of the driver, and faults; gives pages. A size that changes is seen by faults as a whole: what they have
-//! found before, the cut that follows takes away.
+//! Serves the driver's calls and faults. The lock of the size makes a fault see a resize wholly or not at all: pages
+//! that faults found before it are truncated afterwards.
 
 use std::sync::{Arc, PoisonError, RwLock, atomic::Ordering};
 
@@ -21,7 +21,7 @@ pub struct Pages {
     len: RwLock<u64>,
 }
 
-/// A page that stays where it is: on the engine, a pin.
+/// A held page: on the engine, a pin.
 pub struct Held(PinnedPage);
 
 impl Pages {
@@ -33,14 +33,14 @@ impl Pages {
         &self.index
     }
 
-    /// Tells the frame of a page.
+    /// The frame (PFN) of a page.
     pub fn pfn(&self, index: u64) -> Option<u64> {
         self.index.peek(u32::try_from(index).ok()?).map(|pfn| pfn.get().into())
     }
 
-    /// Finds a page, or makes it. Beyond the end: `None`.
+    /// Finds a page, or allocates it. `None` past the end.
     pub(crate) fn lock(&self, index: u64, absent: Absent) -> Option<Result<Option<LockedPage<'_>>, FileError>> {
-        // Until the page is locked: a cut that comes later waits for the page.
+        // Held until the page is locked, so that a later truncation waits for the page.
         let len = self.len.read().unwrap_or_else(PoisonError::into_inner);
         let place = u32::try_from(index).ok().filter(|_| index < *len)?;
         Some(match absent {
@@ -64,7 +64,7 @@ impl Store for Pages {
     }
 
     fn resize(&self, pages: u64) {
-        // As many as the engine's indexes can name.
+        // The engine's indexes have 32-bit page offsets.
         let pages = pages.min(u32::MAX.into());
         *self.len.write().unwrap_or_else(PoisonError::into_inner) = pages;
         self.index.truncate(pages as u32..u32::MAX);
@@ -104,7 +104,7 @@ impl Page for Held {
 
     fn write(&self, at: usize, from: &[u8]) {
         for (at, byte) in (at..PAGE_BYTES).zip(from) {
-            // Processes write to the word's other bytes meanwhile.
+            // Processes may write the word's other bytes concurrently.
             let change = |word: u64| {
                 let mut bytes = word.to_ne_bytes();
                 bytes[at % 8] = *byte;

@@ -3,19 +3,19 @@
 
 use pagemove_kit::{Errno, UserMemory};
 
-/// A process's buffer, of which the part from `bad` on is no memory of its own.
+/// A process's buffer. Accesses from byte `bad` on fail.
 #[derive(Debug, Clone)]
 pub struct User {
-    /// What it has.
+    /// The contents.
     pub bytes: Vec<u8>,
-    /// How much is copied.
+    /// The number of bytes copied.
     pub done: usize,
-    /// Where it ends to be good.
+    /// The first inaccessible byte.
     pub bad: usize,
 }
 
 impl User {
-    /// A good buffer.
+    /// A fully accessible buffer.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self { bad: bytes.len(), bytes, done: 0 }
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! The sample driver: a character device whose opens have a buffer each, to map, read and write.
+//! The sample driver: a character device. Each open has a buffer to map, read and write.
 //!
-//! Takes the ioctls of `uapi`; gives pages that move while they are mapped, save those that are pinned. It has a table of
-//! its own, as a device that reads memory by itself would: where each watched page is. Promises that the table is right
-//! whenever no move of the page is under way.
+//! Serves the ioctls of `uapi`. All pages but pinned ones can move while mapped. A table holds the frame of each
+//! watched page, as a device that reads memory by itself would need. The table is correct whenever the page isn't being
+//! moved.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,15 +13,15 @@ use kit::{
 
 use crate::uapi::{self, Counts, Listed, Named, One, Policy, Range, WATCHED, Watched};
 
-/// An open. `H` is what keeps a pinned page.
+/// An open. `H` is a held page.
 pub struct Buffer<H> {
     pins: Pins<H, { uapi::MOST_PINS }>,
 }
 
-/// What moves see of an open.
+/// The state that moves share with the open.
 ///
-/// Relaxed, all of it: the counters count, and an entry of the table is read for a page that the reader keeps from
-/// moving, whose lock orders what came before.
+/// All accesses are relaxed: counters order nothing. Table entries are read only with the page held, and the page's
+/// lock orders earlier writes.
 #[derive(Debug)]
 pub struct Device {
     /// The frame of each watched page; 0 if it isn't watched.
@@ -64,7 +64,7 @@ impl Moves for Device {
     fn migrate(&self, page: OwnedMove) {
         self.moved.fetch_add(1, Ordering::Relaxed);
         if let Some(entry) = self.entry(page.index) {
-            // Only if it's this frame: while the page moves it may be taken out of the table (`forget`), and must stay out.
+            // Only if the entry still names this frame: `forget` may have cleared it during the move.
             let _ = entry.compare_exchange(page.from, page.to, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
@@ -121,7 +121,7 @@ impl<S: Store> Driver<S> for Buffer<S::Held> {
                 }
             }
             uapi::COUNT => {
-                // In this order: a move under way may count as moved before it counts as over, never as failed.
+                // In this order, so that a move under way never counts as failed.
                 let over = device.over.load(Ordering::Relaxed);
                 let moved = device.moved.load(Ordering::Relaxed);
                 let counts = Counts {
@@ -163,7 +163,7 @@ impl<S: Store> Driver<S> for Buffer<S::Held> {
                 if policy > Policy::Retry as u64 {
                     return Err(invalid);
                 }
-                // Else anybody could keep any number of pages where they are.
+                // Otherwise any process could keep any number of pages from moving.
                 if !pages.caller_is_administrator() {
                     return Err(Errno::EPERM);
                 }
@@ -172,7 +172,7 @@ impl<S: Store> Driver<S> for Buffer<S::Held> {
             uapi::WATCH => {
                 let index = One::from_bytes(argument).ok_or(invalid)?.number;
                 let entry = device.entry(index).ok_or(Errno::ENXIO)?;
-                // While we have the page it doesn't move, so what we write down is true when we let go.
+                // The guard keeps the page from moving, so the recorded frame is correct when it is dropped.
                 let page = pages.page(index, Absent::Create)?;
                 entry.store(page.pfn(), Ordering::Relaxed);
             }
@@ -189,7 +189,7 @@ impl<S: Store> Driver<S> for Buffer<S::Held> {
 }
 
 impl<H: Page> Buffer<H> {
-    /// Takes pages that are to be freed out of the device's table. Pins stay: the device may be writing there still.
+    /// Removes pages about to be freed from the device's table. Pins stay, since the device may still write there.
     fn forget(&self, device: &Device, range: Range) {
         for (index, entry) in (0u64..).zip(&device.table) {
             if index >= range.first && index - range.first < range.pages {
@@ -199,7 +199,7 @@ impl<H: Page> Buffer<H> {
     }
 }
 
-/// A range that lies within the buffer, or `EINVAL`.
+/// Checks that a range is within the buffer; `EINVAL` otherwise.
 fn checked(pages: &impl Store, range: Range) -> Result<Range, Errno> {
     match range.first.checked_add(range.pages) {
         Some(end) if end <= pages.len() => Ok(range),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! The sample driver as a kernel module. Built by `cargo xtask linux build`, since cargo knows no such target.
+//! The sample driver as a kernel module. Built by `cargo xtask linux build`, since cargo has no such target.
 #![no_std]
 
 extern crate pagemove_kit as kit;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! What processes and the sample driver agree on: the device's name, its ioctls and their arguments.
+//! The interface between processes and the sample driver: the device's name, its ioctls and their arguments.
 //!
-//! Takes and gives arguments as bytes; promises that any bytes of the right length are understood as something.
+//! Arguments are converted from and to bytes; any bytes of the right length are valid.
 
-/// The device.
+/// The device's name.
 pub const DEVICE: &core::ffi::CStr = c"pagemove";
 
 /// The size of a new open's buffer, in pages.
@@ -15,18 +15,18 @@ pub const MOST_PAGES: u64 = 1 << 20;
 /// How many pins an open may have.
 pub const MOST_PINS: usize = 32;
 
-/// How many pages the device's own table can watch.
+/// How many pages the device's own table has entries for.
 pub const WATCHED: usize = 64;
 
-/// What the driver answers when asked to let a page move.
+/// The driver's answer to `isolate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Policy {
-    /// Yes.
+    /// Allow.
     Allow = 0,
-    /// No.
+    /// Refuse.
     Refuse = 1,
-    /// Every second time: later.
+    /// Answer `Retry` every second time.
     Retry = 2,
 }
 
@@ -37,28 +37,28 @@ const fn code(direction: u32, number: u32, bytes: usize) -> u32 {
 const WRITE: u32 = 1;
 const READ: u32 = 2;
 
-/// Sets the size. Argument: [`One`] with the pages.
+/// Sets the size. Argument: [`One`] with the number of pages.
 pub const RESIZE: u32 = code(WRITE, 1, One::BYTES);
 /// Frees pages. Argument: [`Range`].
 pub const FREE: u32 = code(WRITE, 2, Range::BYTES);
-/// Makes pages ahead of their first touch. Argument: [`Range`].
+/// Allocates pages before their first access. Argument: [`Range`].
 pub const FILL: u32 = code(WRITE, 3, Range::BYTES);
-/// Counts. Argument: [`Counts`].
+/// Reads the counters. Argument: [`Counts`].
 pub const COUNT: u32 = code(READ, 4, Counts::BYTES);
 /// Pins a page. Argument: [`Named`].
 pub const PIN: u32 = code(WRITE, 5, Named::BYTES);
-/// Lets go of a pin. Argument: [`Named`].
+/// Releases a pin. Argument: [`Named`].
 pub const UNPIN: u32 = code(WRITE, 6, Named::BYTES);
-/// Lists a pin: takes its place in the list, gives what is known of it; `ENOENT` past the last. Argument: [`Listed`].
+/// Reads the pin at a place in the list; `ENOENT` past the last. Argument: [`Listed`].
 pub const LIST: u32 = code(WRITE | READ, 7, Listed::BYTES);
-/// Sets the answer to moves, for an administrator. Argument: [`One`] with a [`Policy`].
+/// Sets the answer to moves; administrators only. Argument: [`One`] with a [`Policy`].
 pub const POLICY: u32 = code(WRITE, 8, One::BYTES);
-/// Puts a page into the device's own table. Argument: [`One`] with the page.
+/// Adds a page to the device's own table. Argument: [`One`] with the page.
 pub const WATCH: u32 = code(WRITE, 9, One::BYTES);
-/// Tells the frame that the device's own table has for a page. Argument: [`Watched`].
+/// Reads a page's frame from the device's own table. Argument: [`Watched`].
 pub const LOOK: u32 = code(WRITE | READ, 10, Watched::BYTES);
 
-/// Declares an argument: a struct of fields that stand one after the other, each with its bytes in the machine's order.
+/// Declares an argument: a struct of consecutive fields in native byte order.
 macro_rules! argument {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $bytes:expr, $get:expr, $put:expr;)* }) => {
         $(#[$doc])*
@@ -66,10 +66,10 @@ macro_rules! argument {
         pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
 
         impl $name {
-            /// Its size.
+            /// The size in bytes.
             pub const BYTES: usize = 0 $(+ $bytes)*;
 
-            /// Understands an argument; `None` if its length is wrong.
+            /// Parses an argument; `None` if its length is wrong.
             pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
                 let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
                 let rest = &bytes[..];
@@ -78,7 +78,7 @@ macro_rules! argument {
                 Some(Self { $($field,)* })
             }
 
-            /// Gives it as an argument.
+            /// Converts to bytes.
             pub fn to_bytes(&self) -> [u8; Self::BYTES] {
                 let mut bytes = [0; Self::BYTES];
                 let mut rest = &mut bytes[..];
@@ -102,39 +102,39 @@ argument! {
 }
 
 argument! {
-    /// Some pages.
+    /// A range of pages.
     Range {
-        /// The first.
+        /// The first page.
         first: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
-        /// How many.
+        /// The number of pages.
         pages: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
     }
 }
 
 argument! {
-    /// What there is, and what has happened in this open.
+    /// State and counters of an open.
     Counts {
-        /// The size.
+        /// The size in pages.
         size: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
         /// Pages in memory.
         pages: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
         /// Pins.
         pins: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
-        /// Moves that the driver was asked about: those granted and those refused.
+        /// Calls of `isolate`, granted and refused.
         asked: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
-        /// Moves.
+        /// Completed moves.
         moved: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
-        /// Moves that were granted, and are over.
+        /// Calls of `putback`: granted moves that are over.
         over: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
-        /// Moves that were granted, and failed.
+        /// Granted moves that failed.
         failed: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
-        /// Moves that the driver has refused or put off.
+        /// Moves that the driver refused or put off.
         refused: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
     }
 }
 
 argument! {
-    /// A page, and the name of a pin, padded with zeros.
+    /// A page, and a pin's name, padded with zeros.
     Named {
         /// The page.
         index: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
@@ -146,17 +146,17 @@ argument! {
 argument! {
     /// A pin in the list.
     Listed {
-        /// Its place in the list: asked for.
+        /// Its place in the list (input).
         place: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
         /// The page.
         index: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
-        /// Since when, in nanoseconds since the machine started.
+        /// Start time, in nanoseconds since boot.
         since_ns: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
-        /// The process that asked for it.
+        /// The process that pinned it.
         pid: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
         /// That process's name.
         by: [u8; 16] = 16, core::convert::identity, core::convert::identity;
-        /// Its own name.
+        /// The pin's name.
         name: [u8; 24] = 24, core::convert::identity, core::convert::identity;
     }
 }
@@ -164,9 +164,9 @@ argument! {
 argument! {
     /// An entry of the device's own table.
     Watched {
-        /// The page: asked for.
+        /// The page (input).
         index: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
-        /// Its frame.
+        /// Its frame (PFN).
         pfn: u64 = 8, u64::from_ne_bytes, u64::to_ne_bytes;
     }
 }

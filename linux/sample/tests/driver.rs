@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! The sample driver's logic, on the engine.
+//! The sample driver's logic, on the engine: the same source as the kernel module.
 //!
-//! Takes the driver as it's loaded into Linux; promises that each test fails if the rule in its name is broken.
+//! Each test fails if the rule in its name is broken.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ impl Opened {
 #[test]
 fn what_is_written_is_read_wherever_it_has_moved_to() {
     let open = Opened::new();
-    // Across the border of two pages.
+    // Across a page boundary.
     let text: Vec<u8> = (0..600).map(|at| at as u8).collect();
     let at = PAGE_BYTES as u64 - 300;
     let mut from = User::new(text.clone());
@@ -108,7 +108,7 @@ fn a_pinned_page_stays_and_is_listed_until_it_is_let_go() {
 
     assert_eq!(open.pin(uapi::UNPIN, 1, "dm"), Err(Errno::ENOENT));
     open.pin(uapi::UNPIN, 1, "dma").expect("lets go");
-    assert_eq!(open.pin(uapi::UNPIN, 1, "dma"), Err(Errno::ENOENT), "a pin is let go once");
+    assert_eq!(open.pin(uapi::UNPIN, 1, "dma"), Err(Errno::ENOENT), "a pin is released once");
     assert_eq!(open.moves(1), Outcome::Moved);
 }
 
@@ -154,7 +154,7 @@ fn the_devices_table_follows_moves_and_forgets_what_is_freed() {
     assert_eq!(open.one(uapi::WATCH, uapi::WATCHED as u64), Err(Errno::ENXIO));
 }
 
-/// A page may be freed while it moves: its move must not put it back into the table.
+/// A page may be freed while it moves: the move must not add it to the table again.
 #[test]
 fn a_move_changes_no_entry_but_its_own_frames() {
     let open = Opened::new();
@@ -173,7 +173,7 @@ fn the_driver_may_refuse_or_put_off() {
     open.one(uapi::POLICY, Policy::Refuse as u64).expect("sets");
     assert_eq!(open.moves(0), Outcome::Stayed(Reason::Refused));
     open.one(uapi::POLICY, Policy::Retry as u64).expect("sets");
-    // Every second time it's put off, and then tried again.
+    // Every second attempt is put off, and then tried again.
     assert_eq!((open.moves(0), open.moves(0)), (Outcome::Moved, Outcome::Moved));
     assert_eq!(open.one(uapi::POLICY, 3), Err(Errno::EINVAL));
     let counts = open.counts();

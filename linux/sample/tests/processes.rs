@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! Processes that map the sample driver's pages while the engine moves them: what the guests' tests do on stock kernels.
+//! Processes map the sample driver's pages while the engine moves them, as the guests' tests do on stock kernels.
 //!
-//! Takes the driver as it's loaded into Linux; promises that a lost write, a page that stays without a reason, and an entry
-//! of the device's table that points to where a page was, each fail a test.
+//! The driver's source is the kernel module's. A lost write, a page that doesn't move without a reason, and a stale
+//! entry in the device's table each fail a test.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -37,7 +37,7 @@ fn pin(open: &Device, command: u32, index: u64) {
         .expect("pins");
 }
 
-/// Sets a flag when dropped, so that threads end also when a check fails.
+/// Sets a flag when dropped, so that threads also end after a failed check.
 struct SetAtEnd<'a>(&'a AtomicBool);
 
 impl Drop for SetAtEnd<'_> {
@@ -61,7 +61,7 @@ fn no_write_is_lost_while_pages_move() {
                 .map(|writer| {
                     let (host, open, stop, ready) = (&host, &open, &stop, &ready);
                     scope.spawn(move || {
-                        // Each a process of its own, with a word of its own in each page.
+                        // Each writer is its own process, with its own word in each page.
                         let process = host.process();
                         let at = host.map(&process, open, PAGES).start();
                         let word = |page| VirtAddr::new(at.up(page).get() + 8 * writer).expect("an address");
@@ -79,8 +79,8 @@ fn no_write_is_lost_while_pages_move() {
                 })
                 .collect();
             let _stop = SetAtEnd(&stop);
-            // A first touch that meets a move waits with a reference to the page; on a busy machine so long that the move
-            // gives up.
+            // A first fault that meets a move waits with a reference to the page. On a busy machine it waits so long
+            // that the move gives up.
             while ready.load(Ordering::Relaxed) < writers.len() && !writers.iter().any(|writer| writer.is_finished()) {
                 thread::yield_now();
             }
@@ -107,7 +107,7 @@ fn no_write_is_lost_while_pages_move() {
     }
 }
 
-/// The founding case: memory full of a driver's mapped pages, of which every other is freed, and one is pinned.
+/// The founding case: memory full of a driver's mapped pages. Every other page is freed, and one is pinned.
 #[test]
 fn worn_memory_becomes_whole_but_for_what_is_pinned() {
     const PAGES: u32 = 3 * 512;
@@ -151,7 +151,7 @@ fn what_is_cut_off_is_gone_for_processes_and_comes_back_clear() {
     assert_eq!(process.load(at.up(5)), Ok(0));
 }
 
-/// The pages live as long as a mapping does, and go with the last one.
+/// Pages live as long as a mapping, and are freed with the last one.
 #[test]
 fn closing_gives_everything_back() {
     let host = Host::new(TlbKind::Soft, 4);

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! The tutorial's driver, as it ends: the frame grabber of `before.c`, with pages that move while they're mapped.
+//! The tutorial's finished driver: the frame grabber of `before.c`, with pages that move while mapped.
 //!
-//! Takes ioctls with the index of a page; gives pages to map, and a ring of frames to the device. Promises that the ring
-//! names the frame that a page is in, wherever the page has moved to.
+//! Takes ioctls with a page index; gives pages to map, and a ring of frames to the device. After a move the ring names
+//! the page's new frame.
 
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use kit::{Absent, Driver, Errno, Moves, OwnedMove, Page, Pins, Store, UserMemory, copy_in, copy_out};
 
-/// Pages of an open.
+/// The size of an open in pages.
 pub const PAGES: u64 = 64;
-/// Captures that can be under way at once.
+/// The number of simultaneous captures.
 pub const CAPTURES: usize = 8;
 
-/// Marks a page. Each of these takes the page's index as its argument.
+/// Writes a stamp into a page. All these commands take the page's index.
 pub const STAMP: u32 = command(1);
-/// Puts a page into the device's ring.
+/// Adds a page to the device's ring.
 pub const QUEUE: u32 = command(2);
-/// Begins a capture into a page: the device writes there at any time.
+/// Starts a capture: the device may write to the page at any time.
 pub const START: u32 = command(3);
 /// Ends a capture.
 pub const STOP: u32 = command(4);
@@ -28,17 +28,17 @@ const fn command(number: u32) -> u32 {
     1 << 30 | 8 << 16 | (b'g' as u32) << 8 | number
 }
 
-/// An open. `H` is what keeps a pinned page.
+/// An open. `H` is a held page.
 pub struct Grab<H> {
     captures: Pins<H, CAPTURES>,
 }
 
-/// What the device reads: the frame to fill next; 0 is none.
+/// The device's table: the frame to fill next; 0 is none.
 #[derive(Debug)]
 pub struct Ring([AtomicU64; PAGES as usize]);
 
 impl Ring {
-    /// The entry of a page; past the end: `ENXIO`.
+    /// A page's entry; `ENXIO` past the end.
     pub fn entry(&self, index: u64) -> Result<&AtomicU64, Errno> {
         usize::try_from(index).ok().and_then(|index| self.0.get(index)).ok_or(Errno::ENXIO)
     }
@@ -47,7 +47,7 @@ impl Ring {
 impl Moves for Ring {
     fn migrate(&self, page: OwnedMove) {
         if let Ok(entry) = self.entry(page.index) {
-            // Only if the device has it. Relaxed: no move begins before the guard of `QUEUE` is dropped, which orders the two.
+            // Only if the page is queued. Relaxed: no move starts before `QUEUE` drops its guard, which orders the two.
             let _ = entry.compare_exchange(page.from, page.to, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
@@ -76,7 +76,7 @@ impl<S: Store> Driver<S> for Grab<S::Held> {
         match command {
             STAMP => pages.page(index, Absent::Create)?.write(0, b"grab"),
             QUEUE => {
-                // Doesn't move while we have it, so what we write down is true.
+                // The guard keeps the page from moving, so the recorded frame is correct.
                 let page = pages.page(index, Absent::Create)?;
                 ring.entry(index)?.store(page.pfn(), Ordering::Relaxed);
             }

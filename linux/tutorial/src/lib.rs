@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! The tutorial's driver as a crate of the host, so that it's tested there. `module.rs` is the same as a kernel module.
-//!
-//! Takes and gives what `driver` says; adds nothing.
+//! The tutorial's driver as a host crate, for tests. `module.rs` is the same driver as a kernel module.
 #![no_std]
 
 extern crate pagemove_kit as kit;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! The tutorial's driver, on the engine. Promises that each test fails if the rule in its name is broken.
+//! The tutorial's driver, on the engine. Each test fails if the rule in its name is broken.
 
 use std::sync::{Arc, atomic::Ordering};
 

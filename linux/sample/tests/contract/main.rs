@@ -14,13 +14,13 @@ use pagemove_sample::uapi::FIRST_PAGES;
 
 mod rules;
 
-use rules::{Came, Hold, Holder, Home, RULES, Result};
+use rules::{Hold, Holder, MoveOutcome, Platform, RULES, Result};
 
 struct Engine {
     host: Host,
     open: Arc<Open<Buffer<Held>>>,
     mode: Mode,
-    // A process that maps the pages; without, the driver's `read` and `write` reach them.
+    // A process that maps the pages. Without one, the driver's `read` and `write` access them.
     mapping: Option<(Process, VirtRange)>,
 }
 
@@ -37,7 +37,7 @@ impl Engine {
     }
 }
 
-/// What a look-up takes.
+/// A plain reference, as a look-up takes it.
 struct Reference<'a>(&'a Host, Pfn);
 
 impl Drop for Reference<'_> {
@@ -46,7 +46,7 @@ impl Drop for Reference<'_> {
     }
 }
 
-impl Home for Engine {
+impl Platform for Engine {
     fn call(&self, command: u32, argument: &mut [u8]) -> Result<()> {
         self.open.ioctl(command, argument).map(drop).map_err(|errno| format!("{errno:?}").into())
     }
@@ -72,11 +72,11 @@ impl Home for Engine {
         self.open.pages().pfn(page).ok_or_else(|| "there is no such page".into())
     }
 
-    fn ask(&self, page: u64) -> Result<Came> {
+    fn request_move(&self, page: u64) -> Result<MoveOutcome> {
         match self.open.move_page(page, self.mode) {
-            Outcome::Moved => Ok(Came::Moved),
-            Outcome::Stayed(Reason::Pinned | Reason::Referenced) => Ok(Came::Busy),
-            Outcome::Stayed(Reason::Refused | Reason::Retry) => Ok(Came::Refused),
+            Outcome::Moved => Ok(MoveOutcome::Moved),
+            Outcome::Stayed(Reason::Pinned | Reason::Referenced) => Ok(MoveOutcome::Busy),
+            Outcome::Stayed(Reason::Refused | Reason::Retry) => Ok(MoveOutcome::Refused),
             other => Err(format!("{other:?}").into()),
         }
     }
@@ -97,9 +97,9 @@ fn the_engine_keeps_the_contract() {
     for mode in [Mode::Async, Mode::SyncLight, Mode::Sync] {
         for mapped in [false, true] {
             for (name, rule) in RULES {
-                let home = Engine::new(mode, mapped);
-                rule(&home).unwrap_or_else(|why| panic!("{name}, {mode:?}, mapped: {mapped}: {why}"));
-                home.host.engine().physical().validate().expect("all counts are right");
+                let platform = Engine::new(mode, mapped);
+                rule(&platform).unwrap_or_else(|why| panic!("{name}, {mode:?}, mapped: {mapped}: {why}"));
+                platform.host.engine().physical().validate().expect("all counts are right");
             }
         }
     }

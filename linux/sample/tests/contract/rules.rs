@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! The contract between a driver and its home, one function for each rule of the table in `docs/linux.md`.
+//! The contract between a driver and its platform: one function for each rule of the table in `docs/linux.md`.
 //!
-//! Takes a home: an open of the sample driver on the engine (`main.rs`) or on a stock kernel (the guests' `owner.rs`), which
-//! both include this file. Promises that a home that breaks a rule fails in the function of its name. Nothing but `ask` moves
-//! pages meanwhile, so counts are compared exactly, but for moves that a passing reference to the page makes fail.
+//! Takes a platform: an open of the sample driver on the engine (`main.rs`) or on a stock kernel (the guests'
+//! `owner.rs`); both include this file. A platform that breaks a rule fails in the function of that name. Only
+//! `request_move` moves pages, so counts are compared exactly, except for moves that fail because of a passing
+//! reference.
 
 use std::error::Error;
 
@@ -11,155 +12,155 @@ use pagemove_sample::uapi::{self, Counts, Named, One, Policy, Range, Watched};
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// What came of a move that was asked for.
+/// The outcome of a requested move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Came {
+pub(crate) enum MoveOutcome {
     Moved,
-    /// The driver was asked, and said no, or later.
+    /// The driver's `isolate` refused, for good or for now.
     Refused,
     /// Somebody has a reference.
     Busy,
 }
 
-/// Who has a reference to a page, beyond the index, its mappings and the mover.
+/// The holder of an extra reference to a page, beyond the index, its mappings and the mover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Holder {
-    /// The driver, within a call.
+    /// The driver, during a call.
     Guard,
-    /// The driver, for longer.
+    /// The driver, beyond a call.
     Pin,
-    /// Not the driver: what `vmsplice` or a look-up takes.
+    /// Not the driver: `vmsplice` or a look-up.
     Other,
 }
 
-/// Lets go when dropped.
+/// Releases the reference when dropped.
 pub(crate) trait Hold {}
 
 impl<T> Hold for T {}
 
-/// An open of the sample driver, freshly made.
-pub(crate) trait Home {
+/// A new open of the sample driver.
+pub(crate) trait Platform {
     /// Makes an ioctl.
     fn call(&self, command: u32, argument: &mut [u8]) -> Result<()>;
     /// Reads a page's first word, as a process does.
     fn load(&self, page: u64) -> Result<u64>;
     /// Writes a page's first word, as a process does.
     fn store(&self, page: u64, word: u64) -> Result<()>;
-    /// Tells where a page is.
+    /// The frame (PFN) of a page.
     fn frame(&self, page: u64) -> Result<u64>;
-    /// Has a page moved, and tells what came of it.
-    fn ask(&self, page: u64) -> Result<Came>;
-    /// Takes a reference, as a guard or as others do. `None` if a test can't, here.
+    /// Asks for a move; gives its outcome.
+    fn request_move(&self, page: u64) -> Result<MoveOutcome>;
+    /// Takes a reference, as this holder does. `None` if a test can't do that here.
     fn hold(&self, holder: Holder, page: u64) -> Result<Option<Box<dyn Hold + '_>>>;
 }
 
-/// A rule, by the name that it has in the table.
-pub(crate) type Rule = (&'static str, fn(&dyn Home) -> Result<()>);
+/// A rule, with its name in the table.
+pub(crate) type Rule = (&'static str, fn(&dyn Platform) -> Result<()>);
 
 pub(crate) const RULES: &[Rule] =
     &[("held", held), ("moved", moved), ("refused", refused), ("put-off", put_off), ("freed", freed)];
 
-/// The page that is tried, and its word.
+/// The tested page, and its word.
 const PAGE: u64 = 3;
 const WORD: u64 = 0x5eed;
 
-/// How often a page is asked for that may have a passing reference.
-const ASKED: usize = 200;
+/// How often to ask for a move that a passing reference may prevent.
+const MOST_TRIES: usize = 200;
 
-/// Nobody is asked about a page that is held, so what is written down meanwhile is true, and known to who is asked later.
-fn held(home: &dyn Home) -> Result<()> {
+/// No callback runs for a held page. So what is recorded meanwhile is correct, and visible to a later `isolate`.
+fn held(platform: &dyn Platform) -> Result<()> {
     for holder in [Holder::Guard, Holder::Pin, Holder::Other] {
-        home.store(PAGE, WORD)?;
-        let Some(hold) = hold(home, holder, PAGE)? else { continue };
-        let (before, frame) = (counts(home)?, home.frame(PAGE)?);
+        platform.store(PAGE, WORD)?;
+        let Some(hold) = hold(platform, holder, PAGE)? else { continue };
+        let (before, frame) = (counts(platform)?, platform.frame(PAGE)?);
         // A driver that would refuse shows that it isn't asked.
         for policy in [Policy::Allow, Policy::Refuse] {
-            set_policy(home, policy)?;
-            expect(holder, "a move", home.ask(PAGE)?, Came::Busy)?;
+            set_policy(platform, policy)?;
+            expect(holder, "a move", platform.request_move(PAGE)?, MoveOutcome::Busy)?;
         }
-        home.call(uapi::WATCH, &mut One { number: PAGE }.to_bytes())?;
-        expect(holder, "a move once it's written down", home.ask(PAGE)?, Came::Busy)?;
-        expect(holder, "the counts", counts(home)?, before)?;
-        expect(holder, "the frame, and as written down", (home.frame(PAGE)?, look(home)?), (frame, frame))?;
-        set_policy(home, Policy::Allow)?;
+        platform.call(uapi::WATCH, &mut One { number: PAGE }.to_bytes())?;
+        expect(holder, "a move once it's written down", platform.request_move(PAGE)?, MoveOutcome::Busy)?;
+        expect(holder, "the counts", counts(platform)?, before)?;
+        expect(holder, "the frame, and as written down", (platform.frame(PAGE)?, look(platform)?), (frame, frame))?;
+        set_policy(platform, Policy::Allow)?;
         drop(hold);
-        must_move(home)?;
-        expect(holder, "as written down after a move", look(home)?, home.frame(PAGE)?)?;
-        expect(holder, "the word", home.load(PAGE)?, WORD)?;
-        // Out of the table, for the next.
-        home.call(uapi::FREE, &mut Range { first: PAGE, pages: 1 }.to_bytes())?;
+        must_move(platform)?;
+        expect(holder, "as written down after a move", look(platform)?, platform.frame(PAGE)?)?;
+        expect(holder, "the word", platform.load(PAGE)?, WORD)?;
+        // Removed from the table, for the next holder.
+        platform.call(uapi::FREE, &mut Range { first: PAGE, pages: 1 }.to_bytes())?;
     }
     Ok(())
 }
 
-/// A move is asked for, told of and over, once each.
-fn moved(home: &dyn Home) -> Result<()> {
-    home.store(PAGE, WORD)?;
-    home.call(uapi::WATCH, &mut One { number: PAGE }.to_bytes())?;
+/// Each callback runs once for a move.
+fn moved(platform: &dyn Platform) -> Result<()> {
+    platform.store(PAGE, WORD)?;
+    platform.call(uapi::WATCH, &mut One { number: PAGE }.to_bytes())?;
     for round in 1..=3 {
-        must_move(home)?;
-        let now = counts(home)?;
+        must_move(platform)?;
+        let now = counts(platform)?;
         expect(round, "moves", now.moved, round)?;
         expect(round, "moves asked for, and over", now.asked, now.over)?;
-        expect(round, "as written down", look(home)?, home.frame(PAGE)?)?;
-        expect(round, "the word", home.load(PAGE)?, WORD)?;
+        expect(round, "as written down", look(platform)?, platform.frame(PAGE)?)?;
+        expect(round, "the word", platform.load(PAGE)?, WORD)?;
     }
     Ok(())
 }
 
-/// A move that is refused changes nothing, and nothing else is called.
-fn refused(home: &dyn Home) -> Result<()> {
-    home.store(PAGE, WORD)?;
-    home.call(uapi::WATCH, &mut One { number: PAGE }.to_bytes())?;
-    let frame = home.frame(PAGE)?;
-    set_policy(home, Policy::Refuse)?;
-    let mut came = Came::Busy;
-    for _ in 0..ASKED {
-        came = home.ask(PAGE)?;
-        if came != Came::Busy {
+/// A refused move changes nothing, and calls nothing else.
+fn refused(platform: &dyn Platform) -> Result<()> {
+    platform.store(PAGE, WORD)?;
+    platform.call(uapi::WATCH, &mut One { number: PAGE }.to_bytes())?;
+    let frame = platform.frame(PAGE)?;
+    set_policy(platform, Policy::Refuse)?;
+    let mut outcome = MoveOutcome::Busy;
+    for _ in 0..MOST_TRIES {
+        outcome = platform.request_move(PAGE)?;
+        if outcome != MoveOutcome::Busy {
             break;
         }
     }
-    expect("no", "a move", came, Came::Refused)?;
-    let now = counts(home)?;
+    expect("no", "a move", outcome, MoveOutcome::Refused)?;
+    let now = counts(platform)?;
     expect("no", "moved, over", (now.moved, now.over), (0, 0))?;
     expect("no", "moves asked for", now.asked, now.refused)?;
-    expect("no", "the frame, and as written down", (home.frame(PAGE)?, look(home)?), (frame, frame))?;
-    expect("no", "the word", home.load(PAGE)?, WORD)
+    expect("no", "the frame, and as written down", (platform.frame(PAGE)?, look(platform)?), (frame, frame))?;
+    expect("no", "the word", platform.load(PAGE)?, WORD)
 }
 
-/// A move that is put off comes again, and is over once for each time that it was granted.
-fn put_off(home: &dyn Home) -> Result<()> {
-    home.store(PAGE, WORD)?;
-    set_policy(home, Policy::Retry)?;
-    let mut came = Came::Busy;
-    for _ in 0..ASKED {
-        came = home.ask(PAGE)?;
-        if came == Came::Moved {
+/// A move that is put off is tried again; `putback` runs once for each grant.
+fn put_off(platform: &dyn Platform) -> Result<()> {
+    platform.store(PAGE, WORD)?;
+    set_policy(platform, Policy::Retry)?;
+    let mut outcome = MoveOutcome::Busy;
+    for _ in 0..MOST_TRIES {
+        outcome = platform.request_move(PAGE)?;
+        if outcome == MoveOutcome::Moved {
             break;
         }
     }
-    expect("later", "a move", came, Came::Moved)?;
-    let now = counts(home)?;
+    expect("later", "a move", outcome, MoveOutcome::Moved)?;
+    let now = counts(platform)?;
     expect("later", "moved, and put off before", (now.moved, now.refused > 0), (1, true))?;
     expect("later", "moves asked for", now.asked, now.over + now.refused)
 }
 
-/// What is freed while it's held leaves its place to another page, which isn't held.
-fn freed(home: &dyn Home) -> Result<()> {
+/// A page freed while held is replaced by another page, which isn't held.
+fn freed(platform: &dyn Platform) -> Result<()> {
     for holder in [Holder::Guard, Holder::Pin, Holder::Other] {
-        home.store(PAGE, WORD)?;
-        home.call(uapi::WATCH, &mut One { number: PAGE }.to_bytes())?;
-        let Some(hold) = hold(home, holder, PAGE)? else { continue };
-        let frame = home.frame(PAGE)?;
-        home.call(uapi::FREE, &mut Range { first: PAGE, pages: 1 }.to_bytes())?;
-        home.store(PAGE, WORD + 1)?;
-        expect(holder, "the same frame", home.frame(PAGE)? == frame, false)?;
-        must_move(home)?;
+        platform.store(PAGE, WORD)?;
+        platform.call(uapi::WATCH, &mut One { number: PAGE }.to_bytes())?;
+        let Some(hold) = hold(platform, holder, PAGE)? else { continue };
+        let frame = platform.frame(PAGE)?;
+        platform.call(uapi::FREE, &mut Range { first: PAGE, pages: 1 }.to_bytes())?;
+        platform.store(PAGE, WORD + 1)?;
+        expect(holder, "the same frame", platform.frame(PAGE)? == frame, false)?;
+        must_move(platform)?;
         drop(hold);
-        must_move(home)?;
-        expect(holder, "a new page as written down", look(home)?, 0)?;
-        expect(holder, "the word", home.load(PAGE)?, WORD + 1)?;
+        must_move(platform)?;
+        expect(holder, "a new page as written down", look(platform)?, 0)?;
+        expect(holder, "the word", platform.load(PAGE)?, WORD + 1)?;
     }
     Ok(())
 }
@@ -168,35 +169,35 @@ fn expect<T: PartialEq + std::fmt::Debug>(case: impl std::fmt::Debug, what: &str
     if is == should { Ok(()) } else { Err(format!("{case:?}: {what}: {is:?}, not {should:?}").into()) }
 }
 
-fn must_move(home: &dyn Home) -> Result<()> {
-    for _ in 0..ASKED {
-        match home.ask(PAGE)? {
-            Came::Moved => return Ok(()),
-            Came::Refused => return Err("a driver that allows all has refused".into()),
-            Came::Busy => {}
+fn must_move(platform: &dyn Platform) -> Result<()> {
+    for _ in 0..MOST_TRIES {
+        match platform.request_move(PAGE)? {
+            MoveOutcome::Moved => return Ok(()),
+            MoveOutcome::Refused => return Err("a driver that allows all moves refused one".into()),
+            MoveOutcome::Busy => {}
         }
     }
-    Err("a page that nobody holds doesn't move".into())
+    Err("an unheld page doesn't move".into())
 }
 
-fn counts(home: &dyn Home) -> Result<Counts> {
+fn counts(platform: &dyn Platform) -> Result<Counts> {
     let mut bytes = [0; Counts::BYTES];
-    home.call(uapi::COUNT, &mut bytes)?;
+    platform.call(uapi::COUNT, &mut bytes)?;
     Counts::from_bytes(&bytes).ok_or_else(|| "counts of a wrong length".into())
 }
 
-/// The frame that the driver's own table has.
-fn look(home: &dyn Home) -> Result<u64> {
+/// The frame in the driver's own table.
+fn look(platform: &dyn Platform) -> Result<u64> {
     let mut bytes = Watched { index: PAGE, pfn: 0 }.to_bytes();
-    home.call(uapi::LOOK, &mut bytes)?;
+    platform.call(uapi::LOOK, &mut bytes)?;
     Ok(Watched::from_bytes(&bytes).map_or(0, |watched| watched.pfn))
 }
 
-fn set_policy(home: &dyn Home, policy: Policy) -> Result<()> {
-    home.call(uapi::POLICY, &mut One { number: policy as u64 }.to_bytes())
+fn set_policy(platform: &dyn Platform, policy: Policy) -> Result<()> {
+    platform.call(uapi::POLICY, &mut One { number: policy as u64 }.to_bytes())
 }
 
-struct Pinned<'a>(&'a dyn Home, u64);
+struct Pinned<'a>(&'a dyn Platform, u64);
 
 impl Pinned<'_> {
     fn call(&self, command: u32) -> Result<()> {
@@ -213,12 +214,12 @@ impl Drop for Pinned<'_> {
     }
 }
 
-fn hold<'a>(home: &'a dyn Home, holder: Holder, page: u64) -> Result<Option<Box<dyn Hold + 'a>>> {
+fn hold<'a>(platform: &'a dyn Platform, holder: Holder, page: u64) -> Result<Option<Box<dyn Hold + 'a>>> {
     if holder != Holder::Pin {
-        return home.hold(holder, page);
+        return platform.hold(holder, page);
     }
-    let pinned = Pinned(home, page);
-    // Only what is pinned is let go.
+    let pinned = Pinned(platform, page);
+    // Unpin on drop only what was pinned.
     match pinned.call(uapi::PIN) {
         Ok(()) => Ok(Some(Box::new(pinned))),
         Err(error) => {
