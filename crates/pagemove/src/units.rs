@@ -1,21 +1,21 @@
 //! Units that can't be mixed up: page frame numbers, orders, ranges, physical and virtual addresses.
 //!
-//! Takes nothing from the other layers. Arithmetic that can leave the type's range is either checked or named.
+//! Uses no other layer. Arithmetic that can leave a type's range is checked, or says so in its name.
 
 use core::fmt;
 
 /// Shift from bytes to 4 KiB pages.
 pub const PAGE_SHIFT: u32 = 12;
-/// Bytes of a base page.
+/// Size of a base page in bytes.
 pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
-/// Largest order that the buddy allocator hands out (order 10: 4 MiB).
+/// Largest order of the buddy allocator (order 10: 4 MiB).
 pub const MAX_ORDER: Order = Order(10);
-/// Order of a 2 MiB page, the size of one entry in the second level of x86-64 page tables.
+/// Order of a 2 MiB page: one second-level entry of x86-64 page tables.
 pub const HUGE_ORDER: Order = Order(9);
 
-/// A page frame number: index of a 4 KiB frame of physical memory.
+/// A page frame number (PFN): the index of a 4 KiB frame of physical memory.
 ///
-/// 32 bits name 16 TiB, and let the links of free lists fit beside each other in a frame's key.
+/// 32 bits cover 16 TiB, and two links of a free list fit into a frame's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Pfn(u32);
 
@@ -40,17 +40,17 @@ impl Pfn {
         Self(self.0 + frames)
     }
 
-    /// Gives the first frame of the aligned group of `order` that holds this one.
+    /// Gives the first frame of the aligned block of `order` that contains this one.
     pub const fn align_down(self, order: Order) -> Self {
         Self(self.0 & !(order.frames() - 1))
     }
 
-    /// Tells whether this frame starts an aligned group of `order`.
+    /// Tells whether this frame starts an aligned block of `order`.
     pub const fn is_aligned(self, order: Order) -> bool {
         self.0 & (order.frames() - 1) == 0
     }
 
-    /// Gives the other half of the group of order `order + 1` that holds this group of `order`.
+    /// Gives the buddy: the other half of the block of `order + 1` that contains this block of `order`.
     pub const fn buddy(self, order: Order) -> Self {
         Self(self.0 ^ order.frames())
     }
@@ -67,7 +67,7 @@ impl fmt::Display for Pfn {
     }
 }
 
-/// Power of two of a number of frames: order 0 is one frame, order 9 is 2 MiB.
+/// The power of two of a number of frames: order 0 is one frame, order 9 is 2 MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Order(u8);
 
@@ -90,7 +90,7 @@ impl Order {
         1 << self.0
     }
 
-    /// Gives the orders from 0 up to and with this one.
+    /// Walks the orders from 0 to this one, inclusive.
     pub fn up_to(self) -> impl DoubleEndedIterator<Item = Order> {
         (0..=self.0).map(Order)
     }
@@ -106,7 +106,7 @@ pub struct FrameRange {
 }
 
 impl FrameRange {
-    /// Names the `frames` frames from `start`; `None` if they would pass the last frame number.
+    /// Makes the range of `frames` frames from `start`; `None` if it would pass the last frame number.
     pub const fn new(start: Pfn, frames: u32) -> Option<Self> {
         match start.0.checked_add(frames) {
             Some(_) => Some(Self { start, frames }),
@@ -114,12 +114,12 @@ impl FrameRange {
         }
     }
 
-    /// Gives the first frame behind the range.
+    /// Gives the first frame after the range.
     pub const fn end(self) -> Pfn {
         Pfn(self.start.0 + self.frames)
     }
 
-    /// Tells whether `pfn` lies in the range.
+    /// Tells whether `pfn` is in the range.
     pub const fn contains(self, pfn: Pfn) -> bool {
         pfn.0 >= self.start.0 && pfn.0 - self.start.0 < self.frames
     }
@@ -151,7 +151,7 @@ impl PhysAddr {
 pub struct VirtAddr(u64);
 
 impl VirtAddr {
-    /// First address that user space can't have.
+    /// The first address outside of user space.
     pub const LIMIT: u64 = 1 << 47;
 
     /// Makes an address; `None` at or above [`Self::LIMIT`].
@@ -179,12 +179,12 @@ impl VirtAddr {
         self.0 >> PAGE_SHIFT
     }
 
-    /// Gives the address `pages` pages above. The caller keeps within a range that was checked when it was made.
+    /// Gives the address `pages` pages above. Unchecked: the caller stays within a checked range.
     pub const fn up(self, pages: u32) -> Self {
         Self(self.0 + ((pages as u64) << PAGE_SHIFT))
     }
 
-    /// Gives the first address of the 2 MiB range that holds this one.
+    /// Gives the first address of the aligned 2 MiB range that contains this one.
     pub const fn align_down_huge(self) -> Self {
         Self(self.0 & !((PAGE_SIZE as u64 * HUGE_ORDER.frames() as u64) - 1))
     }
@@ -204,7 +204,8 @@ pub struct VirtRange {
 }
 
 impl VirtRange {
-    /// Names `pages` pages from `start`; `None` if `start` is not aligned, `pages` is 0, or the end passes user space.
+    /// Makes the range of `pages` pages from `start`; `None` if `start` is not aligned, `pages` is 0, or the end passes
+    /// user space.
     pub const fn new(start: VirtAddr, pages: u32) -> Option<Self> {
         let bytes = (pages as u64) << PAGE_SHIFT;
         if start.is_page_aligned() && pages > 0 && start.0 + bytes <= VirtAddr::LIMIT {
@@ -219,7 +220,7 @@ impl VirtRange {
         self.start
     }
 
-    /// Gives the first address behind the range (may equal [`VirtAddr::LIMIT`]).
+    /// Gives the first address after the range (may equal [`VirtAddr::LIMIT`]).
     pub const fn end(self) -> VirtAddr {
         self.start.up(self.pages)
     }
@@ -229,7 +230,7 @@ impl VirtRange {
         self.pages
     }
 
-    /// Tells whether `address` lies in the range.
+    /// Tells whether `address` is in the range.
     pub const fn contains(self, address: VirtAddr) -> bool {
         address.0 >= self.start.0 && address.0 < self.end().0
     }
@@ -246,12 +247,12 @@ impl VirtRange {
         self.intersect(other).is_some()
     }
 
-    /// Tells whether `other` lies wholly inside.
+    /// Tells whether `other` is entirely inside.
     pub fn covers(self, other: Self) -> bool {
         self.intersect(other) == Some(other)
     }
 
-    /// Gives the number of pages from the range's start to `address`, which lies in or just behind it.
+    /// Gives the number of pages from the range's start to `address`, which is in the range or at its end.
     pub const fn offset_of(self, address: VirtAddr) -> u32 {
         ((address.0 - self.start.0) >> PAGE_SHIFT) as u32
     }

@@ -1,4 +1,4 @@
-//! Carrying a plan out, and allocating a large block by compacting for it.
+//! Executing a plan, and allocating a large block by compaction.
 
 use alloc::{sync::Arc, vec::Vec};
 
@@ -12,20 +12,20 @@ use crate::{
     zone::{AllocError, Physical, Request},
 };
 
-/// What became of a block that was to be emptied.
+/// The outcome for a block to empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockOutcome {
-    /// Its number.
+    /// The block's number.
     pub block: u32,
     /// Base pages moved out.
     pub moved: u64,
-    /// Pages that stayed, and why.
+    /// Pages not moved, and why.
     pub stayed: Vec<(Pfn, Reason)>,
-    /// It's all free now.
+    /// Whether the whole block is free now.
     pub free: bool,
 }
 
-/// A plan being carried out, a block at a time, so that a caller can show progress, and stop between two.
+/// A plan being executed block by block: the caller can show progress, and stop between blocks.
 pub struct Act<'e> {
     physical: &'e Physical,
     mover: Mover<'e>,
@@ -37,10 +37,10 @@ pub struct Act<'e> {
 }
 
 impl<'e> Act<'e> {
-    /// Begins to carry out `plan`.
+    /// Starts to execute `plan`.
     pub fn new(engine: &'e Engine, plan: &'e Plan, options: Options) -> Self {
         let physical = engine.physical();
-        // Frames on processors' lists are free, but no block is until they are back.
+        // Frames on CPUs' lists keep their block from being free.
         physical.drain_cpu_lists();
         Self {
             physical,
@@ -53,13 +53,13 @@ impl<'e> Act<'e> {
         }
     }
 
-    /// Isolates the block, moves its pages out, ends the isolation; a block that can't be emptied is given up.
+    /// Isolates the block, moves its pages out, and ends the isolation. Gives up if a page stays.
     fn empty(&mut self, block: u32) -> BlockOutcome {
         let counters = self.physical.counters();
         counters.add(Counter::CompactBlocks, 1);
         let mut outcome = BlockOutcome { block, moved: 0, stayed: Vec::new(), free: false };
         let Some(isolated) = self.physical.isolate_block(block) else { return outcome };
-        // Twice at most: pages that were allocated just before, and half made at the first look, are met then.
+        // At most twice: the second pass finds pages whose allocation was under way during the first.
         for attempt in 0..2 {
             movable_frames(self.physical, self.physical.blocks().range(block), &mut self.sources);
             if !self.sources.is_empty() {
@@ -94,7 +94,7 @@ impl Iterator for Act<'_> {
     }
 }
 
-/// Lists the heads of what is in use and movable by its kind, upwards.
+/// Lists the heads of allocations of movable kinds, upwards.
 fn movable_frames(physical: &Physical, range: FrameRange, out: &mut Vec<Pfn>) {
     out.clear();
     let mut at = range.start;
@@ -108,15 +108,15 @@ fn movable_frames(physical: &Physical, range: FrameRange, out: &mut Vec<Pfn>) {
     }
 }
 
-/// Observes, plans and acts once on `range`; gives what became of each block that was to be emptied.
+/// Observes, plans and acts once on `range`; gives the outcome for each block of the plan.
 pub fn compact(engine: &Engine, range: FrameRange, goal: Goal, options: Options) -> Vec<BlockOutcome> {
     let plan = Plan::new(&Observation::of(engine.physical(), range, options.policy), goal);
     Act::new(engine, &plan, options).collect()
 }
 
-/// Lets allocations with [`Effort::Compact`](crate::zone::Effort::Compact) compact memory as `options` say.
+/// Lets allocations with [`Effort::Compact`](crate::zone::Effort::Compact) compact memory, with `options`.
 pub fn compact_for_allocations(engine: &Arc<Engine>, options: Options) {
-    // Weak, as the engine owns what it is given here.
+    // Weak, since the engine owns the closure.
     let engine_of_allocations = Arc::downgrade(engine);
     engine.physical().set_compactor(Arc::new(move |request| {
         engine_of_allocations.upgrade().is_some_and(|engine| {
@@ -126,7 +126,7 @@ pub fn compact_for_allocations(engine: &Arc<Engine>, options: Options) {
     }));
 }
 
-/// Empties blocks that `request` may use, the cheapest of any zone first, until one is free and `is_enough`.
+/// Empties blocks that `request` may use, in any zone, cheapest first, until one is free and `is_enough`.
 fn free_blocks_for(engine: &Engine, request: &Request, options: Options, mut is_enough: impl FnMut() -> bool) -> bool {
     let physical = engine.physical();
     if request.order() > physical.blocks().order() {
@@ -146,9 +146,9 @@ fn free_blocks_for(engine: &Engine, request: &Request, options: Options, mut is_
     false
 }
 
-/// Allocates `order.frames()` frames in a row for `kind`; compacts if no such block is free.
+/// Allocates `order.frames()` contiguous frames for `kind`; compacts if there is no free block of that size.
 ///
-/// Orders up to a pageblock's are compacted for. On failure the reasons are in the counters and events.
+/// Compacts only for orders up to a pageblock's. After a failure, counters and events have the reasons.
 pub fn alloc_compacting(engine: &Engine, order: Order, kind: Kind, options: Options) -> Result<Pfn, AllocError> {
     let physical = engine.physical();
     let mut result = physical.alloc(order, kind);

@@ -1,8 +1,8 @@
-//! Compaction in three steps: **observe** reads the summaries of pageblocks, **plan** decides from them alone which blocks
-//! to empty and which to fill, **act** moves the pages and says what became of each block.
+//! Compaction in three steps: **observe** reads the summaries of pageblocks, **plan** selects from them the blocks to
+//! empty and to fill, **act** moves the pages and reports each block's outcome.
 //!
-//! So a plan can be printed, tested and run dry, and its cost grows with the pages moved: only the blocks chosen are
-//! looked at frame by frame.
+//! So a plan can be printed, tested and run dry. The cost depends on the pages moved: only selected blocks are scanned
+//! frame by frame.
 
 mod act;
 mod observe;

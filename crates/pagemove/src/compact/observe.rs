@@ -1,4 +1,4 @@
-//! What is in the pageblocks of a zone, as a policy sees it: read from summaries, without a look at any frame.
+//! The contents of a zone's pageblocks, as a policy sees them: read from summaries, without scanning frames.
 
 use alloc::vec::Vec;
 
@@ -9,19 +9,19 @@ use crate::{
     zone::{Physical, Summary},
 };
 
-/// A pageblock's frames, as a policy sees them.
+/// A pageblock's frames, counted for a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
     /// Free.
     pub free: u32,
-    /// In use, and the policy moves them.
+    /// In use, and moved by the policy.
     pub movable: u32,
-    /// In use, and the policy does not move them.
+    /// In use, and not moved by the policy.
     pub fixed: u32,
 }
 
 impl Tally {
-    /// Sorts a summary's classes as `policy` does.
+    /// Counts a summary's classes for `policy`.
     pub fn new(summary: &Summary, policy: Policy) -> Self {
         let mut tally = Self::default();
         for class in Class::ALL {
@@ -35,8 +35,8 @@ impl Tally {
         tally
     }
 
-    /// Tells whether the block can't become free because of pages that the policy does not move, though it holds others
-    /// or free ones as well: it's held hostage.
+    /// Tells whether pages that the policy doesn't move keep the block from becoming free, although the rest is free or
+    /// movable: it's held hostage.
     pub fn is_hostage(&self) -> bool {
         self.fixed > 0 && self.free + self.movable > 0
     }
@@ -47,7 +47,7 @@ impl Tally {
     }
 }
 
-/// Tells whether `policy` leaves pages of `class` where they are.
+/// Tells whether `policy` doesn't move pages of `class`.
 pub fn is_fixed(class: Class, policy: Policy) -> bool {
     match class {
         Class::Free | Class::Lru => false,
@@ -60,26 +60,26 @@ pub fn is_fixed(class: Class, policy: Policy) -> bool {
 /// One pageblock that can be emptied or filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observed {
-    /// Its number.
+    /// The block's number.
     pub block: u32,
-    /// What is in it.
+    /// Its contents.
     pub tally: Tally,
 }
 
-/// The blocks of a zone that can be emptied or filled, by number.
+/// The blocks of a zone that can be emptied or filled, in numeric order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observation {
-    /// The policy that the tallies are for.
+    /// The policy of the tallies.
     pub policy: Policy,
     /// Frames of a block.
     pub block_frames: u32,
-    /// Blocks with something movable in them, or partly free.
+    /// Blocks that have movable pages or are partly free.
     pub blocks: Vec<Observed>,
 }
 
 impl Observation {
-    /// Reads the summaries of the blocks of `range` that the index names. Costs by those, not by the range's size.
-    /// Collects the free frames from the processors' lists first.
+    /// Reads the summaries of the candidate blocks of `range`. The cost depends on their number, not on the range's
+    /// size. Drains the CPUs' lists first.
     pub fn of(physical: &Physical, range: FrameRange, policy: Policy) -> Self {
         physical.drain_cpu_lists();
         let mut blocks = Vec::new();

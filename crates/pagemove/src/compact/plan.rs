@@ -1,4 +1,4 @@
-//! Which blocks to empty, and which to fill with what comes out of them: a pure function of what was observed.
+//! Selects blocks to empty, and blocks to fill with their pages: a pure function of an observation.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -8,28 +8,28 @@ use super::{Observation, Observed};
 /// How much to compact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
-    /// As many free blocks as can be.
+    /// As many free blocks as possible.
     All,
-    /// So many more free blocks, at the least cost.
+    /// This many more free blocks, at the least cost.
     Blocks(u32),
 }
 
 /// A block to empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Emptied {
-    /// Its number.
+    /// The block's number.
     pub block: u32,
     /// Pages to move out.
     pub pages: u32,
 }
 
-/// What to do.
+/// The blocks to empty and to fill.
 ///
 /// # Invariants
-/// No block is both emptied and filled; the blocks to fill have at least as many free frames as pages are to move.
+/// No block is both emptied and filled. The blocks to fill have enough free frames for all pages to move.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// Blocks to empty, the cheapest first.
+    /// Blocks to empty, cheapest first.
     pub empty: Vec<Emptied>,
     /// Blocks to fill, in this order.
     pub fill: Vec<u32>,
@@ -40,14 +40,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Decides. Blocks with pages that can't move are filled first, since they are lost anyway, the fullest of them
-    /// first; then, from the fullest on, those that would be dearest to empty. Emptied are the cheapest.
+    /// Makes a plan. Empties the cheapest blocks. Fills blocks with immovable pages first, since they can't become
+    /// free, fullest first. Then fills the others, from the most expensive to empty.
     pub fn new(observation: &Observation, goal: Goal) -> Self {
         let (mut hostages, mut clean): (Vec<&Observed>, Vec<&Observed>) =
             observation.blocks.iter().filter(|seen| !seen.tally.is_free()).partition(|seen| seen.tally.fixed > 0);
         hostages.retain(|seen| seen.tally.free > 0);
         hostages.sort_unstable_by_key(|seen| (seen.tally.free, seen.block));
-        // Fewest pages first; of equals the upper block, so that low memory fills.
+        // Fewest pages first. Among equals the upper block, so that low memory is filled.
         clean.sort_unstable_by_key(|seen| (seen.tally.movable, u32::MAX - seen.block));
         let most = match goal {
             Goal::All => usize::MAX,
@@ -55,7 +55,7 @@ impl Plan {
         };
         let mut room: u64 = hostages.iter().map(|seen| u64::from(seen.tally.free)).sum();
         let mut plan = Self::default();
-        // The two ends of `clean`: emptied from the front, filled from the back, until they meet.
+        // Blocks are emptied from the front of `clean` and filled from its back, until both meet.
         let mut filled = clean.len();
         for (number, seen) in clean.iter().enumerate() {
             if plan.empty.len() >= most || number >= filled {
@@ -72,7 +72,7 @@ impl Plan {
             plan.moves = need;
             plan.empty.push(Emptied { block: seen.block, pages: seen.tally.movable });
         }
-        // A block that would have been emptied next, and was counted on to be filled instead, stays as it is if unneeded.
+        // Room may have been counted for a block that is then not emptied: fill only what is needed.
         let mut needed = plan.moves;
         for seen in hostages.into_iter().chain(clean[filled.max(plan.empty.len())..].iter().rev().copied()) {
             if needed == 0 {
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(Plan::new(&observation(&[]), Goal::All), Plan::default());
     }
 
-    /// What is promised for any input: rooms suffice, nothing is both emptied and filled, no fixed page is moved.
+    /// For any input there is room for all moves, no block is both emptied and filled, and no fixed page is moved.
     #[test]
     fn invariants_hold_for_many_inputs() {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;

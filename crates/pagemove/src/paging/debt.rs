@@ -1,4 +1,4 @@
-//! What a change of page tables owes: a TLB flush, and until then the frames that old translations still reach.
+//! The debt of a page-table change: a TLB flush, and until then the frames that stale translations still reach.
 
 use alloc::vec::Vec;
 
@@ -9,11 +9,11 @@ use crate::{
     zone::Physical,
 };
 
-/// Flushes that are owed. References and tables put in are given back after the flush, so no frame is reused before it.
+/// Owed TLB flushes. References and tables added here are released after the flush, so no frame is reused before it.
 ///
 /// # Invariants
-/// Paid before it's dropped: dropping an unpaid debt pays it, so that nothing is lost, and panics where debug assertions
-/// are on, since whoever forgot it has most likely already used what the flush should have guarded.
+/// A debt must be paid before it is dropped. Dropping an unpaid debt pays it, and panics with debug assertions: the
+/// caller has probably already relied on the missing flush.
 #[must_use = "translations stay in TLBs until the debt is paid"]
 pub struct FlushDebt<'p> {
     physical: &'p Physical,
@@ -23,12 +23,12 @@ pub struct FlushDebt<'p> {
 }
 
 impl<'p> FlushDebt<'p> {
-    /// Makes a debt of nothing.
+    /// Makes an empty debt.
     pub fn new(physical: &'p Physical) -> Self {
         Self { physical, ranges: Vec::new(), references: Vec::new(), tables: Vec::new() }
     }
 
-    /// Makes room for `pages` separate pages, so that adding them does not allocate.
+    /// Reserves space for `pages` separate pages, so that adding them doesn't allocate.
     pub fn reserve(&mut self, pages: usize) {
         self.ranges.reserve(pages);
     }
@@ -45,12 +45,12 @@ impl<'p> FlushDebt<'p> {
         }
     }
 
-    /// Keeps a reference until the flush is done.
+    /// Keeps a reference until the flush.
     pub fn keep_reference(&mut self, pfn: Pfn) {
         self.references.push(pfn);
     }
 
-    /// Keeps a page table, taken out of its tree, until the flush is done.
+    /// Keeps an unlinked page table until the flush.
     pub(crate) fn keep_table(&mut self, pfn: Pfn) {
         self.tables.push(pfn);
     }
@@ -60,7 +60,7 @@ impl<'p> FlushDebt<'p> {
         self.ranges.is_empty() && self.references.is_empty() && self.tables.is_empty()
     }
 
-    /// Flushes, then gives back what was kept. The debt can be used again.
+    /// Flushes, then releases what was kept. The debt can be used again.
     pub fn pay(&mut self) {
         if !self.ranges.is_empty() {
             self.physical.machine().flush(&self.ranges);

@@ -1,34 +1,35 @@
-//! One entry of an x86-64 page table (Intel SDM volume 3, section 5.5; AMD APM volume 2, section 5.3), and migration entries.
+//! One entry of an x86-64 page table (Intel SDM volume 3, section 5.5; AMD APM volume 2, section 5.3), and migration
+//! entries.
 //!
-//! A migration entry is the entry it stands for, with `PRESENT` taken out and `MIGRATION` put in: whatever the entry said
-//! (write, accessed, dirty, soft-dirty, exclusive, no-execute) it still says when it becomes present again. Its frame
-//! number is stored inverted, since processors with the L1 terminal fault read ahead through entries that aren't present.
+//! A migration entry is a present entry with `PRESENT` cleared and `MIGRATION` set. The other bits (write, accessed,
+//! dirty, soft-dirty, exclusive, no-execute) are kept for when it becomes present again. Its frame number is stored
+//! inverted, because CPUs with the L1 terminal fault speculatively load through entries that aren't present.
 
 use bitflags::bitflags;
 
 use crate::units::Pfn;
 
 bitflags! {
-    /// Bits of an entry. Those that hardware ignores (9 to 11) are the engine's.
+    /// Bits of an entry. Hardware ignores bits 9 to 11, so the engine uses them.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct Flags: u64 {
-        /// The processor may use the entry.
+        /// The CPU may use the entry.
         const PRESENT = 1;
         /// Stores are allowed.
         const WRITE = 1 << 1;
         /// User mode may use the entry.
         const USER = 1 << 2;
-        /// The processor used the entry.
+        /// The CPU has used the entry.
         const ACCESSED = 1 << 5;
-        /// The processor stored through the entry.
+        /// The CPU has stored through the entry.
         const DIRTY = 1 << 6;
-        /// In the second level: maps 2 MiB, not a table.
+        /// In a second-level entry: maps 2 MiB instead of a table.
         const HUGE = 1 << 7;
-        /// The frame is anonymous and this mapping's alone: a store needs no copy.
+        /// The page is anonymous and mapped only here: a store needs no copy.
         const EXCLUSIVE = 1 << 9;
-        /// Stored through since the marks were last cleared, as Linux's soft-dirty.
+        /// Stored through since the bits were last cleared: Linux's soft-dirty.
         const SOFT_DIRTY = 1 << 10;
-        /// Not present since its frame moves: who faults on it waits.
+        /// Not present because its page is being moved: a fault on it waits.
         const MIGRATION = 1 << 11;
         /// Instructions can't be fetched.
         const NO_EXECUTE = 1 << 63;
@@ -38,12 +39,12 @@ bitflags! {
 /// Frame number bits, 12 to 51.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// A value of an entry.
+/// The value of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Entry(u64);
 
 impl Entry {
-    /// Nothing.
+    /// The empty entry.
     pub const NONE: Self = Self(0);
 
     /// Makes a present entry for `pfn`.
@@ -51,17 +52,17 @@ impl Entry {
         Self(pfn.address().get() | flags.bits() | Flags::PRESENT.bits())
     }
 
-    /// Makes an entry for the table of the next level, which limits nothing itself.
+    /// Makes an entry for a next-level table, with all rights: the leaf decides.
     pub const fn table(pfn: Pfn) -> Self {
         Self::present(pfn, Flags::WRITE.union(Flags::USER))
     }
 
-    /// Reads back a stored word.
+    /// Converts from a stored word.
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// Gives the word to store.
+    /// Converts to the word to store.
     pub const fn bits(self) -> u64 {
         self.0
     }
@@ -81,7 +82,7 @@ impl Entry {
         self.0 == 0
     }
 
-    /// Tells whether the processor may use the entry.
+    /// Tells whether the CPU may use the entry.
     pub const fn is_present(self) -> bool {
         self.has(Flags::PRESENT)
     }
@@ -102,17 +103,17 @@ impl Entry {
         Self(self.0 | flags.bits())
     }
 
-    /// Takes flags other than `PRESENT` out.
+    /// Clears flags other than `PRESENT`.
     pub const fn without(self, flags: Flags) -> Self {
         Self(self.0 & !flags.bits())
     }
 
-    /// Gives the migration entry that stands for this present entry.
+    /// Converts a present entry to its migration entry.
     pub const fn blocked(self) -> Self {
         Self((self.0 ^ ADDRESS) & !Flags::PRESENT.bits() | Flags::MIGRATION.bits())
     }
 
-    /// Gives the present entry that this migration entry stands for, pointing to `pfn`.
+    /// Converts a migration entry back to a present entry, pointing to `pfn`.
     pub const fn unblocked(self, pfn: Pfn) -> Self {
         let flags = self.0 & !ADDRESS & !Flags::MIGRATION.bits();
         Self(flags | Flags::PRESENT.bits() | pfn.address().get())

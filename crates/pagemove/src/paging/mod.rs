@@ -1,6 +1,6 @@
-//! Page tables of x86-64, migration entries, and the flushes that changes owe.
+//! x86-64 page tables, migration entries, and the TLB flushes that changes owe.
 //!
-//! Takes table frames from [`crate::zone`]; promises that a frame is not reused while an unflushed translation can reach it.
+//! Takes table frames from [`crate::zone`]. A frame is not reused while a stale translation can reach it.
 
 mod debt;
 mod entry;

@@ -1,11 +1,11 @@
-//! A page table: four levels of x86-64, in the machine's own RAM, entries changed by compare-and-swap only.
+//! A page table: four levels of x86-64, in the machine's own RAM. Entries are changed only by compare-and-swap.
 //!
 //! # Protocol
-//! Who wants to change a leaf reads it, decides, and swaps; if it changed meanwhile he decides anew. So of a fault, an
-//! unmapping, a move and the processor setting accessed or dirty, one wins, and the others see what it did.
-//! Tables are added by faults at any time, and taken away only by their address space's exclusive holder, for ranges in
-//! which no mapping and no reverse map is left; their frames are free after the flush. So who walks under the address
-//! space's lock, under a reverse map's lock within its range, or under the machine's exclusion of flushes, is safe.
+//! A leaf is changed by read, decide, compare-and-swap, and retry if it changed meanwhile. So of a fault, an unmapping,
+//! a move and the CPU's accessed or dirty mark, one wins, and the others see its result. Faults add tables at any time.
+//! Only the exclusive holder of the address space removes tables, for ranges without mappings and reverse maps, and
+//! their frames are freed after the flush. So a walk is safe under the address space's lock, under a reverse map's lock
+//! within its range, or while the machine excludes flushes.
 
 use alloc::sync::Arc;
 use core::ops::Range;
@@ -29,7 +29,7 @@ pub struct PageTable {
     root: Pfn,
 }
 
-/// What a processor walks the tables for.
+/// The kind of access that a CPU walks the tables for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Walk {
     /// A load.
@@ -40,18 +40,18 @@ pub enum Walk {
     Fetch,
 }
 
-/// What a processor's walk found, to be kept in its TLB until it's flushed.
+/// The result of a CPU's walk, kept in its TLB until flushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Translation {
     /// First frame of the page.
     pub first: Pfn,
     /// Size of the page: order 0 or 9.
     pub order: Order,
-    /// A store needs no further walk: it's allowed, and the dirty mark is set.
+    /// A store needs no further walk: it is allowed, and the dirty mark is set.
     pub storable: bool,
 }
 
-/// A leaf's place in the tree.
+/// A leaf entry's location in the tree.
 #[derive(Clone, Copy)]
 pub struct Slot<'a> {
     word: &'a AtomicU64,
@@ -59,39 +59,39 @@ pub struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    /// Gives what the leaf maps: order 0 or 9.
+    /// The order that the leaf maps: 0 or 9.
     pub fn order(&self) -> Order {
         self.order
     }
 
     /// Reads the entry.
     pub fn load(&self) -> Entry {
-        // Acquire pairs with the Release of `swap_if`: the frame's fields are as of before it was mapped, or later.
+        // Acquire pairs with the Release of `swap_if`: the frame's fields are at least as new as its mapping.
         Entry::from_bits(self.word.load(Ordering::Acquire))
     }
 
-    /// Changes the entry from `old` to `new`; gives what stands there instead if it is no longer `old`.
+    /// Changes the entry from `old` to `new`; gives the current entry if it is no longer `old`.
     pub fn swap_if(&self, old: Entry, new: Entry) -> Result<(), Entry> {
-        // AcqRel: Release publishes the frame's fields and contents to who walks here; Acquire as in `load`. What was found
-        // instead is only compared, or swapped again.
+        // AcqRel: Release publishes the frame's fields and contents to walks; Acquire as in `load`. A failed swap may
+        // be relaxed: its result is only compared, or swapped again.
         self.word
             .compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Relaxed)
             .map(drop)
             .map_err(Entry::from_bits)
     }
 
-    /// Changes the entry from `old` to `new`, where nobody else can have changed it.
+    /// Changes the entry from `old` to `new`; nobody else may change it meanwhile.
     pub(crate) fn replace(&self, old: Entry, new: Entry) {
         let swapped = self.swap_if(old, new);
         assert_eq!(swapped, Ok(()), "an entry changed under its holder");
     }
 
-    /// Takes the entry out.
+    /// Empties the entry; gives its old value.
     pub(crate) fn take(&self) -> Entry {
         Entry::from_bits(self.word.swap(0, Ordering::AcqRel))
     }
 
-    /// Changes the entry by `change` until it holds; `None` from it leaves things as they are. Gives the entry before.
+    /// Changes the entry by `change`, retrying on races; does nothing if that gives `None`. Gives the old entry.
     pub(crate) fn update(&self, mut change: impl FnMut(Entry) -> Option<Entry>) -> Option<Entry> {
         let mut old = self.load();
         loop {
@@ -111,17 +111,17 @@ impl PageTable {
         Ok(Self { physical, space, root })
     }
 
-    /// Names the address space in flushes.
+    /// The address space, for flushes.
     pub fn space(&self) -> SpaceId {
         self.space
     }
 
-    /// Gives the frame of the top level (what CR3 would hold).
+    /// The frame of the top-level table (the value of CR3).
     pub fn root(&self) -> Pfn {
         self.root
     }
 
-    /// Finds the leaf of `address`, if the tables reach down to one.
+    /// Finds the leaf entry of `address`, if the tables reach one.
     pub fn slot(&self, address: VirtAddr) -> Option<Slot<'_>> {
         let mut table = self.root;
         for level in (1..LEVELS).rev() {
@@ -138,8 +138,8 @@ impl PageTable {
         Some(Slot { word: self.word(table, index(address, 0)), order: Order::ZERO })
     }
 
-    /// Does what a processor's walk does: checks the rights, and sets the accessed mark, and for a store the dirty mark,
-    /// in one step with reading the entry. `None`: the access faults.
+    /// Walks like a CPU: checks the rights, and sets the accessed mark, and for a store the dirty mark, atomically with
+    /// the read of the entry. `None`: the access faults.
     pub fn translate(&self, address: VirtAddr, access: Walk) -> Option<Translation> {
         let slot = self.slot(address)?;
         let mut entry = slot.load();
@@ -162,12 +162,12 @@ impl PageTable {
         }
     }
 
-    /// Finds the leaf of `address`, adding the tables above it. A 2 MiB entry in the way is the leaf.
+    /// Finds the leaf entry of `address`, adding missing tables. A 2 MiB entry on the way is the leaf.
     pub fn slot_or_create(&self, address: VirtAddr) -> Result<Slot<'_>, AllocError> {
         self.descend(address, 0)
     }
 
-    /// Finds the second-level entry of `address`, adding the tables above it: empty, a table, or a 2 MiB entry.
+    /// Finds the second-level entry of `address`, adding missing tables: empty, a table, or a 2 MiB entry.
     pub(crate) fn huge_slot(&self, address: VirtAddr) -> Result<Slot<'_>, AllocError> {
         self.descend(address, 1)
     }
@@ -192,7 +192,7 @@ impl PageTable {
     fn add_table(&self, word: &AtomicU64) -> Result<Entry, AllocError> {
         let table = new_table(&self.physical, |_| Entry::NONE)?;
         let entry = Entry::table(table);
-        // Release publishes the cleared table.
+        // Release publishes the zeroed table.
         match word.compare_exchange(0, entry.bits(), Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(entry),
             Err(other) => {
@@ -202,17 +202,17 @@ impl PageTable {
         }
     }
 
-    /// Makes a table of the lowest level that hangs nowhere yet, with an entry for each number from 0 to 511.
+    /// Makes a bottom-level table that isn't linked yet, with an entry for each index from 0 to 511.
     pub(crate) fn new_leaf_table(&self, entry: impl Fn(u32) -> Entry) -> Result<Pfn, AllocError> {
         new_table(&self.physical, entry)
     }
 
     fn word(&self, table: Pfn, index: usize) -> &AtomicU64 {
-        // The map of RAM lives as long as the machine, which `physical` keeps; the frame is a table by the tree.
+        // `physical` keeps the machine alive, and so the direct map. The tree says that the frame is a table.
         &self.physical.ram_words(table)[index]
     }
 
-    /// Calls `see` with each leaf of the range that is not empty, upwards, with the address it maps.
+    /// Calls `see` with the address and slot of each non-empty leaf of the range, in address order.
     pub(crate) fn for_each_leaf(&self, range: VirtRange, mut see: impl FnMut(VirtAddr, Slot<'_>)) {
         self.for_each_leaf_below(self.root, LEVELS - 1, VirtAddr::default(), range, &mut see);
     }
@@ -245,8 +245,8 @@ impl PageTable {
         }
     }
 
-    /// Takes the tables out that serve nothing but `gap`, virtual page numbers in which no leaf and no mapping is left; the
-    /// address space is the caller's alone. Their frames go into the debt.
+    /// Unlinks the tables that cover only `gap`, virtual page numbers without leaves and mappings. The caller holds the
+    /// address space exclusively. The frames are kept in the debt.
     pub(crate) fn prune(&self, gap: Range<u64>, debt: &mut FlushDebt<'_>) {
         self.prune_below(self.root, LEVELS - 1, 0, &gap, debt);
     }
@@ -258,7 +258,8 @@ impl PageTable {
         let behind = gap.end.min(VirtAddr::LIMIT >> PAGE_SHIFT).saturating_sub(base).div_ceil(pages).min(1 << BITS);
         for number in first..behind {
             let word = self.word(table, number as usize);
-            // Relaxed, here and below: the address space's lock orders what faults have added, the flush what is taken away.
+            // Relaxed, here and below: the address space's lock orders faults' additions, and the flush orders
+            // removals.
             let entry = Entry::from_bits(word.load(Ordering::Relaxed));
             if !entry.is_present() || entry.has(Flags::HUGE) {
                 continue;
@@ -269,7 +270,7 @@ impl PageTable {
             }
             if gap.start <= at && at + pages <= gap.end {
                 word.store(0, Ordering::Relaxed);
-                // A processor may still walk through the table: its frame is free after the flush.
+                // A CPU may still walk through the table, so its frame is freed after the flush.
                 debt.owe(self.space, VirtAddr::new(at << PAGE_SHIFT).unwrap_or_default(), 1);
                 debt.keep_table(entry.pfn());
             }
@@ -279,7 +280,7 @@ impl PageTable {
 
 impl Drop for PageTable {
     fn drop(&mut self) {
-        // The address space has unmapped and pruned everything; nobody walks a table that nobody has.
+        // The address space has unmapped and pruned everything, and nobody else has this table.
         self.physical.free_frozen(self.root);
     }
 }

@@ -1,7 +1,7 @@
-//! Counters under the names of Linux's `/proc/vmstat` where it has them; read and written without locks.
+//! Counters, named as in Linux's `/proc/vmstat` where it has them; accessed without locks.
 
 use super::Reason;
-// Not those of `sync`: nothing hangs on a counter, and the checkers have enough to choose from without them.
+// Not from `sync`: counters order nothing, and would only add interleavings for the checkers.
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// What is counted.
@@ -10,28 +10,28 @@ use core::sync::atomic::{AtomicU64, Ordering};
 pub enum Counter {
     /// Pages moved.
     PgmigrateSuccess,
-    /// Pages that stayed.
+    /// Pages not moved.
     PgmigrateFail,
     /// Blocks that compaction tried to empty.
     CompactBlocks,
     /// Blocks that compaction emptied.
     CompactSuccess,
-    /// Blocks that compaction gave up.
+    /// Blocks that compaction failed to empty.
     CompactFail,
-    /// Allocations that compacted because no block was free.
+    /// Allocations that compacted because no free block was large enough.
     CompactStall,
     /// Page faults.
     Pgfault,
     /// Faults that waited for a moving page.
     MigrationWait,
-    /// TLB flushes ordered.
+    /// TLB flushes requested.
     TlbFlush,
     /// Ranges in these flushes.
     TlbFlushRanges,
 }
 
 impl Counter {
-    /// All counters, in the order of their numbers.
+    /// All counters, in numeric order.
     pub const ALL: [Counter; 10] = [
         Counter::PgmigrateSuccess,
         Counter::PgmigrateFail,
@@ -45,7 +45,7 @@ impl Counter {
         Counter::TlbFlushRanges,
     ];
 
-    /// Gives the name, as `/proc/vmstat` would print it.
+    /// The name in the style of `/proc/vmstat`.
     pub const fn name(self) -> &'static str {
         match self {
             Counter::PgmigrateSuccess => "pgmigrate_success",
@@ -62,7 +62,7 @@ impl Counter {
     }
 }
 
-/// Buckets of the histogram of blocked times: eight to each power of two of nanoseconds.
+/// Buckets of the histogram of blocked times: eight for each power of two of nanoseconds.
 const BUCKETS: usize = 64 * 8;
 
 /// All counters of an engine.
@@ -85,7 +85,7 @@ impl Default for Counters {
     }
 }
 
-// Relaxed throughout: each counter stands alone, nothing is published through it.
+// Relaxed throughout: counters are independent and publish nothing.
 impl Counters {
     /// Adds `by` to a counter.
     pub fn add(&self, counter: Counter, by: u64) {
@@ -97,25 +97,25 @@ impl Counters {
         self.values[counter as usize].load(Ordering::Relaxed)
     }
 
-    /// Counts a page that stayed, with its reason.
+    /// Counts a page that wasn't moved, with the reason.
     pub fn stayed(&self, reason: Reason) {
         self.stayed[reason as usize].fetch_add(1, Ordering::Relaxed);
         self.add(Counter::PgmigrateFail, 1);
     }
 
-    /// Reads how many pages stayed for `reason`.
+    /// Reads how many pages weren't moved for `reason`.
     pub fn stayed_for(&self, reason: Reason) -> u64 {
         self.stayed[reason as usize].load(Ordering::Relaxed)
     }
 
-    /// Records that a thread was blocked on a moving page for `ns` nanoseconds.
+    /// Records that a thread waited `ns` nanoseconds for a moving page.
     pub fn blocked(&self, ns: u64) {
         self.blocked[bucket(ns)].fetch_add(1, Ordering::Relaxed);
         self.blocked_max.fetch_max(ns, Ordering::Relaxed);
         self.add(Counter::MigrationWait, 1);
     }
 
-    /// Walks the non-empty buckets of the histogram of blocked times: upper bound in nanoseconds, count; rising.
+    /// Walks the non-empty buckets of the histogram of blocked times, upwards: upper bound in nanoseconds, count.
     pub fn blocked_histogram(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.blocked.iter().enumerate().filter_map(|(bucket, count)| {
             let count = count.load(Ordering::Relaxed);
@@ -123,7 +123,7 @@ impl Counters {
         })
     }
 
-    /// Gives the longest time that a thread was blocked, in nanoseconds.
+    /// The longest time that a thread waited, in nanoseconds.
     pub fn blocked_max_ns(&self) -> u64 {
         self.blocked_max.load(Ordering::Relaxed)
     }

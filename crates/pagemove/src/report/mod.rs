@@ -1,6 +1,6 @@
-//! What the engine tells: why a page stayed, counters under the field's usual names, and a ring of the last events.
+//! Diagnostics: the reason why a page wasn't moved, counters under the usual names, and a ring of recent events.
 //!
-//! Takes values from all layers and uses none of them but the units; recording never blocks and never allocates.
+//! Used by all layers; uses only the units. Recording never blocks or allocates.
 
 mod counters;
 mod ring;
@@ -12,36 +12,36 @@ pub use ring::{Event, Ring};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Reason {
-    /// Somebody holds a long-term pin on it; [`crate::frame::Pins`] tells who, and since when.
+    /// It has a long-term pin; [`crate::frame::Pins`] has the owner and the start time.
     Pinned,
-    /// Somebody holds a short-term reference (an access by the kernel, or an unmapping that isn't flushed yet).
+    /// It has a short-term reference (an access by the kernel, or an unmapping not flushed yet).
     Referenced,
-    /// Its lock, or a lock on the way to its mappings, is held, and the mode doesn't wait.
+    /// Its lock, or a reverse map's lock, is held, and the mode doesn't wait.
     Locked,
     /// It is being written to its backing store.
     Writeback,
     /// The driver refused.
     Refused,
-    /// The driver asked to try again later, more often than the mode tries.
+    /// The driver asked to retry more often than the mode does.
     Retry,
-    /// No frame to move it to.
+    /// There was no destination frame.
     NoDestination,
-    /// It was freed, or its mappings changed, while the move was under way.
+    /// It was freed, or its mappings changed, during the move.
     Raced,
-    /// Its owner can't move pages: slab, page tables, kernel, reserved.
+    /// Its kind can't be moved: slab, page tables, kernel, reserved.
     Unmovable,
-    /// Its driver can move it only while it's not mapped, under this policy.
+    /// It is mapped, and the policy lets its driver move only unmapped pages.
     Mapped,
-    /// Its owner is unregistering, or has.
+    /// Its owner is unregistering or has unregistered.
     OwnerGone,
     /// It is part of a larger page that the destination can't take.
     Order,
-    /// The frame number names no frame of the zone.
+    /// The frame number is outside of the zone.
     CrossedZone,
 }
 
 impl Reason {
-    /// All reasons, in the order of their numbers.
+    /// All reasons, in numeric order.
     pub const ALL: [Reason; 13] = [
         Reason::Pinned,
         Reason::Referenced,
@@ -58,7 +58,7 @@ impl Reason {
         Reason::CrossedZone,
     ];
 
-    /// Gives the name that reports print.
+    /// The name used in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Reason::Pinned => "pinned",
@@ -77,7 +77,7 @@ impl Reason {
         }
     }
 
-    /// Tells whether another try, a moment later, can succeed without anybody else's doing.
+    /// Tells whether a retry a moment later may succeed by itself.
     pub const fn is_transient(self) -> bool {
         matches!(self, Reason::Referenced | Reason::Locked | Reason::Writeback | Reason::Retry | Reason::Raced)
     }

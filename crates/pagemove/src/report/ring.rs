@@ -1,4 +1,4 @@
-//! A ring of the engine's last events, for the report of a failure; writers never wait for each other or for a reader.
+//! A ring of recent events, for failure reports. Writers never wait for each other or for a reader.
 
 use core::array;
 
@@ -11,7 +11,7 @@ use crate::{
 /// Events kept.
 const EVENTS: usize = if cfg!(feature = "loom") { 2 } else { 1024 };
 
-/// Something that happened to a frame.
+/// An event of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// `from` was moved to `to`.
@@ -21,7 +21,7 @@ pub enum Event {
         /// Destination frame.
         to: Pfn,
     },
-    /// `pfn` stayed.
+    /// `pfn` wasn't moved.
     Stayed {
         /// The frame.
         pfn: Pfn,
@@ -30,8 +30,8 @@ pub enum Event {
     },
 }
 
-/// The ring. Each event is two words, written without a lock; both tell the event's number, so a reader skips what is
-/// overwritten while it reads, and what two writers wrote at once, a whole ring apart.
+/// The ring. Each event is two words, written without a lock. Both contain the event's number, so a reader skips events
+/// that are overwritten during the read, or written by two writers at once, a whole ring apart.
 #[derive(Debug)]
 pub struct Ring {
     next: AtomicU64,
@@ -46,7 +46,7 @@ impl Default for Ring {
 
 const STAYED: u64 = 1 << 32;
 
-/// The number of an event, as its words tell it: in the first word all 32 bits, in the second one the lower 31.
+/// An event's number in its words: all 32 bits in the first word, the lower 31 in the second.
 fn number(ticket: u64) -> u64 {
     (ticket + 1) & 0xffff_ffff
 }
@@ -54,9 +54,9 @@ fn number(ticket: u64) -> u64 {
 const SECOND: u32 = 33;
 
 impl Ring {
-    /// Appends events, over the oldest ones.
+    /// Appends events, overwriting the oldest.
     pub fn push(&self, events: impl ExactSizeIterator<Item = Event>) {
-        // Relaxed: the tickets only have to be unique.
+        // Relaxed: tickets only have to be unique.
         let first = self.next.fetch_add(events.len() as u64, Ordering::Relaxed);
         for (ticket, event) in (first..).zip(events) {
             let [stamp, value] = &self.slots[ticket as usize % EVENTS];
@@ -64,13 +64,13 @@ impl Ring {
                 Event::Moved { from, to } => (from.get(), u64::from(to.get())),
                 Event::Stayed { pfn, reason } => (pfn.get(), STAYED | reason as u64),
             };
-            // Relaxed: each word is whole, and tells by itself which event it's of.
+            // Relaxed: each word is written at once, and identifies its event.
             value.store(number(ticket) << SECOND | second, Ordering::Relaxed);
             stamp.store(number(ticket) << 32 | u64::from(pfn), Ordering::Relaxed);
         }
     }
 
-    /// Calls `see` with the events that are still there, oldest first.
+    /// Calls `see` with the events still in the ring, oldest first.
     pub fn for_each(&self, mut see: impl FnMut(Event)) {
         let end = self.next.load(Ordering::Relaxed);
         for ticket in end.saturating_sub(EVENTS as u64)..end {

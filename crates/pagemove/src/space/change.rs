@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl AddressSpace {
-    /// Maps what `map` describes; gives where. Pages come with the first access.
+    /// Maps what `map` describes; gives its range. Pages are allocated at the first access.
     pub fn mmap(&self, map: &Map) -> Result<VirtRange, SpaceError> {
         let stage = "mmap";
         let mut vmas = self.vmas.write();
@@ -61,7 +61,7 @@ impl AddressSpace {
         fits(at).ok_or(SpaceError::NoRoom { stage, pages })
     }
 
-    /// Unmaps `range`; parts of it that aren't mapped don't matter.
+    /// Unmaps `range`; unmapped parts are ignored.
     pub fn munmap(&self, range: VirtRange) -> Result<(), SpaceError> {
         if !self.bounds.covers(range) {
             return Err(SpaceError::BadRange { stage: "munmap" });
@@ -95,8 +95,8 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Empties all entries of `range`. A migration entry has no reference: its move finds it gone. But it owes a flush as
-    /// well, here and wherever one is changed: the move that blocked it may not have flushed yet.
+    /// Empties all entries of `range`. A migration entry has no reference, and its move tolerates the removal. It still
+    /// owes a flush, here and at every change of one: the move that blocked it may not have flushed yet.
     pub(super) fn zap(&self, range: VirtRange, debt: &mut FlushDebt<'_>) {
         self.table.for_each_leaf(range, |address, slot| {
             let entry = slot.take();
@@ -108,7 +108,7 @@ impl AddressSpace {
         });
     }
 
-    /// Sets the rights of `range`, all of which must be mapped.
+    /// Sets the protection of `range`, all of which must be mapped.
     pub fn mprotect(&self, range: VirtRange, protection: Protection) -> Result<(), SpaceError> {
         let stage = "mprotect";
         if !self.bounds.covers(range) {
@@ -126,7 +126,7 @@ impl AddressSpace {
             let Some(part) = vma.part(range) else { continue };
             let part = Vma { protection, ..part };
             let flags = part.read_flags();
-            // Rights are taken at once, also from migration entries; given with the next fault.
+            // Rights are removed at once, also from migration entries, and added at the next fault.
             let keep = if protection.contains(Protection::WRITE) { Flags::WRITE } else { Flags::empty() };
             self.change_entries(part.range, &mut debt, |entry| {
                 entry.without((Flags::WRITE | Flags::USER | Flags::NO_EXECUTE) - keep).with(flags - Flags::ACCESSED)
@@ -140,7 +140,7 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Applies `change` to all present and migration entries of `range`, and owes the flush of those it changed.
+    /// Applies `change` to all present and migration entries of `range`, and owes a flush for each changed one.
     pub(super) fn change_entries(&self, range: VirtRange, debt: &mut FlushDebt<'_>, change: impl Fn(Entry) -> Entry) {
         self.table.for_each_leaf(range, |address, slot| {
             let before = slot.update(|entry| Some(change(entry)).filter(|&new| !entry.is_none() && new != entry));
@@ -150,7 +150,7 @@ impl AddressSpace {
         });
     }
 
-    /// Clears all soft-dirty marks, and lets the next store to each page set its mark again; as writing 4 to Linux's
+    /// Clears all soft-dirty marks, and makes the next store to each page set its mark again, as writing 4 to Linux's
     /// `/proc/PID/clear_refs` does.
     pub fn clear_soft_dirty(&self) {
         let _vmas = self.vmas.write();
@@ -160,7 +160,7 @@ impl AddressSpace {
     }
 }
 
-/// Gives the page numbers around `range` in which nothing is mapped.
+/// Gives the virtual page numbers of the unmapped gap around `range`.
 pub(super) fn gap_around(vmas: &Vmas, range: VirtRange) -> Range<u64> {
     let below = vmas.range(..range.start()).next_back().map_or(0, |(_, vma)| vma.range.end().vpn());
     let above = vmas.range(range.end()..).next().map_or(VirtAddr::LIMIT >> PAGE_SHIFT, |(start, _)| start.vpn());

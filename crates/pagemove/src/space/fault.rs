@@ -1,4 +1,4 @@
-//! Page faults: not present, write, protection, copy-on-write, and waiting for a page that moves.
+//! Page faults: absent page, write, protection, copy-on-write, and waiting for a moving page.
 
 use super::{AddressSpace, FileError, Protection, Vma, find};
 use crate::{
@@ -9,18 +9,18 @@ use crate::{
     zone::{AllocError, Physical, Request},
 };
 
-/// What an access does.
+/// The kind of access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Access {
     /// A load.
     Read,
     /// A store.
     Write,
-    /// Fetching an instruction.
+    /// An instruction fetch.
     Execute,
 }
 
-/// Why an access can't be made good.
+/// Why a fault can't be handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FaultError {
     /// Nothing is mapped there (`SIGSEGV`, `SEGV_MAPERR`).
@@ -29,44 +29,44 @@ pub enum FaultError {
     /// The mapping does not allow the access (`SIGSEGV`, `SEGV_ACCERR`).
     #[error("fault: the mapping at {0} does not allow the access")]
     Protection(VirtAddr),
-    /// The file ends before (`SIGBUS`).
+    /// Past the end of the file (`SIGBUS`).
     #[error("fault: the file mapped at {0} ends before")]
     BeyondEnd(VirtAddr),
-    /// The page is marked as moving, but nobody moves it: a reverse map has not unblocked what it had blocked (`SIGBUS`).
+    /// The entry is a migration entry, but no move is under way: a reverse map failed to unblock it (`SIGBUS`).
     #[error("fault: the page at {0} was blocked by a move, and no move is there to unblock it")]
     Abandoned(VirtAddr),
-    /// No frame is left.
+    /// Out of memory.
     #[error("fault: {0}")]
     OutOfMemory(#[from] AllocError),
-    /// The page has more mappings than can be counted (Linux fails such a fault, too).
+    /// The page's map count would overflow (Linux also fails such a fault).
     #[error("fault: {0}")]
     TooManyMappings(#[from] TooManyMappings),
 }
 
-/// What the processor sets in an entry by itself.
+/// Bits that the CPU sets by itself.
 const MARKS: Flags = Flags::ACCESSED.union(Flags::DIRTY);
 
-/// So often a fault finds a migration entry whose frame nobody has locked, before it gives up.
+/// How often a fault may find a migration entry with an unlocked frame before it fails.
 const MOST_IN_VAIN: u32 = 100_000;
 
-/// What a step of a fault came to.
+/// The result of one step of a fault.
 enum Step {
-    /// The access can be tried again.
+    /// Handled: retry the access.
     Done,
-    /// The entry changed meanwhile; look again.
+    /// The entry changed: retry the step.
     Again,
-    /// The page moves; wait for its frame's lock.
+    /// The page is being moved: wait for its frame's lock.
     Wait(Pfn),
 }
 
 impl AddressSpace {
-    /// Makes the access at `address` good, so that it can be tried again; waits if its page is being moved.
+    /// Handles a fault at `address`, so that the access can be retried; waits if its page is being moved.
     pub fn fault(&self, address: VirtAddr, access: Access) -> Result<(), FaultError> {
         self.fault_for(address, access, false)
     }
 
-    /// As [`Self::fault`]; with `own` an anonymous page is made this mapping's alone as well, also where it can't be
-    /// stored to now (Linux: `FAULT_FLAG_UNSHARE`, since 5.19).
+    /// As [`Self::fault`]. With `own`, an anonymous page also becomes exclusive to this mapping, even if a store isn't
+    /// allowed now (Linux: `FAULT_FLAG_UNSHARE`, since 5.19).
     pub(super) fn fault_for(&self, address: VirtAddr, access: Access, own: bool) -> Result<(), FaultError> {
         self.physical().counters().add(Counter::Pgfault, 1);
         let mut blocked_since = None;
@@ -81,7 +81,7 @@ impl AddressSpace {
                 self.step(vma, address.page(), access, own)
             };
             let step = match step {
-                // Without a lock: movers may have set the last free frames aside.
+                // No lock is held: movers may have reserved the last free frames.
                 Err(FaultError::OutOfMemory(_))
                     if tries < Physical::MOST_TRIES && self.physical().make_room(&base_page()) =>
                 {
@@ -95,8 +95,8 @@ impl AddressSpace {
                 Step::Again => {}
                 Step::Wait(pfn) => {
                     blocked_since.get_or_insert_with(|| self.physical().machine().now_ns());
-                    // Whoever blocked the entry has the frame's lock until it's unblocked. Found unlocked, the entry has changed by
-                    // now; one that never does was left behind, by a reverse map that doesn't do what it says.
+                    // The frame stays locked until the entry is unblocked. If it is unlocked, the entry should have
+                    // changed by now; otherwise a broken reverse map left it behind.
                     in_vain = if self.physical().frames().wait_unlocked(pfn) { 0 } else { in_vain + 1 };
                     if in_vain == MOST_IN_VAIN {
                         return Err(FaultError::Abandoned(address));
@@ -138,7 +138,7 @@ impl AddressSpace {
         self.upgrade(vma, address, &slot, entry, access)
     }
 
-    /// Puts a new frame of the process's own in an empty entry, cleared or with the contents of `from`.
+    /// Fills an empty entry with a new anonymous page, zeroed or a copy of `from`.
     fn fill_anonymous(
         &self,
         vma: &Vma,
@@ -150,16 +150,16 @@ impl AddressSpace {
         Ok(self.place(slot, Entry::NONE, Entry::present(new, self.own_flags(vma)), new))
     }
 
-    /// Flags for a page that is this mapping's alone: writable at once where the mapping is.
+    /// Flags for an exclusive page: writable if the mapping is.
     fn own_flags(&self, vma: &Vma) -> Flags {
         let mut flags = vma.read_flags() | Flags::EXCLUSIVE | Flags::SOFT_DIRTY;
         flags.set(Flags::WRITE, vma.protection.contains(Protection::WRITE));
         flags
     }
 
-    /// Allocates an anonymous frame for `address`; its reference and map count are those of the entry to come.
+    /// Allocates an anonymous page for `address`, with the reference and the map count of its future entry.
     pub(super) fn new_anonymous(&self, vma: &Vma, address: VirtAddr, from: Option<Pfn>) -> Result<Pfn, AllocError> {
-        // A move that comes upon it before its entry is in place finds a reference, or a map count, too many, and leaves it.
+        // A move may find the page before its entry is set: the extra reference or map count makes its freeze fail.
         let pfn = self.physical().alloc(Order::ZERO, Kind::Anon)?;
         let ram = self.physical().ram();
         match from {
@@ -177,7 +177,7 @@ impl AddressSpace {
         frame.map_with_reference();
     }
 
-    /// Puts `entry` for the new frame in place of `old`; frees the frame if the entry changed meanwhile.
+    /// Replaces `old` by `entry`, which maps the new page; frees that if the entry has changed.
     fn place(&self, slot: &Slot<'_>, old: Entry, entry: Entry, new: Pfn) -> Step {
         match slot.swap_if(old, entry) {
             Ok(()) => Step::Done,
@@ -189,7 +189,7 @@ impl AddressSpace {
         }
     }
 
-    /// Maps a file's page: its own in a shared mapping, to be copied at a store in a private one.
+    /// Maps a file's page: in a private mapping it will be copied at the first store.
     fn fill_from_file(
         &self,
         vma: &Vma,
@@ -199,27 +199,27 @@ impl AddressSpace {
     ) -> Result<Step, FaultError> {
         let Some(file) = &vma.file else { return Ok(Step::Again) };
         let page = file.fault(vma.index_of(address)).map_err(|error| at(address, error))?;
-        // Writable with the first store, not before: that store is to set the soft-dirty mark.
+        // Not writable before the first store, because that store must set the soft-dirty mark.
         let mut flags = vma.read_flags();
         if access == Access::Write {
             flags |= Flags::WRITE | Flags::SOFT_DIRTY;
         }
         let pfn = page.pfn();
-        // Locked, so that it can't begin to move before the entry that a move must find is there.
+        // The page is locked, so no move can start before its entry is set.
         self.physical().frame(pfn).map()?;
         let step = self.place(slot, Entry::NONE, Entry::present(pfn, flags), pfn);
         self.physical().update_class(pfn);
         Ok(step)
     }
 
-    /// Puts a copy of a file's page in an empty entry of a private mapping, for a store.
+    /// Fills an empty entry of a private mapping with a copy of the file's page, for a store.
     fn fill_copied(&self, vma: &Vma, address: VirtAddr, slot: &Slot<'_>) -> Result<Step, FaultError> {
         let Some(file) = &vma.file else { return Ok(Step::Again) };
         let page = file.fault(vma.index_of(address)).map_err(|error| at(address, error))?;
         self.fill_anonymous(vma, address, slot, Some(page.pfn()))
     }
 
-    /// Gives a present entry the rights that the access needs, as far as the mapping has them.
+    /// Adds the rights that the access needs to a present entry, as far as the mapping allows.
     fn upgrade(
         &self,
         vma: &Vma,
@@ -239,19 +239,19 @@ impl AddressSpace {
             }
             want = want.with(Flags::WRITE | Flags::SOFT_DIRTY);
         }
-        // Already as it should be: another thread's fault was faster, only a TLB is behind.
+        // No change needed: another thread handled the fault, and only a TLB is stale.
         Ok(if want == entry || slot.swap_if(entry, want).is_ok() { Step::Done } else { Step::Again })
     }
 
-    /// Gives the process a page of its own for a store: the one it has, if nobody else has it, or else a copy.
+    /// Makes the page exclusive for a store: reuses it if nobody else has it, otherwise copies it.
     fn copy_on_write(&self, vma: &Vma, address: VirtAddr, slot: &Slot<'_>, entry: Entry) -> Result<Step, FaultError> {
         let old = entry.pfn();
         let frame = self.physical().frame(old);
-        // Keeps the frame from being freed, or moved, while it's copied.
+        // The reference prevents freeing and moving during the copy.
         if !frame.try_get() {
             return Ok(Step::Wait(old));
         }
-        // Not waited for here: a move that holds it fails as long as we have a reference.
+        // Don't wait here: a move that holds the lock fails because of our reference.
         let step = match self.physical().frames().try_lock(old) {
             Some(_lock) => self.copy_locked(vma, address, slot, entry),
             None => Ok(Step::Wait(old)),
@@ -260,7 +260,7 @@ impl AddressSpace {
         step
     }
 
-    /// The caller has a reference to the old page, and its lock.
+    /// The caller holds a reference to the old page, and its lock.
     fn copy_locked(&self, vma: &Vma, address: VirtAddr, slot: &Slot<'_>, entry: Entry) -> Result<Step, FaultError> {
         let old = entry.pfn();
         let frame = self.physical().frame(old);
@@ -269,15 +269,15 @@ impl AddressSpace {
         }
         let mut rights = Flags::EXCLUSIVE;
         rights.set(Flags::WRITE | Flags::SOFT_DIRTY, vma.protection.contains(Protection::WRITE));
-        // The entry's reference and ours: no other process has it. Locked, so that no fork of a sharer is half done.
+        // Two references are the entry's and ours, so no other process has the page. The lock excludes a sharer's fork.
         if frame.state().kind() == Kind::Anon && frame.refs() == 2 {
             let swapped = slot.swap_if(entry, entry.with(rights));
             return Ok(if swapped.is_ok() { Step::Done } else { Step::Again });
         }
         let new = self.new_anonymous(vma, address, Some(old))?;
-        // Break, flush, make: were the new entry there before the flush, a thread could store through it, and another one
-        // still load the old page by its TLB. (Linux: `wp_page_copy`; the Arm ARM demands it, D8.17.) The migration entry
-        // makes other faults wait for the lock that we hold.
+        // Break, flush, make. If the new entry were set before the flush, one thread could store through it while
+        // another still loads the old page by its TLB. (Linux: `wp_page_copy`; the Arm ARM requires it, D8.17.) The
+        // migration entry makes other faults wait for our lock.
         let Some(broken) = slot.update(|now| (now.without(MARKS) == entry.without(MARKS)).then(|| now.blocked()))
         else {
             self.physical().frame(new).unmap();
@@ -288,12 +288,13 @@ impl AddressSpace {
         crate::rmap::entry_removed(self.physical(), broken, self.id(), address, Order::ZERO, &mut debt);
         debt.pay();
         let flags = (broken.flags() - Flags::PRESENT - Flags::DIRTY) | rights | Flags::ACCESSED;
-        // Whatever changes a migration entry has the frame's lock or excludes this fault from the address space.
+        // Only holders of the frame's lock, or of the address space exclusively, change a migration entry.
         slot.replace(broken.blocked(), Entry::present(new, flags));
         Ok(Step::Done)
     }
 
-    /// Maps 2 MiB at once where nothing is mapped yet, or deals with the 2 MiB entry that is there; `None`: as 4 KiB.
+    /// Maps 2 MiB at once if nothing is mapped yet. `None`: continue with 4 KiB entries, or with the 2 MiB entry as the
+    /// leaf.
     fn huge_step(&self, vma: &Vma, address: VirtAddr) -> Result<Option<Step>, FaultError> {
         let start = address.align_down_huge();
         let Some(whole) = VirtRange::new(start, HUGE_ORDER.frames()).filter(|&whole| vma.range.covers(whole)) else {
@@ -302,7 +303,7 @@ impl AddressSpace {
         let slot = self.table.huge_slot(start)?;
         let entry = slot.load();
         if !entry.is_none() {
-            // A table: some of it is mapped by 4 KiB already. A 2 MiB entry is found as the leaf.
+            // Either a table with 4 KiB entries, or a 2 MiB entry, which the caller finds as the leaf.
             return Ok(None);
         }
         let Ok(pfn) = self.physical().alloc(HUGE_ORDER, Kind::Anon) else { return Ok(None) };
@@ -312,7 +313,7 @@ impl AddressSpace {
     }
 }
 
-/// What a fault lacks when it finds no frame, of whatever kind: larger ones fall back to base pages.
+/// The request for a fault that found no frame. One page suffices: larger orders fall back to base pages.
 fn base_page() -> Request {
     Request::new(Order::ZERO, Kind::Anon)
 }

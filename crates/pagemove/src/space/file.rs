@@ -1,4 +1,4 @@
-//! What can be mapped: a file or device gives a page for each offset. And the page cache, the plain file.
+//! Mappable objects: a file or device provides a page for each offset. Also the page cache, a plain file.
 
 use alloc::{boxed::Box, string::String, sync::Arc};
 
@@ -10,23 +10,23 @@ use crate::{
     zone::AllocError,
 };
 
-/// Why a file gives no page.
+/// Why a file provides no page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
-    /// The offset lies behind the end (`SIGBUS`).
+    /// The offset is past the end (`SIGBUS`).
     #[error("the file has no page at offset {0}")]
     BeyondEnd(u32),
-    /// No frame is left.
+    /// Out of memory.
     #[error(transparent)]
     OutOfMemory(#[from] AllocError),
 }
 
-/// A file or device that processes map: Linux's `mmap` and `fault` of `file_operations`, with its `f_mapping`.
+/// A file or device that processes map: like `mmap` and `fault` of Linux's `file_operations`, with its `f_mapping`.
 pub trait Mappable: Send + Sync {
-    /// Names it in reports.
+    /// The name used in reports.
     fn name(&self) -> &str;
 
-    /// Gives the reverse map of its pages; the same at every call, and the one that its pages' keys name.
+    /// The reverse map of its pages. Must be the same at every call, and the one that its pages' keys name.
     fn reverse_map(&self) -> &Arc<RangeMap>;
 
     /// Gives the page at offset `index`, locked, so that it can't move before it is mapped. May allocate it.
@@ -35,7 +35,7 @@ pub trait Mappable: Send + Sync {
 
 pub use crate::movable::ReadPage;
 
-/// A file whose pages stand in the page cache, on the LRU: a memory file, or one with a backing store to read from.
+/// A file with pages in the page cache, on the LRU: a memory file, or one that reads from a backing store.
 pub struct PageCache {
     index: Arc<PageIndex>,
     registration: Registration,
@@ -48,7 +48,7 @@ impl PageCache {
         Self::with_store(engine, name, pages, None)
     }
 
-    /// Makes a file of `pages` pages, each filled by `read` when it is first used.
+    /// Makes a file of `pages` pages, each filled by `read` at its first use.
     pub fn with_store(engine: &Engine, name: impl Into<String>, pages: u32, read: Option<Box<ReadPage>>) -> Arc<Self> {
         let index = engine.new_index_with_store(Kind::File, name, read);
         let registration = engine.owners().register(index.clone());
@@ -61,7 +61,7 @@ impl PageCache {
         &self.index
     }
 
-    /// Gives the number that the pages' frames name as their owner.
+    /// The owner number in its pages' frames.
     pub fn owner(&self) -> u32 {
         self.registration.number()
     }

@@ -1,4 +1,4 @@
-//! Fork: a second address space with the same mappings, anonymous pages shared until one of the two stores.
+//! Fork: a second address space with the same mappings. Anonymous pages are shared until one side stores.
 
 use super::{AddressSpace, SpaceError, Vma};
 use crate::{
@@ -27,7 +27,8 @@ impl CopyError {
 }
 
 impl AddressSpace {
-    /// Makes the child's address space. On failure this one is as before, but for pages that now copy on the next store.
+    /// Makes the child's address space. After a failure the parent is unchanged, except that some pages copy on the
+    /// next store.
     pub fn fork(&self) -> Result<AddressSpace, SpaceError> {
         let stage = "fork";
         let out_of_memory = |cause| SpaceError::OutOfMemory { stage, cause };
@@ -45,15 +46,15 @@ impl AddressSpace {
                 break;
             }
         }
-        // Before the child can run: the parent's stores must fault from now on.
+        // Before the child runs, the parent's stores must fault.
         debt.pay();
         drop(vmas);
         result.map(|()| child)
     }
 
     fn copy_entries(&self, child: &AddressSpace, vma: &Vma, debt: &mut FlushDebt<'_>) -> Result<(), CopyError> {
-        // Exclusive, so that a move sees both entries or one, and none appears behind it: file first, the order of the
-        // locks. Tables are added before, as far as there is anything to copy.
+        // Exclusive, so that a move sees both entries or one, and none appears after its walk. Lock order: file first.
+        // Tables are added before, as far as there are entries to copy.
         let mut result = Ok(());
         self.table.for_each_leaf(vma.range, |address, _| {
             result = result.and_then(|()| child.table.slot_or_create(address).map(drop));
@@ -97,14 +98,15 @@ impl AddressSpace {
                 if slot.swap_if(entry, copy).is_err() {
                     continue;
                 }
-                // Also of a migration entry: the move that blocked it may not have flushed yet.
+                // A migration entry too: the move that blocked it may not have flushed yet.
                 debt.owe(self.id(), address, Order::ZERO.frames());
             }
             if copy.is_present() {
-                // The parent's entry holds a reference, and can't go while its address space and reverse maps are ours.
+                // The parent's entry holds a reference, and can't change while we hold its address space and reverse
+                // maps.
                 self.physical().frame(pfn).map()?;
             }
-            // The processor's marks are of the parent's accesses.
+            // Accessed and dirty belong to the parent's accesses.
             to.replace(Entry::NONE, copy.without(Flags::DIRTY | Flags::ACCESSED));
             if copy.is_present() {
                 self.physical().update_class(pfn);
@@ -113,8 +115,8 @@ impl AddressSpace {
         }
     }
 
-    /// Copies a pinned page for the child now, since what a device writes into must stay the parent's: also in mid-move,
-    /// when its entry is a migration entry. (Linux: `copy_present_page`.) Gives the child's entry; `None`: look again.
+    /// Copies a pinned page for the child now, because the device's page must stay the parent's. Also during a move,
+    /// when its entry is a migration entry. (Linux: `copy_present_page`.) Gives the child's entry; `None`: retry.
     fn copy_pinned(
         &self,
         child: &AddressSpace,
@@ -124,7 +126,8 @@ impl AddressSpace {
         entry: Entry,
     ) -> Result<Option<Entry>, AllocError> {
         let pfn = entry.pfn();
-        // Keeps the page in its frame even if it's unpinned meanwhile. Frozen: the pin is gone, and the page moves.
+        // The reference prevents a move even if the page is unpinned now. If it is frozen, it was unpinned and is
+        // moving.
         if !self.physical().frame(pfn).try_get() {
             self.physical().machine().pause();
             return Ok(None);

@@ -1,10 +1,10 @@
-//! Address spaces: what a process maps where, and what its faults, unmappings, forks and pins do.
+//! Address spaces: a process's mappings, with faults, unmapping, fork and pins.
 //!
 //! # Protocol
-//! The lock of an address space is held shared by faults and pins, exclusively by whatever changes mappings. It is the
-//! outermost: a frame's lock, a reverse map's and an index's may be taken under it. A fault that meets a moving page lets
-//! go of it before it waits. What a change of entries owes is paid before the lock is given back, so that nobody can use
-//! the address for something else while an old translation is left.
+//! Faults and pins hold an address space's lock shared; changes of mappings hold it exclusively. It is the outermost
+//! lock: a frame's, a reverse map's and an index's lock nest inside. A fault releases it before it waits for a moving
+//! page. Flushes are paid before the lock is released, so that addresses can't be reused while stale translations
+//! exist.
 
 mod change;
 mod fault;
@@ -32,19 +32,19 @@ use crate::{
     zone::{AllocError, Physical},
 };
 
-/// Why an address space did not do what it was asked.
+/// Why a call on an address space failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SpaceError {
     /// The range isn't aligned, is empty, or passes the address space's bounds.
     #[error("{stage}: the range is not page-aligned, is empty, or passes the bounds of the address space")]
     BadRange {
-        /// Which call.
+        /// The call.
         stage: &'static str,
     },
     /// Something is mapped there.
     #[error("{stage}: something is mapped at {at}")]
     Overlap {
-        /// Which call.
+        /// The call.
         stage: &'static str,
         /// The first mapped address.
         at: VirtAddr,
@@ -52,7 +52,7 @@ pub enum SpaceError {
     /// Part of the range isn't mapped.
     #[error("{stage}: nothing is mapped at {at}")]
     NotMapped {
-        /// Which call.
+        /// The call.
         stage: &'static str,
         /// The first address without a mapping.
         at: VirtAddr,
@@ -60,29 +60,29 @@ pub enum SpaceError {
     /// No free range is long enough.
     #[error("{stage}: no free range of {pages} pages")]
     NoRoom {
-        /// Which call.
+        /// The call.
         stage: &'static str,
-        /// Pages asked for.
+        /// The number of pages requested.
         pages: u32,
     },
     /// Page offsets would pass 2^32.
     #[error("{stage}: the mapping passes page offset 2^32 of its file")]
     TooFar {
-        /// Which call.
+        /// The call.
         stage: &'static str,
     },
-    /// No frame is left.
+    /// Out of memory.
     #[error("{stage}: {cause}")]
     OutOfMemory {
-        /// Which call.
+        /// The call.
         stage: &'static str,
-        /// What could not be allocated.
+        /// The failed allocation.
         cause: AllocError,
     },
-    /// A page has more mappings than can be counted.
+    /// A page's map count would overflow.
     #[error("{stage}: {cause}")]
     TooManyMappings {
-        /// Which call.
+        /// The call.
         stage: &'static str,
         /// The limit.
         cause: TooManyMappings,
@@ -106,7 +106,7 @@ impl AddressSpace {
         Ok(Self { engine: engine.clone(), table, bounds, vmas: RwLock::new(BTreeMap::new()) })
     }
 
-    /// Names the address space in flushes.
+    /// The ID used in flushes.
     pub fn id(&self) -> SpaceId {
         self.table.space()
     }
@@ -134,25 +134,25 @@ impl AddressSpace {
         FlushDebt::new(self.physical())
     }
 
-    /// Gives the mappings, rising.
+    /// Gives all mappings, in address order.
     pub fn vmas(&self) -> Vec<Vma> {
         self.vmas.read().values().cloned().collect()
     }
 
-    /// Reads the leaf entry that maps `address`; nothing if there is none.
+    /// Reads the leaf entry of `address`; the empty entry if there is none.
     pub fn entry(&self, address: VirtAddr) -> Entry {
-        // Held over the walk: no table is taken away.
+        // The lock keeps tables from being removed during the walk.
         let _vmas = self.vmas.read();
         self.table.slot(address).map_or(Entry::NONE, |slot| slot.load())
     }
 
-    /// Calls `see` with the address and entry of each leaf that isn't empty.
+    /// Calls `see` with the address and entry of each non-empty leaf.
     pub fn for_each_entry(&self, mut see: impl FnMut(VirtAddr, Entry)) {
         let _vmas = self.vmas.read();
         self.table.for_each_leaf(self.bounds, |address, slot| see(address, slot.load()));
     }
 
-    /// Unmaps everything, as the end of the process does.
+    /// Unmaps everything, as at the process's exit.
     pub fn exit(&self) {
         let mut vmas = self.vmas.write();
         let mut debt = self.debt();
@@ -171,12 +171,12 @@ impl Drop for AddressSpace {
     }
 }
 
-/// Finds the mapping that holds `address`.
+/// Finds the mapping of `address`.
 fn find(vmas: &Vmas, address: VirtAddr) -> Option<&Vma> {
     vmas.range(..=address).next_back().map(|(_, vma)| vma).filter(|vma| vma.range.contains(address))
 }
 
-/// Calls `see` with each mapping that has a part in `range`.
+/// Gives the mappings that overlap `range`.
 fn overlapping(vmas: &Vmas, range: VirtRange) -> impl Iterator<Item = &Vma> {
     let first = find(vmas, range.start()).map_or(range.start(), |vma| vma.range.start());
     vmas.range(first..).map(|(_, vma)| vma).take_while(move |vma| vma.range.start() < range.end())

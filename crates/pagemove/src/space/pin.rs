@@ -1,5 +1,5 @@
-//! Pins of user pages (Linux: `pin_user_pages`, the field's GUP): a device or the kernel uses them for long, and they
-//! stay where they are until unpinned. Each pin has a name, so that a page that can't move tells who holds it.
+//! Pins of user pages (Linux: `pin_user_pages`, GUP): long-term use by a device or the kernel. The pages can't move
+//! until unpinned. Each pin has a name, so that the holder of a page that can't move is known.
 
 use alloc::vec::Vec;
 
@@ -11,22 +11,22 @@ use crate::{
     zone::PinnedPage,
 };
 
-/// Why pages were not pinned; none of them is.
+/// Why pages were not pinned. After an error none of them is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PinError {
-    /// A page could not be made present with the rights asked for.
+    /// A page could not be faulted in with the requested rights.
     #[error("pin: {0}")]
     Fault(#[from] FaultError),
     /// The range passes the address space's bounds.
     #[error("pin: the range passes the bounds of the address space")]
     BadRange,
-    /// A 2 MiB page had to be split first, and could not.
+    /// A 2 MiB page had to be split first, and that failed.
     #[error("pin: a 2 MiB page can't be split: {0}")]
     Split(crate::zone::AllocError),
 }
 
 impl AddressSpace {
-    /// Pins the pages of `range` for `who`, for reading or also for writing; faults them in first. All or none.
+    /// Pins all pages of `range` for `who`, for reading or also for writing, or none; faults them in first.
     pub fn pin(&self, range: VirtRange, write: bool, who: &str) -> Result<Vec<PinnedPage>, PinError> {
         if !self.bounds.covers(range) {
             return Err(PinError::BadRange);
@@ -40,8 +40,8 @@ impl AddressSpace {
                 return Ok(pin);
             }
             self.split_for_pin(address)?;
-            // A private page is made the process's own also for a pin that only reads: else a later store would give
-            // the process a copy, and leave the device with the old page.
+            // Unshare a private page also for a read-only pin. Otherwise a later store would copy it, and the device
+            // would keep the old page.
             let writable = {
                 let vmas = self.vmas.read();
                 find(&vmas, address).is_some_and(|vma| !vma.shared && vma.protection.contains(super::Protection::WRITE))
@@ -53,7 +53,7 @@ impl AddressSpace {
 
     fn split_for_pin(&self, address: VirtAddr) -> Result<(), PinError> {
         let is_huge = {
-            // Held over the walk: no table is taken away.
+            // The lock keeps tables from being removed during the walk.
             let _vmas = self.vmas.read();
             self.table.slot(address).is_some_and(|slot| slot.order() == HUGE_ORDER)
         };
@@ -68,9 +68,9 @@ impl AddressSpace {
         }
     }
 
-    /// Pins the page if its entry has what is needed.
+    /// Pins the page if its entry allows it.
     fn try_pin(&self, address: VirtAddr, write: bool, who: &str) -> Option<PinnedPage> {
-        // Shared hold: no unmapping, no fork; moves and other faults go on.
+        // The shared lock excludes unmapping and fork, but not moves and other faults.
         let vmas = self.vmas.read();
         let vma = find(&vmas, address)?;
         let needed = if write { super::Protection::WRITE } else { super::Protection::READ };
@@ -92,8 +92,8 @@ impl AddressSpace {
         let writable = vma.protection.contains(super::Protection::WRITE);
         let shared_anonymous = frame.state().kind() == Kind::Anon && !entry.has(Flags::EXCLUSIVE);
         let file_page = !vma.shared && frame.state().kind() != Kind::Anon;
-        // The reference first, then the entry again: a move blocks the entry first, then freezes the references. So
-        // either we see the entry blocked, or the move sees our reference.
+        // Take the reference, then check the entry again. A move blocks the entry, then freezes the references. So
+        // either we see the blocked entry, or the move sees our reference.
         let unchanged = {
             let now = slot.load();
             let marks = Flags::ACCESSED | Flags::DIRTY | Flags::SOFT_DIRTY;

@@ -1,4 +1,4 @@
-//! mremap: the same pages at another address, or a mapping made longer or shorter.
+//! mremap: moves a mapping to another address, or grows or shrinks it.
 
 use super::{AddressSpace, SpaceError, Vma, change::gap_around, find, overlapping};
 use crate::{
@@ -7,8 +7,8 @@ use crate::{
 };
 
 impl AddressSpace {
-    /// Moves the mapping of `old`, which is one mapping or part of one, to `pages` pages at `to` (`None`: where it fits;
-    /// in place, if that does). What is mapped at `to` must not overlap. Gives the new range.
+    /// Moves the mapping of `old`, one mapping or a part of one, to `pages` pages at `to` (`None`: any free address, in
+    /// place if possible). Fails if anything is mapped at `to`. Gives the new range.
     pub fn mremap(&self, old: VirtRange, pages: u32, to: Option<VirtAddr>) -> Result<VirtRange, SpaceError> {
         let stage = "mremap";
         let mut vmas = self.vmas.write();
@@ -55,7 +55,7 @@ impl AddressSpace {
         let moved = Vma { range: new, ..part.clone() };
         let mut debt = self.debt();
         if let Err(cause) = self.prepare_tables(old, new) {
-            // The tables that were added would be in the way of a 2 MiB entry.
+            // Tables added in vain would be in the way of a 2 MiB entry.
             self.table.prune(gap_around(&vmas, new), &mut debt);
             debt.pay();
             return Err(SpaceError::OutOfMemory { stage, cause });
@@ -64,7 +64,7 @@ impl AddressSpace {
             self.zap(cut, &mut debt);
         }
         {
-            // Exclusive, so that a move finds each entry at one of the two addresses.
+            // Exclusive, so that a move finds each entry at one of both addresses.
             let mut maps = part.reverse_maps();
             let mut locks = [maps.next(), maps.next()].map(|map| map.map(|map| map.write()));
             let rest = vma.outside(old);
@@ -76,8 +76,8 @@ impl AddressSpace {
                 }
             }
             self.move_entries(old, new, &mut debt);
-            // Before the locks go: a move or truncation that then finds a page at its new address flushes only that one,
-            // while a store by the old address would still go through (Linux: CVE-2018-18281).
+            // Before the locks are released: a later move or truncation finds the page at its new address and flushes
+            // only that, while a store through the old address could still succeed (Linux: CVE-2018-18281).
             debt.pay();
             vmas.remove(&vma.range.start());
             vmas.extend(rest.into_iter().flatten().map(|part| (part.range.start(), part)));
@@ -88,8 +88,8 @@ impl AddressSpace {
         Ok(new)
     }
 
-    /// Splits the 2 MiB entries of `old` that can't go to `new` whole: those cut by its edges, and all of them if they
-    /// would not be aligned there.
+    /// Splits the 2 MiB entries of `old` that can't move whole: those cut by its edges, and all of them if they would
+    /// not be aligned at `new`.
     fn split_for_move(&self, old: VirtRange, new: VirtRange, stage: &'static str) -> Result<(), SpaceError> {
         if old.start().get() % HUGE_BYTES != new.start().get() % HUGE_BYTES {
             return self.split_range(old, stage);
@@ -101,7 +101,7 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Adds the tables that `new` needs for what `old` has, so that the move itself can't fail.
+    /// Adds the tables that the entries of `old` need at `new`, so that the move can't fail.
     fn prepare_tables(&self, old: VirtRange, new: VirtRange) -> Result<(), crate::zone::AllocError> {
         let mut result = Ok(());
         self.table.for_each_leaf(old, |address, slot| {
@@ -109,7 +109,7 @@ impl AddressSpace {
             if page < new.pages() && result.is_ok() {
                 let to = new.start().up(page);
                 result = if slot.order() == HUGE_ORDER {
-                    // No table is in the way: where nothing is mapped, `prune` has left none.
+                    // No table is in the way: `prune` removes those of unmapped ranges.
                     self.table.huge_slot(to).map(drop)
                 } else {
                     self.table.slot_or_create(to).map(drop)
@@ -125,7 +125,7 @@ impl AddressSpace {
             if entry.is_none() {
                 return;
             }
-            // Also of a migration entry: the move that blocked it may not have flushed yet.
+            // A migration entry too: the move that blocked it may not have flushed yet.
             debt.owe(self.id(), address, slot.order().frames());
             let to = new.start().up(old.offset_of(address));
             let target = if slot.order() == HUGE_ORDER { self.table.huge_slot(to).ok() } else { self.table.slot(to) };
@@ -138,7 +138,7 @@ impl AddressSpace {
 
 const HUGE_BYTES: u64 = (HUGE_ORDER.frames() as u64) << crate::units::PAGE_SHIFT;
 
-/// Gives the part of `range` behind its first `pages` pages.
+/// Gives the part of `range` after its first `pages` pages.
 fn beyond(range: VirtRange, pages: u32) -> Option<VirtRange> {
     VirtRange::new(range.start().up(pages), range.pages().checked_sub(pages)?)
 }

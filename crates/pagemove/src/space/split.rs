@@ -1,4 +1,4 @@
-//! Splitting 2 MiB entries and their frames into 4 KiB ones, where a change of mappings needs part of one.
+//! Splits 2 MiB entries and their pages into 4 KiB ones, when a change of mappings needs a part of one.
 
 use super::{AddressSpace, SpaceError};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl AddressSpace {
-    /// Splits the 2 MiB entries that `range` cuts through; the address space is the caller's alone.
+    /// Splits the 2 MiB entries that the edges of `range` cut. The caller holds the address space exclusively.
     pub(super) fn split_edges(&self, range: VirtRange, stage: &'static str) -> Result<(), SpaceError> {
         for edge in [range.start(), range.end()] {
             if edge != edge.align_down_huge() {
@@ -20,7 +20,7 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Splits all 2 MiB entries of `range`; the address space is the caller's alone.
+    /// Splits all 2 MiB entries of `range`. The caller holds the address space exclusively.
     pub(super) fn split_range(&self, range: VirtRange, stage: &'static str) -> Result<(), SpaceError> {
         let mut at = range.start().align_down_huge();
         while at < range.end() {
@@ -30,8 +30,8 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Splits the 2 MiB entry at `address`, if there is one: waits for the move of its page, then puts a table of 512
-    /// entries in its place, each with a frame of its own.
+    /// Splits the 2 MiB entry at `address`, if any: waits for a move of its page, then replaces it by a table of 512
+    /// entries, one for each frame.
     fn split_at(&self, address: VirtAddr) -> Result<(), AllocError> {
         let start = address.align_down_huge();
         loop {
@@ -47,7 +47,7 @@ impl AddressSpace {
             let lower = self.table.new_leaf_table(|number| {
                 Entry::present(entry.pfn().up(number), entry.flags() - Flags::PRESENT - Flags::HUGE)
             })?;
-            // A reference before the lock: a move may take the page away at any time, and give the frame to others.
+            // Take a reference before the lock: a move may free the frame for others at any time.
             if !self.physical().frame(entry.pfn()).try_get() {
                 self.physical().free_frozen(lower);
                 self.physical().machine().pause();
@@ -61,29 +61,29 @@ impl AddressSpace {
             }
             self.physical().put(entry.pfn());
             self.physical().free_frozen(lower);
-            // A move that waits for the lock holds the reference that is in our way; trying again at once would take the lock
-            // from under it, for ever.
+            // A move waiting for the lock holds the extra reference; retrying at once would take the lock from it again
+            // and again.
             self.physical().machine().pause();
         }
     }
 
-    /// Does it under the frame's lock, and takes the caller's reference; false if the entry or the frame's references
-    /// changed meanwhile, and then the reference is still the caller's.
+    /// Splits under the frame's lock, and consumes the caller's reference. False if the entry or the references
+    /// changed; then the caller keeps its reference.
     fn split_frame(&self, start: VirtAddr, slot: &Slot<'_>, entry: Entry, lower: Pfn) -> bool {
         let physical = self.physical();
         let head = physical.frame(entry.pfn());
         if slot.load() != entry {
             return false;
         }
-        // Blocked while frames change, so that accesses of the old size are over before there are 512 frames. The
-        // address space is ours and the frame locked, so that only the processor's marks can change under us.
+        // Blocked during the split, so that accesses by the 2 MiB entry end before there are 512 frames. We hold the
+        // address space and the frame's lock, so only the CPU's marks can change.
         let Some(before) = slot.update(|now| now.is_present().then(|| now.blocked())) else { return false };
         let mut debt = self.debt();
         debt.owe(self.id(), start, HUGE_ORDER.frames());
         debt.pay();
         head.unmap();
-        // The entry's reference and ours. A move that waits for the lock may have another one: let it go first. Pins can't,
-        // as they split before they pin.
+        // The entry's reference and ours. A move waiting for the lock may hold another: let it go first. There are no
+        // pins, because pinning splits first.
         if !head.freeze(2) {
             head.map_with_reference();
             slot.replace(before.blocked(), before);

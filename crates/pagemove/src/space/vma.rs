@@ -1,4 +1,4 @@
-//! A mapping (VMA): a range of addresses, what it maps, with which rights; and its place in the reverse maps.
+//! A mapping (VMA): an address range, its source and protection, and its links to the reverse maps.
 
 use alloc::sync::Arc;
 use core::ops::Range;
@@ -13,34 +13,34 @@ use crate::{
 };
 
 bitflags! {
-    /// What a process may do with a mapping's pages. Nothing set: it may do nothing, as `PROT_NONE`.
+    /// The accesses that a mapping allows. Empty: none, as `PROT_NONE`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     pub struct Protection: u8 {
         /// Loads.
         const READ = 1;
         /// Stores.
         const WRITE = 2;
-        /// Fetching instructions.
+        /// Instruction fetches.
         const EXECUTE = 4;
     }
 }
 
-/// What a mapping maps.
+/// The source of a mapping's pages.
 #[derive(Clone)]
 pub enum Source {
-    /// Memory of the process's own, zero at first.
+    /// Anonymous memory, zeroed.
     Anonymous {
-        /// Maps 2 MiB at once where that fits.
+        /// Use 2 MiB pages where they fit.
         huge: bool,
     },
-    /// A file's pages from page offset `first` on, seen by all who map it.
+    /// A file's pages from page offset `first` on, shared with all its mappings.
     Shared {
         /// The file.
         file: Arc<dyn Mappable>,
         /// Page offset of the first page.
         first: u32,
     },
-    /// A file's pages from page offset `first` on, copied when written to.
+    /// A file's pages from page offset `first` on, copied on write.
     Private {
         /// The file.
         file: Arc<dyn Mappable>,
@@ -49,35 +49,35 @@ pub enum Source {
     },
 }
 
-/// What to map, and where.
+/// The arguments of `mmap`.
 #[derive(Clone)]
 pub struct Map {
-    /// The address; `None` lets the address space choose.
+    /// The address; `None`: chosen by the address space.
     pub at: Option<VirtAddr>,
     /// Number of pages.
     pub pages: u32,
-    /// Rights.
+    /// Allowed accesses.
     pub protection: Protection,
-    /// What.
+    /// The source of the pages.
     pub source: Source,
 }
 
 /// A mapping.
 #[derive(Clone)]
 pub struct Vma {
-    /// Where.
+    /// The address range.
     pub range: VirtRange,
-    /// Rights.
+    /// Allowed accesses.
     pub protection: Protection,
-    /// Page offset, in the file or in its anonymous memory, of the first page.
+    /// The first page's offset, in the file or in the anonymous memory.
     pub(super) first: u32,
-    /// The file, if there is one.
+    /// The file, if any.
     pub(super) file: Option<Arc<dyn Mappable>>,
     /// Stores go to the file.
     pub(super) shared: bool,
-    /// Where the pages that are the process's own find their mappings; shared with forks.
+    /// The reverse map of its anonymous pages; shared with forks.
     pub(super) anonymous: Option<Arc<RangeMap>>,
-    /// 2 MiB at once where that fits.
+    /// Uses 2 MiB pages where they fit.
     pub(super) huge: bool,
 }
 
@@ -87,12 +87,12 @@ impl Vma {
         self.shared
     }
 
-    /// Gives the file's name, if it maps a file.
+    /// Gives the file's name, if any.
     pub fn file_name(&self) -> Option<&str> {
         self.file.as_deref().map(Mappable::name)
     }
 
-    /// Gives the page offset that `address` maps.
+    /// Gives the page offset of `address`.
     pub(super) fn index_of(&self, address: VirtAddr) -> u32 {
         self.first + self.range.offset_of(address)
     }
@@ -101,7 +101,7 @@ impl Vma {
         self.first..self.first + self.range.pages()
     }
 
-    /// Gives the part of the mapping that lies in `range`.
+    /// Gives the part of the mapping in `range`.
     pub(super) fn part(&self, range: VirtRange) -> Option<Vma> {
         let range = self.range.intersect(range)?;
         Some(Vma { range, first: self.index_of(range.start()), ..self.clone() })
@@ -118,26 +118,26 @@ impl Vma {
         [below, above].map(|range| self.part(range?))
     }
 
-    /// Gives the reverse maps that it stands in: the file's first, which is the order of their locks.
+    /// Gives its reverse maps, the file's first: that is the lock order.
     pub(super) fn reverse_maps(&self) -> impl Iterator<Item = &Arc<RangeMap>> {
         self.file.as_deref().map(Mappable::reverse_map).into_iter().chain(&self.anonymous)
     }
 
-    /// Puts the mapping into its reverse maps.
+    /// Adds the mapping to its reverse maps.
     pub(super) fn link(&self, table: &Arc<PageTable>) {
         for rmap in self.reverse_maps() {
             rmap.write().insert(self.pages(), Mapping { table: table.clone(), start: self.range.start() });
         }
     }
 
-    /// Takes the mapping out of its reverse maps.
+    /// Removes the mapping from its reverse maps.
     pub(super) fn unlink(&self, table: &Arc<PageTable>) {
         for rmap in self.reverse_maps() {
             rmap.write().remove(self.pages(), table.space(), self.range.start());
         }
     }
 
-    /// Replaces the mapping in its reverse maps by `parts` of itself, in one step for who walks there.
+    /// Replaces the mapping in its reverse maps by `parts` of itself, atomically for walks.
     pub(super) fn relink<'a>(&self, table: &Arc<PageTable>, parts: impl Iterator<Item = &'a Vma> + Clone) {
         for rmap in self.reverse_maps() {
             let mut map = rmap.write();
@@ -148,7 +148,7 @@ impl Vma {
         }
     }
 
-    /// Gives the flags of an entry for a page, before any store: rights without `WRITE`, used.
+    /// Gives the flags of an entry before any store: no `WRITE`, but `ACCESSED`.
     pub(super) fn read_flags(&self) -> Flags {
         let mut flags = Flags::ACCESSED;
         flags.set(Flags::USER, !self.protection.is_empty());
