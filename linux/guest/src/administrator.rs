@@ -12,7 +12,7 @@ use crate::sys::{self, Child, End, Map, Pipe, SHARED, errno};
 use crate::verdict::{Outcome, check, expect};
 
 /// Starts a process that runs `body` and then waits; gives it with `body`'s result.
-fn at_work(body: impl FnOnce() -> std::io::Result<u64>) -> std::io::Result<(Child, u64)> {
+fn background_process(body: impl FnOnce() -> std::io::Result<u64>) -> std::io::Result<(Child, u64)> {
     let number = Map::new(None, 0, 1, SHARED)?;
     let child = sys::fork(|| {
         let done = body();
@@ -54,7 +54,7 @@ pub(crate) fn many_opens() -> Outcome {
 
 /// Through a descriptor taken from the process.
 pub(crate) fn pins_of_others() -> Outcome {
-    let (child, fd) = at_work(|| {
+    let (child, fd) = background_process(|| {
         let device = Device::open(8)?;
         device.pin(3, "theirs")?;
         let fd = device.fd().as_raw_fd() as u64;
@@ -89,7 +89,7 @@ pub(crate) fn policy_of_others() -> Outcome {
 
 /// Through debugfs, after all descriptors are closed and only a mapping is left.
 pub(crate) fn pins_left_behind() -> Outcome {
-    let (child, _) = at_work(|| {
+    let (child, _) = background_process(|| {
         let device = Device::open(8)?;
         let map = device.map(0, 8, SHARED)?;
         (0..8).for_each(|page| map.store(page, 0, 1));

@@ -112,7 +112,7 @@ fn faults(pages: usize, rounds: usize, present: bool, touch: impl Fn(&Map, usize
         let took = touch_all(device.map(0, pages, SHARED)?);
         match device.counts()?.pages {
             made if made == pages as u64 => Ok(took),
-            made => Err(Error::other(format!("touches of {pages} pages made {made}"))),
+            made => Err(Error::other(format!("accesses to {pages} pages allocated {made}"))),
         }
     };
     let beside = |_| {

@@ -52,7 +52,7 @@ pub(crate) fn past_the_end() -> Outcome {
     map.store(3, 0, 1);
     for (what, page) in [("past the end", 4), ("far past it", 7)] {
         let end = sys::fork(|| map.load(page, 0) as i32)?.wait();
-        check(end == End::Signal(libc::SIGBUS), || format!("a touch {what} ended by {end:?}"))?;
+        check(end == End::Signal(libc::SIGBUS), || format!("an access {what} ended by {end:?}"))?;
     }
     device.resize(2)?;
     let end = sys::fork(|| map.load(3, 0) as i32)?.wait();
@@ -190,7 +190,7 @@ pub(crate) fn broken_memory() -> Outcome {
     // The result says how well the kernel recovered; not tested.
     let _ = map.advise(3, 1, libc::MADV_HWPOISON);
     let end = sys::fork(|| map.load(3, 0) as i32)?.wait();
-    check(end == End::Signal(libc::SIGBUS), || format!("a touch of broken memory ended by {end:?}"))?;
+    check(end == End::Signal(libc::SIGBUS), || format!("an access to broken memory ended by {end:?}"))?;
     let number = device.read_word(3, 0).err().and_then(|error| error.raw_os_error());
     check(number == Some(libc::EIO), || format!("reading broken memory gives {number:?}"))?;
     expect("pinning broken memory", device.pin(3, "dma"), libc::EIO)?;

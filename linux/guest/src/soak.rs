@@ -25,24 +25,24 @@ const WORKERS: usize = 3;
 /// The size of the largest buffer in pages.
 const PAGES: usize = 1024;
 /// The number of steps before a buffer is closed.
-const LIFE: usize = 200;
+const STEPS_PER_BUFFER: usize = 200;
 /// Pages left for the processes, so that the OOM killer doesn't run.
-const SPARE: usize = 10_000;
+const RESERVED_PAGES: usize = 10_000;
 const PROGRESS: Duration = Duration::from_secs(15);
 /// A turn takes some seconds, on a busy machine half a minute.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TURN_LIMIT: Duration = Duration::from_secs(120);
 
 /// Words of the shared page: stop flag, and the current turn.
 const STOP: usize = 0;
 const TURN: usize = 1;
 
-type Part<T> = Result<T, Box<dyn Error + Send + Sync>>;
+type ThreadResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Each process's counters, in shared memory: one page for each process.
 #[derive(Clone, Copy)]
 enum Count {
     Steps,
-    Lives,
+    Buffers,
     Moves,
     Compared,
 }
@@ -67,14 +67,14 @@ pub(crate) fn run(time: Duration, seed: u64) -> Result<(), Box<dyn Error>> {
         })?);
     }
     let _watchdog = sys::fork(|| watch(&stop, seed))?;
-    let outcome = mind(&workers, &counts, &stop, time, seed);
+    let outcome = run_movers(&workers, &counts, &stop, time, seed);
     stop.store(0, STOP, 1);
     let ends: Vec<End> = workers.iter().map(Child::wait).collect();
     let moved = outcome?;
     if ends.iter().any(|end| *end != End::Exit(0)) {
         return Err(format!("the processes ended by {ends:?}").into());
     }
-    tell(&format!("{{\"fact\":{:?},\"of\":\"soak\"}}", told(&counts, &moved)));
+    tell(&format!("{{\"fact\":{:?},\"of\":\"soak\"}}", summary(&counts, &moved)));
     if sum(&counts, Count::Moves) == 0 {
         return Err("nothing has moved".into());
     }
@@ -85,14 +85,14 @@ fn sum(counts: &Map, count: Count) -> u64 {
     (0..WORKERS).map(|number| counts.load(number, count as usize)).sum()
 }
 
-fn told(counts: &Map, movers: &Movers) -> String {
+fn summary(counts: &Map, movers: &Movers) -> String {
     let Movers { compactions, offlined, offline_tries, grown, soft_offlined, shortages } = movers;
     format!(
         "{} steps in {} buffers, {} moves of their pages, {} pages compared; {compactions} compactions, {offlined} of \
          {offline_tries} tries to offline a block, {grown} huge pages, {soft_offlined} frames soft-offlined, {shortages} times \
          short of memory",
         sum(counts, Count::Steps),
-        sum(counts, Count::Lives),
+        sum(counts, Count::Buffers),
         sum(counts, Count::Moves),
         sum(counts, Count::Compared)
     )
@@ -110,8 +110,14 @@ struct Movers {
 }
 
 /// Moves pages in all ways until the time is over or a worker ends; writes each turn's number for the watchdog.
-fn mind(workers: &[Child], counts: &Map, stop: &Map, time: Duration, seed: u64) -> Result<Movers, Box<dyn Error>> {
-    let (started, mut told_at) = (Instant::now(), Instant::now());
+fn run_movers(
+    workers: &[Child],
+    counts: &Map,
+    stop: &Map,
+    time: Duration,
+    seed: u64,
+) -> Result<Movers, Box<dyn Error>> {
+    let (started, mut printed_at) = (Instant::now(), Instant::now());
     let mut random = Random::new(seed + 1000);
     let mut movers = Movers::default();
     let block = Block::spare()?;
@@ -122,9 +128,9 @@ fn mind(workers: &[Child], counts: &Map, stop: &Map, time: Duration, seed: u64) 
         if let Some(number) = workers.iter().position(|worker| worker.ended().is_some()) {
             return Err(format!("process {number} ended early").into());
         }
-        if told_at.elapsed() > PROGRESS {
-            told_at = Instant::now();
-            let now = format!("{} s of {}: {}", started.elapsed().as_secs(), time.as_secs(), told(counts, &movers));
+        if printed_at.elapsed() > PROGRESS {
+            printed_at = Instant::now();
+            let now = format!("{} s of {}: {}", started.elapsed().as_secs(), time.as_secs(), summary(counts, &movers));
             tell(&format!("{{\"progress\":{now:?}}}"));
         }
         stop.store(0, TURN, turn);
@@ -135,7 +141,7 @@ fn mind(workers: &[Child], counts: &Map, stop: &Map, time: Duration, seed: u64) 
             3 => movers.soft_offline()?,
             4 => {
                 // Leaves enough for the processes to run without the OOM killer.
-                let pages = (free_pages()? as usize).saturating_sub(SPARE);
+                let pages = (free_pages()? as usize).saturating_sub(RESERVED_PAGES);
                 let map = Map::new(None, 0, pages.max(1), PRIVATE)?;
                 (0..map.pages()).for_each(|page| map.store(page, 0, 1));
                 compact()?;
@@ -159,7 +165,7 @@ fn watch(stop: &Map, seed: u64) -> i32 {
         let now = stop.load(0, TURN);
         if now != turn {
             (turn, since) = (now, Instant::now());
-        } else if since.elapsed() > PATIENCE {
+        } else if since.elapsed() > TURN_LIMIT {
             for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
                 let Ok(process) = entry.file_name().display().to_string().parse::<u32>() else { continue };
                 let read = |name| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
@@ -170,7 +176,7 @@ fn watch(stop: &Map, seed: u64) -> i32 {
                     tell(&format!("{{\"fact\":{what:?},\"of\":\"soak\"}}"));
                 }
             }
-            give_up("soak", &format!("turn {turn} has taken more than {} s, seed {seed}", PATIENCE.as_secs()));
+            give_up("soak", &format!("turn {turn} has taken more than {} s, seed {seed}", TURN_LIMIT.as_secs()));
         }
     }
 }
@@ -178,7 +184,7 @@ fn watch(stop: &Map, seed: u64) -> i32 {
 /// Allocates memory, frees a random half, then compacts or allocates huge pages; gives the number of huge pages.
 fn wear(random: &mut Random, huge: bool) -> std::io::Result<u64> {
     const POOL: &str = "/proc/sys/vm/nr_hugepages";
-    let pages = if huge { (free_pages()? as usize).saturating_sub(SPARE) } else { 3000 };
+    let pages = if huge { (free_pages()? as usize).saturating_sub(RESERVED_PAGES) } else { 3000 };
     let map = Map::new(None, 0, pages.max(1), PRIVATE)?;
     map.advise(0, map.pages(), libc::MADV_NOHUGEPAGE)?;
     (0..map.pages()).for_each(|page| map.store(page, 0, 1));
@@ -238,7 +244,7 @@ struct Pinned {
 }
 
 /// A buffer, with the model of its contents.
-struct Life {
+struct Buffer {
     device: Device,
     map: Map,
     /// The value of each page's two words.
@@ -249,45 +255,45 @@ struct Life {
 }
 
 /// One word in each half of a page.
-const HALVES: [usize; 2] = [3, 300];
+const CHECKED_WORDS: [usize; 2] = [3, 300];
 const PIN: &str = "soak";
 
-fn must(is_so: bool, words: &str) -> Part<()> {
+fn must(is_so: bool, words: &str) -> ThreadResult<()> {
     if is_so { Ok(()) } else { Err(words.into()) }
 }
 
-impl Life {
-    fn new(size: usize) -> Part<Self> {
+impl Buffer {
+    fn new(size: usize) -> ThreadResult<Self> {
         let device = Device::open(size as u64)?;
         let map = device.map(0, PAGES, SHARED)?;
         Ok(Self { device, map, model: vec![0; PAGES], size, pinned: Vec::new(), ring: None })
     }
 
     fn put(&mut self, page: usize, value: u64) {
-        HALVES.iter().for_each(|&word| self.map.store(page, word, value));
+        CHECKED_WORDS.iter().for_each(|&word| self.map.store(page, word, value));
         self.model[page] = value;
     }
 
-    fn compare(&self, page: usize) -> Part<()> {
-        let seen = HALVES.map(|word| self.map.load(page, word));
+    fn compare(&self, page: usize) -> ThreadResult<()> {
+        let seen = CHECKED_WORDS.map(|word| self.map.load(page, word));
         must(seen == [self.model[page]; 2], &format!("page {page} has {seen:x?}, not {:x}", self.model[page]))
     }
 
-    fn compare_all(&self) -> Part<()> {
+    fn compare_all(&self) -> ThreadResult<()> {
         (0..self.size).try_for_each(|page| self.compare(page))
     }
 
-    fn hold(&self, page: usize) -> Part<Pinned> {
+    fn hold(&self, page: usize) -> ThreadResult<Pinned> {
         self.compare(page)?;
         Ok(Pinned { page, frame: frames_of(&self.map, &[page])?[page] })
     }
 
-    fn must_have_stayed(&self, pinned: &Pinned) -> Part<()> {
+    fn must_have_stayed(&self, pinned: &Pinned) -> ThreadResult<()> {
         let now = self.hold(pinned.page)?.frame;
         must(now == pinned.frame, &format!("page {} was pinned in {}, and is in {now}", pinned.page, pinned.frame))
     }
 
-    fn unpin(&mut self) -> Part<()> {
+    fn unpin(&mut self) -> ThreadResult<()> {
         if let Some(pinned) = self.pinned.pop() {
             self.must_have_stayed(&pinned)?;
             self.device.unpin(pinned.page as u64, PIN)?;
@@ -295,7 +301,7 @@ impl Life {
         Ok(())
     }
 
-    fn unregister(&mut self) -> Part<()> {
+    fn unregister(&mut self) -> ThreadResult<()> {
         if let Some((ring, pages)) = self.ring.take() {
             pages.iter().try_for_each(|pinned| self.must_have_stayed(pinned))?;
             ring.unregister()?;
@@ -304,7 +310,7 @@ impl Life {
     }
 
     /// Before pages are freed: otherwise the pins would be on other pages afterwards.
-    fn let_go(&mut self) -> Part<()> {
+    fn release_all(&mut self) -> ThreadResult<()> {
         while !self.pinned.is_empty() {
             self.unpin()?;
         }
@@ -318,31 +324,31 @@ impl Worker<'_> {
         self.counts.store(self.number, count as usize, now + more);
     }
 
-    fn run(&mut self, done: impl Fn() -> bool) -> Part<()> {
+    fn run(&mut self, done: impl Fn() -> bool) -> ThreadResult<()> {
         while !done() {
-            let mut life = Life::new(16 + self.random.below(PAGES - 16))?;
-            for step in 0..LIFE {
+            let mut buffer = Buffer::new(16 + self.random.below(PAGES - 16))?;
+            for step in 0..STEPS_PER_BUFFER {
                 if done() {
                     break;
                 }
-                self.step(&mut life, step as u64 + 1)?;
+                self.step(&mut buffer, step as u64 + 1)?;
                 self.count(Count::Steps, 1);
             }
             self.last = "comparing all";
-            life.compare_all()?;
-            self.count(Count::Compared, life.size as u64);
-            self.count(Count::Lives, 1);
-            self.count(Count::Moves, life.device.counts()?.moved);
+            buffer.compare_all()?;
+            self.count(Count::Compared, buffer.size as u64);
+            self.count(Count::Buffers, 1);
+            self.count(Count::Moves, buffer.device.counts()?.moved);
             self.last = "closing";
             // In either order, with pins left.
-            let Life { device, map, .. } = life;
+            let Buffer { device, map, .. } = buffer;
             if self.random.below(2) == 0 { drop((device, map)) } else { drop((map, device)) }
         }
         Ok(())
     }
 
-    fn step(&mut self, life: &mut Life, step: u64) -> Part<()> {
-        let size = life.size;
+    fn step(&mut self, buffer: &mut Buffer, step: u64) -> ThreadResult<()> {
+        let size = buffer.size;
         let page = self.random.below(size);
         let some = 1 + self.random.below((size - page).min(64));
         let value = step << 20 | page as u64;
@@ -351,126 +357,127 @@ impl Worker<'_> {
                 self.last = "writing";
                 for _ in 0..64 {
                     let page = self.random.below(size);
-                    life.compare(page)?;
-                    life.put(page, step << 20 | page as u64);
+                    buffer.compare(page)?;
+                    buffer.put(page, step << 20 | page as u64);
                 }
             }
             6 => {
                 self.last = "write and read";
-                for word in HALVES {
-                    life.device.write_word(page as u64, word as u64, value)?;
-                    must(life.device.read_word(page as u64, word as u64)? == value, "a write isn't read back")?;
+                for word in CHECKED_WORDS {
+                    buffer.device.write_word(page as u64, word as u64, value)?;
+                    must(buffer.device.read_word(page as u64, word as u64)? == value, "a write isn't read back")?;
                 }
-                life.model[page] = value;
+                buffer.model[page] = value;
             }
             7 => {
                 self.last = "mmap";
-                life.map = life.device.map(0, PAGES, SHARED)?;
+                buffer.map = buffer.device.map(0, PAGES, SHARED)?;
             }
             8 => {
                 self.last = "mremap";
                 // After mremap the registered pages have other addresses, so check them first.
-                life.unregister()?;
-                life.map.remap()?;
+                buffer.unregister()?;
+                buffer.map.remap()?;
             }
             9 => {
                 self.last = "mprotect";
-                life.map.protect(page, some, false)?;
-                life.compare(page)?;
-                life.map.protect(page, some, true)?;
-                life.put(page, value);
+                buffer.map.protect(page, some, false)?;
+                buffer.compare(page)?;
+                buffer.map.protect(page, some, true)?;
+                buffer.put(page, value);
             }
             10 => {
                 self.last = "advice";
                 for advice in [libc::MADV_DONTNEED, libc::MADV_PAGEOUT, libc::MADV_COLD] {
-                    life.map.advise(page, some, advice)?;
-                    life.compare(page)?;
+                    buffer.map.advise(page, some, advice)?;
+                    buffer.compare(page)?;
                 }
             }
             11 => {
                 self.last = "mlock";
-                life.map.lock(page, some, true)?;
-                life.compare(page)?;
-                life.map.lock(page, some, false)?;
+                buffer.map.lock(page, some, true)?;
+                buffer.compare(page)?;
+                buffer.map.lock(page, some, false)?;
             }
             12 => {
                 self.last = "fork";
                 let child = sys::fork(|| {
-                    let same = life.compare_all().is_ok();
-                    life.put(page, value);
+                    let same = buffer.compare_all().is_ok();
+                    buffer.put(page, value);
                     i32::from(!same)
                 })?;
                 must(child.wait() == End::Exit(0), "a child saw other words")?;
-                life.model[page] = value;
+                buffer.model[page] = value;
             }
             13 => {
                 self.last = "freeing";
-                life.let_go()?;
-                life.device.free(page as u64, some as u64)?;
-                life.model[page..page + some].fill(0);
+                buffer.release_all()?;
+                buffer.device.free(page as u64, some as u64)?;
+                buffer.model[page..page + some].fill(0);
             }
             14 => {
                 self.last = "resizing";
-                life.let_go()?;
-                life.device.resize(page as u64 + 1)?;
-                life.model[page + 1..].fill(0);
-                life.size = 16 + self.random.below(PAGES - 16);
-                life.model[life.size..].fill(0);
-                life.device.resize(life.size as u64)?;
+                buffer.release_all()?;
+                buffer.device.resize(page as u64 + 1)?;
+                buffer.model[page + 1..].fill(0);
+                buffer.size = 16 + self.random.below(PAGES - 16);
+                buffer.model[buffer.size..].fill(0);
+                buffer.device.resize(buffer.size as u64)?;
             }
             15 => {
                 self.last = "filling";
-                life.device.fill(0, size as u64)?;
+                buffer.device.fill(0, size as u64)?;
             }
             16 | 17 => {
                 self.last = "pinning";
-                if life.pinned.len() < 8 && life.pinned.iter().all(|pinned| pinned.page != page) {
-                    life.device.pin(page as u64, PIN)?;
-                    let pinned = life.hold(page)?;
-                    life.pinned.push(pinned);
+                if buffer.pinned.len() < 8 && buffer.pinned.iter().all(|pinned| pinned.page != page) {
+                    buffer.device.pin(page as u64, PIN)?;
+                    let pinned = buffer.hold(page)?;
+                    buffer.pinned.push(pinned);
                 } else {
-                    life.unpin()?;
+                    buffer.unpin()?;
                 }
             }
             18 => {
                 self.last = "vmsplice";
                 // Offlining keeps refused pages isolated until they move, and compaction waits while too many are
                 // isolated. So a process that refuses and then compacts would wait for itself.
-                life.device.policy(Policy::Allow)?;
+                buffer.device.policy(Policy::Allow)?;
                 let mut pipe = Pipe::new(1)?;
-                life.compare(page)?;
-                life.map.vmsplice(page, &pipe)?;
+                buffer.compare(page)?;
+                buffer.map.vmsplice(page, &pipe)?;
                 compact()?;
                 let mut bytes = [0; sys::PAGE];
                 pipe.read.read_exact(&mut bytes)?;
-                let seen = HALVES.map(|word| bytes[word * 8..][..8].try_into().map(u64::from_ne_bytes).unwrap_or(!0));
-                must(seen == [life.model[page]; 2], "a page in a pipe has other words")?;
+                let seen =
+                    CHECKED_WORDS.map(|word| bytes[word * 8..][..8].try_into().map(u64::from_ne_bytes).unwrap_or(!0));
+                must(seen == [buffer.model[page]; 2], "a page in a pipe has other words")?;
             }
             19 => {
                 self.last = "registering";
-                life.unregister()?;
+                buffer.unregister()?;
                 let ring = Ring::new()?;
-                let registered = match ring.register(&life.map, page, some) {
+                let registered = match ring.register(&buffer.map, page, some) {
                     // Registering may have to move pages out of the spare block first, and there is no memory now.
                     Err(error) if error.kind() == ErrorKind::OutOfMemory => false,
                     other => other?,
                 };
                 if registered {
-                    let pages = (page..page + some).map(|page| life.hold(page)).collect::<Part<Vec<_>>>()?;
-                    life.ring = Some((ring, pages));
+                    let pages = (page..page + some).map(|page| buffer.hold(page)).collect::<ThreadResult<Vec<_>>>()?;
+                    buffer.ring = Some((ring, pages));
                 }
             }
             20 => {
                 self.last = "a private mapping";
-                let private = life.device.map(page as u64, some, PRIVATE)?;
-                let other = life.device.map(page as u64, some, READ_ONLY)?;
-                private.store(0, HALVES[0], u64::MAX);
-                must(other.load(0, HALVES[0]) == life.model[page], "a private write is seen by others")?;
+                let private = buffer.device.map(page as u64, some, PRIVATE)?;
+                let other = buffer.device.map(page as u64, some, READ_ONLY)?;
+                private.store(0, CHECKED_WORDS[0], u64::MAX);
+                must(other.load(0, CHECKED_WORDS[0]) == buffer.model[page], "a private write is seen by others")?;
             }
             21 => {
                 self.last = "policy";
                 let policy = [Policy::Allow, Policy::Allow, Policy::Retry, Policy::Refuse][self.random.below(4)];
-                life.device.policy(policy)?;
+                buffer.device.policy(policy)?;
             }
             22 => {
                 self.last = "clear_refs";
@@ -480,11 +487,11 @@ impl Worker<'_> {
                 self.last = "move_pages";
                 let pages: Vec<usize> = (page..page + some).collect();
                 // Pages that can't be moved stay; the contents must be right either way.
-                let _ = sys::move_pages(&life.map, &pages, self.random.below(2) as i32);
+                let _ = sys::move_pages(&buffer.map, &pages, self.random.below(2) as i32);
             }
             _ => {
                 self.last = "comparing";
-                life.compare_all()?;
+                buffer.compare_all()?;
                 self.count(Count::Compared, size as u64);
             }
         }

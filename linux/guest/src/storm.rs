@@ -32,11 +32,11 @@ fn has(map: &Map, page: usize, value: u64) -> bool {
 }
 
 /// The result of a stress thread.
-type Part<T> = Result<T, Box<dyn Error + Send + Sync>>;
+type ThreadResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Runs `body` in two threads, each with its number, while this one compacts and lists all opens; gives the sum of
 /// their results, and the number of compactions.
-fn storm(body: fn(u64, &AtomicBool) -> Part<u64>) -> Result<(u64, u64), Box<dyn Error>> {
+fn storm(body: fn(u64, &AtomicBool) -> ThreadResult<u64>) -> Result<(u64, u64), Box<dyn Error>> {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..2)
@@ -68,7 +68,7 @@ fn storm(body: fn(u64, &AtomicBool) -> Part<u64>) -> Result<(u64, u64), Box<dyn 
     })
 }
 
-fn must(is_so: bool, words: &str) -> Part<()> {
+fn must(is_so: bool, words: &str) -> ThreadResult<()> {
     if is_so { Ok(()) } else { Err(words.into()) }
 }
 
@@ -205,7 +205,7 @@ pub(crate) fn faults() -> Outcome {
         let mut round = 0;
         while round <= FEWEST || !done.load(Ordering::Relaxed) {
             round += 1;
-            std::thread::scope(|scope| -> Part<()> {
+            std::thread::scope(|scope| -> ThreadResult<()> {
                 scope.spawn(|| (0..4 * FEW).for_each(|touch| map.store(touch % FEW, 9, 1)));
                 (0..2 * FEW).try_for_each(|_| device.free(random.below(FEW) as u64, 1).map(drop))?;
                 Ok(())

@@ -18,7 +18,7 @@ use crate::verdict::{Outcome, check, needs};
 use crate::work::{Report, Scene};
 
 /// How often to repeat a request: a page with a passing reference doesn't move.
-const ASKED: usize = 200;
+const MOST_TRIES: usize = 200;
 
 /// Counts the pages that are on a node.
 fn arrived(map: &Map, pages: &[usize], node: i32) -> Result<usize> {
@@ -46,7 +46,7 @@ pub(crate) fn to_and_fro(
         let (mut hops, mut before) = (Vec::new(), scene.frames()?);
         for node in [0, 1, 0] {
             let mut there = 0;
-            for _ in 0..ASKED {
+            for _ in 0..MOST_TRIES {
                 calls += 1;
                 ask(scene, node)?;
                 there = arrived(&scene.map, &scene.kept, node)?;
@@ -105,7 +105,7 @@ pub(crate) fn soft_offline() -> Outcome {
         for page in 0..PAGES {
             // EBUSY: a passing reference.
             let asked = || scene.map.advise(page, 1, libc::MADV_SOFT_OFFLINE);
-            let done = (0..ASKED).map(|_| asked()).find(|done| errno(done) != libc::EBUSY);
+            let done = (0..MOST_TRIES).map(|_| asked()).find(|done| errno(done) != libc::EBUSY);
             done.unwrap_or_else(asked)?;
         }
         Ok(())
@@ -231,7 +231,7 @@ pub(crate) fn huge_page_pool() -> Outcome {
         let (mut got, start) = (all, scene.device.counts()?.moved);
         // After a failure the kernel defers compaction for up to 64 calls. Some huge pages come from memory freed
         // meanwhile. So ask for more and more, until moves are needed.
-        for asked in 1..=ASKED {
+        for asked in 1..=MOST_TRIES {
             got = grow_pool(got + MORE)?;
             if got > all && scene.device.counts()?.moved > start {
                 return Ok((got, Some(asked)));
@@ -292,7 +292,7 @@ pub(crate) fn hugetlb_cma() -> Outcome {
     check(free + 10_000 * 4 < kept, || format!("hardly any CMA memory is used: {free} KiB of {kept} are free"))?;
     let (got, report) = scene.during(16, || -> Result<u64> {
         // A passing reference makes this fail.
-        for _ in 0..ASKED {
+        for _ in 0..MOST_TRIES {
             fs::write(POOL, "1")?;
             if number_in(POOL)? == 1 {
                 break;

@@ -15,26 +15,26 @@ use crate::verdict::{Outcome, check};
 use crate::work::Scene;
 
 /// Words that a child increments, one in each half of a page.
-const COUNTED: [usize; 2] = [5, 305];
+const COUNTED_WORDS: [usize; 2] = [5, 305];
 /// Their first value: higher than counting from 0 can reach, so a word lost before its first comparison also shows.
-const FIRST: u64 = 1 << 32;
+const FIRST_VALUE: u64 = 1 << 32;
 /// A word that the driver writes and a mapping reads, and one for the reverse.
-const BY_DRIVER: usize = 6;
-const BY_MAPPING: usize = 306;
+const DRIVER_WORD: usize = 6;
+const MAPPING_WORD: usize = 306;
 
 /// Watched pages to soft-offline, if the kernel can: each costs a frame for ever.
 const OFFLINED: usize = 16;
 
 pub(crate) fn one_page_for_all() -> Outcome {
     let scene = Scene::worn(20_000, 4, 31)?;
-    scene.kept.iter().for_each(|&page| COUNTED.iter().for_each(|&word| scene.map.store(page, word, FIRST)));
+    scene.kept.iter().for_each(|&page| COUNTED_WORDS.iter().for_each(|&word| scene.map.store(page, word, FIRST_VALUE)));
     let moved_before = scene.device.counts()?.moved;
     let stop = Map::new(None, 0, 1, SHARED)?;
     let child = sys::fork(|| {
         sys::yield_to_others();
         while stop.load(0, 0) == 0 {
             for &page in &scene.kept {
-                COUNTED.iter().for_each(|&word| scene.map.store(page, word, scene.map.load(page, word) + 1));
+                COUNTED_WORDS.iter().for_each(|&word| scene.map.store(page, word, scene.map.load(page, word) + 1));
             }
         }
         0
@@ -42,7 +42,7 @@ pub(crate) fn one_page_for_all() -> Outcome {
     let done = AtomicBool::new(false);
     let (asked, compared) = std::thread::scope(|scope| {
         let compared = scope.spawn(|| compare_until(&done, &scene).map_err(|error| error.to_string()));
-        let asked = ask(&scene);
+        let asked = request_moves(&scene);
         done.store(true, Ordering::Relaxed);
         (asked, compared.join())
     });
@@ -57,7 +57,7 @@ pub(crate) fn one_page_for_all() -> Outcome {
 }
 
 /// Makes the kernel move pages: by compaction, and some by physical address.
-fn ask(scene: &Scene) -> Result<(), Box<dyn Error>> {
+fn request_moves(scene: &Scene) -> Result<(), Box<dyn Error>> {
     (0..3).try_for_each(|_| compact())?;
     if is_configured("CONFIG_MEMORY_FAILURE")? {
         for &page in scene.kept.iter().filter(|&&page| page < WATCHED).take(OFFLINED) {
@@ -72,7 +72,7 @@ fn ask(scene: &Scene) -> Result<(), Box<dyn Error>> {
 
 /// Compares all pages until `done`, and once more after the last move; gives the number of passes.
 fn compare_until(done: &AtomicBool, scene: &Scene) -> Result<u64, Box<dyn Error>> {
-    let mut last = vec![[FIRST; COUNTED.len()]; scene.map.pages()];
+    let mut last = vec![[FIRST_VALUE; COUNTED_WORDS.len()]; scene.map.pages()];
     for pass in 1.. {
         let is_last = done.load(Ordering::Relaxed);
         for &page in &scene.kept {
@@ -87,7 +87,7 @@ fn compare_until(done: &AtomicBool, scene: &Scene) -> Result<u64, Box<dyn Error>
 
 fn compare(scene: &Scene, page: usize, pass: u64, last: &mut [u64]) -> Result<(), Box<dyn Error>> {
     let (device, map, index) = (&scene.device, &scene.map, page as u64);
-    for (last, word) in last.iter_mut().zip(COUNTED) {
+    for (last, word) in last.iter_mut().zip(COUNTED_WORDS) {
         let (before, drivers) = (map.load(page, word), device.read_word(index, word as u64)?);
         let after = map.load(page, word);
         // The word only grows.
@@ -97,9 +97,9 @@ fn compare(scene: &Scene, page: usize, pass: u64, last: &mut [u64]) -> Result<()
         })?;
         *last = after;
     }
-    device.write_word(index, BY_DRIVER as u64, pass)?;
-    map.store(page, BY_MAPPING, pass);
-    let (mappings, drivers) = (map.load(page, BY_DRIVER), device.read_word(index, BY_MAPPING as u64)?);
+    device.write_word(index, DRIVER_WORD as u64, pass)?;
+    map.store(page, MAPPING_WORD, pass);
+    let (mappings, drivers) = (map.load(page, DRIVER_WORD), device.read_word(index, MAPPING_WORD as u64)?);
     check(mappings == pass && drivers == pass, || {
         format!("{pass} was written by both sides; a mapping has {mappings}, the driver {drivers}")
     })

@@ -113,23 +113,23 @@ impl<D: Driver<Pages>> Open<D> {
         self.ops.moves.get().expect("set before an open is given to anybody")
     }
 
-    fn with<T>(&self, call: impl FnOnce(&mut D) -> T) -> T {
+    fn call_driver<T>(&self, call: impl FnOnce(&mut D) -> T) -> T {
         call(&mut self.driver.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads, as a process's call does.
     pub fn read(&self, at: u64, user: &mut impl UserMemory) -> Result<usize, Errno> {
-        self.with(|driver| driver.read(&self.pages, at, user))
+        self.call_driver(|driver| driver.read(&self.pages, at, user))
     }
 
     /// Writes, as a process's call does.
     pub fn write(&self, at: u64, user: &mut impl UserMemory) -> Result<usize, Errno> {
-        self.with(|driver| driver.write(&self.pages, at, user))
+        self.call_driver(|driver| driver.write(&self.pages, at, user))
     }
 
     /// Carries out an ioctl, as a process's call does.
     pub fn ioctl(&self, command: u32, argument: &mut [u8]) -> Result<u32, Errno> {
-        self.with(|driver| driver.ioctl(&self.pages, self.moves(), command, argument))
+        self.call_driver(|driver| driver.ioctl(&self.pages, self.moves(), command, argument))
     }
 
     /// Moves a page to any free frame.

@@ -20,7 +20,7 @@ impl User {
         Self { bad: bytes.len(), bytes, done: 0 }
     }
 
-    fn step(&mut self, len: usize) -> Result<core::ops::Range<usize>, Errno> {
+    fn take_range(&mut self, len: usize) -> Result<core::ops::Range<usize>, Errno> {
         let range = self.done..self.done + len.min(self.left());
         self.done = range.end;
         if range.end > self.bad { Err(Errno::EFAULT) } else { Ok(range) }
@@ -33,13 +33,13 @@ impl UserMemory for User {
     }
 
     fn put(&mut self, from: &[u8]) -> Result<(), Errno> {
-        let range = self.step(from.len())?;
+        let range = self.take_range(from.len())?;
         self.bytes[range.clone()].copy_from_slice(&from[..range.len()]);
         Ok(())
     }
 
     fn get(&mut self, to: &mut [u8]) -> Result<(), Errno> {
-        let range = self.step(to.len())?;
+        let range = self.take_range(to.len())?;
         to[..range.len()].copy_from_slice(&self.bytes[range]);
         Ok(())
     }

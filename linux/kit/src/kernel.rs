@@ -363,7 +363,7 @@ where
         }
     }
 
-    unsafe fn with(state: *mut c_void, call: impl FnOnce(&mut D, &M) -> Result<usize, Errno>) -> c_long {
+    unsafe fn call_driver(state: *mut c_void, call: impl FnOnce(&mut D, &M) -> Result<usize, Errno>) -> c_long {
         // SAFETY: the shim's mutex excludes other users of the driver; `moves` is only shared.
         let (driver, moves) = unsafe {
             let state = state.cast::<State<D, M>>();
@@ -383,7 +383,7 @@ where
         unsafe {
             let pages = Pages::new(open);
             // At most what was asked for, whatever the driver returns: programs index their buffers with it.
-            Self::with(state, |driver, _| Ok(driver.read(&pages, offset(at)?, &mut user)?.min(bytes)))
+            Self::call_driver(state, |driver, _| Ok(driver.read(&pages, offset(at)?, &mut user)?.min(bytes)))
         }
     }
 
@@ -393,7 +393,7 @@ where
         // SAFETY: by this function's contract.
         unsafe {
             let pages = Pages::new(open);
-            Self::with(state, |driver, _| Ok(driver.write(&pages, offset(at)?, &mut user)?.min(bytes)))
+            Self::call_driver(state, |driver, _| Ok(driver.write(&pages, offset(at)?, &mut user)?.min(bytes)))
         }
     }
 
@@ -403,7 +403,7 @@ where
         unsafe {
             let pages = Pages::new(open);
             let argument = core::slice::from_raw_parts_mut(at, bytes);
-            Self::with(state, |driver, moves| Ok(driver.ioctl(&pages, moves, command, argument)? as usize))
+            Self::call_driver(state, |driver, moves| Ok(driver.ioctl(&pages, moves, command, argument)? as usize))
         }
     }
 
