@@ -7,7 +7,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use pagemove::port::{CpuClaim, FlushRange, Lent, Machine, Ram};
+use pagemove::port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram};
 use pagemove_hosted::Hosted;
 
 /// The machine.
@@ -51,6 +51,14 @@ unsafe impl Machine for Lonely {
 
     fn cpu_claim(&self) -> CpuClaim {
         self.inner.cpu_claim()
+    }
+
+    fn interrupt_mask(&self) -> Option<InterruptMask> {
+        self.inner.interrupt_mask()
+    }
+
+    fn might_wait(&self) {
+        self.inner.might_wait();
     }
 
     fn barrier(&self) {

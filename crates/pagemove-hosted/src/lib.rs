@@ -3,6 +3,7 @@
 #![doc = include_str!("../README.md")]
 
 mod cpu;
+mod depth;
 mod error;
 mod machine;
 mod native;

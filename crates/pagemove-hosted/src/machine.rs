@@ -6,12 +6,12 @@ use std::{
 };
 
 use pagemove::{
-    port::{Contents, CpuClaim, FlushRange, Lent, Machine, Ram},
+    port::{Contents, CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram},
     sync::AtomicU32,
 };
 
 use crate::{
-    cpu,
+    cpu, depth,
     error::HostedError,
     os::{self, Area, MemoryFile},
     tlb::{HostTlb, SoftTlb, Tlb},
@@ -134,6 +134,11 @@ unsafe impl Machine for Hosted {
         if self.has_barrier { CpuClaim { claim: cpu::number, release: None } } else { CpuClaim::NONE }
     }
 
+    fn interrupt_mask(&self) -> Option<InterruptMask> {
+        // There are no interrupts. With debug assertions it's counted where they would be masked.
+        cfg!(debug_assertions).then_some(depth::COUNTING)
+    }
+
     fn barrier(&self) {
         if self.has_barrier {
             os::barrier();
@@ -146,6 +151,10 @@ unsafe impl Machine for Hosted {
 
     fn wake(&self, word: &AtomicU32) {
         wait::wake_all(word);
+    }
+
+    fn might_wait(&self) {
+        depth::assert_unmasked();
     }
 
     fn pause(&self) {

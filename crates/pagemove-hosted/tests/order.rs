@@ -11,7 +11,7 @@ use pagemove::{
     Engine,
     frame::Kind,
     migrate::{AnyFree, Mode, Mover, Options},
-    port::{Contents, CpuClaim, FlushRange, Lent, Machine, Ram},
+    port::{Contents, CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram},
     space::{Access, AddressSpace, Map, Source},
     units::{FrameRange, Order, Pfn, VirtAddr, VirtRange},
     zone,
@@ -48,6 +48,12 @@ unsafe impl Machine for Spy {
     }
     fn cpu_claim(&self) -> CpuClaim {
         self.machine.cpu_claim()
+    }
+    fn interrupt_mask(&self) -> Option<InterruptMask> {
+        self.machine.interrupt_mask()
+    }
+    fn might_wait(&self) {
+        self.machine.might_wait();
     }
     fn barrier(&self) {
         self.machine.barrier();

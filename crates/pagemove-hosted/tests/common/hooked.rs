@@ -8,7 +8,7 @@ use std::sync::{
 
 use pagemove::{
     Engine,
-    port::{CpuClaim, FlushRange, Lent, Machine, Ram},
+    port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram},
     zone::{BootError, Config},
 };
 use pagemove_hosted::{Hosted, TlbKind};
@@ -118,6 +118,14 @@ unsafe impl Machine for Hooked {
 
     fn cpu_claim(&self) -> CpuClaim {
         self.inner.cpu_claim()
+    }
+
+    fn interrupt_mask(&self) -> Option<InterruptMask> {
+        self.inner.interrupt_mask()
+    }
+
+    fn might_wait(&self) {
+        self.inner.might_wait();
     }
 
     fn barrier(&self) {

@@ -12,7 +12,7 @@ use pagemove::{
     frame::Kind,
     migrate::{AnyFree, Destination, Mode, Mover, Options},
     movable::Refusal,
-    port::{CpuClaim, FlushRange, Lent, Machine, Ram},
+    port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram},
     report::Reason,
     sync::AtomicU32,
     units::{Order, Pfn, VirtRange},
@@ -156,6 +156,14 @@ unsafe impl Machine for Claiming {
             (INNER.get().unwrap().claim)()
         };
         CpuClaim { claim, release: inner.release }
+    }
+
+    fn interrupt_mask(&self) -> Option<InterruptMask> {
+        self.inner.interrupt_mask()
+    }
+
+    fn might_wait(&self) {
+        self.inner.might_wait();
     }
 
     fn barrier(&self) {

@@ -1,8 +1,13 @@
 //! Who pins which frame, and since when. Pins are few and long; so a side table, not bytes of every frame.
+//!
+//! On the heap, and changed with interrupts masked, as an interrupt handler may drop a pin.
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
-use crate::{sync::Mutex, units::Pfn};
+use crate::{
+    port::{InterruptMask, MaskedMutex},
+    units::Pfn,
+};
 
 /// One pin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,14 +19,19 @@ pub struct PinRecord {
 }
 
 /// All pins of an engine.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pins {
-    records: Mutex<BTreeMap<Pfn, Vec<PinRecord>>>,
+    records: MaskedMutex<BTreeMap<Pfn, Vec<PinRecord>>>,
 }
 
 impl Pins {
+    pub(crate) fn new(mask: Option<InterruptMask>) -> Self {
+        Self { records: MaskedMutex::new(mask, BTreeMap::new()) }
+    }
+
     pub(crate) fn add(&self, pfn: Pfn, who: &str, since_ns: u64) {
-        self.records.lock().entry(pfn).or_default().push(PinRecord { who: who.into(), since_ns });
+        let record = PinRecord { who: who.into(), since_ns };
+        self.records.lock().entry(pfn).or_default().push(record);
     }
 
     pub(crate) fn remove(&self, pfn: Pfn, who: &str) {

@@ -10,7 +10,7 @@ use core::ops::Index;
 
 use super::{Counts, Frame, Marks, Put};
 use crate::{
-    port::{Machine, Table},
+    port::{Machine, Table, might_wait},
     sync::Ordering,
     units::Pfn,
 };
@@ -62,6 +62,7 @@ impl FrameTable {
     /// Waits until nobody holds the lock at one moment; tells whether somebody did. Needs no reference: see the module's
     /// protocol.
     pub fn wait_unlocked(&self, pfn: Pfn) -> bool {
+        might_wait(&*self.machine);
         let frame = &self[pfn];
         let mut was_held = false;
         loop {
@@ -80,6 +81,7 @@ impl FrameTable {
     }
 
     pub(crate) fn lock_raw(&self, pfn: Pfn) {
+        might_wait(&*self.machine);
         let frame = &self[pfn];
         loop {
             let wakes = frame.wakes();
@@ -138,6 +140,7 @@ impl FrameTable {
 
     /// Waits until the page isn't being written to its backing store.
     pub fn wait_writeback(&self, pfn: Pfn) {
+        might_wait(&*self.machine);
         loop {
             let bits = self[pfn].state.load(Ordering::Acquire);
             if bits & Marks::WRITEBACK.bits() == 0 {

@@ -9,6 +9,7 @@ use crate::{
     frame::{Claim, Kind, Marks, State},
     movable::{Mode, OwnedMove, OwnedPage, Owner, OwnerUse, Refusal},
     paging::FlushDebt,
+    port::might_wait,
     report::{Counter, Event, Reason},
     rmap::{MovingPage, ReverseMap},
     units::{Order, Pfn},
@@ -115,6 +116,7 @@ impl<'e> Mover<'e> {
     /// Moves the pages of `sources` to frames of `destination`. A page that was freed meanwhile counts as neither moved
     /// nor stayed. Programs may use the pages all along.
     pub fn migrate(&mut self, sources: &[Pfn], destination: &mut dyn Destination, options: Options) -> Outcome {
+        might_wait(self.physical().machine());
         let mut outcome = Outcome::default();
         let size = options.batch.clamp(1, Options::MOST);
         for batch in sources.chunks(size) {

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 
 use super::MovableOps;
 use crate::{
-    port::Machine,
+    port::{Machine, might_wait},
     rmap::Registry,
     sync::{AtomicU32, Ordering},
 };
@@ -118,6 +118,7 @@ impl Registration {
     ///
     /// Must not be called by a callback, nor by who holds a frame's lock.
     pub fn unregister(&self) {
+        might_wait(&*self.owner.machine);
         let mut uses = self.owner.close();
         while uses != 0 {
             self.owner.machine.wait(&self.owner.uses, uses | CLOSING);

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::{
-    port::{FlushRange, SpaceId},
+    port::{FlushRange, SpaceId, might_wait},
     report::Counter,
     units::{Pfn, VirtAddr},
     zone::Physical,
@@ -63,6 +63,7 @@ impl<'p> FlushDebt<'p> {
     /// Flushes, then releases what was kept. The debt can be used again.
     pub fn pay(&mut self) {
         if !self.ranges.is_empty() {
+            might_wait(self.physical.machine());
             self.physical.machine().flush(&self.ranges);
             self.physical.counters().add(Counter::TlbFlush, 1);
             self.physical.counters().add(Counter::TlbFlushRanges, self.ranges.len() as u64);

@@ -13,6 +13,7 @@ use crate::{
 impl AddressSpace {
     /// Maps what `map` describes; gives its range. Pages are allocated at the first access.
     pub fn mmap(&self, map: &Map) -> Result<VirtRange, SpaceError> {
+        self.might_wait();
         let stage = "mmap";
         let mut vmas = self.vmas.write();
         let range = match map.at {
@@ -63,6 +64,7 @@ impl AddressSpace {
 
     /// Unmaps `range`; unmapped parts are ignored.
     pub fn munmap(&self, range: VirtRange) -> Result<(), SpaceError> {
+        self.might_wait();
         if !self.bounds.covers(range) {
             return Err(SpaceError::BadRange { stage: "munmap" });
         }
@@ -110,6 +112,7 @@ impl AddressSpace {
 
     /// Sets the protection of `range`, all of which must be mapped.
     pub fn mprotect(&self, range: VirtRange, protection: Protection) -> Result<(), SpaceError> {
+        self.might_wait();
         let stage = "mprotect";
         if !self.bounds.covers(range) {
             return Err(SpaceError::BadRange { stage });
@@ -153,6 +156,7 @@ impl AddressSpace {
     /// Clears all soft-dirty marks, and makes the next store to each page set its mark again, as writing 4 to Linux's
     /// `/proc/PID/clear_refs` does.
     pub fn clear_soft_dirty(&self) {
+        self.might_wait();
         let _vmas = self.vmas.write();
         let mut debt = self.debt();
         self.change_entries(self.bounds, &mut debt, |entry| entry.without(Flags::SOFT_DIRTY | Flags::WRITE));

@@ -68,6 +68,7 @@ impl AddressSpace {
     /// As [`Self::fault`]. With `own`, an anonymous page also becomes exclusive to this mapping, even if a store isn't
     /// allowed now (Linux: `FAULT_FLAG_UNSHARE`, since 5.19).
     pub(super) fn fault_for(&self, address: VirtAddr, access: Access, own: bool) -> Result<(), FaultError> {
+        self.might_wait();
         self.physical().counters().add(Counter::Pgfault, 1);
         let mut blocked_since = None;
         let (mut in_vain, mut tries) = (0, 0);

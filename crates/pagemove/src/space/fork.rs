@@ -30,6 +30,7 @@ impl AddressSpace {
     /// Makes the child's address space. After a failure the parent is unchanged, except that some pages copy on the
     /// next store.
     pub fn fork(&self) -> Result<AddressSpace, SpaceError> {
+        self.might_wait();
         let stage = "fork";
         let out_of_memory = |cause| SpaceError::OutOfMemory { stage, cause };
         let child = AddressSpace::new(&self.engine, self.bounds).map_err(out_of_memory)?;

@@ -26,7 +26,7 @@ use crate::{
     engine::Engine,
     frame::TooManyMappings,
     paging::{Entry, FlushDebt, PageTable},
-    port::SpaceId,
+    port::{SpaceId, might_wait},
     sync::RwLock,
     units::{VirtAddr, VirtRange},
     zone::{AllocError, Physical},
@@ -130,17 +130,23 @@ impl AddressSpace {
         self.engine.physical()
     }
 
+    fn might_wait(&self) {
+        might_wait(self.physical().machine());
+    }
+
     fn debt(&self) -> FlushDebt<'_> {
         FlushDebt::new(self.physical())
     }
 
     /// Gives all mappings, in address order.
     pub fn vmas(&self) -> Vec<Vma> {
+        self.might_wait();
         self.vmas.read().values().cloned().collect()
     }
 
     /// Reads the leaf entry of `address`; the empty entry if there is none.
     pub fn entry(&self, address: VirtAddr) -> Entry {
+        self.might_wait();
         // The lock keeps tables from being removed during the walk.
         let _vmas = self.vmas.read();
         self.table.slot(address).map_or(Entry::NONE, |slot| slot.load())
@@ -148,12 +154,14 @@ impl AddressSpace {
 
     /// Calls `see` with the address and entry of each non-empty leaf.
     pub fn for_each_entry(&self, mut see: impl FnMut(VirtAddr, Entry)) {
+        self.might_wait();
         let _vmas = self.vmas.read();
         self.table.for_each_leaf(self.bounds, |address, slot| see(address, slot.load()));
     }
 
     /// Unmaps everything, as at the process's exit.
     pub fn exit(&self) {
+        self.might_wait();
         let mut vmas = self.vmas.write();
         let mut debt = self.debt();
         for vma in core::mem::take(&mut *vmas).into_values() {

@@ -28,6 +28,7 @@ pub enum PinError {
 impl AddressSpace {
     /// Pins all pages of `range` for `who`, for reading or also for writing, or none; faults them in first.
     pub fn pin(&self, range: VirtRange, write: bool, who: &str) -> Result<Vec<PinnedPage>, PinError> {
+        self.might_wait();
         if !self.bounds.covers(range) {
             return Err(PinError::BadRange);
         }

@@ -10,6 +10,7 @@ impl AddressSpace {
     /// Moves the mapping of `old`, one mapping or a part of one, to `pages` pages at `to` (`None`: any free address, in
     /// place if possible). Fails if anything is mapped at `to`. Gives the new range.
     pub fn mremap(&self, old: VirtRange, pages: u32, to: Option<VirtAddr>) -> Result<VirtRange, SpaceError> {
+        self.might_wait();
         let stage = "mremap";
         let mut vmas = self.vmas.write();
         let at = old.start();

@@ -9,8 +9,8 @@ use loom::sync as below;
 #[cfg(feature = "shuttle")]
 use shuttle::sync as below;
 
-pub use below::RwLockWriteGuard;
-use below::{MutexGuard, RwLockReadGuard};
+use below::RwLockReadGuard;
+pub use below::{MutexGuard, RwLockWriteGuard};
 #[cfg(feature = "loom")]
 pub use loom::thread::yield_now;
 #[cfg(feature = "shuttle")]

@@ -17,16 +17,19 @@ pub use stepped::{AtomicBool, AtomicU32, AtomicU64, set_stepping};
 #[cfg(any(feature = "shuttle", feature = "loom"))]
 pub(crate) use checked::light_barrier;
 #[cfg(any(feature = "shuttle", feature = "loom"))]
-pub use checked::{Mutex, RwLock, RwLockWriteGuard, yield_now};
+pub use checked::{Mutex, MutexGuard, RwLock, RwLockWriteGuard, yield_now};
 
 pub use core::sync::atomic::Ordering;
 #[cfg(not(any(feature = "shuttle", feature = "loom")))]
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 #[cfg(all(feature = "std", not(any(feature = "shuttle", feature = "loom"))))]
-pub use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+pub use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 #[cfg(not(any(feature = "std", feature = "shuttle", feature = "loom")))]
-pub use spin::{RwLock, RwLockWriteGuard, mutex::Mutex};
+pub use spin::{
+    RwLock, RwLockWriteGuard,
+    mutex::{Mutex, MutexGuard},
+};
 
 /// The light side of an asymmetric barrier: costs nothing here, since who takes the heavy side
 /// ([`Machine::barrier`](crate::port::Machine::barrier)) makes every processor pass a full barrier.

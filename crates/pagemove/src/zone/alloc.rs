@@ -6,6 +6,7 @@
 use super::{AllocError, Effort, Physical, Request, percpu::BATCH, physical::Zone, request::migratetype_of};
 use crate::{
     frame::{Key, Kind, State},
+    port::might_wait,
     units::{FrameRange, Order, Pfn},
 };
 
@@ -23,6 +24,9 @@ impl Physical {
 
     /// Allocates what `request` asks for, with one reference, going as far as it allows; contents are what they were.
     pub fn alloc_with(&self, request: &Request) -> Result<Pfn, AllocError> {
+        if request.effort > Effort::Lists {
+            might_wait(self.machine());
+        }
         let mut result = self.take_frames(request);
         for _ in 0..Self::MOST_TRIES {
             if result.is_ok() || request.effort < Effort::Compact || !self.make_room(request) {
@@ -49,6 +53,7 @@ impl Physical {
     #[inline]
     fn alloc_unpublished(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
         assert!(kind.is_allocation(), "nothing is allocated as {kind:?}");
+        might_wait(self.machine());
         if order == Order::ZERO
             && let Some(pfn) = self.take_own(kind)
         {
@@ -60,6 +65,7 @@ impl Physical {
     /// Allocates just the frame `pfn` for `kind`, if it's free and its pageblock isn't isolated; for rebuilding a layout and for
     /// contiguous ranges.
     pub fn alloc_exactly(&self, pfn: Pfn, kind: Kind) -> bool {
+        might_wait(self.machine());
         let taken = self.take_exactly(pfn, kind);
         if taken {
             self.frames[pfn].publish();

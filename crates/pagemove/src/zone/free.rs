@@ -1,6 +1,6 @@
 //! Freeing: the last reference's way back to a CPU's list, or to the zone's free lists.
 //!
-//! May be called with any lock of the engine's held but a zone's, and doesn't sleep.
+//! May be called with any lock of the engine's held but a zone's, and in an interrupt; doesn't sleep.
 
 use super::{
     Physical,

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     frame::{Class, Kind, State},
+    port::might_wait,
     units::{Order, Pfn},
 };
 
@@ -52,6 +53,7 @@ impl Physical {
     }
 
     pub(super) fn drain_zones(&self, zones: &[Zone]) {
+        might_wait(self.machine());
         let mut run = ClassRun::default();
         let cpus = || zones.iter().flat_map(|zone| zone.cpus.iter().map(move |cpu| (zone, cpu)));
         // Each list is closed to its CPU before the barrier, and looked at behind it.

@@ -15,15 +15,15 @@ use super::{
 };
 use crate::{
     frame::{Frame, FrameTable, Pins},
-    port::{CpuClaim, Machine, Ram},
+    port::{CpuClaim, Machine, MaskedMutex, Ram, might_wait},
     report::{Counters, Ring},
-    sync::{AtomicU64, Mutex},
+    sync::AtomicU64,
     units::{FrameRange, Pfn},
 };
 
 pub(super) struct Zone {
     pub(super) range: FrameRange,
-    pub(super) buddy: Mutex<Buddy>,
+    pub(super) buddy: MaskedMutex<Buddy>,
     pub(super) cpus: Box<[CpuLocal]>,
 }
 
@@ -58,6 +58,7 @@ impl Physical {
         let frames = FrameTable::new(machine.clone(), ram.frames()).ok_or(no_metadata)?;
         let blocks = Pageblocks::new(&*machine, ram.frames(), config.pageblock_order).ok_or(no_metadata)?;
         let cpus = machine.cpus().max(1);
+        let mask = machine.interrupt_mask();
         let zones = config
             .zones
             .iter()
@@ -66,12 +67,12 @@ impl Physical {
                 blocks.give_to_zone(range, number as u32);
                 Zone {
                     range,
-                    buddy: Mutex::new(Buddy::new(Tables { frames: &frames, blocks: &blocks }, range)),
+                    buddy: MaskedMutex::new(mask, Buddy::new(Tables { frames: &frames, blocks: &blocks }, range)),
                     cpus: (0..cpus).map(|_| CpuLocal::new(range.frames, cpus)).collect(),
                 }
             })
             .collect();
-        let (pins, counters, events, pressure) = Default::default();
+        let (counters, events, pressure) = Default::default();
         let cpu_claim = machine.cpu_claim();
         Ok(Self {
             machine,
@@ -80,7 +81,7 @@ impl Physical {
             frames,
             blocks,
             zones,
-            pins,
+            pins: Pins::new(mask),
             counters,
             events,
             pressure,
@@ -171,6 +172,7 @@ impl Physical {
 
     /// Counts the free frames of all zones; exact at a quiet point. Interrupts every CPU.
     pub fn free_frames(&self) -> u32 {
+        might_wait(self.machine());
         let on_lists = |zone: &Zone| zone.cpus.iter().map(|cpu| cpu.revoke(self.machine()).len() as u32).sum::<u32>();
         self.zones.iter().map(|zone| on_lists(zone) + zone.buddy.lock().free_frames()).sum()
     }

@@ -11,7 +11,7 @@ use crate::{
 /// How far an allocation goes. Each step includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effort {
-    /// Looks at the free lists. Never waits, and interrupts nobody.
+    /// Looks at the free lists. Never waits, interrupts nobody, and may be called in an interrupt.
     Lists,
     /// Collects the free frames of all CPUs' lists, which interrupts every CPU. Doesn't sleep.
     Drain,

@@ -6,7 +6,7 @@
 use alloc::sync::Arc;
 
 use super::{Compactor, Physical, Request};
-use crate::units::Order;
+use crate::{port::might_wait, units::Order};
 
 impl Physical {
     /// So often an allocation that may sleep makes room and tries again.
@@ -21,6 +21,7 @@ impl Physical {
     ///
     /// Sleeps, so the caller holds no lock of the engine's: of an address space, a folio, a reverse map, an index.
     pub(crate) fn make_room(&self, request: &Request) -> bool {
+        might_wait(self.machine());
         if request.order() == Order::ZERO {
             // Compaction makes no single frames.
             return self.recall_destinations();

@@ -1,0 +1,62 @@
+//! How many masked locks a thread holds.
+//!
+//! Takes the engine's masking and restoring of interrupts, of which this machine has none; promises a panic where a call that may wait
+//! is made while they are masked. A kernel would hang there, at times.
+
+use std::cell::Cell;
+
+use pagemove::port::InterruptMask;
+
+#[cfg(feature = "shuttle")]
+use shuttle::thread_local;
+
+thread_local! {
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts instead of masking.
+pub(crate) const COUNTING: InterruptMask = InterruptMask { mask, restore };
+
+fn mask() -> usize {
+    DEPTH.with(|depth| depth.replace(depth.get() + 1))
+}
+
+fn restore(before: usize) {
+    let depth = DEPTH.with(|depth| depth.replace(before));
+    assert_eq!(depth, before + 1, "interrupts were not restored in the reverse order of masking them");
+}
+
+/// Panics if this thread has masked interrupts.
+pub(crate) fn assert_unmasked() {
+    let depth = DEPTH.with(Cell::get);
+    assert_eq!(depth, 0, "a call that may wait was made while interrupts are masked");
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nests() {
+        let outer = mask();
+        restore(mask());
+        assert_eq!(DEPTH.get(), 1);
+        restore(outer);
+        assert_unmasked();
+    }
+
+    #[test]
+    #[should_panic(expected = "reverse order")]
+    fn is_restored_in_reverse_order() {
+        let outer = mask();
+        mask();
+        restore(outer);
+    }
+
+    #[test]
+    #[should_panic(expected = "while interrupts are masked")]
+    fn waiting_while_masked_is_refused() {
+        mask();
+        assert_unmasked();
+    }
+}

@@ -1,0 +1,81 @@
+//! Memory that the machine lends for metadata.
+//!
+//! Takes zeroed memory; gives it as a table of shared values. Promises that it's given back when what keeps it is dropped.
+//!
+//! `unsafe`: views of that memory as values, relying on what [`Lent::new`] asks of its caller.
+#![allow(unsafe_code)]
+
+use alloc::boxed::Box;
+use core::{any::Any, ptr::NonNull};
+
+/// Memory lent by the machine; given back (by dropping what keeps it) when the engine ends.
+pub struct Lent {
+    start: NonNull<u8>,
+    bytes: usize,
+    _keep: Box<dyn Any + Send + Sync>,
+}
+
+// SAFETY: the memory is the borrower's alone by `new`'s contract, and only shared as atomics, by `into_table`.
+unsafe impl Send for Lent {}
+// SAFETY: as above.
+unsafe impl Sync for Lent {}
+
+impl Lent {
+    /// Wraps memory that lives as long as `keep` does.
+    ///
+    /// # Safety
+    /// `bytes` bytes at `start` are zeroed, aligned to 64 bytes, readable, writable, and used by nobody else until `keep` is dropped.
+    pub unsafe fn new(start: NonNull<u8>, bytes: usize, keep: Box<dyn Any + Send + Sync>) -> Self {
+        Self { start, bytes, _keep: keep }
+    }
+
+    /// Views it as `count` values of `T`; `None` if they don't fit.
+    pub(crate) fn into_table<T: Zeroed>(self, count: usize) -> Option<Table<T>> {
+        let fits = count.checked_mul(size_of::<T>())? <= self.bytes && align_of::<T>() <= 64;
+        fits.then(|| Table {
+            start: self.start.cast(),
+            count,
+            _keep: self,
+            #[cfg(feature = "loom")]
+            modelled: (0..count).map(|_| T::default()).collect(),
+        })
+    }
+}
+
+/// Lent memory as values that are all shared.
+#[cfg_attr(feature = "loom", allow(dead_code, reason = "the memory is only kept"))]
+pub(crate) struct Table<T> {
+    start: NonNull<T>,
+    count: usize,
+    _keep: Lent,
+    // Loom's atomics are more than their bits, and can't be in lent memory.
+    #[cfg(feature = "loom")]
+    modelled: alloc::vec::Vec<T>,
+}
+
+// SAFETY: as a slice of `T`, which is made of atomics by the bound of `into_table`, would be.
+unsafe impl<T> Send for Table<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Table<T> {}
+
+impl<T> core::ops::Deref for Table<T> {
+    type Target = [T];
+
+    #[cfg(feature = "loom")]
+    fn deref(&self) -> &[T] {
+        &self.modelled
+    }
+
+    #[cfg(not(feature = "loom"))]
+    fn deref(&self) -> &[T] {
+        // SAFETY: in bounds and aligned by `into_table`, alive as long as `self`, and any bits are a valid `T` by `Zeroed`.
+        // Writers only go through the atomics inside `T`.
+        unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.count) }
+    }
+}
+
+/// Types made of atomics only, for which all bit patterns, zero among them, are valid.
+///
+/// # Safety
+/// As the first line says.
+pub(crate) unsafe trait Zeroed: Default {}

@@ -1,0 +1,144 @@
+//! RAM, through the direct map.
+//!
+//! Takes a mapping of all frames from the machine; gives copies, cleared frames and views of words. Promises that no access leaves
+//! the mapping.
+//!
+//! `unsafe`: access to RAM through the direct map, relying on what [`Ram::new`] asks of its caller.
+#![allow(unsafe_code)]
+
+use core::ptr::NonNull;
+
+use crate::units::{Order, PAGE_SIZE, Pfn};
+
+/// Copies `words` words, a multiple of 8, with stores that pass the caches by.
+///
+/// # Safety
+/// Both sides are valid for that many words, aligned, and do not overlap.
+#[cfg(target_feature = "sse2")]
+unsafe fn stream(from: *const i64, to: *mut i64, words: usize) {
+    use core::arch::x86_64::_mm_stream_si64;
+    for line in (0..words).step_by(8) {
+        for word in line..line + 8 {
+            // SAFETY: in bounds by the caller's promise. General registers only, so a kernel need not save vector state.
+            unsafe { _mm_stream_si64(to.add(word), from.add(word).read()) };
+        }
+    }
+}
+
+#[cfg(target_feature = "sse2")]
+fn fence() {
+    // Streaming stores are ordered by no release.
+    // SAFETY: no precondition but the processor feature, which this function is built for.
+    unsafe { core::arch::x86_64::_mm_sfence() };
+}
+
+#[cfg(not(target_feature = "sse2"))]
+fn fence() {}
+
+/// Copies `words` words, where there are no streaming stores, or the kernel's target does without them.
+///
+/// # Safety
+/// Both sides are valid for that many words, aligned, and do not overlap.
+#[cfg(not(target_feature = "sse2"))]
+unsafe fn stream(from: *const i64, to: *mut i64, words: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, words) };
+}
+
+/// The direct map: all RAM of the machine as one range of the engine's own addresses.
+#[derive(Debug, Clone, Copy)]
+pub struct Ram {
+    base: NonNull<u8>,
+    frames: u32,
+    contents: Contents,
+}
+
+/// Whether frames have contents to copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contents {
+    /// All do.
+    All,
+    /// Only page tables do: moving data is bookkeeping alone, for zones larger than the host's memory.
+    TablesOnly,
+}
+
+// SAFETY: the memory outlives every copy of this handle by `new`'s contract; accesses are atomic, or exclusive by protocol.
+unsafe impl Send for Ram {}
+// SAFETY: as above.
+unsafe impl Sync for Ram {}
+
+impl Ram {
+    /// Wraps a direct map of `frames` frames; frame 0 starts at `base`.
+    ///
+    /// # Safety
+    /// `frames * 4096` bytes at `base` are mapped readable and writable, page-aligned, and stay so as long as the
+    /// machine does. Nobody but the machine's processors, through page tables and this map, writes them.
+    pub const unsafe fn new(base: NonNull<u8>, frames: u32, contents: Contents) -> Self {
+        Self { base, frames, contents }
+    }
+
+    /// Gives the number of frames.
+    pub const fn frames(self) -> u32 {
+        self.frames
+    }
+
+    /// Tells whether data frames have contents.
+    pub const fn contents(self) -> Contents {
+        self.contents
+    }
+
+    fn frame(self, pfn: Pfn, order: Order) -> *mut u8 {
+        assert!(pfn.get() as u64 + order.frames() as u64 <= self.frames as u64, "frame {pfn} is outside RAM");
+        // SAFETY: the offset is within the mapping by the assertion and `new`'s contract.
+        unsafe { self.base.as_ptr().add(pfn.index() * PAGE_SIZE) }
+    }
+
+    /// Copies the contents of `order.frames()` frames. Nobody writes either side meanwhile: the source is blocked and
+    /// frozen, the destination not yet visible.
+    pub fn copy(self, from: Pfn, to: Pfn, order: Order) {
+        if self.contents == Contents::TablesOnly {
+            return;
+        }
+        let (from, to) = (self.frame(from, order), self.frame(to, order));
+        // SAFETY: both in bounds; two different groups of the same order don't overlap. Were a program still writing the
+        // source (a broken flush), it would write raw memory through another mapping, whose bytes may come out torn; no
+        // reference to it exists.
+        unsafe { core::ptr::copy_nonoverlapping(from, to, PAGE_SIZE * order.frames() as usize) }
+    }
+
+    /// Copies as [`Self::copy`] does, but past the caches: a page that moves is mostly one that nobody uses right now, so
+    /// it would only push out what is used. It also saves reading the destination first: measured, a page takes two thirds
+    /// of the time of `memcpy`. FreeBSD's `pagecopy` does so, too. [`Self::settle_copies`] must follow before others may
+    /// look at the destinations.
+    pub fn copy_streaming(self, from: Pfn, to: Pfn, order: Order) {
+        if self.contents == Contents::TablesOnly {
+            return;
+        }
+        let (from, to) = (self.frame(from, order), self.frame(to, order));
+        // SAFETY: as in `copy`; both aligned to a page.
+        unsafe { stream(from.cast(), to.cast(), PAGE_SIZE / 8 * order.frames() as usize) }
+    }
+
+    /// Makes all that [`Self::copy_streaming`] copied visible before anything that follows; once for a batch.
+    pub fn settle_copies(self) {
+        fence();
+    }
+
+    /// Clears the contents of `order.frames()` frames, which belong to the caller alone.
+    pub fn zero(self, pfn: Pfn, order: Order) {
+        if self.contents == Contents::All {
+            let start = self.frame(pfn, order);
+            // SAFETY: in bounds, and the caller's alone.
+            unsafe { core::ptr::write_bytes(start, 0, PAGE_SIZE * order.frames() as usize) }
+        }
+    }
+
+    /// Views a frame as words: a page table's entries, or data that the engine's caller reads and writes.
+    ///
+    /// The view must not outlive the machine; whoever keeps it keeps what borrows the machine, too.
+    #[cfg(not(feature = "loom"))]
+    pub(crate) fn words<'a>(self, pfn: Pfn) -> &'a [crate::sync::AtomicU64; 512] {
+        // SAFETY: in bounds, aligned to a page, valid for all bit patterns, alive as long as the machine.
+        unsafe { &*self.frame(pfn, Order::ZERO).cast() }
+    }
+}
