@@ -31,8 +31,8 @@ use rand::RngExt;
 /// The interrupt.
 const SIGNAL: i32 = libc::SIGUSR1;
 /// So many interrupts a case has at least, and so many of them drop a pin.
-const INTERRUPTS: u32 = 1000;
-const UNPINS: u32 = 100;
+const INTERRUPTS: u32 = 500;
+const UNPINS: u32 = 50;
 const CPUS: usize = 4;
 const FRAMES: u32 = 4 * 512;
 
@@ -272,6 +272,8 @@ fn run(has_lists: bool, order: Order, zones: u32) {
             if rounds.is_multiple_of(16) {
                 world.physical().drain_cpu_lists();
             }
+            // The interrupted thread may wait for a processor.
+            thread::yield_now();
         }
     });
     while !world.ready.load(Ordering::SeqCst) {
