@@ -19,7 +19,7 @@ use crate::{
 
 /// Says what differs. With `vague` only contents and mappings are compared: after a call that failed for want of memory,
 /// the engine may have brought in pages of which the model knows nothing.
-pub(crate) fn compare(model: &Model, engine: &Engine, vague: bool) -> Result<(), String> {
+pub(crate) fn compare(model: &Model, engine: &Engine<'_>, vague: bool) -> Result<(), String> {
     if model.processes.len() != engine.processes.len() || model.pins.len() != engine.pins.len() {
         return Err("the numbers of processes or pins differ".into());
     }
@@ -44,7 +44,7 @@ struct Seen {
     cell_of: BTreeMap<Pfn, usize>,
 }
 
-fn mappings(model: &Model, engine: &Engine, process: usize) -> Result<(), String> {
+fn mappings(model: &Model, engine: &Engine<'_>, process: usize) -> Result<(), String> {
     let vmas = engine.processes[process].space().vmas();
     let found = vmas.iter().map(|vma| {
         let name = vma.file_name().map(str::to_owned);
@@ -62,7 +62,7 @@ fn mappings(model: &Model, engine: &Engine, process: usize) -> Result<(), String
 }
 
 /// Lists the frames that are dirty by any entry, or by their own mark.
-fn dirty_frames(engine: &Engine) -> BTreeSet<Pfn> {
+fn dirty_frames(engine: &Engine<'_>) -> BTreeSet<Pfn> {
     let physical = engine.core().physical();
     let mut dirty = BTreeSet::new();
     for process in &engine.processes {
@@ -75,7 +75,7 @@ fn dirty_frames(engine: &Engine) -> BTreeSet<Pfn> {
     dirty
 }
 
-fn pages(model: &Model, engine: &Engine, process: usize, vague: bool, seen: &mut Seen) -> Result<(), String> {
+fn pages(model: &Model, engine: &Engine<'_>, process: usize, vague: bool, seen: &mut Seen) -> Result<(), String> {
     let space = &model.processes[process];
     let mut result = Ok(());
     engine.processes[process].space().for_each_entry(|at, entry| {
@@ -148,14 +148,15 @@ fn same(entry: Entry, cell: usize, seen: &mut Seen) -> Result<(), String> {
     if other != cell { Err(format!("frame {pfn} is another page's as well")) } else { Ok(()) }
 }
 
-fn contents(engine: &Engine, pfn: Pfn, expected: &[u64; WORDS.len()]) -> Result<(), String> {
-    let words = engine.core().physical().ram_words(pfn);
+fn contents(engine: &Engine<'_>, pfn: Pfn, expected: &[u64; WORDS.len()]) -> Result<(), String> {
+    let folio = engine.core().physical().get(pfn).ok_or_else(|| format!("frame {pfn} is free"))?;
+    let words = folio.words(pfn.get() - folio.pfn().get());
     let found = WORDS.map(|word| words[word].load(Ordering::Acquire));
     if found == *expected { Ok(()) } else { Err(format!("frame {pfn} holds {found:x?}, expected {expected:x?}")) }
 }
 
 /// What devices see is what processes see.
-fn pins(model: &Model, engine: &Engine, seen: &Seen) -> Result<(), String> {
+fn pins(model: &Model, engine: &Engine<'_>, seen: &Seen) -> Result<(), String> {
     for (number, (expected, pin)) in model.pins.iter().zip(&engine.pins).enumerate() {
         let told = |what| format!("pin {number}: {what}");
         contents(engine, pin.pfn(), &model.cells[expected.cell].words).map_err(told)?;

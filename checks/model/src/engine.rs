@@ -2,21 +2,24 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use pagemove::{
     Engine as Core,
     compact::{Goal, alloc_compacting, compact},
+    folio::{FolioRef, FrozenFolio, PinnedPage},
     frame::Kind,
     migrate::{AnyFree, Mover, Options},
-    paging::{Entry, Flags},
+    paging::Entry,
     port::Contents,
     report::{Counter, Reason},
     space::{Access, Map, Mappable, PageCache, Source, SpaceError},
-    units::{FrameRange, HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
-    zone::PinnedPage,
-    zone::{self, Physical},
+    units::{FrameRange, HUGE_ORDER, Pfn, VirtAddr, VirtRange},
+    zone::{self, Request},
 };
 use pagemove_drivers::{Balloon, CharDevice, DeviceFile};
 use pagemove_hosted::{Config, ForkError, Hosted, Process, TlbKind, enter_cpu};
@@ -40,59 +43,78 @@ enum File {
     Moody(Arc<Moody>),
 }
 
-/// Frames that the kernel has taken, filled so that a stray store shows.
-struct Taken {
-    pfn: Pfn,
-    order: Order,
-    frozen: bool,
+/// What the kernel has taken.
+enum Folio<'b> {
+    Frozen(FrozenFolio<'b>),
+    Counted(FolioRef<'b>),
+}
+
+/// The same, filled so that a stray store shows.
+struct Taken<'b> {
+    folio: Folio<'b>,
     fill: u64,
 }
 
-/// The machine and all that is on it. Fields are dropped in order: what uses the engine goes before it.
-pub(crate) struct Engine {
-    pub(crate) pins: Vec<PinnedPage>,
-    pub(crate) processes: Vec<Process>,
-    files: Vec<File>,
-    pub(crate) balloon: Balloon,
-    taken: Vec<Taken>,
-    sabotage: Option<Sabotage>,
-    free: u32,
-    bounds: VirtRange,
+/// The machine and its core, which outlive all that is on them.
+pub(crate) struct Base {
     core: Arc<Core>,
     machine: Arc<Lonely>,
     hosted: Arc<Hosted>,
 }
 
-fn told(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
-
-impl Engine {
-    /// Makes a machine of so many 2 MiB blocks, with one process. `sabotage` is done at each move.
-    pub(crate) fn new(blocks: u32, sabotage: Option<Sabotage>) -> Result<Self, String> {
+impl Base {
+    /// Makes a machine of so many 2 MiB blocks.
+    pub(crate) fn new(blocks: u32) -> Result<Self, String> {
         let frames = blocks * HUGE_ORDER.frames();
         let config = Config { frames, cpus: CPUS, tlb: TlbKind::Soft, contents: Contents::All };
         let hosted = Hosted::new(config).map_err(told)?;
         let machine = Lonely::new(hosted.clone());
         let zones = vec![FrameRange { start: Pfn::new(0), frames }];
         let core = Core::boot(machine.clone(), &zone::Config { zones, pageblock_order: HUGE_ORDER }).map_err(told)?;
+        Ok(Self { core, machine, hosted })
+    }
+}
+
+/// All that is on the machine. Fields are dropped in order: what uses the engine goes before it.
+pub(crate) struct Engine<'b> {
+    pub(crate) pins: Vec<PinnedPage>,
+    pub(crate) processes: Vec<Process>,
+    files: Vec<File>,
+    pub(crate) balloon: Balloon,
+    taken: Vec<Taken<'b>>,
+    sabotage: Option<Sabotage>,
+    free: u32,
+    bounds: VirtRange,
+    core: &'b Arc<Core>,
+    machine: &'b Lonely,
+    hosted: &'b Arc<Hosted>,
+}
+
+fn told(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+impl<'b> Engine<'b> {
+    /// Starts one process on a machine that has none. `sabotage` is done at each move.
+    pub(crate) fn new(base: &'b Base, sabotage: Option<Sabotage>) -> Result<Self, String> {
+        let Base { core, machine, hosted } = base;
         let free = core.physical().free_frames();
-        let read = |page, words: &[std::sync::atomic::AtomicU64; 512]| {
+        let read = |page, words: &[AtomicU64; 512]| {
             WORDS.iter().for_each(|&word| words[word].store(stored(page, word), Ordering::Release));
         };
         let files = vec![
-            File::Cache(PageCache::new(&core, NAMES[0], FILE_PAGES)),
-            File::Cache(PageCache::with_store(&core, NAMES[1], FILE_PAGES, Some(Box::new(read)))),
-            File::Device(CharDevice::new(&core, NAMES[2]).open(FILE_PAGES)),
-            File::Moody(Moody::open(&core, FILE_PAGES)),
+            File::Cache(PageCache::new(core, NAMES[0], FILE_PAGES)),
+            File::Cache(PageCache::with_store(core, NAMES[1], FILE_PAGES, Some(Box::new(read)))),
+            File::Device(CharDevice::new(core, NAMES[2]).open(FILE_PAGES)),
+            File::Moody(Moody::open(core, FILE_PAGES)),
         ];
-        let process = Process::new(&hosted, &core).map_err(told)?;
+        let process = Process::new(hosted, core).map_err(told)?;
         Ok(Self {
             bounds: process.space().bounds(),
             pins: Vec::new(),
             processes: vec![process],
             files,
-            balloon: Balloon::new(&core),
+            balloon: Balloon::new(core),
             taken: Vec::new(),
             sabotage,
             free,
@@ -103,8 +125,8 @@ impl Engine {
     }
 
     /// Gives the core.
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
+    pub(crate) fn core(&self) -> &'b Arc<Core> {
+        self.core
     }
 
     /// Gives the bounds of all processes' mappings.
@@ -153,7 +175,7 @@ impl Engine {
                 self.processes[process].space().clear_soft_dirty();
                 Answer::Done
             }
-            Call::Start => match Process::new(&self.hosted, &self.core) {
+            Call::Start => match Process::new(self.hosted, self.core) {
                 Ok(process) => {
                     self.processes.push(process);
                     Answer::Done
@@ -185,16 +207,16 @@ impl Engine {
                 Answer::Done
             }
             Call::PinStore { pin, word, value } => {
-                self.pins[pin].words()[WORDS[word]].store(value, Ordering::Release);
+                self.pins[pin].words(0)[WORDS[word]].store(value, Ordering::Release);
                 Answer::Done
             }
             Call::FileLoad { file, page, word } => {
                 let file = self.files[file].mappable();
-                answer(file.fault(page).map(|page| Answer::Word(page.words()[WORDS[word]].load(Ordering::Acquire))))
+                answer(file.fault(page).map(|page| Answer::Word(page.words(0)[WORDS[word]].load(Ordering::Acquire))))
             }
             Call::FileStore { file, page, word, value } => {
                 answer(self.files[file].mappable().fault(page).map(|page| {
-                    page.words()[WORDS[word]].store(value, Ordering::Release);
+                    page.words(0)[WORDS[word]].store(value, Ordering::Release);
                     page.mark_dirty();
                     Answer::Done
                 }))
@@ -230,20 +252,18 @@ impl Engine {
             Call::Compact(options) => {
                 let zones: Vec<FrameRange> = self.core.physical().zones().collect();
                 self.moving(|engine| {
-                    zones.into_iter().for_each(|zone| drop(compact(&engine.core, zone, Goal::All, options)))
+                    zones.into_iter().for_each(|zone| drop(compact(engine.core, zone, Goal::All, options)))
                 })?;
                 Answer::Done
             }
             Call::Take { order, frozen } => {
-                let physical = self.core.physical();
-                let alloc = if frozen { Physical::alloc_frozen } else { Physical::alloc };
-                let pfn = alloc(physical, order, Kind::Kernel).ok();
-                self.take(pfn, order, frozen)
+                let folio = self.core.physical().alloc(order, Kind::Kernel).ok();
+                self.take(folio, frozen)
             }
             Call::TakeHuge(options) => {
-                let taken =
-                    self.moving(|engine| alloc_compacting(&engine.core, HUGE_ORDER, Kind::Kernel, options).ok())?;
-                self.take(taken, HUGE_ORDER, false)
+                let request = Request::new(HUGE_ORDER, Kind::Kernel);
+                let taken = self.moving(|engine| alloc_compacting(engine.core, &request, options).ok())?;
+                self.take(taken, false)
             }
             Call::Give { taken } => self.give(taken)?,
             Call::Inflate { pages } => self.balloon.inflate(pages).map_or(Answer::OutOfMemory, |()| Answer::Done),
@@ -282,7 +302,7 @@ impl Engine {
 
     fn migrate(&self, pfns: &[Pfn], options: Options) -> Vec<(Pfn, Reason)> {
         let mut destination = AnyFree::new(self.core.physical(), pfns.len().clamp(1, Options::MOST));
-        Mover::new(&self.core).migrate(pfns, &mut destination, options).stayed
+        Mover::new(self.core).migrate(pfns, &mut destination, options).stayed
     }
 
     /// Moves pages that a process has; gives which stayed, and why.
@@ -341,59 +361,36 @@ impl Engine {
 
     /// Does what a broken engine would have done to the pages that moved.
     fn spoil(&self, before: &BTreeMap<(usize, u64), Entry>) {
-        let physical = self.core.physical();
         for ((process, at), now) in self.entries() {
             if before.get(&(process, at)).is_none_or(|before| before.pfn() == now.pfn()) {
                 continue;
             }
             match self.sabotage {
-                Some(Sabotage::LoseContents) => physical.ram_words(now.pfn())[WORDS[3]].store(0, Ordering::Release),
-                Some(Sabotage::LoseWrite) => {
-                    let slot = VirtAddr::new(at).and_then(|at| self.processes[process].space().table().slot(at));
-                    let _ = slot.map(|slot| slot.swap_if(now, now.without(Flags::WRITE)));
+                Some(Sabotage::LoseContents) => {
+                    let folio = self.core.physical().get(now.pfn());
+                    let _ = folio.map(|folio| folio.words(0)[WORDS[3]].store(0, Ordering::Release));
                 }
+                Some(Sabotage::LoseWrite) => self.processes[process].space().clear_soft_dirty(),
                 Some(Sabotage::SkipFlushes) | None => {}
             }
         }
     }
 
-    fn take(&mut self, pfn: Option<Pfn>, order: Order, frozen: bool) -> Answer {
-        if let Some(pfn) = pfn {
-            let fill = u64::from(pfn.get()) << 32 | 0xf111_f111;
-            self.for_each_word(pfn, order, |word| word.store(fill, Ordering::Release));
-            self.taken.push(Taken { pfn, order, frozen, fill });
+    fn take(&mut self, folio: Option<FrozenFolio<'b>>, frozen: bool) -> Answer {
+        if let Some(folio) = folio {
+            let fill = u64::from(folio.pfn().get()) << 32 | 0xf111_f111;
+            let folio = if frozen { Folio::Frozen(folio) } else { Folio::Counted(folio.publish()) };
+            folio.for_each_word(|word| word.store(fill, Ordering::Release));
+            self.taken.push(Taken { folio, fill });
         }
         Answer::Done
     }
 
     fn give(&mut self, number: usize) -> Result<Answer, String> {
         if let Some(number) = number.checked_rem(self.taken.len()) {
-            let taken = self.taken.swap_remove(number);
-            self.free(&taken)?;
+            self.taken.swap_remove(number).free()?;
         }
         Ok(Answer::Done)
-    }
-
-    fn for_each_word(&self, pfn: Pfn, order: Order, mut see: impl FnMut(&std::sync::atomic::AtomicU64)) {
-        for page in 0..order.frames() {
-            WORDS.iter().for_each(|&word| see(&self.core.physical().ram_words(pfn.up(page))[word]));
-        }
-    }
-
-    /// Frees frames of the kernel's, to which nobody else may have stored.
-    fn free(&self, taken: &Taken) -> Result<(), String> {
-        let mut stray = false;
-        self.for_each_word(taken.pfn, taken.order, |word| stray |= word.load(Ordering::Acquire) != taken.fill);
-        if stray {
-            return Err(format!("somebody stored to frame {}, which is the kernel's", taken.pfn));
-        }
-        let physical = self.core.physical();
-        if taken.frozen {
-            physical.free_frozen(taken.pfn)
-        } else {
-            physical.put(taken.pfn)
-        }
-        Ok(())
     }
 
     /// Ends everything; nothing may be left.
@@ -404,7 +401,7 @@ impl Engine {
         self.files.clear();
         self.balloon.deflate(u32::MAX);
         for taken in std::mem::take(&mut self.taken) {
-            self.free(&taken)?;
+            taken.free()?;
         }
         let physical = self.core.physical();
         physical.drain_cpu_lists();
@@ -414,6 +411,41 @@ impl Engine {
         }
         let free = physical.free_frames();
         if free == self.free { Ok(()) } else { Err(format!("{free} frames are free in the end, of {}", self.free)) }
+    }
+}
+
+impl Folio<'_> {
+    fn for_each_word(&self, mut see: impl FnMut(&AtomicU64)) {
+        let order = match self {
+            Folio::Frozen(folio) => folio.order(),
+            Folio::Counted(folio) => folio.order(),
+        };
+        for frame in 0..order.frames() {
+            let words = match self {
+                Folio::Frozen(folio) => folio.words(frame),
+                Folio::Counted(folio) => folio.words(frame),
+            };
+            WORDS.iter().for_each(|&word| see(&words[word]));
+        }
+    }
+
+    fn pfn(&self) -> Pfn {
+        match self {
+            Folio::Frozen(folio) => folio.pfn(),
+            Folio::Counted(folio) => folio.pfn(),
+        }
+    }
+}
+
+impl Taken<'_> {
+    /// Frees it; nobody else may have stored to it.
+    fn free(self) -> Result<(), String> {
+        let mut stray = false;
+        self.folio.for_each_word(|word| stray |= word.load(Ordering::Acquire) != self.fill);
+        if stray {
+            return Err(format!("somebody stored to frame {}, which is the kernel's", self.folio.pfn()));
+        }
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     call::{Address, Answer, Call, TLBS, WORDS},
     compare::compare,
-    engine::Engine,
+    engine::{Base, Engine},
     model::Model,
     operation::{BYTES, Operation},
     sabotage::Sabotage,
@@ -106,8 +106,9 @@ pub fn run_sabotaged(history: &History, sabotage: Sabotage) -> Result<Summary, F
 
 fn run_with(history: &History, sabotage: Option<Sabotage>) -> Result<Summary, Failure> {
     let mut calls = Vec::new();
-    let made = Engine::new(BLOCKS[usize::from(history.small)], sabotage);
-    let engine = made.map_err(|what| Failure { calls: Vec::new(), what })?;
+    let failed = |what| Failure { calls: Vec::new(), what };
+    let base = Base::new(BLOCKS[usize::from(history.small)]).map_err(failed)?;
+    let engine = Engine::new(&base, sabotage).map_err(failed)?;
     // An engine that has failed is left as it is: a frame that a failed move holds locked would be waited for.
     let mut engine = ManuallyDrop::new(engine);
     let outcome = caught(|| steps(history, &mut engine, &mut calls));
@@ -123,7 +124,7 @@ fn caught<R>(act: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
     })
 }
 
-fn steps(history: &History, engine: &mut Engine, calls: &mut Vec<Call>) -> Result<Summary, String> {
+fn steps(history: &History, engine: &mut Engine<'_>, calls: &mut Vec<Call>) -> Result<Summary, String> {
     let mut model = Model::new(engine.bounds());
     let mut summary = Summary::default();
     // Each store's value is its own, so that any other one shows.
@@ -151,7 +152,7 @@ fn steps(history: &History, engine: &mut Engine, calls: &mut Vec<Call>) -> Resul
 fn step(
     call: Call,
     model: &mut Model,
-    engine: &mut Engine,
+    engine: &mut Engine<'_>,
     calls: &mut Vec<Call>,
     summary: &mut Summary,
 ) -> Result<(), String> {

@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pagemove::{
     Engine,
+    folio::LockedFolio,
     frame::Kind,
-    movable::{LockedPage, MovableOps, OwnedMove, OwnedPage, PageIndex, Refusal, Registration},
+    movable::{IsolationRun, MigrationRun, MovableOps, PageIndex, Refusal, Registration},
     rmap::RangeMap,
     space::{FileError, Mappable},
 };
@@ -83,19 +84,18 @@ impl MovableOps for Driver {
         NAME
     }
 
-    fn isolate(&self, _: OwnedPage) -> Result<(), Refusal> {
-        self.at(Step::Isolate)
+    fn isolate(&self, run: &mut IsolationRun<'_>) {
+        run.decide(|_| self.at(Step::Isolate));
     }
 
-    fn copy(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
-        self.at(Step::Copy)?;
-        page.copy();
-        Ok(())
+    fn copy(&self, run: &mut MigrationRun<'_>) {
+        run.for_each(|_| self.at(Step::Copy));
+        run.copy_contents();
     }
 
-    fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
-        self.at(Step::Migrate)?;
-        self.index.repoint(page)
+    fn migrate(&self, run: &mut MigrationRun<'_>) {
+        run.for_each(|_| self.at(Step::Migrate));
+        self.index.repoint(run);
     }
 }
 
@@ -108,7 +108,7 @@ impl Mappable for Moody {
         self.driver.index.reverse_map()
     }
 
-    fn fault(&self, index: u32) -> Result<LockedPage<'_>, FileError> {
+    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
         if index >= self.pages {
             return Err(FileError::BeyondEnd(index));
         }

@@ -3,7 +3,7 @@
 //! Numbers of 0 name what is simplest (the first mapping, one page, full rights), so that a list shrinks towards it.
 
 use pagemove::{
-    migrate::{Mode, Options, Policy},
+    migrate::{Batch, Mode, Options, Policy, Purpose},
     movable::Refusal,
     space::Protection,
     units::{HUGE_ORDER, Order},
@@ -181,6 +181,7 @@ fn options(mode: u8, batch: u8, policy: u8) -> Options {
             192..224 => Policy::Unmapped,
             224.. => Policy::Unmovable,
         },
-        batch: [512, 1, 7][usize::from(batch) % 3],
+        purpose: Purpose::Compaction,
+        batch: Batch::Folios([512, 1, 7][usize::from(batch) % 3]),
     }
 }

@@ -7,6 +7,6 @@ pub enum Sabotage {
     SkipFlushes,
     /// Moves don't copy a page's last word.
     LoseContents,
-    /// Moves take the right to store out of entries.
+    /// Moves take the right to store, and the soft-dirty mark, out of entries.
     LoseWrite,
 }

@@ -7,9 +7,9 @@ use std::sync::{
 
 use pagemove::{
     Engine,
+    folio::FrozenFolio,
     frame::Kind,
     movable::{PageIndex, Registration},
-    units::Pfn,
     zone::AllocError,
 };
 
@@ -41,9 +41,9 @@ impl Balloon {
         Ok(())
     }
 
-    /// Takes over one frame, allocated as [`Kind::Driver`], for rebuilding a layout.
-    pub fn adopt(&self, pfn: Pfn) -> bool {
-        self.pages.insert(self.next.fetch_add(1, Ordering::Relaxed), pfn).is_some()
+    /// Takes over one page, allocated as [`Kind::Driver`], for rebuilding a layout.
+    pub fn adopt(&self, page: FrozenFolio<'_>) -> bool {
+        self.pages.insert(self.next.fetch_add(1, Ordering::Relaxed), page).is_ok()
     }
 
     /// Gives up to `pages` pages back, also ones that are being moved; gives their number.

@@ -10,8 +10,9 @@ use std::sync::{
 
 use pagemove::{
     Engine,
+    folio::{FrozenFolio, LockedFolio},
     frame::Kind,
-    movable::{LockedPage, MovableOps, OwnedMove, PageIndex, Refusal, Registration},
+    movable::{MigrationRun, MovableOps, PageIndex, Registration},
     rmap::RangeMap,
     space::{FileError, Mappable},
     units::Pfn,
@@ -43,10 +44,9 @@ impl MovableOps for Driver {
         &self.name
     }
 
-    fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
-        self.index.repoint(page)?;
-        self.moves.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+    fn migrate(&self, run: &mut MigrationRun<'_>) {
+        self.index.repoint(run);
+        self.moves.fetch_add(run.exchanged().count() as u64, Ordering::Relaxed);
     }
 }
 
@@ -67,7 +67,7 @@ impl CharDevice {
 }
 
 impl DeviceFile {
-    fn page(&self, page: u32) -> Result<LockedPage<'_>, FileError> {
+    fn page(&self, page: u32) -> Result<LockedFolio<'_>, FileError> {
         if page >= self.pages {
             return Err(FileError::BeyondEnd(page));
         }
@@ -77,13 +77,13 @@ impl DeviceFile {
     /// Reads a word, as the driver does by itself. The page stays where it is meanwhile, no longer.
     pub fn read(&self, page: u32, word: usize) -> Result<u64, FileError> {
         let words = self.page(page)?;
-        Ok(words.words().get(word).ok_or(FileError::BeyondEnd(page))?.load(Ordering::Acquire))
+        Ok(words.words(0).get(word).ok_or(FileError::BeyondEnd(page))?.load(Ordering::Acquire))
     }
 
     /// Writes a word, as the driver does by itself.
     pub fn write(&self, page: u32, word: usize, value: u64) -> Result<(), FileError> {
         let words = self.page(page)?;
-        words.words().get(word).ok_or(FileError::BeyondEnd(page))?.store(value, Ordering::Release);
+        words.words(0).get(word).ok_or(FileError::BeyondEnd(page))?.store(value, Ordering::Release);
         words.mark_dirty();
         Ok(())
     }
@@ -93,9 +93,10 @@ impl DeviceFile {
         (0..self.pages).try_for_each(|page| self.driver.index.lock_or_insert(page).map(drop))
     }
 
-    /// Puts a frame at `page`, for rebuilding a layout; the frame was allocated as [`Kind::Driver`]. False if there is one.
-    pub fn adopt(&self, page: u32, pfn: Pfn) -> bool {
-        page < self.pages && self.driver.index.insert(page, pfn).is_some()
+    /// Puts a folio, allocated as [`Kind::Driver`], at `page`, for rebuilding a layout. False, and the folio is freed, if there is
+    /// a page already, or `page` is beyond the end.
+    pub fn adopt(&self, page: u32, folio: FrozenFolio<'_>) -> bool {
+        page < self.pages && self.driver.index.insert(page, folio).is_ok()
     }
 
     /// Frees a page while others may have it mapped, or a move may be under way; the next use gets a cleared one.
@@ -133,7 +134,7 @@ impl Mappable for DeviceFile {
         self.driver.index.reverse_map()
     }
 
-    fn fault(&self, index: u32) -> Result<LockedPage<'_>, FileError> {
+    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
         self.page(index)
     }
 }

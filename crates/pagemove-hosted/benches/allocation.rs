@@ -8,12 +8,7 @@ use std::{iter, sync::Barrier, thread};
 
 use buddy_system_allocator::LockedFrameAllocator;
 use measure::{boot, median, print, timed};
-use pagemove::{
-    frame::Kind,
-    port::Contents,
-    units::{Order, Pfn},
-    zone::{AllocError, Physical},
-};
+use pagemove::{folio::FrozenFolio, frame::Kind, port::Contents, units::Order};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
@@ -31,8 +26,8 @@ fn main() {
             let (mut reference, mut frozen, mut counted) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..RUNS {
                 reference.push(theirs(threads, aged));
-                frozen.push(ours(threads, aged, Physical::alloc_frozen, Physical::free_frozen));
-                counted.push(ours(threads, aged, Physical::alloc, Physical::put));
+                frozen.push(ours(threads, aged, false));
+                counted.push(ours(threads, aged, true));
             }
             let times = |ours: &[f64]| {
                 let ratios = reference.iter().zip(ours).map(|(theirs, ours)| theirs / ours);
@@ -56,11 +51,12 @@ fn main() {
     print("An allocation of a 4 KiB frame and its freeing, each thread (medians of runs)", &rows);
 }
 
-/// Ages memory: takes all of it, and gives a random half back, frame by frame.
-fn age<F: Copy>(mut take: impl FnMut() -> Option<F>, mut give: impl FnMut(F)) {
+/// Ages memory: takes all of it, and gives a random half back, frame by frame; returns the rest.
+fn age<F>(mut take: impl FnMut() -> Option<F>, give: impl FnMut(F)) -> Vec<F> {
     let mut frames: Vec<F> = iter::from_fn(&mut take).collect();
     frames.shuffle(&mut ChaCha8Rng::seed_from_u64(1));
-    frames[..FRAMES as usize / 2].iter().for_each(|&frame| give(frame));
+    frames.drain(..FRAMES as usize / 2).for_each(give);
+    frames
 }
 
 /// Runs `work` on each thread at the same time; gives the mean nanoseconds of one allocation with its freeing.
@@ -82,25 +78,21 @@ fn run(threads: usize, work: impl Fn() + Sync) -> f64 {
     })
 }
 
-fn ours(
-    threads: usize,
-    aged: bool,
-    take: impl Fn(&Physical, Order, Kind) -> Result<Pfn, AllocError> + Sync,
-    give: impl Fn(&Physical, Pfn) + Sync,
-) -> f64 {
+fn ours(threads: usize, aged: bool, counted: bool) -> f64 {
     let (_machine, engine) = boot(FRAMES, threads + 1, Contents::TablesOnly);
-    let physical = engine.physical();
-    let (take, give) = (|| take(physical, Order::ZERO, Kind::Kernel).ok(), |pfn| give(physical, pfn));
-    if aged {
-        age(take, give);
-    }
+    let frozen = || engine.physical().alloc(Order::ZERO, Kind::Kernel).ok();
+    if counted { handles(threads, aged, || frozen().map(FrozenFolio::publish)) } else { handles(threads, aged, frozen) }
+}
+
+fn handles<H>(threads: usize, aged: bool, take: impl Fn() -> Option<H> + Sync) -> f64 {
+    let _rest = if aged { age(&take, drop) } else { Vec::new() };
     run(threads, || {
-        let mut held = [None; HELD];
+        let mut held = [const { None }; HELD];
         for place in &mut held {
             *place = take();
         }
         for at in 0..HELD {
-            give(held[at * 7 % HELD].expect("enough frames"));
+            drop(held[at * 7 % HELD].take().expect("enough frames"));
         }
     })
 }

@@ -63,8 +63,8 @@ fn measure(frames: u32, seed: u64) -> Figures {
         for place in index::sample(&mut random, 512, (PAGES / BLOCKS) as usize) {
             let pfn = Pfn::new(block as u32 * 512 + place as u32);
             // The process's own page tables may be there.
-            if engine.physical().alloc_exactly(pfn, Kind::File) {
-                assert!(file.index().insert(page, pfn).is_some());
+            if let Some(folio) = engine.physical().alloc_exactly(pfn, Kind::File) {
+                assert!(file.index().insert(page, folio).is_ok());
                 page += 1;
             }
         }
@@ -76,7 +76,7 @@ fn measure(frames: u32, seed: u64) -> Figures {
         process.store(address, 1).expect("a store");
     }
     let range = engine.physical().zones().next().expect("a zone");
-    let options = Options { mode: Mode::Async, policy: Policy::Any, batch: 512 };
+    let options = Options::new(Mode::Async);
     let (plan, observe_plan_ns) =
         timed(|| Plan::new(&Observation::of(engine.physical(), range, Policy::Any), Goal::All));
     let (pages, act_ns) = timed(|| act(&engine, &plan, options));

@@ -2,13 +2,13 @@
 //! same frames in the same order, in the same process. And where the rest goes, step by step.
 mod measure;
 
-use measure::{boot, median, print, timed};
+use measure::{boot, median, memcpy, print, timed};
 use pagemove::{
     Engine,
     migrate::{AnyFree, Mode, Mover, Options, StepTimes},
     port::Contents,
     space::{Map, Mappable, Protection, Source},
-    units::{Order, PAGE_SIZE, Pfn, VirtRange},
+    units::{PAGE_SIZE, Pfn, VirtRange},
 };
 use pagemove_drivers::CharDevice;
 use pagemove_hosted::Process;
@@ -83,7 +83,8 @@ fn measure(contents: Contents, driver: bool) -> Figures {
         let from: Vec<Pfn> = sources.iter().map(|&(pfn, _)| pfn).collect();
         // Set aside together, so that no source of this round is a destination of it, and the reference can copy the same.
         let mut destination = AnyFree::new(engine.physical(), PAGES as usize);
-        let (outcome, ns) = timed(|| mover.migrate(&from, &mut destination, Options::new(Mode::Async)));
+        let (outcome, ns) =
+            timed(|| mover.migrate(&from, &mut destination, Options::new(Mode::Async).in_full_batches()));
         assert_eq!(outcome.moved, u64::from(PAGES), "{:?}", outcome.stayed.first());
         drop(destination);
         let to: Vec<Pfn> = sources.iter().map(|&(_, address)| process.space().entry(address).pfn()).collect();
@@ -108,6 +109,6 @@ fn frames(process: &Process, range: VirtRange) -> Vec<Pfn> {
 /// The reference: what is copied from the old frames, which nobody has since, is what is in the new ones already.
 fn copy(engine: &Engine, from: &[Pfn], to: &[Pfn]) {
     for (&from, &to) in from.iter().zip(to) {
-        engine.physical().ram().copy(from, to, Order::ZERO);
+        memcpy(engine, from, to);
     }
 }

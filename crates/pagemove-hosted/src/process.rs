@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use pagemove::{
     Engine,
+    port::Machine,
     space::{AddressSpace, FaultError, SpaceError},
     sync::{AtomicU64, Ordering},
     units::{VirtAddr, VirtRange},
@@ -83,9 +84,12 @@ impl Process {
         }
         match (&self.window, self.machine.tlb()) {
             (None, Tlb::Soft(tlb)) => {
-                let ram = self.space.engine().physical();
                 let cpu = self.machine.tlb_number();
-                tlb.access(cpu, &self.space, address, store, |pfn, word| by_frame(&ram.ram_words(pfn)[word]))
+                let words = |pfn| {
+                    // SAFETY: bound to the machine; a processor's access by a translation in its TLB, which excludes a flush meanwhile.
+                    unsafe { self.machine.ram().words(pfn) }
+                };
+                tlb.access(cpu, &self.space, address, store, |pfn, word| by_frame(&words(pfn)[word]))
             }
             (Some(window), _) => {
                 let pointer = window.host_address(address).ok_or(FaultError::NotMapped(address))?;

@@ -4,17 +4,20 @@ mod common;
 use common::*;
 use pagemove::{
     compact::{Act, Goal, Observation, Plan, alloc_compacting, compact, is_fixed},
+    folio::{FrozenFolio, PinnedPage},
     frame::{Class, Kind},
     migrate::{AnyFree, Destination, Mode, Options, Policy},
     report::{Counter, Reason},
-    units::{FrameRange, HUGE_ORDER, Pfn, VirtRange},
-    zone::PinnedPage,
+    units::{FrameRange, HUGE_ORDER, Order, Pfn, VirtRange},
+    zone::Request,
 };
 use pagemove_drivers::CharDevice;
 use pagemove_hosted::{Process, TlbKind};
 use rand::{RngExt, seq::SliceRandom};
 
 const SYNC: Options = Options::new(Mode::Sync);
+/// 2 MiB for the kernel.
+const KERNELS: Request = Request::new(HUGE_ORDER, Kind::Kernel);
 
 fn zone(lab: &Lab) -> FrameRange {
     lab.engine.physical().zones().next().unwrap()
@@ -104,7 +107,7 @@ fn policies_see_the_same_blocks_differently() {
         let (one, two) = (blocks.next().unwrap(), blocks.next().unwrap());
         let (mapped, unmapped) = (Pfn::new(one * 512 + 400), Pfn::new(two * 512 + 400));
         for (page, pfn) in [(0, mapped), (1, unmapped)] {
-            assert!(physical.alloc_exactly(pfn, Kind::Driver) && device.adopt(page, pfn));
+            assert!(device.adopt(page, physical.alloc_exactly(pfn, Kind::Driver).unwrap()));
         }
         let at = shared(&process, device.clone(), 1, RW);
         process.store(at.start(), 4).unwrap();
@@ -215,12 +218,11 @@ fn an_order_9_block_is_had_at_95_percent_use() {
             let all = 24 * 512;
             assert!(lab.free_frames() * 100 < all * 6, "{} frames are free", lab.free_frames());
             assert!(lab.engine.physical().alloc(HUGE_ORDER, Kind::Kernel).is_err());
-            let pfn = alloc_compacting(&lab.engine, HUGE_ORDER, Kind::Kernel, Options::new(mode)).unwrap();
-            assert!(pfn.is_aligned(HUGE_ORDER));
+            let huge = alloc_compacting(&lab.engine, &KERNELS, Options::new(mode)).unwrap();
+            assert!(huge.pfn().is_aligned(HUGE_ORDER));
             assert_eq!(lab.engine.physical().counters().get(Counter::CompactStall), 1);
             lab.validate();
             crowd.check();
-            lab.engine.physical().put(pfn);
         }
         lab.assert_all_free(24 * 512);
     }
@@ -237,20 +239,19 @@ fn mapped_device_pages_make_way_as_well() {
             let device = CharDevice::new(&lab.engine, "chardev").open(640);
             let frames = range(1, 2040).iter().filter(|pfn| pfn.get() % 3 == 0);
             let pages = frames
-                .filter(|&pfn| physical.alloc_exactly(pfn, Kind::Driver))
+                .filter_map(|pfn| physical.alloc_exactly(pfn, Kind::Driver))
                 .take(640)
                 .enumerate()
-                .map(|(page, pfn)| assert!(device.adopt(page as u32, pfn)))
+                .map(|(page, folio)| assert!(device.adopt(page as u32, folio)))
                 .count() as u32;
             let at = shared(&process, device.clone(), pages, RW);
             at.iter().enumerate().for_each(|(number, page)| process.store(page, number as u64).unwrap());
             assert!(physical.alloc(HUGE_ORDER, Kind::Kernel).is_err());
             for policy in [Policy::Unmovable, Policy::Unmapped] {
                 let options = Options { policy, ..SYNC };
-                assert!(alloc_compacting(&lab.engine, HUGE_ORDER, Kind::Kernel, options).is_err());
+                assert!(alloc_compacting(&lab.engine, &KERNELS, options).is_err());
             }
-            let pfn = alloc_compacting(&lab.engine, HUGE_ORDER, Kind::Kernel, SYNC).unwrap();
-            physical.put(pfn);
+            drop(alloc_compacting(&lab.engine, &KERNELS, SYNC).unwrap());
             for (number, page) in at.iter().enumerate() {
                 assert_eq!(process.load(page).unwrap(), number as u64);
                 assert_eq!(device.read(number as u32, 0).unwrap(), number as u64);
@@ -277,19 +278,18 @@ fn hostages_everywhere_make_it_fail() {
             });
             pins.extend(crowd.process.space().pin(victim.unwrap(), true, "nic").unwrap());
         }
-        let error = alloc_compacting(&lab.engine, HUGE_ORDER, Kind::Anon, SYNC).unwrap_err();
+        let huge = Request::new(HUGE_ORDER, Kind::Anon);
+        let error = alloc_compacting(&lab.engine, &huge, SYNC).unwrap_err();
         assert_eq!(error.order, HUGE_ORDER);
         lab.validate();
         crowd.check();
         // One hostage let go is enough.
         pins.pop();
-        let pfn = alloc_compacting(&lab.engine, HUGE_ORDER, Kind::Anon, SYNC).unwrap();
-        physical.put(pfn);
+        drop(alloc_compacting(&lab.engine, &huge, SYNC).unwrap());
         crowd.check();
         let before = physical.counters().get(Counter::CompactStall);
-        assert!(
-            alloc_compacting(&lab.engine, order(10), Kind::Anon, SYNC).is_err_and(|error| error.order == order(10))
-        );
+        let larger = Request::new(order(10), Kind::Anon);
+        assert!(alloc_compacting(&lab.engine, &larger, SYNC).is_err_and(|error| error.order == order(10)));
         assert_eq!(
             physical.counters().get(Counter::CompactStall),
             before,
@@ -313,9 +313,8 @@ fn small_and_large_pageblocks_compact_too() {
             assert!(freed >= 1 && physical.blocks().free_blocks(zone(&lab)) >= before + freed);
             lab.validate();
             crowd.check();
-            let goal = order(pageblock_order);
-            let pfn = alloc_compacting(&lab.engine, goal, Kind::Kernel, SYNC).unwrap();
-            physical.put(pfn);
+            let goal = Request::new(order(pageblock_order), Kind::Kernel);
+            drop(alloc_compacting(&lab.engine, &goal, SYNC).unwrap());
         }
         lab.assert_all_free(4096);
     }
@@ -359,25 +358,24 @@ fn nothing_is_allocated_from_a_block_that_is_being_emptied() {
         // One page to move out of block 1; block 2 can't be emptied, and so is filled.
         let (page, hostage) = (Pfn::new(512 + 77), Pfn::new(1024 + 77));
         let device = Device::open(&lab);
-        assert!(physical.alloc_exactly(page, Kind::Driver) && physical.alloc_exactly(hostage, Kind::Kernel));
+        let page = physical.alloc_exactly(page, Kind::Driver).unwrap();
+        let hostage = physical.alloc_exactly(hostage, Kind::Kernel).unwrap();
         drop(device.driver.index.insert(0, page).unwrap());
         let (send, receive) = std::sync::mpsc::channel();
         let engine = lab.engine.clone();
         device.driver.during_next(Stage::Copy, move || {
             let physical = engine.physical();
             let kinds = [Kind::Anon, Kind::Kernel].into_iter().cycle();
-            let got: Vec<Pfn> = kinds.map_while(|kind| physical.alloc(order(0), kind).ok()).collect();
-            send.send(got.iter().filter(|&&pfn| physical.blocks().number(pfn) == 1).count()).unwrap();
-            got.into_iter().for_each(|pfn| physical.put(pfn));
+            let got: Vec<FrozenFolio<'_>> = kinds.map_while(|kind| physical.alloc(order(0), kind).ok()).collect();
+            send.send(got.iter().filter(|folio| physical.blocks().number(folio.pfn()) == 1).count()).unwrap();
         });
         let outcomes = compact(&lab.engine, zone(&lab), Goal::Blocks(1), SYNC);
         assert_eq!(receive.try_recv().unwrap(), 0);
         assert_eq!((outcomes[0].block, outcomes[0].moved, outcomes[0].free), (1, 1, true));
         assert_eq!(physical.blocks().number(device.peek(0)), 2);
         // Afterwards it's a block like any other again.
-        let pfn = physical.alloc(order(10), Kind::Kernel).unwrap();
-        physical.put(pfn);
-        physical.put(hostage);
+        drop(physical.alloc(order(10), Kind::Kernel).unwrap());
+        drop(hostage);
     }
     lab.assert_all_free(2048);
 }
@@ -390,11 +388,12 @@ fn compact_sees_the_room_that_lies_on_processors_lists() {
     // Block 0: 50 movable pages of a device. Block 1: full, but for 60 frames that were freed a moment ago.
     let device = Device::open(&lab);
     for page in 0..50 {
-        assert!(physical.alloc_exactly(Pfn::new(page * 10), Kind::Driver));
-        drop(device.driver.index.insert(page, Pfn::new(page * 10)).unwrap());
+        let folio = physical.alloc_exactly(Pfn::new(page * 10), Kind::Driver).unwrap();
+        drop(device.driver.index.insert(page, folio).unwrap());
     }
-    (512..1024).for_each(|pfn| assert!(physical.alloc_exactly(Pfn::new(pfn), Kind::Kernel)));
-    (600..660).for_each(|pfn| physical.put(Pfn::new(pfn)));
+    let mut block_1: Vec<FrozenFolio<'_>> =
+        (512..1024).map(|pfn| physical.alloc_exactly(Pfn::new(pfn), Kind::Kernel).unwrap()).collect();
+    block_1.retain(|folio| !(600..660).contains(&folio.pfn().get()));
     assert_eq!(lab.free_frames(), 462 + 60);
     let seen = Observation::of(physical, zone(&lab), Policy::Any);
     let outcomes = compact(&lab.engine, zone(&lab), Goal::All, SYNC);
@@ -405,28 +404,25 @@ fn compact_sees_the_room_that_lies_on_processors_lists() {
 /// An allocation that may compact does so once compaction is hung in, and only then.
 #[test]
 fn an_allocation_compacts_by_itself() {
-    use pagemove::{
-        compact::compact_for_allocations,
-        zone::{Effort, Request},
-    };
+    use pagemove::{compact::compact_for_allocations, zone::Effort};
     for tlb in BOTH {
         let lab = Lab::new(tlb, 24);
         {
             let crowd = Crowd::new(&lab, 4, 0, 640, false);
             let physical = lab.engine.physical();
-            let request = Request::new(HUGE_ORDER, Kind::Kernel).with_effort(Effort::Compact);
+            let request = KERNELS.with_effort(Effort::Compact);
             assert!(physical.alloc_with(&request).is_err(), "nobody compacts yet");
             compact_for_allocations(&lab.engine, SYNC);
             assert!(physical.alloc_with(&request.with_effort(Effort::Drain)).is_err());
             // Another mover has a frame set aside; recalling that would not help.
             let mut other = AnyFree::new(physical, 1);
-            let aside = other.take().unwrap();
+            let aside = other.take(Order::ZERO, None).unwrap();
             other.give_back(aside);
-            let pfn = physical.alloc_with(&request).unwrap();
-            assert!(pfn.is_aligned(HUGE_ORDER));
+            let huge = physical.alloc_with(&request).unwrap();
+            assert!(huge.pfn().is_aligned(HUGE_ORDER));
             assert_eq!(physical.counters().get(Counter::CompactStall), 1);
             crowd.check();
-            physical.put(pfn);
+            drop(huge);
             assert!(physical.alloc_with(&request.in_zone(7)).is_err(), "there is no such zone");
         }
         lab.assert_all_free(24 * 512);

@@ -11,7 +11,7 @@ use common::*;
 use pagemove::{
     frame::Kind,
     migrate::{Mode, Options},
-    movable::{MovableOps, OwnedMove, OwnedPage, PageIndex, Refusal, StillMoving},
+    movable::{IsolationRun, MigrationRun, MovableOps, MovingFolio, PageIndex, PutbackRun, Refusal, StillMoving},
     report::Reason,
     units::Pfn,
 };
@@ -75,10 +75,10 @@ fn what_was_isolated_is_put_back_once_and_what_was_not_never() {
         }
         // For a page that somebody else refers to nobody is asked.
         device.driver.refuse_nothing();
-        assert!(lab.engine.physical().frame(pfn).try_get());
+        let held = lab.get(pfn);
         assert_eq!(lab.migrate(pfn, Mode::Async), Err(Reason::Referenced));
         assert_eq!(device.driver.take_calls(), []);
-        lab.engine.physical().put(pfn);
+        drop(held);
     });
 }
 
@@ -111,41 +111,53 @@ fn callbacks_find_the_frame_as_promised() {
             assert_eq!((mode, index), (self.mode, 3));
             self.seen.fetch_add(1, Ordering::Relaxed);
         }
-        fn look_at_both(&self, page: &OwnedMove<'_>) {
+        fn look_at_both(&self, folio: &MovingFolio<'_>, mode: Mode) {
             let physical = self.engine.physical();
-            for pfn in [page.from, page.to] {
-                self.look(pfn, page.mode, page.index);
+            let (src, dst) = (folio.src(), folio.dst());
+            for pfn in [src, dst] {
+                self.look(pfn, mode, folio.index());
                 assert_eq!(physical.frame(pfn).maps(), 0);
+                assert!(physical.get(pfn).is_none(), "a frozen folio gave a reference");
             }
-            assert!(!physical.frame(page.from).try_get(), "a frozen frame gave a reference");
-            assert_eq!(physical.frame(page.from).key(), physical.frame(page.to).key());
-            assert_eq!(physical.frame(page.from).owner(), physical.frame(page.to).owner());
+            assert_eq!(physical.frame(src).key(), physical.frame(dst).key());
+            assert_eq!(physical.frame(src).owner(), physical.frame(dst).owner());
         }
     }
     impl MovableOps for Watch {
         fn name(&self) -> &str {
             "watch"
         }
-        fn isolate(&self, page: OwnedPage) -> Result<(), Refusal> {
-            self.look(page.pfn, page.mode, page.index);
-            Ok(())
+        fn isolate(&self, run: &mut IsolationRun<'_>) {
+            let mode = run.mode();
+            run.decide(|folio| {
+                self.look(folio.pfn, mode, folio.index);
+                Ok(())
+            });
         }
-        fn copy(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
-            self.look_at_both(page);
-            page.copy();
-            Ok(())
+        fn copy(&self, run: &mut MigrationRun<'_>) {
+            let mode = run.mode();
+            run.for_each(|folio| {
+                self.look_at_both(folio, mode);
+                Ok(())
+            });
+            run.copy_contents();
         }
-        fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
-            self.look_at_both(page);
-            let physical = self.engine.physical();
-            let first = |pfn| physical.ram_words(pfn)[0].load(Ordering::Relaxed);
-            assert_eq!((first(page.from), first(page.to)), (42, 42));
-            self.index.repoint(page)
+        fn migrate(&self, run: &mut MigrationRun<'_>) {
+            let mode = run.mode();
+            run.for_each(|folio| {
+                self.look_at_both(folio, mode);
+                let [src, dst] = [folio.src_words(0), folio.dst_words(0)].map(|words| words[0].load(Ordering::Relaxed));
+                assert_eq!((src, dst), (42, 42));
+                Ok(())
+            });
+            self.index.repoint(run);
         }
-        fn putback(&self, page: OwnedPage) {
-            self.look(page.pfn, page.mode, page.index);
-            // The mappings are back before the driver is told.
-            assert_eq!(self.engine.physical().frame(page.pfn).maps(), 1);
+        fn putback(&self, run: &PutbackRun<'_>) {
+            for folio in run.folios() {
+                self.look(folio.pfn, run.mode(), folio.index);
+                // The mappings are back before the driver is told.
+                assert_eq!(self.engine.physical().frame(folio.pfn).maps(), 1);
+            }
         }
     }
     for mode in [Mode::Async, Mode::SyncLight, Mode::Sync] {
@@ -176,7 +188,7 @@ impl pagemove::space::Mappable for Plain {
     fn reverse_map(&self) -> &Arc<pagemove::rmap::RangeMap> {
         self.0.reverse_map()
     }
-    fn fault(&self, index: u32) -> Result<pagemove::movable::LockedPage<'_>, pagemove::space::FileError> {
+    fn fault(&self, index: u32) -> Result<pagemove::folio::LockedFolio<'_>, pagemove::space::FileError> {
         Ok(self.0.lock_or_insert(index)?)
     }
 }

@@ -259,8 +259,8 @@ fn past_bug_a_page_used_by_its_driver_during_its_move() {
             let (driver, value) = (scene.device.driver.clone(), scene.page().get());
             Box::new(move || {
                 let page = driver.index.lock_page(MOVING).unwrap();
-                assert_eq!(page.words()[0].load(std::sync::atomic::Ordering::Acquire), value);
-                page.words()[1].store(5, std::sync::atomic::Ordering::Release);
+                assert_eq!(page.words(0)[0].load(std::sync::atomic::Ordering::Acquire), value);
+                page.words(0)[1].store(5, std::sync::atomic::Ordering::Release);
             })
         },
         |scene| {
@@ -312,7 +312,7 @@ fn pinned() {
             let pins = std::mem::take(&mut *kept.lock().unwrap());
             assert_eq!(pins[0].pfn(), scene.device.peek(MOVING));
             assert!(scene.lab.migrate(pins[0].pfn(), Mode::Sync).is_err());
-            pins[0].words()[0].store(4, std::sync::atomic::Ordering::Release);
+            pins[0].words(0)[0].store(4, std::sync::atomic::Ordering::Release);
             assert_eq!([scene.one.load(scene.page()), scene.two.load(scene.page())], [Ok(4), Ok(4)]);
         },
     );

@@ -34,7 +34,7 @@ fn a_translation_that_is_filled_anew_is_not_forgotten_by_evicting_it() {
             lab.migrate(before, Mode::Sync).unwrap();
             process.store(first.start(), page.get() + 1).unwrap();
             let frame = pfn_at(&process, first.start());
-            let held = lab.engine.physical().ram_words(frame)[0].load(std::sync::atomic::Ordering::SeqCst);
+            let held = lab.get(frame).words(0)[0].load(std::sync::atomic::Ordering::SeqCst);
             assert_eq!(held, page.get() + 1, "a store went to a frame that the page has left");
         }
     }

@@ -20,14 +20,13 @@ use std::{
 
 use common::*;
 use pagemove::{
+    folio::{FrozenFolio, PinnedPage},
     frame::Kind,
     migrate::{AnyFree, Destination, Mode, Mover, Options, Outcome},
     movable::Refusal,
     report::Reason,
-    rmap::{device_mapped, device_unmapped},
     space::Protection,
     units::{Order, Pfn, VirtAddr, VirtRange},
-    zone::PinnedPage,
 };
 use pagemove_hosted::{Process, TlbKind};
 
@@ -260,12 +259,13 @@ impl Scene {
         companion.driver.index.lock_page(0).unwrap().mark_dirty();
         let scene = Self { lab, hooked, page, processes, views, owner, accelerator, companion, neighbour, beside };
         // Every word, so that a copy of a part shows.
-        let physical = scene.lab.engine.physical();
-        for number in 0..physical.frame(scene.pfn()).state().order().frames() {
-            for (word, of) in physical.ram_words(scene.pfn().up(number)).iter().enumerate().skip(1) {
+        let folio = scene.lab.get(scene.pfn());
+        for number in 0..folio.order().frames() {
+            for (word, of) in folio.words(number).iter().enumerate().skip(1) {
                 of.store((u64::from(number) << 32) + word as u64, Ordering::SeqCst);
             }
         }
+        drop(folio);
         scene.assert_seen();
         scene
     }
@@ -277,6 +277,11 @@ impl Scene {
         }
     }
 
+    /// Of the page under test; the companion never moves.
+    fn frames(&self) -> u64 {
+        if self.page == Huge { 512 } else { 1 }
+    }
+
     fn assert_seen(&self) {
         for &(process, address) in &self.views {
             assert_eq!(self.processes[process].load(address).unwrap(), VALUE);
@@ -285,7 +290,7 @@ impl Scene {
             assert_eq!(accelerator.entry(0), Some(DeviceEntry::Runs(self.pfn())));
             assert_eq!(accelerator.load(0, 0), Some(VALUE));
         }
-        let first = self.lab.engine.physical().ram_words(self.pfn())[0].load(Ordering::SeqCst);
+        let first = self.lab.get(self.pfn()).words(0)[0].load(Ordering::SeqCst);
         assert_eq!(first, VALUE);
     }
 
@@ -302,13 +307,13 @@ impl Scene {
     }
 
     /// Moves page and companion, in this order but for what is done when all are rebound; the companion always refuses.
-    fn migrate(&self, mode: Mode, gate: &mut Gate<'_>, last: bool) -> Outcome {
+    fn migrate<'s>(&'s self, mode: Mode, gate: &mut Gate<'s>, last: bool) -> Outcome {
         self.companion.driver.refuse(Stage::Migrate, Refusal::No);
         let mut pages = [self.pfn(), self.companion.peek(0)];
         if last {
             pages.reverse();
         }
-        Mover::new(&self.lab.engine).migrate(&pages, gate, Options::new(mode))
+        Mover::new(&self.lab.engine).migrate(&pages, gate, Options::new(mode).in_full_batches())
     }
 
     fn gate(&self) -> Gate<'_> {
@@ -342,8 +347,7 @@ impl Scene {
         thread::scope(|scope| {
             let mover = scope.spawn(move || {
                 let outcome = self.migrate(mode, &mut gate, point == Point::Rebound);
-                let base = if self.page == Huge { 0 } else { outcome.moved };
-                assert_eq!(u64::from(gate.out), base, "destinations were lost");
+                assert_eq!(u64::from(gate.out) * self.frames(), outcome.moved, "destinations were lost");
                 outcome
             });
             has_arrived.recv_timeout(Duration::from_secs(30)).expect("the move did not come to the point");
@@ -429,7 +433,7 @@ impl Scene {
     /// Injects the fault into a move, and takes it away afterwards.
     fn inject(&self, fault: Fault, mode: Mode, expect: Expect) -> Outcome {
         let physical = self.lab.engine.physical();
-        let (frames, pfn) = (physical.frames(), self.pfn());
+        let pfn = self.pfn();
         let owner = || self.owner.as_ref().unwrap();
         match fault {
             Fault::NoDestination => {
@@ -443,10 +447,9 @@ impl Scene {
                     .for_each(|(_, reason)| *reason = Reason::Refused);
                 outcome
             }
-            Fault::Locked { interrupted } => self.held(mode, interrupted, expect, frames.lock(pfn), drop),
+            Fault::Locked { interrupted } => self.held(mode, interrupted, expect, self.lab.get(pfn).lock(), drop),
             Fault::Writeback { interrupted } => {
-                frames.start_writeback(pfn);
-                self.held(mode, interrupted, expect, (), |()| frames.end_writeback(pfn))
+                self.held(mode, interrupted, expect, self.lab.get(pfn).start_writeback(), drop)
             }
             Fault::MapLocked => self.while_map_is_locked(mode, expect),
             Fault::Pin(point) => {
@@ -457,16 +460,18 @@ impl Scene {
                 outcome
             }
             Fault::Reference(point) => {
-                let (outcome, had) = self.move_and(mode, point, || physical.frame(pfn).try_get());
-                assert_eq!(had, point < Point::Frozen, "a frozen frame gives no reference, any other does");
-                if had {
-                    physical.put(pfn);
-                }
+                let (outcome, had) = self.move_and(mode, point, || physical.get(pfn));
+                assert_eq!(
+                    had.is_some(),
+                    point < Point::Frozen,
+                    "at {point:?} of {:?} in {mode:?}: a frozen frame gives no reference, any other does",
+                    self.page
+                );
                 outcome
             }
             Fault::Mapping => {
-                let (outcome, ()) = self.move_and(mode, Point::Blocked, || device_mapped(physical, pfn).unwrap());
-                device_unmapped(physical, pfn);
+                let (outcome, ()) = self.move_and(mode, Point::Blocked, || raw::map_without_lock(physical, pfn));
+                raw::unmap(physical, pfn);
                 outcome
             }
             Fault::Refusal(..) | Fault::CopyBreaksOff(_) => {
@@ -508,7 +513,7 @@ impl Scene {
         let stayed: BTreeMap<Pfn, Reason> = outcome.stayed.iter().copied().collect();
         assert_eq!(stayed.len(), outcome.stayed.len(), "a page is told of twice");
         assert_eq!(stayed.get(&self.companion.peek(0)), Some(&Reason::Refused), "of the companion");
-        let frames = if self.page == Huge { 512 } else { 1 };
+        let frames = self.frames();
         match expect {
             Stays(reason) => {
                 assert_eq!((stayed.get(&pfn), outcome.moved), (Some(&reason), 0));
@@ -550,35 +555,26 @@ struct Gate<'p> {
     free: AnyFree<'p>,
     hook: Option<Box<dyn FnOnce() + Send>>,
     shut: bool,
-    /// Base frames given and not taken back.
+    /// Folios given and not taken back.
     out: u32,
 }
 
-impl Gate<'_> {
-    fn pass(&mut self) -> Option<()> {
+impl<'p> Destination<'p> for Gate<'p> {
+    fn take(&mut self, order: Order, below: Option<Pfn>) -> Option<FrozenFolio<'p>> {
         if let Some(hook) = self.hook.take() {
             hook();
         }
-        (!self.shut).then_some(())
-    }
-}
-
-impl Destination for Gate<'_> {
-    fn take(&mut self) -> Option<Pfn> {
-        self.pass()?;
-        let pfn = self.free.take()?;
+        if self.shut {
+            return None;
+        }
+        let folio = self.free.take(order, below)?;
         self.out += 1;
-        Some(pfn)
+        Some(folio)
     }
 
-    fn give_back(&mut self, pfn: Pfn) {
+    fn give_back(&mut self, folio: FrozenFolio<'p>) {
         self.out -= 1;
-        self.free.give_back(pfn);
-    }
-
-    fn take_larger(&mut self, order: Order) -> Option<Pfn> {
-        self.pass()?;
-        self.free.take_larger(order)
+        self.free.give_back(folio);
     }
 }
 

@@ -250,7 +250,7 @@ fn a_page_made_by_the_index_is_read_as_well() {
     on_both(1, |lab| {
         let (file, reads) = stored_file(lab, 8);
         let page = file.index().lock_or_insert(3).unwrap();
-        let word = page.words()[0].load(std::sync::atomic::Ordering::Relaxed);
+        let word = page.words(0)[0].load(std::sync::atomic::Ordering::Relaxed);
         assert_eq!((word, reads.load(std::sync::atomic::Ordering::Relaxed)), (1003, 1));
     });
 }

@@ -113,7 +113,7 @@ fn mover(lab: &Lab) -> Act<'_> {
         let first = random.random_range(0..frames);
         let pfns: Vec<Pfn> = (first..(first + 300).min(frames)).map(Pfn::new).collect();
         let mode = [Mode::Async, Mode::SyncLight, Mode::Sync][random.random_range(0..3)];
-        let batch = [1, 7, 512][random.random_range(0..3)];
+        let batch = BATCHES[random.random_range(0..5)];
         lab.migrate_all(&pfns, Options { batch, ..Options::new(mode) });
     })
 }
@@ -297,10 +297,10 @@ fn pins_hold_pages_while_everything_else_moves() {
                 let address = VirtAddr::new(one.start().get() + word as u64 * 8).unwrap();
                 for value in 0..20 {
                     // What the device writes the process reads, and the other way round, all the time.
-                    pinned[0].words()[word].store(value, Ordering::SeqCst);
+                    pinned[0].words(0)[word].store(value, Ordering::SeqCst);
                     assert_eq!(process.load(address).unwrap(), value);
                     process.store(address, value + 100).unwrap();
-                    assert_eq!(pinned[0].words()[word].load(Ordering::SeqCst), value + 100);
+                    assert_eq!(pinned[0].words(0)[word].load(Ordering::SeqCst), value + 100);
                 }
             }
         };

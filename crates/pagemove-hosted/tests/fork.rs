@@ -205,14 +205,11 @@ fn a_fork_without_memory_fails_and_leaves_the_parent_as_it_was() {
     let process = lab.process();
     let at = anonymous(&process, 64);
     at.iter().for_each(|page| process.store(page, 3).unwrap());
-    let mut held = Vec::new();
-    while let Ok(pfn) = lab.engine.physical().alloc(order(0), Kind::Kernel) {
-        held.push(pfn);
-    }
+    let mut held = lab.take_all(Kind::Kernel);
     // With some frames for tables, but not enough; and with none.
     for spare in 0..4 {
         for _ in 0..spare {
-            lab.engine.physical().put(held.pop().unwrap());
+            drop(held.pop().unwrap());
         }
         let free = lab.free_frames();
         if process.fork().is_ok() {
@@ -220,10 +217,10 @@ fn a_fork_without_memory_fails_and_leaves_the_parent_as_it_was() {
         }
         lab.validate();
         assert!(lab.free_frames() <= free);
-        held.extend(std::iter::from_fn(|| lab.engine.physical().alloc(order(0), Kind::Kernel).ok()));
+        held.extend(lab.take_all(Kind::Kernel));
         assert!(at.iter().all(|page| process.load(page).unwrap() == 3));
     }
-    held.into_iter().for_each(|pfn| lab.engine.physical().put(pfn));
+    drop(held);
     at.iter().for_each(|page| process.store(page, 4).unwrap());
     assert_eq!(lab.count_kind(Kind::Anon), 64);
     drop(process);

@@ -93,7 +93,7 @@ fn trap_2_dirty_entries_of_pages_outside_any_cache() {
 /// Trap 3: a page is isolated while it's locked; nothing that happens to it during its move clears that, and it ends with the move.
 #[test]
 fn trap_3_the_isolation_mark_outlives_what_happens_to_the_page() {
-    use pagemove::movable::{MovableOps, OwnedMove, OwnedPage, Refusal};
+    use pagemove::movable::{IsolationRun, MigrationRun, MovableOps, PutbackRun, Refusal};
     use std::sync::{Arc, Mutex};
 
     struct Watch {
@@ -101,25 +101,37 @@ fn trap_3_the_isolation_mark_outlives_what_happens_to_the_page() {
         seen: Mutex<Vec<bool>>,
     }
     impl Watch {
-        fn look(&self, pfn: pagemove::units::Pfn) {
+        fn look(&self, pfn: pagemove::units::Pfn, frozen: bool) {
             let engine = self.lab.lock().unwrap().clone().unwrap();
-            let frame = engine.physical().frame(pfn);
-            // What a store, a write-back and a mapping do to a page.
-            frame.mark(Marks::DIRTY | Marks::WRITEBACK);
-            frame.unmark(Marks::WRITEBACK | Marks::DIRTY);
-            self.seen.lock().unwrap().push(engine.physical().frames().is_locked(pfn));
+            let physical = engine.physical();
+            // What a write-back and a device do to a page, while there is a reference to be had.
+            assert_eq!(physical.get(pfn).is_none(), frozen);
+            if !frozen {
+                drop(physical.get(pfn).unwrap().start_writeback());
+                drop(physical.get(pfn).unwrap().pin(true, "nic"));
+                assert!(physical.frame(pfn).state().marks().contains(Marks::DIRTY));
+            }
+            self.seen.lock().unwrap().push(physical.frames().is_locked(pfn));
         }
     }
     impl MovableOps for Watch {
         fn name(&self) -> &str {
             "watch"
         }
-        fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
-            self.look(page.from);
-            Err(Refusal::No)
+        fn isolate(&self, run: &mut IsolationRun<'_>) {
+            run.decide(|folio| {
+                self.look(folio.pfn, false);
+                Ok(())
+            });
         }
-        fn putback(&self, page: OwnedPage) {
-            self.look(page.pfn);
+        fn migrate(&self, run: &mut MigrationRun<'_>) {
+            run.for_each(|folio| {
+                self.look(folio.src(), true);
+                Err(Refusal::No)
+            });
+        }
+        fn putback(&self, run: &PutbackRun<'_>) {
+            run.folios().for_each(|folio| self.look(folio.pfn, false));
         }
     }
     let lab = Lab::new(BOTH[0], 2);
@@ -129,7 +141,7 @@ fn trap_3_the_isolation_mark_outlives_what_happens_to_the_page() {
     index.set_owner(&registration);
     let pfn = index.lock_or_insert(0).unwrap().pfn();
     assert_eq!(lab.migrate(pfn, Mode::Sync), Err(Reason::Refused));
-    assert_eq!(*watch.seen.lock().unwrap(), [true, true]);
+    assert_eq!(*watch.seen.lock().unwrap(), [true, true, true]);
     assert!(!lab.engine.physical().frames().is_locked(pfn));
     *watch.lab.lock().unwrap() = None;
     lab.validate();

@@ -275,13 +275,13 @@ fn hmm_exclusive() {
         for mode in MODES {
             let before = device.peek(0);
             let held = device.driver.index.lock_page(0).unwrap();
-            let read = held.words()[0].load(Ordering::SeqCst);
+            let read = held.words(0)[0].load(Ordering::SeqCst);
             thread::scope(|scope| {
                 let waits = hooked.waits();
                 let mover = scope.spawn(|| lab.migrate(before, mode));
                 if mode == Mode::Async {
                     assert_eq!(mover.join().unwrap(), Err(Reason::Locked));
-                    held.words()[0].store(read * 2, Ordering::SeqCst);
+                    held.words(0)[0].store(read * 2, Ordering::SeqCst);
                     drop(held);
                     return;
                 }
@@ -289,7 +289,7 @@ fn hmm_exclusive() {
                     thread::yield_now();
                 }
                 assert_eq!(device.peek(0), before);
-                held.words()[0].store(read * 2, Ordering::SeqCst);
+                held.words(0)[0].store(read * 2, Ordering::SeqCst);
                 drop(held);
                 assert_eq!(mover.join().unwrap(), Ok(()));
                 assert_ne!(device.peek(0), before);
@@ -311,7 +311,7 @@ fn hmm_gup_test() {
         for mode in MODES {
             assert_eq!(lab.migrate(pins[0].pfn(), mode), Err(Reason::Pinned));
         }
-        pins[0].words()[0].store(70, Ordering::SeqCst);
+        pins[0].words(0)[0].store(70, Ordering::SeqCst);
         assert_eq!(accelerator.add(0, 0, 1), Some(70));
         assert_eq!(process.load(at.start()).unwrap(), 71);
         drop(pins);

@@ -8,7 +8,7 @@ use pagemove::{
     paging::Flags,
     report::Reason,
     space::{Map, Protection, Source},
-    units::{HUGE_ORDER, VirtAddr, VirtRange},
+    units::{HUGE_ORDER, Pfn, VirtAddr, VirtRange},
 };
 use pagemove_hosted::{Process, TlbKind, enter_cpu};
 
@@ -74,16 +74,14 @@ fn edges_that_do_not_fill_two_mebibytes_are_small() {
 fn without_a_block_of_that_order_small_pages_do() {
     on_both(2, |lab| {
         let physical = lab.engine.physical();
-        let held: Vec<_> =
-            (0..2).map(|block| physical.alloc_exactly(range(block * 512 + 7, 1).start, Kind::Kernel)).collect();
-        assert_eq!(held, [true, true]);
+        let held = [7, 512 + 7].map(|pfn| physical.alloc_exactly(Pfn::new(pfn), Kind::Kernel).unwrap());
         let process = lab.process();
         let at = huge(&process, 512);
         process.store(at.start(), 1).unwrap();
         process.store(at.start().up(300), 2).unwrap();
         assert!(!is_huge(&process, at.start()));
         assert_eq!(lab.count_kind(Kind::Anon), 2);
-        (0..2).for_each(|block| physical.put(range(block * 512 + 7, 1).start));
+        drop(held);
     });
 }
 
@@ -223,7 +221,7 @@ fn a_pin_splits_and_holds_one_page() {
         assert!(!is_huge(&process, at.start()));
         assert_eq!(lab.migrate(pins[0].pfn(), Mode::Sync), Err(Reason::Pinned));
         lab.migrate(pfn_at(&process, at.start().up(4)), Mode::Sync).unwrap();
-        pins[0].words()[0].store(4, std::sync::atomic::Ordering::Release);
+        pins[0].words(0)[0].store(4, std::sync::atomic::Ordering::Release);
         assert_holds(&process, at, 0);
         lab.validate();
     });

@@ -19,11 +19,12 @@ use std::{
 use common::*;
 use pagemove::{
     Engine,
+    folio::{FolioRef, PinnedPage},
     frame::Kind,
     movable::PageIndex,
     port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram},
-    units::{Order, Pfn},
-    zone::{self, Effort, Physical, PinnedPage, Request},
+    units::Order,
+    zone::{self, Effort, Physical, Request},
 };
 use pagemove_hosted::{Hosted, TlbKind};
 use rand::RngExt;
@@ -164,12 +165,12 @@ impl World {
     fn allocate_and_free(&self, count: usize) {
         let physical = self.physical();
         let requests: Vec<Request> = self.requests(self.order).collect();
-        let taken: Vec<Pfn> =
-            requests.iter().cycle().take(count).map(|one| physical.alloc_with(one).unwrap()).collect();
-        let (odd, even): (Vec<_>, Vec<_>) = taken.iter().partition(|pfn| pfn.get() >> self.order.get() & 1 == 1);
-        odd.into_iter().chain(even).for_each(|pfn| physical.put(pfn));
-        let frozen = physical.alloc_frozen(self.order, Kind::Slab).unwrap();
-        physical.free_frozen(frozen);
+        let taken = requests.iter().cycle().take(count).map(|one| physical.alloc_with(one).unwrap().publish());
+        let is_odd = |folio: &FolioRef<'_>| folio.pfn().get() >> self.order.get() & 1 == 1;
+        let (odd, even): (Vec<_>, Vec<_>) = taken.partition(is_odd);
+        drop(odd);
+        drop(even);
+        drop(physical.alloc(self.order, Kind::Slab).unwrap());
     }
 
     /// Puts a pin where the next handler finds it, and takes and drops one.
@@ -204,9 +205,9 @@ extern "C" fn handle(_: i32) {
     let physical = world.physical();
     let orders = if world.order == Order::ZERO { vec![Order::ZERO] } else { vec![Order::ZERO, world.order] };
     let requests: Vec<Request> = orders.into_iter().flat_map(|order| world.requests(order)).collect();
-    let taken: Vec<Pfn> =
-        requests.iter().map(|request| physical.alloc_with(&request.with_effort(Effort::Lists)).unwrap()).collect();
-    taken.into_iter().for_each(|pfn| physical.put(pfn));
+    let take = |request: &Request| physical.alloc_with(&request.with_effort(Effort::Lists)).unwrap().publish();
+    let taken: Vec<FolioRef<'_>> = requests.iter().map(take).collect();
+    drop(taken);
     if let Ok(mut pin) = world.pin.try_lock()
         && let Some(pin) = pin.take()
     {

@@ -21,7 +21,7 @@ use std::{
 use common::*;
 use pagemove::{
     frame::Kind,
-    migrate::{Mode, Mover, Options, TheseFrames},
+    migrate::{Batch, Mode, Mover, Options, TheseFrames},
     report::{Counter, Reason},
     space::{Map, PageCache, Source, SpaceError},
     units::{Pfn, VirtRange},
@@ -65,8 +65,8 @@ fn ltp_move_pages_01_tells_where_pages_are() {
             for (number, page) in (0..).zip(at.iter()) {
                 let pfn = process.space().entry(page).pfn();
                 assert_eq!(nodes.of(pfn), if number < PAGES / 2 { node } else { 1 - node });
-                let words = nodes.lab.engine.physical().ram_words(pfn);
-                assert_eq!(words[0].load(Ordering::SeqCst), page.get(), "the page is not there");
+                let folio = nodes.lab.get(pfn);
+                assert_eq!(folio.words(0)[0].load(Ordering::SeqCst), page.get(), "the page is not there");
             }
         }
     });
@@ -195,7 +195,7 @@ fn ltp_move_pages_10_options_out_of_bounds() {
         let process = nodes.lab.process();
         let at = anonymous(&process, PAGES);
         fill(&process, at);
-        for batch in [0, usize::MAX] {
+        for batch in [Batch::Folios(0), Batch::Folios(usize::MAX), Batch::Micros(0), Batch::Micros(u32::MAX)] {
             let outcome = nodes.lab.migrate_all(&frames(&process, at), Options { batch, ..Options::new(Mode::Sync) });
             assert_eq!((outcome.moved, outcome.stayed), (u64::from(PAGES), vec![]));
         }

@@ -29,7 +29,8 @@ fn what_may_wait_is_refused_while_interrupts_are_masked() {
     let (base, kind) = (Order::ZERO, Kind::Kernel);
     let device = Device::open(&lab);
     let mapped = device.fill(0, 1);
-    let (pfn, frozen) = (physical.alloc(base, kind).unwrap(), physical.alloc_frozen(base, kind).unwrap());
+    let (held, frozen) = (physical.alloc(base, kind).unwrap().publish(), physical.alloc(base, kind).unwrap());
+    let pfn = held.pfn();
     let index = lab.engine.new_index(Kind::Driver, "pinned");
     let pin = index.lock_or_insert(0).unwrap().pin("a device");
     let owner = lab.engine.owners().register(index.clone());
@@ -42,15 +43,13 @@ fn what_may_wait_is_refused_while_interrupts_are_masked() {
     let map = || Map { at: None, pages: 1, protection: RW, source: Source::Anonymous { huge: false } };
     let waiting: Vec<Call<'_>> = vec![
         ("alloc", Box::new(|| ignore(physical.alloc(base, kind)))),
-        ("alloc_frozen", Box::new(|| ignore(physical.alloc_frozen(base, kind)))),
         ("alloc_exactly", Box::new(|| ignore(physical.alloc_exactly(pfn, kind)))),
         ("alloc_with, Drain", Box::new(|| ignore(physical.alloc_with(&request(Effort::Drain))))),
         ("alloc_with, Compact", Box::new(|| ignore(physical.alloc_with(&request(Effort::Compact))))),
         ("drain_cpu_lists", Box::new(|| physical.drain_cpu_lists())),
         ("free_frames", Box::new(|| ignore(physical.free_frames()))),
-        ("lock", Box::new(|| ignore(frames.lock(pfn)))),
+        ("lock", Box::new(|| ignore(held.clone().lock()))),
         ("wait_unlocked", Box::new(|| ignore(frames.wait_unlocked(pfn)))),
-        ("wait_writeback", Box::new(|| frames.wait_writeback(pfn))),
         ("unregister", Box::new(|| owner.unregister())),
         ("migrate", Box::new(|| ignore(lab.migrate(mapped, Mode::Async)))),
         ("compact", Box::new(|| ignore(compact(&lab.engine, range(0, 1024), Goal::All, Options::new(Mode::Async))))),
@@ -76,20 +75,17 @@ fn what_may_wait_is_refused_while_interrupts_are_masked() {
     }
     let taken = physical.alloc_with(&request(Effort::Lists)).unwrap();
     let folio = physical.alloc_with(&Request::new(order(3), kind).with_effort(Effort::Lists)).unwrap();
-    physical.frame(taken).get();
-    assert!(physical.frame(folio).try_get());
-    [taken, taken, folio, folio].into_iter().for_each(|pfn| physical.put(pfn));
-    physical.free_frozen(frozen);
-    drop(frames.try_lock(pfn).unwrap());
-    frames.start_writeback(pfn);
-    frames.end_writeback(pfn);
+    let folio = folio.publish();
+    drop((physical.get(folio.pfn().up(5)).unwrap(), folio.clone(), folio, taken, frozen));
+    drop(held.clone().try_lock().unwrap());
+    drop(held.clone().start_writeback());
     assert_eq!((physical.pins().of(pin.pfn()).len(), physical.pins().all().len()), (1, 1));
     drop(pin);
     physical.events().for_each(|_| ());
     (interrupts.restore)(before);
     waiting.iter().filter(|(name, _)| name.starts_with("wait") || *name == "free_frames").for_each(|(_, call)| call());
     drop(waiting);
-    physical.put(pfn);
+    drop(held);
     drop((owner, index, process, device));
     lab.assert_all_free(1024);
 }

@@ -206,8 +206,8 @@ fn every_kind_in_every_mode_and_batch_size() {
         on_both(6, |lab| {
             let subject = make(lab);
             for mode in [Mode::Async, Mode::SyncLight, Mode::Sync] {
-                for batch in [1, 2, 512] {
-                    let what = format!("{name}, {mode:?}, batches of {batch}");
+                for batch in BATCHES {
+                    let what = format!("{name}, {mode:?}, {batch:?}");
                     subject.check();
                     let mut pages = subject.pages();
                     if name == "2 MiB" {
@@ -245,7 +245,7 @@ fn more_pages_than_one_batch_and_one_flush_for_each() {
         let pages: Vec<Pfn> = at.iter().map(|page| pfn_at(&process, page)).collect();
         let counters = lab.engine.physical().counters();
         let flushes = counters.get(Counter::TlbFlush);
-        let outcome = lab.migrate_all(&pages, Options::new(Mode::Async));
+        let outcome = lab.migrate_all(&pages, Options::new(Mode::Async).in_full_batches());
         assert_eq!((outcome.moved, outcome.stayed), (1200, vec![]));
         assert_eq!(counters.get(Counter::TlbFlush) - flushes, 3);
         assert_eq!(counters.get(Counter::PgmigrateSuccess), 1200);
@@ -313,8 +313,9 @@ fn past_bug_the_status_of_pages_that_are_none_or_named_twice() {
         at.iter().for_each(|page| process.store(page, 4).unwrap());
         let physical = lab.engine.physical();
         let [one, two] = [0, 1].map(|page| pfn_at(&process, at.start().up(page)));
-        let [free, kernel] = [0, 1].map(|_| physical.alloc(order(0), Kind::Kernel).unwrap());
-        physical.put(free);
+        let [freed, held] = [0, 1].map(|_| physical.alloc(order(0), Kind::Kernel).unwrap());
+        let (free, kernel) = (freed.pfn(), held.pfn());
+        drop(freed);
         let beyond = Pfn::new(physical.frames().len());
         let sources = [one, one, free, two, kernel, one, process.space().table().root(), beyond, Pfn::new(u32::MAX)];
         let outcome = lab.migrate_all(&sources, Options::new(Mode::Sync));
@@ -335,7 +336,7 @@ fn past_bug_the_status_of_pages_that_are_none_or_named_twice() {
             Mover::new(&lab.engine).migrate(&[], &mut AnyFree::new(physical, 1), Options::new(Mode::Async)).moved,
             0
         );
-        physical.put(kernel);
+        drop(held);
     });
 }
 
@@ -374,12 +375,12 @@ fn moves_are_recorded_as_events() {
 #[test]
 fn frames_on_other_processors_lists_are_destinations_too() {
     let lab = Lab::boot(hosted(TlbKind::Soft, 512, 64), &one_zone(512, 9));
-    let physical = lab.engine.physical();
     let process = lab.process();
     let at = anonymous(&process, 1);
     process.store(at.start(), 1).unwrap();
-    let held: Vec<Pfn> = std::iter::from_fn(|| physical.alloc(order(0), Kind::Anon).ok()).collect();
-    std::thread::scope(|scope| drop(scope.spawn(|| held.iter().take(10).for_each(|&pfn| physical.put(pfn)))));
+    let mut held = lab.take_all(Kind::Anon);
+    let freed: Vec<_> = held.drain(..10).collect();
+    std::thread::scope(|scope| drop(scope.spawn(|| drop(freed))));
     assert_eq!(lab.free_frames(), 10);
     assert_eq!(lab.migrate(pfn_at(&process, at.start()), Mode::Sync), Ok(()));
 }

@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::{Arc, Mutex, atomic::AtomicU32};
 
-use common::RW;
+use common::{RW, raw};
 use pagemove::{
     Engine,
     frame::Kind,
@@ -189,7 +189,7 @@ fn a_move_flushes_once_after_blocking_and_before_copying() {
         let scene = Scene::new(source);
         let pfns = scene.pfns();
         for &pfn in &pfns {
-            scene.engine.physical().ram_words(pfn)[3].store(0x5eed, std::sync::atomic::Ordering::SeqCst);
+            raw::words(scene.engine.physical(), pfn)[3].store(0x5eed, std::sync::atomic::Ordering::SeqCst);
         }
         let watched = pfns.clone();
         let flushes = scene.spy.flushes.load(std::sync::atomic::Ordering::SeqCst);
@@ -204,7 +204,7 @@ fn a_move_flushes_once_after_blocking_and_before_copying() {
                     .map(Pfn::new)
                     .filter(|pfn| !watched.contains(pfn))
                     .filter(|&pfn| {
-                        engine.physical().ram_words(pfn)[3].load(std::sync::atomic::Ordering::SeqCst) == 0x5eed
+                        raw::words(engine.physical(), pfn)[3].load(std::sync::atomic::Ordering::SeqCst) == 0x5eed
                     })
                     .count();
                 assert_eq!(copies, 0, "a page was copied before the flush");
@@ -217,7 +217,7 @@ fn a_move_flushes_once_after_blocking_and_before_copying() {
         );
         assert_eq!(scene.spy.flushes.load(std::sync::atomic::Ordering::SeqCst), flushes + 1);
         for pfn in scene.pfns() {
-            assert_eq!(scene.engine.physical().ram_words(pfn)[3].load(std::sync::atomic::Ordering::SeqCst), 0x5eed);
+            assert_eq!(raw::words(scene.engine.physical(), pfn)[3].load(std::sync::atomic::Ordering::SeqCst), 0x5eed);
         }
     }
 }

@@ -13,11 +13,12 @@ use std::{
 
 use common::*;
 use pagemove::{
+    folio::FrozenFolio,
     frame::Kind,
-    migrate::{AnyFree, Destination, Mode, Mover, Options},
-    movable::{MovableOps, OwnedMove, OwnedPage, PageIndex, Refusal},
+    migrate::{AnyFree, Batch, Destination, Mode, Mover, Options},
+    movable::{MigrationRun, MovableOps, PageIndex, PutbackRun, Refusal},
     report::Reason,
-    units::Pfn,
+    units::{Order, Pfn},
 };
 use pagemove_drivers::Balloon;
 
@@ -53,14 +54,15 @@ fn past_bug_a_slab_that_looks_movable() {
             let pfn = device.fill(3, 1);
             lab.migrate(pfn, Mode::Sync).unwrap();
             let pfn = device.peek(3);
-            assert!(device.driver.index.remove(3) && physical.alloc_exactly(pfn, kind));
+            assert!(device.driver.index.remove(3));
+            let folio = physical.alloc_exactly(pfn, kind).unwrap().publish();
             device.driver.take_calls();
             let reason = if kind.is_movable() { Reason::OwnerGone } else { Reason::Unmovable };
             for mode in MODES {
                 assert_eq!(lab.migrate(pfn, mode), Err(reason), "{kind:?}");
             }
             assert!(device.driver.take_calls().is_empty(), "{kind:?}");
-            physical.put(pfn);
+            drop(folio);
         }
     });
 }
@@ -108,18 +110,18 @@ struct Few<'p> {
     given: BTreeSet<Pfn>,
 }
 
-impl Destination for Few<'_> {
-    fn take(&mut self) -> Option<Pfn> {
+impl<'p> Destination<'p> for Few<'p> {
+    fn take(&mut self, order: Order, below: Option<Pfn>) -> Option<FrozenFolio<'p>> {
         self.left = self.left.checked_sub(1)?;
-        let pfn = self.free.take()?;
-        assert!(self.given.insert(pfn), "{pfn} was given twice");
-        Some(pfn)
+        let folio = self.free.take(order, below)?;
+        assert!(self.given.insert(folio.pfn()), "{folio:?} was given twice");
+        Some(folio)
     }
 
-    fn give_back(&mut self, pfn: Pfn) {
-        assert!(self.given.remove(&pfn), "{pfn} was not given, or came back twice");
+    fn give_back(&mut self, folio: FrozenFolio<'p>) {
+        assert!(self.given.remove(&folio.pfn()), "{folio:?} was not given, or came back twice");
         self.left += 1;
-        self.free.give_back(pfn);
+        self.free.give_back(folio);
     }
 }
 
@@ -127,11 +129,11 @@ impl Destination for Few<'_> {
 /// CVEs). Here the destinations end, and a driver refuses, at any place of the list.
 #[test]
 fn past_bug_an_exchange_that_fails_half_way() {
-    for (frames, batch, mode) in
-        (0..=8).flat_map(|frames| [1, 3, 512].into_iter().zip(MODES).map(move |(batch, mode)| (frames, batch, mode)))
-    {
+    for (frames, batch, mode) in (0..=8).flat_map(|frames| {
+        [1, 3, 512].map(Batch::Folios).into_iter().zip(MODES).map(move |(batch, mode)| (frames, batch, mode))
+    }) {
         on_both(1, |lab| {
-            let what = format!("{frames} frames, batches of {batch}, {mode:?}");
+            let what = format!("{frames} frames, {batch:?}, {mode:?}");
             let process = lab.process();
             let device = Device::open(lab);
             let (own, of_device) = (anonymous(&process, 4), shared(&process, device.clone(), 4, RW));
@@ -217,11 +219,11 @@ fn past_bug_operations_called_after_they_were_unregistered() {
         fn name(&self) -> &str {
             "mortal"
         }
-        fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
+        fn migrate(&self, run: &mut MigrationRun<'_>) {
             assert!(self.alive.load(Ordering::SeqCst));
-            self.index.repoint(page)
+            self.index.repoint(run);
         }
-        fn putback(&self, _: OwnedPage) {
+        fn putback(&self, _: &PutbackRun<'_>) {
             assert!(self.alive.load(Ordering::SeqCst));
         }
     }

@@ -5,22 +5,22 @@ use std::sync::atomic::Ordering;
 
 use common::*;
 use pagemove::{
+    folio::PinnedPage,
     frame::{Class, Kind, Marks},
     migrate::Mode,
     report::Reason,
     space::{FaultError, PinError, Protection},
     units::VirtRange,
-    zone::PinnedPage,
 };
 use pagemove_drivers::CharDevice;
 use pagemove_hosted::TlbKind;
 
 fn word(pin: &PinnedPage) -> u64 {
-    pin.words()[0].load(Ordering::Acquire)
+    pin.words(0)[0].load(Ordering::Acquire)
 }
 
 fn dma(pin: &PinnedPage, value: u64) {
-    pin.words()[0].store(value, Ordering::Release);
+    pin.words(0)[0].store(value, Ordering::Release);
 }
 
 #[test]
@@ -233,5 +233,5 @@ fn a_device_sees_stores_after_the_right_to_store_was_given_back() {
     let pins = parent.space().pin(at, false, "nic").unwrap();
     parent.space().mprotect(at, RW).unwrap();
     parent.store(at.start(), 2).unwrap();
-    assert_eq!(pins[0].words()[0].load(std::sync::atomic::Ordering::Acquire), 2);
+    assert_eq!(pins[0].words(0)[0].load(std::sync::atomic::Ordering::Acquire), 2);
 }

@@ -18,13 +18,14 @@ use std::{
 use common::*;
 use pagemove::{
     compact::alloc_compacting,
+    folio::{FrozenFolio, PinnedPage},
     frame::Kind,
-    migrate::{Mode, Options},
+    migrate::{Batch, Mode, Options},
     paging::Flags,
     report::Reason,
     space::{FaultError, PageCache, Protection},
     units::{HUGE_ORDER, Pfn, VirtAddr, VirtRange},
-    zone::PinnedPage,
+    zone::Request,
 };
 use pagemove_drivers::CharDevice;
 use pagemove_hosted::{Process, TlbKind, enter_cpu};
@@ -279,7 +280,7 @@ fn cow(lab: &Lab, is_huge: bool, pinned: Pinned, moves_at: u32, child_first: boo
     let pin = |process: &Process, write| -> Vec<PinnedPage> { process.space().pin(at, write, "nic").unwrap() };
     let shows = |pins: &[PinnedPage], process: &Process| {
         for pin in pins {
-            assert_eq!(pin.words()[0].load(Ordering::SeqCst), process.load(at.start()).unwrap(), "{what}: of the pin");
+            assert_eq!(pin.words(0)[0].load(Ordering::SeqCst), process.load(at.start()).unwrap(), "{what}: of the pin");
             assert_eq!(pin.pfn(), pfn_at(process, at.start()), "{what}: of the pin");
         }
     };
@@ -314,7 +315,7 @@ fn cow(lab: &Lab, is_huge: bool, pinned: Pinned, moves_at: u32, child_first: boo
     for (pins, process, other) in [(&of_parent, &parent, &child), (&of_child, &child, &parent)] {
         for pin in pins {
             let before = other.load(at.start()).unwrap();
-            pin.words()[0].store(99, Ordering::SeqCst);
+            pin.words(0)[0].store(99, Ordering::SeqCst);
             assert_eq!([process.load(at.start()).unwrap(), other.load(at.start()).unwrap()], [99, before], "{what}");
         }
     }
@@ -363,11 +364,11 @@ fn selftests_gup_longterm() {
                 let address = at.start().up(page);
                 let pins = process.space().pin(part(at, page, 1), write, "nic").unwrap();
                 process.store(address, 5).unwrap();
-                assert_eq!(pins[0].words()[0].load(Ordering::SeqCst), 5, "{name}, write {write}");
+                assert_eq!(pins[0].words(0)[0].load(Ordering::SeqCst), 5, "{name}, write {write}");
                 for mode in MODES {
                     assert_eq!(lab.migrate(pins[0].pfn(), mode), Err(Reason::Pinned), "{name}, write {write}");
                 }
-                pins[0].words()[0].store(6, Ordering::SeqCst);
+                pins[0].words(0)[0].store(6, Ordering::SeqCst);
                 assert_eq!(process.load(address).unwrap(), 6, "{name}, write {write}");
                 drop(pins);
                 assert_eq!(lab.migrate(pfn_at(&process, address), Mode::Async), Ok(()), "{name}, write {write}");
@@ -404,15 +405,14 @@ fn selftests_compaction_test() {
             gone.into_iter().for_each(|page| process.space().munmap(part(at, page, 1)).unwrap());
             let physical = lab.engine.physical();
             assert!(physical.alloc(HUGE_ORDER, Kind::Kernel).is_err(), "memory was not fragmented");
-            let got: Vec<Pfn> = (0..8)
-                .map(|_| {
-                    alloc_compacting(&lab.engine, HUGE_ORDER, Kind::Kernel, Options::new(Mode::SyncLight)).unwrap()
-                })
+            let request = Request::new(HUGE_ORDER, Kind::Kernel);
+            let got: Vec<FrozenFolio<'_>> = (0..8)
+                .map(|_| alloc_compacting(&lab.engine, &request, Options::new(Mode::SyncLight)).unwrap())
                 .collect();
-            assert!(got.iter().all(|pfn| pfn.is_aligned(HUGE_ORDER)));
+            assert!(got.iter().all(|folio| folio.pfn().is_aligned(HUGE_ORDER)));
             assert!(left.iter().all(|&page| process.load(at.start().up(page)).unwrap() == u64::from(page)));
             lab.validate();
-            got.into_iter().for_each(|pfn| physical.put(pfn));
+            drop(got);
         }
         lab.assert_all_free(32 * 512);
     }
@@ -446,7 +446,7 @@ fn selftests_split_huge_page_test() {
             });
             let left = if name == "munmap of a page" { 511 } else { 512 };
             assert_eq!(pages.len(), left, "{name}");
-            let outcome = lab.migrate_all(&pages, Options { batch: 7, ..Options::new(Mode::Sync) });
+            let outcome = lab.migrate_all(&pages, Options { batch: Batch::Folios(7), ..Options::new(Mode::Sync) });
             assert_eq!((outcome.moved, outcome.stayed), (left as u64, vec![]), "{name}");
             for page in at.iter().filter(|&page| process.space().entry(page).is_present()) {
                 assert_eq!(process.load(page).unwrap(), page.get(), "{name}");

@@ -80,7 +80,7 @@ fn run(memory: Memory, tlb: TlbKind, seed: u64) {
             all_see(&tree, at, page, before, value);
             let maps = lab.engine.physical().frame(before).maps();
             assert_eq!(maps as usize, tree.len(), "seed {seed}");
-            let options = Options { batch: 1 + turn % 3, ..Options::new(MODES[turn % 3]) };
+            let options = Options { batch: BATCHES[turn % 5], ..Options::new(MODES[turn % 3]) };
             let outcome = lab.migrate_all(&[before], options);
             assert_eq!((outcome.moved, outcome.stayed), (1, vec![]), "seed {seed}");
             let after = pfn_at(&tree[member], address);

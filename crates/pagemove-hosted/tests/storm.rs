@@ -105,7 +105,7 @@ impl<'l> Fire<'l> {
                 });
             }
             let mode = [Mode::Async, Mode::SyncLight, Mode::Sync][rng.random_range(0..3)];
-            let batch = [1, 7, 512][rng.random_range(0..3)];
+            let batch = BATCHES[rng.random_range(0..5)];
             self.lab.migrate_all(&pages, Options { batch, ..Options::new(mode) });
         });
     }
@@ -323,10 +323,10 @@ fn pins() {
             let first = rng.random_range(0..PAGES - 4);
             let pins = process.space().pin(part(both, first, 4), true, "nic").unwrap();
             for (page, pin) in (first..).zip(&pins) {
-                pin.words()[9].store(turn, Ordering::Release);
+                pin.words(0)[9].store(turn, Ordering::Release);
                 assert_eq!(process.load(word(both, page, 9)).unwrap(), turn);
                 process.store(word(both, page, 10), turn).unwrap();
-                assert_eq!(pin.words()[10].load(Ordering::Acquire), turn);
+                assert_eq!(pin.words(0)[10].load(Ordering::Acquire), turn);
                 assert_eq!(process.space().entry(both.start().up(page)).pfn(), pin.pfn());
             }
         });

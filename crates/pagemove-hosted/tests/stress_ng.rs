@@ -282,7 +282,7 @@ fn stress_ng_physpage() {
             process.space().for_each_entry(|address, entry| all.push((address, entry)));
             for &(address, entry) in &all {
                 let frame = physical.frame(entry.pfn());
-                let word = physical.ram_words(entry.pfn())[0].load(Ordering::SeqCst);
+                let word = lab.get(entry.pfn()).words(0)[0].load(Ordering::SeqCst);
                 assert_eq!(word, process.load(address).unwrap(), "seed {seed}");
                 let mine = if own.contains(address) { own } else { of_device };
                 assert_eq!(frame.key().index, mine.offset_of(address));

@@ -3,15 +3,16 @@ mod common;
 
 use common::*;
 use pagemove::{
+    folio::{FolioRef, FrozenFolio, Writeback},
     frame::{Kind, Marks},
     migrate::{Destination, Mode, Mover, Options},
-    movable::{MovableOps, OwnedMove, Refusal},
+    movable::{MigrationRun, MovableOps, Refusal},
     report::Reason,
-    units::{Pfn, VirtRange},
+    units::{Order, Pfn, VirtRange},
 };
 use pagemove_hosted::{Process, TlbKind};
 use std::{
-    sync::{Arc, mpsc::channel},
+    sync::{Arc, Mutex, mpsc::channel},
     time::Duration,
 };
 
@@ -54,14 +55,14 @@ impl Scene {
     /// Tries in every mode and batch size, and checks that the pages of `stay` did for `reason`, and nothing else changed.
     fn assert_stays(&self, lab: &Lab, stay: &[Pfn], reason: Reason, modes: &[Mode]) {
         for &mode in modes {
-            for batch in [1, 2, 512] {
+            for batch in BATCHES {
                 let before = Snapshot::of(lab, &self.processes);
                 let outcome = lab.migrate_all(stay, Options { batch, ..Options::new(mode) });
                 let expected: Vec<_> = stay.iter().map(|&pfn| (pfn, reason)).collect();
                 let mut stayed = outcome.stayed;
                 stayed.sort_by_key(|(pfn, _)| stay.iter().position(|one| one == pfn));
-                assert_eq!((outcome.moved, stayed), (0, expected), "{mode:?}, batches of {batch}");
-                assert_eq!(Snapshot::of(lab, &self.processes), before, "{mode:?}, batches of {batch}");
+                assert_eq!((outcome.moved, stayed), (0, expected), "{mode:?}, {batch:?}");
+                assert_eq!(Snapshot::of(lab, &self.processes), before, "{mode:?}, {batch:?}");
                 lab.validate();
             }
         }
@@ -138,13 +139,13 @@ fn a_transient_refusal_is_tried_again() {
 
 struct Nowhere;
 
-impl Destination for Nowhere {
-    fn take(&mut self) -> Option<Pfn> {
+impl<'p> Destination<'p> for Nowhere {
+    fn take(&mut self, _: Order, _: Option<Pfn>) -> Option<FrozenFolio<'p>> {
         None
     }
 
-    fn give_back(&mut self, pfn: Pfn) {
-        panic!("{pfn} was never given");
+    fn give_back(&mut self, folio: FrozenFolio<'p>) {
+        panic!("{folio:?} was never given");
     }
 }
 
@@ -160,12 +161,9 @@ fn without_a_destination() {
             assert_eq!(Snapshot::of(lab, &scene.processes), before);
         }
         // And when all memory is in use.
-        let mut held = Vec::new();
-        while let Ok(pfn) = lab.engine.physical().alloc(order(0), Kind::Kernel) {
-            held.push(pfn);
-        }
+        let held = lab.take_all(Kind::Kernel);
         scene.assert_stays(lab, &scene.pages(), Reason::NoDestination, &MODES);
-        held.into_iter().for_each(|pfn| lab.engine.physical().put(pfn));
+        drop(held);
         scene.assert_moves(lab, &scene.pages());
     });
 }
@@ -174,11 +172,10 @@ fn without_a_destination() {
 fn an_extra_reference() {
     on_both(2, |lab| {
         let scene = Scene::new(lab);
-        let physical = lab.engine.physical();
         let pages = scene.pages();
-        pages.iter().for_each(|&pfn| assert!(physical.frame(pfn).try_get()));
+        let held: Vec<FolioRef<'_>> = pages.iter().map(|&pfn| lab.get(pfn)).collect();
         scene.assert_stays(lab, &pages, Reason::Referenced, &MODES);
-        pages.iter().for_each(|&pfn| physical.put(pfn));
+        drop(held);
         scene.assert_moves(lab, &pages);
     });
 }
@@ -201,14 +198,14 @@ fn writeback_stops_all_but_sync_which_waits_for_it() {
         let scene = Scene::new(lab);
         let frames = lab.engine.physical().frames();
         let pages = scene.pages();
-        pages.iter().for_each(|&pfn| frames.start_writeback(pfn));
+        let written: Vec<Writeback<'_>> = pages.iter().map(|&pfn| lab.get(pfn).start_writeback()).collect();
         scene.assert_stays(lab, &pages, Reason::Writeback, &[Mode::Async, Mode::SyncLight]);
         let outcome = std::thread::scope(|scope| {
             let mover = scope.spawn(|| lab.migrate_all(&pages, Options::new(Mode::Sync)));
-            for &pfn in &pages {
+            for writeback in written {
                 assert!(!mover.is_finished());
-                assert!(frames[pfn].state().marks().contains(Marks::WRITEBACK));
-                frames.end_writeback(pfn);
+                assert!(frames[writeback.pfn()].state().marks().contains(Marks::WRITEBACK));
+                drop(writeback);
             }
             mover.join().unwrap()
         });
@@ -221,18 +218,17 @@ fn writeback_stops_all_but_sync_which_waits_for_it() {
 fn a_lock_stops_async_and_others_wait_for_it() {
     on_both(2, |lab| {
         let scene = Scene::new(lab);
-        let frames = lab.engine.physical().frames();
         let pages = scene.pages();
         for pfn in &pages {
             let before = Snapshot::of(lab, &scene.processes);
-            let lock = frames.lock(*pfn);
+            let lock = lab.get(*pfn).lock();
             assert_eq!(lab.migrate(*pfn, Mode::Async), Err(Reason::Locked));
             drop(lock);
             assert_eq!(Snapshot::of(lab, &scene.processes), before);
         }
         for mode in [Mode::SyncLight, Mode::Sync] {
             let pages = scene.pages();
-            let lock = frames.lock(pages[3]);
+            let lock = lab.get(pages[3]).lock();
             let outcome = std::thread::scope(|scope| {
                 let mover = scope.spawn(|| lab.migrate_all(&pages, Options::new(mode)));
                 // The others have moved when it's this one's turn.
@@ -291,14 +287,14 @@ fn a_page_taken_out_of_its_index_while_somebody_holds_it() {
     on_both(2, |lab| {
         let device = Device::open(lab);
         let pfn = device.fill(0, 7);
-        assert!(lab.engine.physical().frame(pfn).try_get());
+        let held = lab.get(pfn);
         assert!(device.driver.index.remove(0));
         for mode in MODES {
             assert_eq!(lab.migrate(pfn, mode), Err(Reason::OwnerGone));
         }
         assert!(device.driver.take_calls().is_empty());
         lab.validate();
-        lab.engine.physical().put(pfn);
+        drop(held);
     });
 }
 
@@ -310,7 +306,7 @@ fn pages_without_an_owner() {
         fn name(&self) -> &str {
             "silent"
         }
-        fn migrate(&self, _: &OwnedMove<'_>) -> Result<(), Refusal> {
+        fn migrate(&self, _: &mut MigrationRun<'_>) {
             panic!("nobody asked for this page");
         }
     }
@@ -330,28 +326,30 @@ fn pages_without_an_owner() {
 /// must not wait for each other.
 #[test]
 fn a_batch_that_waits_for_writeback_holds_no_other_page() {
-    let lab = Arc::new(Lab::new(TlbKind::Soft, 1));
+    let lab = Lab::new(TlbKind::Soft, 1);
     let device = Device::open(&lab);
     let (neighbour, written) = (device.fill(0, 1), device.fill(1, 1));
-    let mover = lab.clone();
-    lab.engine.physical().frames().start_writeback(written);
+    let writeback = Mutex::new(Some(lab.get(written).start_writeback()));
+    let end_writeback = || drop(writeback.lock().unwrap().take());
     // On its way: the first page is isolated, and so locked.
     let (begun, wait_begun) = channel();
     device.driver.during_next(Stage::Isolate, move || begun.send(()).unwrap());
-    let moving = std::thread::spawn(move || mover.migrate_all(&[neighbour, written], Options::new(Mode::Sync)));
-    wait_begun.recv().unwrap();
-    let (done, wait_done) = channel();
-    let (driver, engine) = (device.driver.clone(), lab.engine.clone());
-    let ending = std::thread::spawn(move || {
-        drop(driver.index.lock_page(0));
-        let _ = done.send(());
-        engine.physical().frames().end_writeback(written);
+    std::thread::scope(|scope| {
+        let moving = scope.spawn(|| lab.migrate_all(&[neighbour, written], Options::new(Mode::Sync)));
+        wait_begun.recv().unwrap();
+        let (done, wait_done) = channel();
+        let (driver, end_writeback) = (&device.driver, &end_writeback);
+        let ending = scope.spawn(move || {
+            drop(driver.index.lock_page(0));
+            let _ = done.send(());
+            end_writeback();
+        });
+        // Long, for a busy machine: it's waited out by a failure only.
+        let ended = wait_done.recv_timeout(Duration::from_secs(30)).is_ok();
+        // Lets both go on if they wait for each other.
+        end_writeback();
+        ending.join().unwrap();
+        assert_eq!(moving.join().unwrap().moved, 2);
+        assert!(ended, "the move and the end of the writeback waited for each other");
     });
-    // Long, for a busy machine: it's waited out by a failure only.
-    let ended = wait_done.recv_timeout(Duration::from_secs(30)).is_ok();
-    // Lets both go on if they wait for each other.
-    lab.engine.physical().frames().end_writeback(written);
-    ending.join().unwrap();
-    assert_eq!(moving.join().unwrap().moved, 2);
-    assert!(ended, "the move and the end of the writeback waited for each other");
 }

@@ -1,10 +1,14 @@
 //! The allocator: all orders, exhaustion, migratetypes and their fallback, merging, single frames, and summaries.
 mod common;
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, atomic::Ordering},
+};
 
 use common::*;
 use pagemove::{
+    folio::{FolioRef, FrozenFolio},
     frame::{Class, Kind},
     migrate::Mode,
     report::Reason,
@@ -35,6 +39,12 @@ fn on_processors(cpus: usize, act: impl Fn(usize) + Sync) {
     });
 }
 
+/// Frees each part on a processor of its own.
+fn free_on_processors(parts: Vec<Vec<FrozenFolio<'_>>>) {
+    let parts: Vec<_> = parts.into_iter().map(Mutex::new).collect();
+    on_processors(parts.len(), |cpu| parts[cpu].lock().unwrap().clear());
+}
+
 fn class_counts(physical: &Physical) -> HashMap<Class, u32> {
     let mut counts = HashMap::new();
     for number in 0..physical.blocks().count() {
@@ -50,17 +60,20 @@ fn every_order_is_aligned_counted_and_merged_again() {
     let lab = lab(4, 1);
     let physical = lab.engine.physical();
     for order in MAX_ORDER.up_to() {
-        let pfn = physical.alloc(order, Kind::Kernel).unwrap();
+        let folio = physical.alloc(order, Kind::Kernel).unwrap();
+        let pfn = folio.pfn();
         assert!(pfn.is_aligned(order));
         let state = physical.frame(pfn).state();
         assert_eq!((state.kind(), state.class(), state.order()), (Kind::Kernel, Class::Kernel, order));
+        assert_eq!((physical.frame(pfn).refs(), physical.frame(pfn).maps()), (0, 0));
+        let folio = folio.publish();
         assert_eq!((physical.frame(pfn).refs(), physical.frame(pfn).maps()), (1, 0));
         if order > Order::ZERO {
             assert_eq!(physical.frame(pfn.up(order.frames() - 1)).state().kind(), Kind::Tail);
         }
         assert_eq!(lab.free_frames(), 2048 - order.frames());
         lab.validate();
-        physical.put(pfn);
+        drop(folio);
         lab.assert_all_free(2048);
     }
 }
@@ -73,7 +86,7 @@ fn a_zone_gives_all_it_has_of_each_order_and_then_says_which_is_missing() {
         let mut got = Vec::new();
         let error = loop {
             match physical.alloc(order, Kind::Anon) {
-                Ok(pfn) => got.push(pfn),
+                Ok(folio) => got.push(folio.publish()),
                 Err(error) => break error,
             }
         };
@@ -81,10 +94,11 @@ fn a_zone_gives_all_it_has_of_each_order_and_then_says_which_is_missing() {
         assert!(error.to_string().contains(&order.frames().to_string()));
         assert_eq!(got.len() as u32 * order.frames(), 2048);
         lab.validate();
-        got.sort();
-        got.dedup();
-        assert_eq!(got.len() as u32 * order.frames(), 2048);
-        got.into_iter().for_each(|pfn| physical.put(pfn));
+        let mut pfns: Vec<Pfn> = got.iter().map(FolioRef::pfn).collect();
+        pfns.sort();
+        pfns.dedup();
+        assert_eq!(pfns.len() as u32 * order.frames(), 2048);
+        drop(got);
         lab.assert_all_free(2048);
     }
 }
@@ -93,11 +107,10 @@ fn a_zone_gives_all_it_has_of_each_order_and_then_says_which_is_missing() {
 fn the_last_of_several_references_frees() {
     let lab = lab(1, 1);
     let physical = lab.engine.physical();
-    let pfn = physical.alloc(order(3), Kind::Kernel).unwrap();
-    physical.frame(pfn).get();
-    physical.put(pfn);
+    let folio = physical.alloc(order(3), Kind::Kernel).unwrap().publish();
+    drop(folio.clone());
     assert_eq!(lab.free_frames(), 504);
-    physical.put(pfn);
+    drop(folio);
     lab.assert_all_free(512);
 }
 
@@ -106,12 +119,12 @@ fn nobody_gets_a_frozen_allocation_but_who_made_it() {
     let lab = lab(4, 1);
     let physical = lab.engine.physical();
     for order in MAX_ORDER.up_to() {
-        let pfn = physical.alloc_frozen(order, Kind::Kernel).unwrap();
-        assert!(!physical.frame(pfn).try_get(), "{order:?}");
+        let folio = physical.alloc(order, Kind::Kernel).unwrap();
+        assert!(physical.get(folio.pfn()).is_none(), "{order:?}");
         assert_eq!(lab.free_frames(), 2048 - order.frames());
         lab.validate();
-        assert_eq!(lab.migrate(pfn, Mode::Sync), Err(Reason::Unmovable), "{order:?}");
-        physical.free_frozen(pfn);
+        assert_eq!(lab.migrate(folio.pfn(), Mode::Sync), Err(Reason::Unmovable), "{order:?}");
+        drop(folio);
         assert_eq!(lab.free_frames(), 2048);
         lab.validate();
     }
@@ -121,14 +134,8 @@ fn nobody_gets_a_frozen_allocation_but_who_made_it() {
 #[should_panic(expected = "is freed in use")]
 fn a_frozen_freeing_of_a_page_that_somebody_has_is_refused() {
     let lab = lab(1, 1);
-    let pfn = lab.engine.physical().alloc(Order::ZERO, Kind::Kernel).unwrap();
-    lab.engine.physical().free_frozen(pfn);
-}
-
-#[test]
-#[should_panic(expected = "must be counted")]
-fn what_can_move_is_not_allocated_frozen() {
-    let _ = lab(1, 1).engine.physical().alloc_frozen(Order::ZERO, Kind::Anon);
+    let folio = lab.physical().alloc(Order::ZERO, Kind::Kernel).unwrap().publish();
+    drop(raw::frozen(lab.physical(), folio.into_raw()));
 }
 
 #[test]
@@ -140,9 +147,10 @@ fn types_keep_to_pageblocks_of_their_own_while_there_are_any() {
     let mut held = Vec::new();
     for turn in 0..600 {
         let kind = [Kind::Anon, Kind::PageTable, Kind::Slab][turn % 3];
-        let pfn = physical.alloc(Order::ZERO, kind).unwrap();
-        assert_eq!(*of_block.entry(blocks.number(pfn)).or_insert(kind), kind, "two types in one pageblock");
-        held.push(pfn);
+        let folio = physical.alloc(Order::ZERO, kind).unwrap();
+        let number = blocks.number(folio.pfn());
+        assert_eq!(*of_block.entry(number).or_insert(kind), kind, "two types in one pageblock");
+        held.push(folio);
     }
     for (&number, &kind) in &of_block {
         let expected = match kind {
@@ -152,7 +160,7 @@ fn types_keep_to_pageblocks_of_their_own_while_there_are_any() {
         };
         assert_eq!(blocks.migratetype(number), expected);
     }
-    held.into_iter().for_each(|pfn| physical.put(pfn));
+    drop(held);
     lab.assert_all_free(4096);
 }
 
@@ -161,12 +169,13 @@ fn any_type_may_use_the_last_frame_of_any_other() {
     for (first, then) in [(Kind::Anon, Kind::PageTable), (Kind::PageTable, Kind::Slab), (Kind::Slab, Kind::Anon)] {
         let lab = lab(2, 2);
         let physical = lab.engine.physical();
-        let mut held: Vec<Pfn> = (0..700).map(|_| physical.alloc(Order::ZERO, first).unwrap()).collect();
-        held.extend((0..324).map(|_| physical.alloc(Order::ZERO, then).unwrap()));
+        let alloc = |kind| physical.alloc(Order::ZERO, kind).unwrap().publish();
+        let mut held: Vec<FolioRef<'_>> = (0..700).map(|_| alloc(first)).collect();
+        held.extend((0..324).map(|_| alloc(then)));
         assert_eq!(lab.free_frames(), 0);
         assert!(physical.alloc(Order::ZERO, first).is_err() && physical.alloc(Order::ZERO, then).is_err());
         lab.validate();
-        held.into_iter().for_each(|pfn| physical.put(pfn));
+        drop(held);
         lab.assert_all_free(1024);
     }
 }
@@ -176,12 +185,13 @@ fn a_pageblock_changes_its_type_only_if_half_of_it_is_free() {
     for (used, converted) in [(128, true), (300, false)] {
         let lab = lab(1, 1);
         let physical = lab.engine.physical();
-        let mut held: Vec<Pfn> = (0..used).map(|_| physical.alloc(Order::ZERO, Kind::Anon).unwrap()).collect();
-        held.push(physical.alloc(Order::ZERO, Kind::PageTable).unwrap());
+        let alloc = |kind| physical.alloc(Order::ZERO, kind).unwrap().publish();
+        let mut held: Vec<FolioRef<'_>> = (0..used).map(|_| alloc(Kind::Anon)).collect();
+        held.push(alloc(Kind::PageTable));
         let expected = if converted { Migratetype::Unmovable } else { Migratetype::Movable };
         assert_eq!(physical.blocks().migratetype(0), expected);
         lab.validate();
-        held.into_iter().for_each(|pfn| physical.put(pfn));
+        drop(held);
         lab.assert_all_free(512);
     }
 }
@@ -190,11 +200,11 @@ fn a_pageblock_changes_its_type_only_if_half_of_it_is_free() {
 fn a_larger_block_is_found_though_its_frames_lie_on_processors_lists() {
     let lab = lab(2, 4);
     let physical = lab.engine.physical();
-    let held: Vec<Pfn> = (0..1024).map(|_| physical.alloc(Order::ZERO, Kind::Anon).unwrap()).collect();
-    on_processors(4, |cpu| held.iter().skip(cpu).step_by(4).for_each(|&pfn| physical.put(pfn)));
+    let mut parts: Vec<Vec<FrozenFolio<'_>>> = (0..4).map(|_| Vec::new()).collect();
+    (0..1024).for_each(|number| parts[number % 4].push(physical.alloc(Order::ZERO, Kind::Anon).unwrap()));
+    free_on_processors(parts);
     assert_eq!(lab.free_frames(), 1024);
-    let pfn = physical.alloc(MAX_ORDER, Kind::Anon).unwrap();
-    physical.put(pfn);
+    drop(physical.alloc(MAX_ORDER, Kind::Anon).unwrap());
     lab.assert_all_free(1024);
 }
 
@@ -202,23 +212,25 @@ fn a_larger_block_is_found_though_its_frames_lie_on_processors_lists() {
 fn single_frames_are_taken_by_number() {
     let lab = lab(2, 2);
     let physical = lab.engine.physical();
+    let is_taken = |pfn, kind| physical.alloc_exactly(pfn, kind).is_none();
+    let mut held = BTreeMap::new();
     for number in [0, 1, 511, 512, 1023, 700] {
         let pfn = Pfn::new(number);
-        assert!(physical.alloc_exactly(pfn, Kind::Driver));
+        held.insert(number, physical.alloc_exactly(pfn, Kind::Driver).unwrap().publish());
         assert_eq!(physical.frame(pfn).state().kind(), Kind::Driver);
-        assert!(!physical.alloc_exactly(pfn, Kind::Driver), "frame {number} was given twice");
+        assert!(is_taken(pfn, Kind::Driver), "frame {number} was given twice");
         lab.validate();
     }
     assert_eq!(physical.blocks().summary(0).of(Class::DriverUnmapped), 3);
-    assert!(!physical.alloc_exactly(Pfn::new(1024), Kind::Kernel));
+    assert!(is_taken(Pfn::new(1024), Kind::Kernel));
     // Inside a larger allocation, at its head and at its tail.
     let larger = physical.alloc(order(4), Kind::Kernel).unwrap();
-    assert!(!physical.alloc_exactly(larger, Kind::Kernel) && !physical.alloc_exactly(larger.up(15), Kind::Kernel));
-    physical.put(larger);
-    assert!(physical.alloc_exactly(larger.up(15), Kind::Kernel));
-    physical.put(larger.up(15));
+    let (head, tail) = (larger.pfn(), larger.pfn().up(15));
+    assert!(is_taken(head, Kind::Kernel) && is_taken(tail, Kind::Kernel));
+    drop(larger);
+    assert!(!is_taken(tail, Kind::Kernel));
     for number in [700, 0, 1023, 512, 511, 1] {
-        physical.put(Pfn::new(number));
+        drop(held.remove(&number));
     }
     lab.assert_all_free(1024);
 }
@@ -227,18 +239,18 @@ fn single_frames_are_taken_by_number() {
 fn history(lab: &Lab, seed: u64, steps: u32) {
     let mut rng = rng(seed);
     let physical = lab.engine.physical();
-    let mut held: Vec<(Pfn, Order, Class)> = Vec::new();
+    let mut held: Vec<(FolioRef<'_>, Order, Class)> = Vec::new();
     for step in 0..steps {
         if rng.random_range(0..100) < 55 || held.is_empty() {
             // Small ones mostly, as in life.
             let order = order(rng.random::<u16>().trailing_zeros().min(10) as u8);
             let kinds = [Kind::Anon, Kind::File, Kind::Driver, Kind::Slab, Kind::Kernel, Kind::PageTable];
             let kind = kinds[rng.random_range(0..kinds.len())];
-            if let Ok(pfn) = physical.alloc(order, kind) {
-                held.push((pfn, order, kind.first_class()));
+            if let Ok(folio) = physical.alloc(order, kind) {
+                held.push((folio.publish(), order, kind.first_class()));
             }
         } else {
-            physical.put(held.swap_remove(rng.random_range(0..held.len())).0);
+            drop(held.swap_remove(rng.random_range(0..held.len())));
         }
         if step % 256 == 0 {
             // What lies on lists counts as what it mostly was.
@@ -255,7 +267,6 @@ fn history(lab: &Lab, seed: u64, steps: u32) {
             physical.validate().unwrap_or_else(|invalid| panic!("seed {seed}, step {step}: {invalid}"));
         }
     }
-    held.into_iter().for_each(|(pfn, ..)| physical.put(pfn));
 }
 
 #[test]
@@ -273,7 +284,7 @@ fn several_processors_at_once_lose_no_frame() {
     for seed in 0..3u64 {
         let lab = lab(4, 4);
         let physical = lab.engine.physical();
-        let pool: Mutex<Vec<Pfn>> = Mutex::default();
+        let pool: Mutex<Vec<FolioRef<'_>>> = Mutex::default();
         std::thread::scope(|scope| {
             for cpu in 0..4 {
                 let pool = &pool;
@@ -283,29 +294,27 @@ fn several_processors_at_once_lose_no_frame() {
                         if rng.random_bool(0.52) {
                             let order = order(rng.random_range(0..8u8).saturating_sub(4));
                             let kind = [Kind::Anon, Kind::Slab, Kind::Kernel][rng.random_range(0..3)];
-                            if let Ok(pfn) = physical.alloc(order, kind) {
+                            if let Ok(folio) = physical.alloc(order, kind) {
                                 // Nobody else has it, or this write would show in his frame.
                                 let mark = rng.next_u64();
-                                physical.ram_words(pfn)[0].store(mark, std::sync::atomic::Ordering::Relaxed);
-                                assert_eq!(physical.ram_words(pfn)[0].load(std::sync::atomic::Ordering::Relaxed), mark);
-                                pool.lock().unwrap().push(pfn);
+                                folio.words(0)[0].store(mark, Ordering::Relaxed);
+                                assert_eq!(folio.words(0)[0].load(Ordering::Relaxed), mark);
+                                pool.lock().unwrap().push(folio.publish());
                             }
                         } else {
-                            let pfn = {
+                            let folio = {
                                 let mut pool = pool.lock().unwrap();
                                 let held = pool.len();
                                 (held > 0).then(|| pool.swap_remove(rng.random_range(0..held)))
                             };
-                            if let Some(pfn) = pfn {
-                                physical.put(pfn);
-                            }
+                            drop(folio);
                         }
                     }
                 });
             }
         });
         lab.validate();
-        pool.into_inner().unwrap().into_iter().for_each(|pfn| physical.put(pfn));
+        drop(pool);
         lab.assert_all_free(2048);
     }
 }
@@ -320,18 +329,17 @@ fn candidates_for_compaction_are_just_the_blocks_with_work_in_them() {
         seen
     };
     assert_eq!(candidates(), []);
-    for (number, kind) in [(600, Kind::Kernel), (1500, Kind::Anon), (2600, Kind::Driver)] {
-        assert!(physical.alloc_exactly(Pfn::new(number), kind));
-    }
+    let alloc = |number, kind| physical.alloc_exactly(Pfn::new(number), kind).unwrap();
+    let [kernel, anon, driver] =
+        [(600, Kind::Kernel), (1500, Kind::Anon), (2600, Kind::Driver)].map(|(number, kind)| alloc(number, kind));
     assert_eq!(candidates(), [1, 2, 5]);
     // Full of what can't move: nothing to be done with it.
-    let rest: Vec<u32> = (512..1024).filter(|&number| number != 600).collect();
-    rest.iter().for_each(|&number| assert!(physical.alloc_exactly(Pfn::new(number), Kind::Kernel)));
+    let rest: Vec<_> = (512..1024).filter(|&number| number != 600).map(|number| alloc(number, Kind::Kernel)).collect();
     assert_eq!(candidates(), [2, 5]);
-    rest.into_iter().chain([600, 1500]).for_each(|number| physical.put(Pfn::new(number)));
+    drop((rest, kernel, anon));
     physical.drain_cpu_lists();
     assert_eq!(candidates(), [5]);
-    physical.put(Pfn::new(2600));
+    drop(driver);
     // On a processor's list a frame counts as what it mostly was.
     physical.drain_cpu_lists();
     assert_eq!(candidates(), []);
@@ -343,8 +351,8 @@ fn candidates_for_compaction_are_just_the_blocks_with_work_in_them() {
 fn with_one_processor_the_last_frame_can_be_had_too() {
     let lab = Lab::boot(hosted(TlbKind::Soft, 512, 1), &one_zone(512, 9));
     let physical = lab.engine.physical();
-    physical.alloc(order(0), Kind::PageTable).unwrap();
-    while physical.alloc(order(0), Kind::Anon).is_ok() {}
+    let _table = physical.alloc(order(0), Kind::PageTable).unwrap();
+    let _all = lab.take_all(Kind::Anon);
     assert_eq!(lab.free_frames(), 0);
 }
 
@@ -352,9 +360,8 @@ fn with_one_processor_the_last_frame_can_be_had_too() {
 fn a_frame_on_a_processors_list_can_be_had_by_number() {
     let lab = Lab::boot(hosted(TlbKind::Soft, 512, 1), &one_zone(512, 9));
     let physical = lab.engine.physical();
-    let pfn = physical.alloc(order(0), Kind::Anon).unwrap();
-    physical.put(pfn);
-    assert!(physical.alloc_exactly(pfn, Kind::Driver));
+    let pfn = physical.alloc(order(0), Kind::Anon).unwrap().pfn();
+    assert!(physical.alloc_exactly(pfn, Kind::Driver).is_some());
 }
 
 #[test]
@@ -362,9 +369,9 @@ fn a_frame_on_a_processors_list_can_be_had_by_number() {
 fn frozen_frames_are_not_freed_twice() {
     let lab = lab(1, 1);
     let physical = lab.engine.physical();
-    let pfn = physical.alloc_frozen(order(3), Kind::Kernel).unwrap();
-    physical.free_frozen(pfn);
-    physical.free_frozen(pfn);
+    let pfn = physical.alloc(order(3), Kind::Kernel).unwrap().into_raw();
+    drop(raw::frozen(physical, pfn));
+    drop(raw::frozen(physical, pfn));
 }
 
 #[test]
@@ -378,12 +385,12 @@ fn nothing_is_allocated_as_free() {
 fn an_allocation_goes_as_far_as_it_is_told() {
     let lab = lab(1, 4);
     let physical = lab.engine.physical();
-    let held: Vec<Pfn> = std::iter::from_fn(|| physical.alloc(Order::ZERO, Kind::Anon).ok()).collect();
-    on_processors(2, |cpu| held.iter().take(1 + cpu * 20).skip(cpu).for_each(|&pfn| physical.put(pfn)));
+    let mut held = lab.take_all(Kind::Anon);
+    let parts = vec![held.drain(..1).collect(), held.drain(..20).collect()];
+    free_on_processors(parts);
     let request = Request::new(order(4), Kind::Kernel);
     assert!(physical.alloc_with(&request.with_effort(Effort::Lists)).is_err());
-    let pfn = physical.alloc_with(&request.with_effort(Effort::Drain)).unwrap();
-    physical.put(pfn);
-    held.into_iter().skip(21).for_each(|pfn| physical.put(pfn));
+    drop(physical.alloc_with(&request.with_effort(Effort::Drain)).unwrap());
+    drop(held);
     lab.assert_all_free(512);
 }

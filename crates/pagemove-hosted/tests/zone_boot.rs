@@ -82,24 +82,24 @@ fn exercise(lab: &Lab, seed: u64) {
     loop {
         let order = order(rng.random_range(0..=MAX_ORDER.get()));
         let kind = [Kind::Anon, Kind::Kernel, Kind::Slab][rng.random_range(0..3)];
-        let Ok(pfn) = physical.alloc(order, kind) else {
+        let Ok(folio) = physical.alloc(order, kind) else {
             if order == Order::ZERO {
                 break;
             }
             continue;
         };
-        assert!(pfn.is_aligned(order));
-        for frame in range(pfn.get(), order.frames()).iter() {
+        assert!(folio.pfn().is_aligned(order));
+        for frame in range(folio.pfn().get(), order.frames()).iter() {
             assert!(physical.is_managed(frame), "frame {frame} belongs to no zone");
             assert!(!std::mem::replace(&mut given[frame.index()], true), "frame {frame} was given twice");
         }
-        held.push(pfn);
+        held.push(folio.publish());
     }
     lab.validate();
     // Other frames may wait on the lists of other types on this processor: these come first to who wants that type.
     assert!(lab.free_frames() <= 3 * 64);
     while !held.is_empty() {
-        physical.put(held.swap_remove(rng.random_range(0..held.len())));
+        drop(held.swap_remove(rng.random_range(0..held.len())));
     }
     lab.assert_all_free(all);
 }
@@ -129,8 +129,8 @@ fn two_zones_with_a_hole_between_them() {
     // The hole counts as reserved, and is never given.
     assert_eq!(physical.blocks().summary(4).of(Class::Reserved), 512);
     assert_eq!(physical.blocks().summary(11).of(Class::Reserved), 512);
-    assert!(!physical.alloc_exactly(Pfn::new(2048), Kind::Kernel));
-    assert!(!physical.alloc_exactly(Pfn::new(6000), Kind::Kernel));
+    assert!(physical.alloc_exactly(Pfn::new(2048), Kind::Kernel).is_none());
+    assert!(physical.alloc_exactly(Pfn::new(6000), Kind::Kernel).is_none());
     for seed in 0..4 {
         exercise(&lab, seed);
     }
@@ -142,9 +142,10 @@ fn neighbouring_zones_never_merge() {
     let lab = Lab::boot(hosted(TlbKind::Soft, 2048, 1), &Config { zones, pageblock_order: order(9) });
     let physical = lab.engine.physical();
     // The last zone is asked first; the two others have no block of that order.
-    assert_eq!(physical.alloc(MAX_ORDER, Kind::Anon).unwrap(), Pfn::new(1024));
+    let largest = physical.alloc(MAX_ORDER, Kind::Anon).unwrap();
+    assert_eq!(largest.pfn(), Pfn::new(1024));
     assert!(physical.alloc(MAX_ORDER, Kind::Anon).is_err());
-    physical.put(Pfn::new(1024));
+    drop(largest);
     for seed in 0..4 {
         exercise(&lab, seed);
     }
@@ -161,25 +162,24 @@ fn requests_name_a_zone_or_a_bound() {
     let physical = lab.engine.physical();
     for size in [0, 2, 4, 9, 10] {
         let request = Request::new(order(size), Kind::Kernel);
-        let low = physical.alloc_with(&request.in_zone(0)).unwrap();
+        let low = physical.alloc_with(&request.in_zone(0)).unwrap().pfn();
         assert!(low < Pfn::new(1024), "order {size}");
-        physical.put(low);
-        let high = physical.alloc_with(&request).unwrap();
+        let high = physical.alloc_with(&request).unwrap().pfn();
         assert!(high >= Pfn::new(1024), "order {size}");
-        physical.put(high);
     }
     // Bounds at a zone's end, within a block, and one frame too low for the order.
     for (size, below) in [(0, 1024), (10, 1024), (0, 700), (9, 512), (4, 16), (0, 1), (2, 1500)] {
         let request = Request::new(order(size), Kind::Kernel).below(Pfn::new(below));
-        let mut held: Vec<Pfn> = std::iter::from_fn(|| physical.alloc_with(&request).ok()).collect();
+        let all: Vec<_> = std::iter::from_fn(|| physical.alloc_with(&request).ok()).collect();
+        let mut held = pfns(&all);
         assert_eq!(held.len() as u32, below >> size, "order {size} below {below}");
         held.sort();
         held.dedup();
         assert_eq!(held.len() as u32, below >> size, "no frame twice");
         assert!(held.iter().all(|pfn| pfn.get() + (1 << size) <= below), "order {size} below {below}");
         let error = AllocError { order: order(size), zone: None, below: Some(Pfn::new(below)) };
-        assert_eq!(physical.alloc_with(&request), Err(error));
-        held.into_iter().for_each(|pfn| physical.put(pfn));
+        assert_eq!(physical.alloc_with(&request).err(), Some(error));
+        drop(all);
     }
     let none = Request::new(order(4), Kind::Kernel).below(Pfn::new(15));
     assert!(physical.alloc_with(&none).is_err());

@@ -22,11 +22,11 @@ pub struct Engine {
 impl Engine {
     /// Takes over the machine's RAM.
     pub fn boot(machine: Arc<dyn Machine>, config: &Config) -> Result<Arc<Self>, BootError> {
-        let physical = Arc::new(Physical::boot(machine.clone(), config)?);
+        let physical = Arc::new(Physical::boot(machine, config)?);
         Ok(Arc::new(Self {
+            owners: Owners::new(physical.clone()),
             physical,
             rmaps: Arc::default(),
-            owners: Owners::new(machine),
             next_space: AtomicU64::new(1),
         }))
     }

@@ -10,6 +10,7 @@ pub mod port;
 pub mod report;
 pub mod frame;
 pub mod zone;
+pub mod folio;
 pub mod paging;
 pub mod rmap;
 pub mod movable;

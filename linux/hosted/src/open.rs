@@ -8,14 +8,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use pagemove::{
     Engine,
+    folio::LockedFolio,
     migrate::{AnyFree, Mover, Options},
-    movable::{self, LockedPage, MovableOps, PageIndex, Registration},
+    movable::{self, IsolationRun, MigrationRun, MovableOps, PageIndex, PutbackRun, Registration},
     report::Reason,
     rmap::RangeMap,
     space::{FileError, Mappable},
     units::Pfn,
 };
-use pagemove_kit::{Absent, Driver, Errno, Mode, Moves, OwnedMove, OwnedPage, Refusal, UserMemory};
+use pagemove_kit::{Absent, Driver, Errno, IsolatedFolio, Migration, Mode, Moves, Refusal, UserMemory};
 
 use crate::pages::Pages;
 
@@ -53,32 +54,34 @@ impl<M: Moves> MovableOps for Ops<M> {
         &self.name
     }
 
-    fn isolate(&self, page: movable::OwnedPage) -> Result<(), movable::Refusal> {
-        let moves = self.moves.get().ok_or(movable::Refusal::Retry)?;
-        moves.isolate(owned(page)).map_err(|refusal| match refusal {
-            Refusal::No => movable::Refusal::No,
-            Refusal::Retry => movable::Refusal::Retry,
-        })
+    fn isolate(&self, run: &mut IsolationRun<'_>) {
+        let mode = mode(run.mode());
+        run.decide(|folio| {
+            let moves = self.moves.get().ok_or(movable::Refusal::Retry)?;
+            moves.isolate(isolated(folio, mode)).map_err(|refusal| match refusal {
+                Refusal::No => movable::Refusal::No,
+                Refusal::Retry => movable::Refusal::Retry,
+            })
+        });
     }
 
-    fn migrate(&self, page: &movable::OwnedMove<'_>) -> Result<(), movable::Refusal> {
-        self.index.repoint(page)?;
-        let [from, to] = [page.from, page.to].map(|pfn| pfn.get().into());
-        if let Some(moves) = self.moves.get() {
-            moves.migrate(OwnedMove { index: page.index.into(), from, to, mode: mode(page.mode) });
+    fn migrate(&self, run: &mut MigrationRun<'_>) {
+        self.index.repoint(run);
+        let (mode, Some(moves)) = (mode(run.mode()), self.moves.get()) else { return };
+        for folio in run.exchanged() {
+            let [src, dst] = [folio.src(), folio.dst()].map(|pfn| pfn.get().into());
+            moves.migrate(Migration { index: folio.key().index.into(), src, dst, mode });
         }
-        Ok(())
     }
 
-    fn putback(&self, page: movable::OwnedPage) {
-        if let Some(moves) = self.moves.get() {
-            moves.putback(owned(page));
-        }
+    fn putback(&self, run: &PutbackRun<'_>) {
+        let (mode, Some(moves)) = (mode(run.mode()), self.moves.get()) else { return };
+        run.folios().for_each(|folio| moves.putback(isolated(folio, mode)));
     }
 }
 
-fn owned(page: movable::OwnedPage) -> OwnedPage {
-    OwnedPage { index: page.index.into(), pfn: page.pfn.get().into(), mode: mode(page.mode) }
+fn isolated(folio: movable::IsolatedFolio, mode: Mode) -> IsolatedFolio {
+    IsolatedFolio { index: folio.index.into(), pfn: folio.pfn.get().into(), mode }
 }
 
 fn mode(mode: movable::Mode) -> Mode {
@@ -155,7 +158,7 @@ impl<D: Driver<Pages>> Mappable for Open<D> {
         self.pages.index().reverse_map()
     }
 
-    fn fault(&self, index: u32) -> Result<LockedPage<'_>, FileError> {
+    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
         let found = self.pages.lock(index.into(), Absent::Create).ok_or(FileError::BeyondEnd(index))??;
         found.ok_or(FileError::BeyondEnd(index))
     }

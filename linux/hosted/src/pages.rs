@@ -8,10 +8,10 @@ use std::sync::{Arc, PoisonError, RwLock, atomic::Ordering};
 
 use pagemove::{
     Engine,
+    folio::{LockedFolio, PinnedPage},
     frame::Kind,
-    movable::{LockedPage, PageIndex},
+    movable::PageIndex,
     space::FileError,
-    zone::PinnedPage,
 };
 use pagemove_kit::{Absent, Caller, Errno, PAGE_BYTES, Page, Pin, PinInfo, Store};
 
@@ -38,9 +38,9 @@ impl Pages {
         self.index.peek(u32::try_from(index).ok()?).map(|pfn| pfn.get().into())
     }
 
-    /// Finds a page, or allocates it. `None` past the end.
-    pub(crate) fn lock(&self, index: u64, absent: Absent) -> Option<Result<Option<LockedPage<'_>>, FileError>> {
-        // Held until the page is locked, so that a later truncation waits for the page.
+    /// Finds a page, or makes it. Beyond the end: `None`.
+    pub(crate) fn lock(&self, index: u64, absent: Absent) -> Option<Result<Option<LockedFolio<'_>>, FileError>> {
+        // Until the page is locked: a cut that comes later waits for the page.
         let len = self.len.read().unwrap_or_else(PoisonError::into_inner);
         let place = u32::try_from(index).ok().filter(|_| index < *len)?;
         Some(match absent {
@@ -98,7 +98,7 @@ impl Store for Pages {
 impl Page for Held {
     fn read(&self, at: usize, to: &mut [u8]) {
         for (at, byte) in (at..PAGE_BYTES).zip(to) {
-            *byte = self.0.words()[at / 8].load(Ordering::Acquire).to_ne_bytes()[at % 8];
+            *byte = self.0.words(0)[at / 8].load(Ordering::Acquire).to_ne_bytes()[at % 8];
         }
     }
 
@@ -110,7 +110,7 @@ impl Page for Held {
                 bytes[at % 8] = *byte;
                 Some(u64::from_ne_bytes(bytes))
             };
-            let _ = self.0.words()[at / 8].fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
+            let _ = self.0.words(0)[at / 8].fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
         }
     }
 

@@ -41,7 +41,7 @@ pub enum Mode {
 
 /// A driver's page, as passed to its callbacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OwnedPage {
+pub struct IsolatedFolio {
     /// The page's index in the store.
     pub index: u64,
     /// Its frame (PFN).
@@ -52,13 +52,13 @@ pub struct OwnedPage {
 
 /// A completed move. Only the driver's own tables still name the old frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OwnedMove {
+pub struct Migration {
     /// The page's index in the store.
     pub index: u64,
     /// The old frame (PFN).
-    pub from: u64,
+    pub src: u64,
     /// The new frame (PFN).
-    pub to: u64,
+    pub dst: u64,
     /// How long the move may block.
     pub mode: Mode,
 }
@@ -88,21 +88,21 @@ pub enum Refusal {
 /// is reached for.
 pub trait Moves: Send + Sync {
     /// Before the move: stops the device from using the page, or refuses. On Linux all mappings are already removed.
-    fn isolate(&self, page: OwnedPage) -> Result<(), Refusal> {
-        let _ = page;
+    fn isolate(&self, folio: IsolatedFolio) -> Result<(), Refusal> {
+        let _ = folio;
         Ok(())
     }
 
-    /// The page has moved: points the device's tables to `page.to`, which has the contents. Can't fail on Linux,
+    /// The page has moved: points the device's tables to `folio.dst`, which has the contents. Can't fail on Linux,
     /// because the page cache already names the new frame.
-    fn migrate(&self, page: OwnedMove) {
-        let _ = page;
+    fn migrate(&self, folio: Migration) {
+        let _ = folio;
     }
 
     /// The move is over: lets the device use the page again, in the new frame after a move, in the old one after a
     /// failure. Called once for each granted `isolate`.
-    fn putback(&self, page: OwnedPage) {
-        let _ = page;
+    fn putback(&self, folio: IsolatedFolio) {
+        let _ = folio;
     }
 }
 

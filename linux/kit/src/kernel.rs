@@ -21,8 +21,8 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use crate::{
-    Absent, Caller, Driver, Errno, Mode, Moves, OwnedMove, OwnedPage, PAGE_BYTES, Page, Pin, PinInfo, Refusal, Store,
-    UserMemory,
+    Absent, Caller, Driver, Errno, IsolatedFolio, Migration, Mode, Moves, PAGE_BYTES, Page, Pin, PinInfo, Refusal,
+    Store, UserMemory,
 };
 
 /// The shim's `struct pmk_open`.
@@ -408,9 +408,9 @@ where
     }
 
     /// Asks the driver whether a page may move.
-    pub unsafe fn isolate(state: *mut c_void, page: OwnedPage) -> c_int {
+    pub unsafe fn isolate(state: *mut c_void, folio: IsolatedFolio) -> c_int {
         // SAFETY: by this function's contract.
-        match unsafe { Self::moves(state) }.isolate(page) {
+        match unsafe { Self::moves(state) }.isolate(folio) {
             Ok(()) => 0,
             Err(Refusal::No) => Errno::EBUSY.negative(),
             Err(Refusal::Retry) => Errno::EAGAIN.negative(),
@@ -418,15 +418,15 @@ where
     }
 
     /// Tells the driver that a page has moved.
-    pub unsafe fn migrate(state: *mut c_void, page: OwnedMove) {
+    pub unsafe fn migrate(state: *mut c_void, folio: Migration) {
         // SAFETY: by this function's contract.
-        unsafe { Self::moves(state) }.migrate(page);
+        unsafe { Self::moves(state) }.migrate(folio);
     }
 
     /// Tells the driver that a move is over.
-    pub unsafe fn putback(state: *mut c_void, page: OwnedPage) {
+    pub unsafe fn putback(state: *mut c_void, folio: IsolatedFolio) {
         // SAFETY: by this function's contract.
-        unsafe { Self::moves(state) }.putback(page);
+        unsafe { Self::moves(state) }.putback(folio);
     }
 
     unsafe fn moves<'a>(state: *mut c_void) -> &'a M {

@@ -19,7 +19,7 @@ mod pin;
 mod pins;
 mod store;
 
-pub use driver::{Driver, Mode, Moves, OwnedMove, OwnedPage, Refusal};
+pub use driver::{Driver, IsolatedFolio, Migration, Mode, Moves, Refusal};
 pub use errno::Errno;
 pub use page::{PAGE_BYTES, Page};
 pub use pin::{Caller, NAME_BYTES, Pin, PinInfo};

@@ -11,7 +11,7 @@ macro_rules! module {
         mod shim_calls {
             use core::ffi::{c_char, c_int, c_long, c_void};
             use $crate::kernel::{Calls, RawOpen, mode};
-            use $crate::{OwnedMove, OwnedPage};
+            use $crate::{IsolatedFolio, Migration};
 
             type Ours = Calls<$driver>;
 
@@ -65,15 +65,15 @@ macro_rules! module {
             }
             #[unsafe(no_mangle)]
             unsafe extern "C" fn pmk_rust_isolate(state: *mut c_void, index: u64, pfn: u64, number: c_int) -> c_int {
-                unsafe { Ours::isolate(state, OwnedPage { index, pfn, mode: mode(number) }) }
+                unsafe { Ours::isolate(state, IsolatedFolio { index, pfn, mode: mode(number) }) }
             }
             #[unsafe(no_mangle)]
-            unsafe extern "C" fn pmk_rust_migrate(state: *mut c_void, index: u64, from: u64, to: u64, number: c_int) {
-                unsafe { Ours::migrate(state, OwnedMove { index, from, to, mode: mode(number) }) }
+            unsafe extern "C" fn pmk_rust_migrate(state: *mut c_void, index: u64, src: u64, dst: u64, number: c_int) {
+                unsafe { Ours::migrate(state, Migration { index, src, dst, mode: mode(number) }) }
             }
             #[unsafe(no_mangle)]
             unsafe extern "C" fn pmk_rust_putback(state: *mut c_void, index: u64, pfn: u64, number: c_int) {
-                unsafe { Ours::putback(state, OwnedPage { index, pfn, mode: mode(number) }) }
+                unsafe { Ours::putback(state, IsolatedFolio { index, pfn, mode: mode(number) }) }
             }
 
             #[panic_handler]

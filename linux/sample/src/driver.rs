@@ -8,7 +8,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use kit::{
-    Absent, Driver, Errno, Moves, OwnedMove, OwnedPage, Page, Pins, Refusal, Store, UserMemory, copy_in, copy_out,
+    Absent, Driver, Errno, IsolatedFolio, Migration, Moves, Page, Pins, Refusal, Store, UserMemory, copy_in, copy_out,
 };
 
 use crate::uapi::{self, Counts, Listed, Named, One, Policy, Range, WATCHED, Watched};
@@ -47,7 +47,7 @@ impl Default for Device {
 }
 
 impl Moves for Device {
-    fn isolate(&self, _: OwnedPage) -> Result<(), Refusal> {
+    fn isolate(&self, _: IsolatedFolio) -> Result<(), Refusal> {
         let odd = self.asked.fetch_add(1, Ordering::Relaxed) % 2 == 1;
         let policy = self.policy.load(Ordering::Relaxed);
         let refusal = if policy == Policy::Refuse as u64 {
@@ -61,15 +61,15 @@ impl Moves for Device {
         Err(refusal)
     }
 
-    fn migrate(&self, page: OwnedMove) {
+    fn migrate(&self, folio: Migration) {
         self.moved.fetch_add(1, Ordering::Relaxed);
-        if let Some(entry) = self.entry(page.index) {
+        if let Some(entry) = self.entry(folio.index) {
             // Only if the entry still names this frame: `forget` may have cleared it during the move.
-            let _ = entry.compare_exchange(page.from, page.to, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = entry.compare_exchange(folio.src, folio.dst, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    fn putback(&self, _: OwnedPage) {
+    fn putback(&self, _: IsolatedFolio) {
         self.over.fetch_add(1, Ordering::Relaxed);
     }
 }

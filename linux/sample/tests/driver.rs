@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pagemove::migrate::Mode;
 use pagemove::report::Reason;
 use pagemove_hosted::TlbKind;
-use pagemove_kit::{Errno, Moves, OwnedMove, PAGE_BYTES, Store};
+use pagemove_kit::{Errno, Migration, Moves, PAGE_BYTES, Store};
 use pagemove_kit_hosted::{Held, Host, Open, Outcome, User};
 use pagemove_sample::driver::Buffer;
 use pagemove_sample::uapi::{self, Counts, Listed, Named, One, Policy, Range, Watched};
@@ -160,7 +160,7 @@ fn a_move_changes_no_entry_but_its_own_frames() {
     let open = Opened::new();
     open.one(uapi::WATCH, 2).expect("watches");
     let pfn = open.open.pages().pfn(2).expect("is there");
-    open.open.moves().migrate(OwnedMove { index: 2, from: pfn + 7, to: pfn + 8, mode: pagemove_kit::Mode::Sync });
+    open.open.moves().migrate(Migration { index: 2, src: pfn + 7, dst: pfn + 8, mode: pagemove_kit::Mode::Sync });
     let mut bytes = Watched { index: 2, pfn: 0 }.to_bytes();
     open.call(uapi::LOOK, &mut bytes).expect("looks");
     assert_eq!(Watched::from_bytes(&bytes).map(|watched| watched.pfn), Some(pfn));

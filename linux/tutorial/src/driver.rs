@@ -7,7 +7,7 @@
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use kit::{Absent, Driver, Errno, Moves, OwnedMove, Page, Pins, Store, UserMemory, copy_in, copy_out};
+use kit::{Absent, Driver, Errno, Migration, Moves, Page, Pins, Store, UserMemory, copy_in, copy_out};
 
 /// The size of an open in pages.
 pub const PAGES: u64 = 64;
@@ -45,10 +45,10 @@ impl Ring {
 }
 
 impl Moves for Ring {
-    fn migrate(&self, page: OwnedMove) {
-        if let Ok(entry) = self.entry(page.index) {
+    fn migrate(&self, folio: Migration) {
+        if let Ok(entry) = self.entry(folio.index) {
             // Only if the page is queued. Relaxed: no move starts before `QUEUE` drops its guard, which orders the two.
-            let _ = entry.compare_exchange(page.from, page.to, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = entry.compare_exchange(folio.src, folio.dst, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Processes and the engine below them, and one process's view of pages.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use pagemove::{
     Engine,
@@ -90,17 +93,26 @@ impl Host {
         entry.is_present().then(|| entry.pfn()).ok_or_else(lost)
     }
 
+    /// Accesses a word of frame `pfn`, which is in use. Only while nothing moves.
+    pub(crate) fn access<R>(
+        &self,
+        pfn: Pfn,
+        place: usize,
+        act: impl FnOnce(&AtomicU64) -> R,
+    ) -> Result<R, EngineError> {
+        let lost = || EngineError::Lost(format!("frame {pfn} is free, where a page was"));
+        let folio = self.engine.physical().get(pfn).ok_or_else(lost)?;
+        Ok(act(&folio.words(pfn.get() - folio.pfn().get())[place]))
+    }
+
     /// Writes a word through a view's page table. Only while nothing moves.
     pub(crate) fn poke(&self, view: &View, page: u32, place: usize, word: u64) -> Result<(), EngineError> {
-        let pfn = self.frame(view, page)?;
-        self.engine.physical().ram_words(pfn)[place].store(word, Ordering::Release);
-        Ok(())
+        self.access(self.frame(view, page)?, place, |found| found.store(word, Ordering::Release))
     }
 
     /// Reads a word through a view's page table. Only while nothing moves.
     pub(crate) fn peek(&self, view: &View, page: u32, place: usize) -> Result<u64, EngineError> {
-        let pfn = self.frame(view, page)?;
-        Ok(self.engine.physical().ram_words(pfn)[place].load(Ordering::Acquire))
+        self.access(self.frame(view, page)?, place, |found| found.load(Ordering::Acquire))
     }
 
     /// Loads a word as the view's process does, through the TLB.

@@ -111,8 +111,8 @@ impl Phase {
 }
 
 /// Fills memory, churns it, and leaves it fragmented.
-pub(crate) struct Load<'a> {
-    world: &'a mut World,
+pub(crate) struct Load<'a, 'e> {
+    world: &'a mut World<'e>,
     rng: &'a mut ChaCha8Rng,
     stop: &'a Stop,
     /// The region that each use is filling.
@@ -124,9 +124,9 @@ pub(crate) struct Load<'a> {
     turn: usize,
 }
 
-impl<'a> Load<'a> {
+impl<'a, 'e> Load<'a, 'e> {
     /// Prepares the load.
-    pub(crate) fn new(world: &'a mut World, rng: &'a mut ChaCha8Rng, stop: &'a Stop) -> Self {
+    pub(crate) fn new(world: &'a mut World<'e>, rng: &'a mut ChaCha8Rng, stop: &'a Stop) -> Self {
         Self { world, rng, stop, open: [None; _], phase: Phase::PLAIN, left: 0, turn: 0 }
     }
 
@@ -277,8 +277,8 @@ impl<'a> Load<'a> {
     fn kernel(&mut self, pages: u32) -> Result<(), LoadError> {
         for _ in 0..pages {
             let kind = if self.rng.random_bool(0.7) { Kind::Slab } else { Kind::Kernel };
-            let pfn = self.world.host.engine.physical().alloc(Order::ZERO, kind).map_err(EngineError::from)?;
-            self.world.kernel.push(pfn);
+            let page = self.world.engine.physical().alloc(Order::ZERO, kind).map_err(EngineError::from)?;
+            self.world.kernel.push(page);
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ use super::{
     region::Compared,
     watchdog::Watchdog,
     words::{FIRST, Words},
-    world::{Shape, World},
+    world::{Base, Shape, World},
     writers::{self, Sequences, Shared, Written},
 };
 use crate::{
@@ -42,10 +42,6 @@ const ROUNDS: u32 = 4;
 /// Of so many pages that no writer writes to, one is read through the TLB; the others are read through their page
 /// tables, which no TLB keeps anything of: these pages were never loaded before.
 const LOADED: usize = 16;
-
-/// Pages of a batch. A thread that touches one waits for its batch; and flushing the host TLB costs by the page, so that
-/// larger batches only make waits longer: measured, 32 instead of 512 takes them from a median of 250 µs to 80.
-const BATCH: usize = 32;
 
 /// How long writers write before compaction, and after it.
 const AROUND: Duration = Duration::from_millis(100);
@@ -73,7 +69,8 @@ pub(crate) fn run(
     before: Option<&[BlockPicture]>,
 ) -> Result<PolicyResult, RunError> {
     let &Common { seed, stop, progress, .. } = common;
-    let world = build(common, policy)?;
+    let base = Base::new(common.shape)?;
+    let world = build(common, policy, &base)?;
     if !world.regions.iter().any(|region| region.live.contains(&true)) {
         return Err(RunError::NothingToCheck);
     }
@@ -136,10 +133,10 @@ pub(crate) fn run(
 }
 
 /// Rebuilds the layout and runs the load on top of it, the same for every policy but for the words in the pages.
-fn build(common: &Common<'_>, policy: Policy) -> Result<World, RunError> {
-    let &Common { seed, layout, shape, stop, progress, .. } = common;
+fn build<'e>(common: &Common<'_>, policy: Policy, base: &'e Base) -> Result<World<'e>, RunError> {
+    let &Common { seed, layout, stop, progress, .. } = common;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut world = World::new(shape, Words::new(seed, policy as u64))?;
+    let mut world = World::new(base, Words::new(seed, policy as u64));
     progress.stage("rebuilding the layout");
     rebuild(&mut world, layout, &mut rng, stop, seed)?;
     progress.stage("churning memory");
@@ -159,7 +156,7 @@ struct Compacted {
 pub(super) fn under_fire<T: Default>(
     common: &Common<'_>,
     policy: Policy,
-    world: &World,
+    world: &World<'_>,
     act: impl FnOnce(&Watchdog) -> T,
 ) -> Result<(T, Vec<Written>), RunError> {
     let &Common { seed, shape, stop, progress, damage, .. } = common;
@@ -197,7 +194,7 @@ pub(super) fn under_fire<T: Default>(
 fn compact(common: &Common<'_>, policy: Policy, engine: &Engine, watchdog: &Watchdog) -> Compacted {
     let &Common { stop, progress, .. } = common;
     let physical = engine.physical();
-    let options = Options { mode: Mode::SyncLight, policy, batch: BATCH };
+    let options = Options { policy, ..Options::new(Mode::SyncLight) };
     let (start, mut done) = (Instant::now(), Compacted::default());
     progress.stage("compacting");
     for _ in 0..ROUNDS {
@@ -227,7 +224,7 @@ fn compact(common: &Common<'_>, policy: Policy, engine: &Engine, watchdog: &Watc
 }
 
 /// Compares every page's word with what was stored last. Nothing moves or writes any more.
-fn check(world: &World, last: &Sequences, common: &Common<'_>, policy: Policy) -> Result<Compared, RunError> {
+fn check(world: &World<'_>, last: &Sequences, common: &Common<'_>, policy: Policy) -> Result<Compared, RunError> {
     let mut compared = Compared::default();
     let all = world.regions.len().max(1) as f64;
     for (number, region) in world.regions.iter().enumerate() {

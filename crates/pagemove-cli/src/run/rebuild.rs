@@ -10,9 +10,10 @@
 //! | balloon | the balloon's |
 //! | driver, mapped or not | a device file's, mapped by two processes or by none |
 
-use std::sync::Arc;
+use std::{iter, mem, sync::Arc};
 
 use pagemove::{
+    folio::FrozenFolio,
     frame::Kind,
     space::{Mappable, PageCache, Source},
     units::Pfn,
@@ -35,16 +36,16 @@ const DEVICE_PAGES: u32 = 64;
 
 /// What frames of a class are collected into.
 #[derive(Default)]
-struct Collected {
-    file: Vec<Pfn>,
-    anonymous: Vec<Pfn>,
-    mapped: Vec<Pfn>,
-    unmapped: Vec<Pfn>,
+struct Collected<'e> {
+    file: Vec<FrozenFolio<'e>>,
+    anonymous: Vec<FrozenFolio<'e>>,
+    mapped: Vec<FrozenFolio<'e>>,
+    unmapped: Vec<FrozenFolio<'e>>,
 }
 
 /// Places every frame of the layout, whose frame numbers run from 0 without holes; starts the processes.
 pub(crate) fn rebuild(
-    world: &mut World,
+    world: &mut World<'_>,
     layout: &Layout,
     rng: &mut ChaCha8Rng,
     stop: &Stop,
@@ -68,14 +69,14 @@ pub(crate) fn rebuild(
     let Collected { file, anonymous, mapped, unmapped } = collected;
     // A process maps most of what is its own, and little of what was read once.
     for (frames, share) in [(file, 0.3), (anonymous, 0.9)] {
-        for part in frames.chunks(FILE_PAGES as usize) {
+        for part in parts(frames, FILE_PAGES) {
             stop.check()?;
             let views = if rng.random_bool(share) { 1 } else { 0 };
             cache(world, part, views, rng).map_err(|error| error.with_seed(seed))?;
         }
     }
     for (frames, views) in [(mapped, 2), (unmapped, 0)] {
-        for part in frames.chunks(DEVICE_PAGES as usize) {
+        for part in parts(frames, DEVICE_PAGES) {
             stop.check()?;
             device(world, part, views, rng).map_err(|error| error.with_seed(seed))?;
         }
@@ -86,7 +87,20 @@ pub(crate) fn rebuild(
 /// Free frames without which no process can start: tables, and a page or two.
 const LEAST_FREE: u32 = 1024;
 
-fn place(world: &mut World, pfn: Pfn, class: FrameClass, collected: &mut Collected) -> Result<(), EngineError> {
+/// Cuts a list into parts of so many frames.
+fn parts(mut frames: Vec<FrozenFolio<'_>>, each: u32) -> impl Iterator<Item = Vec<FrozenFolio<'_>>> {
+    iter::from_fn(move || {
+        let rest = frames.split_off(frames.len().min(each as usize));
+        Some(mem::replace(&mut frames, rest)).filter(|part| !part.is_empty())
+    })
+}
+
+fn place<'e>(
+    world: &mut World<'e>,
+    pfn: Pfn,
+    class: FrameClass,
+    collected: &mut Collected<'e>,
+) -> Result<(), EngineError> {
     let kind = match class {
         FrameClass::Free => return Ok(()),
         FrameClass::Reserved | FrameClass::Absent => Kind::Reserved,
@@ -97,37 +111,47 @@ fn place(world: &mut World, pfn: Pfn, class: FrameClass, collected: &mut Collect
         FrameClass::Balloon | FrameClass::DriverMapped | FrameClass::DriverUnmapped => Kind::Driver,
     };
     let lost = || EngineError::Lost(format!("frame {pfn} of the layout can't be placed"));
-    if !world.host.engine.physical().alloc_exactly(pfn, kind) {
-        return Err(lost());
-    }
+    let page = world.engine.physical().alloc_exactly(pfn, kind).ok_or_else(lost)?;
     match class {
-        FrameClass::File => collected.file.push(pfn),
-        FrameClass::Anon => collected.anonymous.push(pfn),
-        FrameClass::DriverMapped => collected.mapped.push(pfn),
-        FrameClass::DriverUnmapped => collected.unmapped.push(pfn),
-        FrameClass::Balloon => return if world.balloon.adopt(pfn) { Ok(()) } else { Err(lost()) },
-        _ => world.kernel.push(pfn),
+        FrameClass::File => collected.file.push(page),
+        FrameClass::Anon => collected.anonymous.push(page),
+        FrameClass::DriverMapped => collected.mapped.push(page),
+        FrameClass::DriverUnmapped => collected.unmapped.push(page),
+        FrameClass::Balloon => return if world.balloon.adopt(page) { Ok(()) } else { Err(lost()) },
+        _ => world.kernel.push(page),
     }
     Ok(())
 }
 
-fn cache(world: &mut World, frames: &[Pfn], views: usize, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+fn cache(
+    world: &mut World<'_>,
+    frames: Vec<FrozenFolio<'_>>,
+    views: usize,
+    rng: &mut ChaCha8Rng,
+) -> Result<(), EngineError> {
     let pages = frames.len() as u32;
     let file = PageCache::new(&world.host.engine, "file", pages);
-    for (page, &pfn) in (0..).zip(frames) {
-        if file.index().insert(page, pfn).is_none() {
+    for (page, folio) in (0..).zip(frames) {
+        if let Err(folio) = file.index().insert(page, folio) {
+            let pfn = folio.pfn();
             return Err(EngineError::Lost(format!("frame {pfn} of the layout has no place in its file")));
         }
     }
     region(world, Backing::Cache(file.clone()), file, pages, views, rng)
 }
 
-fn device(world: &mut World, frames: &[Pfn], views: usize, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+fn device(
+    world: &mut World<'_>,
+    frames: Vec<FrozenFolio<'_>>,
+    views: usize,
+    rng: &mut ChaCha8Rng,
+) -> Result<(), EngineError> {
     let pages = frames.len() as u32;
     let devices = if views > 0 { &world.mapped } else { &world.unmapped };
     let file = devices[rng.random_range(0..devices.len())].open(pages);
-    for (page, &pfn) in (0..).zip(frames) {
-        if !file.adopt(page, pfn) {
+    for (page, folio) in (0..).zip(frames) {
+        let pfn = folio.pfn();
+        if !file.adopt(page, folio) {
             return Err(EngineError::Lost(format!("frame {pfn} of the layout has no place in its device")));
         }
     }
@@ -136,7 +160,7 @@ fn device(world: &mut World, frames: &[Pfn], views: usize, rng: &mut ChaCha8Rng)
 
 /// Maps a file as often as asked for, and writes its pages' words.
 fn region(
-    world: &mut World,
+    world: &mut World<'_>,
     backing: Backing,
     file: Arc<dyn Mappable>,
     pages: u32,

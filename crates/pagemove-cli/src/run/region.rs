@@ -162,7 +162,7 @@ impl Region {
             (_, Some(view)) => host.poke(view, page, place, word)?,
             (Backing::Device(file), None) => file.write(page, place, word)?,
             (Backing::Cache(file) | Backing::Private(file), None) => {
-                file.index().lock_or_insert(page)?.words()[place].store(word, Ordering::Release);
+                file.index().lock_or_insert(page)?.words(0)[place].store(word, Ordering::Release);
             }
             (Backing::Anonymous, None) => return Err(EngineError::Lost("anonymous memory without a process".into())),
         }
@@ -213,12 +213,12 @@ impl Region {
                 let found = file.index().lock_page(page).ok_or_else(gone)?;
                 // A word of its own, which nobody writes.
                 let mut store = Ways::new(words::word(tag, words::FIRST));
-                store.gave(found.words()[words::place(tag)].load(Ordering::Acquire));
+                store.gave(found.words(0)[words::place(tag)].load(Ordering::Acquire));
                 compared.count(store.wrong(self.number, page));
             }
             Backing::Cache(file) => {
                 let found = file.index().lock_page(page).ok_or_else(gone)?;
-                ways.gave(found.words()[place].load(Ordering::Acquire));
+                ways.gave(found.words(0)[place].load(Ordering::Acquire));
             }
             Backing::Device(file) => ways.gave(file.read(page, place)?),
         }

@@ -22,16 +22,24 @@ use super::{
     progress::Progress,
     region::{Backing, Compared, Region, Wrong},
     words::{self, FIRST, Words},
-    world::{Shape, World},
+    world::{Base, Shape, World},
     writers::{self, Shared},
 };
 use crate::layout::Layout;
 
-/// A small machine with one region of each kind, four pages each.
-fn world(tlb: TlbKind) -> World {
-    let order = Order::new(9).unwrap();
-    let shape = Shape { frames: 2048, pageblock_order: order, writers: 1, tlb };
-    let mut world = World::new(shape, Words::new(3, 0)).unwrap();
+/// What a small machine is like.
+fn shape(tlb: TlbKind) -> Shape {
+    Shape { frames: 2048, pageblock_order: Order::new(9).unwrap(), writers: 1, tlb }
+}
+
+/// A small machine.
+fn base(tlb: TlbKind) -> Base {
+    Base::new(shape(tlb)).unwrap()
+}
+
+/// One region of each kind, four pages each.
+fn world(base: &Base) -> World<'_> {
+    let mut world = World::new(base, Words::new(3, 0));
     world.start_processes().unwrap();
     let cache = PageCache::new(&world.host.engine, "file", 4);
     let stored = PageCache::with_store(&world.host.engine, "file", 4, Some(Region::store_of(2, world.host.words)));
@@ -55,7 +63,7 @@ fn world(tlb: TlbKind) -> World {
     world
 }
 
-fn check(world: &World, loads: bool) -> Compared {
+fn check(world: &World<'_>, loads: bool) -> Compared {
     let mut compared = Compared::default();
     for region in &world.regions {
         (0..4).for_each(|page| region.check(&world.host, page, FIRST, loads, &mut compared).unwrap());
@@ -64,7 +72,7 @@ fn check(world: &World, loads: bool) -> Compared {
 }
 
 /// Gives the frame of the first page of a region, and where its word is.
-fn first(world: &World, number: usize) -> (Pfn, usize) {
+fn first(world: &World<'_>, number: usize) -> (Pfn, usize) {
     let region = &world.regions[number];
     let pfn = match (&region.backing, region.views.first()) {
         (_, Some(view)) => world.host.frame(view, 0).unwrap(),
@@ -77,14 +85,16 @@ fn first(world: &World, number: usize) -> (Pfn, usize) {
 #[test]
 fn every_damage_is_found_on_every_way() {
     for tlb in [TlbKind::Soft, TlbKind::Host] {
-        let world = world(tlb);
+        let base = base(tlb);
+        let world = world(&base);
         for loads in [false, true] {
             let sound = check(&world, loads);
             // Each page's, however many ways lead to it, and that of a private mapping's file.
             assert_eq!(sound, Compared { words: 4 * (5 + 1), ..Default::default() });
             for number in 0..5 {
                 let (pfn, place) = first(&world, number);
-                let word = &world.host.engine.physical().ram_words(pfn)[place];
+                let folio = world.engine.physical().get(pfn).unwrap();
+                let word = &folio.words(0)[place];
                 let good = word.load(Ordering::Relaxed);
                 for damage in [0, good - 1, good ^ 1 << 40] {
                     word.store(damage, Ordering::Relaxed);
@@ -105,7 +115,8 @@ fn every_damage_is_found_on_every_way() {
 #[test]
 fn a_writer_sees_a_store_that_is_lost() {
     for (tlb, lose) in [(TlbKind::Soft, false), (TlbKind::Soft, true), (TlbKind::Host, true)] {
-        let world = world(tlb);
+        let base = base(tlb);
+        let world = world(&base);
         let shared = Shared::new(1);
         let writer = writers::choose(&world, 1, writers::MOST, 1, &Default::default()).remove(0);
         let told = Mutex::new(Vec::new());
@@ -114,7 +125,8 @@ fn a_writer_sees_a_store_that_is_lost() {
             let thread = writer.start(scope, 0, &world.host.processes, &shared, &on_wrong);
             assert!(shared.let_run(Duration::from_millis(20), || false));
             let (pfn, place) = first(&world, 0);
-            let word = &world.host.engine.physical().ram_words(pfn)[place];
+            let folio = world.engine.physical().get(pfn).unwrap();
+            let word = &folio.words(0)[place];
             let start = Instant::now();
             // Again and again, since the writer's next store hides one lost just before it.
             while lose && told.lock().unwrap().is_empty() && start.elapsed() < Duration::from_secs(60) {
@@ -136,7 +148,8 @@ fn a_writer_sees_a_store_that_is_lost() {
 
 #[test]
 fn a_writer_that_panics_ends_the_others() {
-    let world = world(TlbKind::Soft);
+    let base = base(TlbKind::Soft);
+    let world = world(&base);
     let shared = Shared::new(1);
     let writer = writers::choose(&world, 1, writers::MOST, 1, &Default::default()).remove(0);
     thread::scope(|scope| {
@@ -148,10 +161,10 @@ fn a_writer_that_panics_ends_the_others() {
 }
 
 /// Does something while writers write to a small machine.
-fn under_fire(damage: &Damage, act: impl FnOnce(&World)) -> Result<(), RunError> {
-    let world = world(TlbKind::Soft);
-    let order = Order::new(9).unwrap();
-    let shape = Shape { frames: 2048, pageblock_order: order, writers: 1, tlb: TlbKind::Soft };
+fn under_fire(damage: &Damage, act: impl FnOnce(&World<'_>)) -> Result<(), RunError> {
+    let base = base(TlbKind::Soft);
+    let world = world(&base);
+    let shape = shape(TlbKind::Soft);
     let (layout, stop, progress) = (Layout::sample(), Stop::default(), Progress::new(true));
     let common = Common { seed: 9, layout: &layout, shape, stop: &stop, progress: &progress, damage };
     policy::under_fire(&common, Policy::Any, &world, |_| act(&world)).map(drop)
@@ -172,7 +185,7 @@ fn damage_is_known_at_once_and_outlasts_a_panic() {
         let start = Instant::now();
         // Again and again, since a store of the writer's may hide it.
         while !damage.is_seen() && start.elapsed() < Duration::from_secs(60) {
-            world.host.engine.physical().ram_words(pfn)[place].store(0, Ordering::Relaxed);
+            world.host.access(pfn, place, |word| word.store(0, Ordering::Relaxed)).unwrap();
             thread::yield_now();
         }
         assert!(damage.is_seen());
@@ -184,7 +197,8 @@ fn damage_is_known_at_once_and_outlasts_a_panic() {
 
 #[test]
 fn what_is_freed_is_gone_from_memory() {
-    let mut world = world(TlbKind::Soft);
+    let base = base(TlbKind::Soft);
+    let mut world = world(&base);
     let free = world.host.engine.physical().free_frames();
     let World { regions, host, .. } = &mut world;
     for region in regions.iter_mut() {

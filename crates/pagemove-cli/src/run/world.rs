@@ -2,11 +2,13 @@
 //!
 //! Owns what must live until the end. Fields are dropped in order: what uses the engine goes before it.
 
+use std::sync::Arc;
+
 use pagemove::{
     Engine,
+    folio::{FrozenFolio, PinnedPage},
     units::{FrameRange, Order, Pfn},
     zone,
-    zone::PinnedPage,
 };
 use pagemove_drivers::{Balloon, CharDevice};
 use pagemove_hosted::{Config, Hosted, TlbKind};
@@ -32,43 +34,60 @@ pub(crate) struct Shape {
     pub(crate) tlb: TlbKind,
 }
 
-/// All of it.
-pub(crate) struct World {
-    /// Pages that a device holds by address.
-    pub(crate) pins: Vec<PinnedPage>,
-    /// Mappings, files and devices with their pages.
-    pub(crate) regions: Vec<Region>,
-    /// Frames that are the kernel's, of any kind.
-    pub(crate) kernel: Vec<Pfn>,
-    /// The balloon.
-    pub(crate) balloon: Balloon,
-    /// Devices whose files are mapped.
-    pub(crate) mapped: Vec<CharDevice>,
-    /// Devices whose pages nobody maps.
-    pub(crate) unmapped: Vec<CharDevice>,
-    /// Processes and engine.
-    pub(crate) host: Host,
+/// A machine and its engine, which outlive all that is on them.
+pub(crate) struct Base {
+    machine: Arc<Hosted>,
+    engine: Arc<Engine>,
 }
 
-impl World {
-    /// Makes a machine with nothing in it: no process yet, since that takes frames.
-    pub(crate) fn new(shape: Shape, words: Words) -> Result<Self, RunError> {
+impl Base {
+    /// Makes a machine with nothing in it.
+    pub(crate) fn new(shape: Shape) -> Result<Self, RunError> {
         let Shape { frames, pageblock_order, writers, tlb } = shape;
         // One virtual processor more than writers, for compaction.
         let contents = pagemove::port::Contents::All;
         let machine = Hosted::new(Config { frames, cpus: writers + 1, tlb, contents })?;
         let zones = vec![FrameRange { start: Pfn::new(0), frames }];
         let engine = Engine::boot(machine.clone(), &zone::Config { zones, pageblock_order })?;
-        let devices = |names: &[&str]| names.iter().map(|&name| CharDevice::new(&engine, name)).collect();
-        Ok(Self {
+        Ok(Self { machine, engine })
+    }
+}
+
+/// All of it.
+pub(crate) struct World<'e> {
+    /// Pages that a device holds by address.
+    pub(crate) pins: Vec<PinnedPage>,
+    /// Mappings, files and devices with their pages.
+    pub(crate) regions: Vec<Region>,
+    /// What is the kernel's, of any kind.
+    pub(crate) kernel: Vec<FrozenFolio<'e>>,
+    /// The balloon.
+    pub(crate) balloon: Balloon,
+    /// Devices whose files are mapped.
+    pub(crate) mapped: Vec<CharDevice>,
+    /// Devices whose pages nobody maps.
+    pub(crate) unmapped: Vec<CharDevice>,
+    /// The engine, for as long as its folios.
+    pub(crate) engine: &'e Arc<Engine>,
+    /// Processes and engine.
+    pub(crate) host: Host,
+}
+
+impl<'e> World<'e> {
+    /// Puts all but processes on a machine, since those take frames.
+    pub(crate) fn new(base: &'e Base, words: Words) -> Self {
+        let Base { machine, engine } = base;
+        let devices = |names: &[&str]| names.iter().map(|&name| CharDevice::new(engine, name)).collect();
+        Self {
             pins: Vec::new(),
             regions: Vec::new(),
             kernel: Vec::new(),
-            balloon: Balloon::new(&engine),
+            balloon: Balloon::new(engine),
             mapped: devices(&MAPPED_DEVICES),
             unmapped: devices(&UNMAPPED_DEVICES),
-            host: Host::new(machine, engine, words),
-        })
+            engine,
+            host: Host::new(machine.clone(), engine.clone(), words),
+        }
     }
 
     /// Starts the processes.

@@ -144,7 +144,7 @@ impl Drop for StopOnDrop<'_> {
 pub(crate) type Sequences = BTreeMap<(usize, u32), u32>;
 
 /// Chooses the words of all writers, at most so many for each: no two share one. They go on from what is stored there.
-pub(crate) fn choose(world: &World, writers: usize, most: usize, seed: u64, stored: &Sequences) -> Vec<Writer> {
+pub(crate) fn choose(world: &World<'_>, writers: usize, most: usize, seed: u64, stored: &Sequences) -> Vec<Writer> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let (mut drivers, mut others) = (Vec::new(), Vec::new());
     for (number, region) in world.regions.iter().enumerate().filter(|(_, region)| !region.views.is_empty()) {

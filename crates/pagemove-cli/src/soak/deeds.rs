@@ -11,9 +11,10 @@ use std::sync::{
 use pagemove::{
     compact::{Act, Goal, Observation, Plan, alloc_compacting},
     frame::Kind,
-    migrate::{AnyFree, Mode, Mover, Options, Policy},
+    migrate::{AnyFree, Batch, Mode, Mover, Options, Policy},
     space::{Map, Mappable, PageCache, Protection, Source},
     units::{HUGE_ORDER, Pfn, VirtAddr, VirtRange},
+    zone::Request,
 };
 use pagemove_drivers::CharDevice;
 use pagemove_hosted::{ForkError, Process};
@@ -54,7 +55,7 @@ pub(super) const DEEDS: [Deed; 10] = [
 /// What deeds work on.
 pub(super) struct Stage<'w> {
     /// All there is.
-    pub(super) world: &'w World,
+    pub(super) world: &'w World<'w>,
     /// Tells when the round is over.
     pub(super) shared: &'w Shared,
     /// The next value to store: each its own.
@@ -257,10 +258,10 @@ fn pin(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     for pin in &pins {
         for _ in 0..8 {
             let (devices, processes) = (stage.value(), stage.value());
-            pin.words()[place].store(devices, Ordering::Release);
+            pin.words(0)[place].store(devices, Ordering::Release);
             differs("a process doesn't see what a device wrote", process.load(at)?, devices)?;
             process.store(at, processes)?;
-            let found = pin.words()[place].load(Ordering::Acquire);
+            let found = pin.words(0)[place].load(Ordering::Acquire);
             differs("a device doesn't see what a process wrote", found, processes)?;
             let now = process.space().entry(range.start()).pfn();
             if now != pin.pfn() {
@@ -331,16 +332,16 @@ fn huge(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
         mapped.cut(1)?;
     }
     let engine = &stage.world.host.engine;
-    let options = Options { batch: 32, ..Options::new(Mode::SyncLight) };
-    if let Ok(block) = alloc_compacting(engine, HUGE_ORDER, Kind::Kernel, options) {
-        let words = |page: u32| &engine.physical().ram_words(block.up(page))[7];
+    let options = Options::new(Mode::SyncLight);
+    if let Ok(block) = alloc_compacting(engine, &Request::new(HUGE_ORDER, Kind::Kernel), options) {
+        let words = |page: u32| &block.words(page)[7];
         let values: Vec<u64> = (0..HUGE_ORDER.frames()).map(|_| stage.value()).collect();
         (0..).zip(&values).for_each(|(page, &value)| words(page).store(value, Ordering::Release));
         differs("a 2 MiB page lost a store", process.load(page)?, value)?;
         for (page, &value) in (0..).zip(&values) {
             differs("somebody stored to the kernel's frames", words(page).load(Ordering::Acquire), value)?;
         }
-        engine.physical().put(block);
+        drop(block);
         stage.huge.fetch_add(1, Ordering::Relaxed);
     }
     differs("a 2 MiB page lost a store", process.load(page)?, value)?;
@@ -349,12 +350,13 @@ fn huge(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
 
 fn options(rng: &mut ChaCha8Rng) -> Options {
     let mode = [Mode::Async, Mode::SyncLight, Mode::Sync][rng.random_range(0..3)];
-    Options { mode, batch: [1, 7, 32][rng.random_range(0..3)], policy: Policy::Any }
+    let batch = [Batch::Folios(1), Batch::Folios(7), Batch::Folios(32), Batch::Micros(50)][rng.random_range(0..4)];
+    Options { batch, ..Options::new(mode) }
 }
 
 fn migrate(stage: &Stage<'_>, pages: &[Pfn], options: Options) {
     let engine = &stage.world.host.engine;
-    let mut destination = AnyFree::new(engine.physical(), options.batch);
+    let mut destination = AnyFree::new(engine.physical(), 32);
     let mut mover = Mover::new(engine);
     for some in pages.chunks(256) {
         if stage.shared.is_over() {

@@ -43,7 +43,7 @@ use crate::run::{
     region::{Compared, Wrong},
     watchdog::Watchdog,
     words::{FIRST, Words},
-    world::{Shape, World},
+    world::{Base, Shape, World},
     writers::{self, Sequences, Shared},
 };
 
@@ -172,7 +172,8 @@ pub(crate) fn run(args: &SoakArgs) -> Result<(), SoakError> {
     let frames = (memory.bytes() / crate::layout::FRAME_BYTES) as u32;
     // A virtual processor for each thread.
     let shape = Shape { frames, pageblock_order: HUGE_ORDER, writers: writers + DEEDS.len(), tlb: args.tlb.kind() };
-    let mut world = World::new(shape, Words::new(seed, 0))?;
+    let base = Base::new(shape)?;
+    let mut world = World::new(&base, Words::new(seed, 0));
     let free = free_frames(&world);
     world.start_processes()?;
     progress.stage("filling memory");
@@ -201,14 +202,14 @@ fn ignore_broken_pipe(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }
 
-fn free_frames(world: &World) -> u32 {
+fn free_frames(world: &World<'_>) -> u32 {
     world.host.engine.physical().drain_cpu_lists();
     world.host.engine.physical().free_frames()
 }
 
 impl Soak<'_> {
     /// Goes on until the time is over; gives the program's memory after the first round and after the last.
-    fn rounds(&self, world: &World, done: &mut Done) -> Result<(Option<Resident>, Option<Resident>), SoakError> {
+    fn rounds(&self, world: &World<'_>, done: &mut Done) -> Result<(Option<Resident>, Option<Resident>), SoakError> {
         let mut last = Sequences::new();
         let mut first: Option<(Option<Resident>, u32)> = None;
         loop {
@@ -235,7 +236,7 @@ impl Soak<'_> {
     }
 
     /// Everything at once, for a while.
-    fn round(&self, world: &World, done: &mut Done, last: &mut Sequences) -> Result<(), SoakError> {
+    fn round(&self, world: &World<'_>, done: &mut Done, last: &mut Sequences) -> Result<(), SoakError> {
         let seed = self.seed.wrapping_add(done.rounds << 32);
         let shared = Shared::new(self.writers);
         let writers = writers::choose(world, self.writers, WORDS, seed, last);
@@ -306,7 +307,7 @@ impl Soak<'_> {
     }
 
     /// Waits for the end of the round, and tells every second how it goes.
-    fn wait(&self, world: &World, done: &Done, shared: &Shared) {
+    fn wait(&self, world: &World<'_>, done: &Done, shared: &Shared) {
         let (start, mut line) = (Instant::now(), Instant::now());
         let left = self.args.minutes.saturating_sub(self.started.elapsed());
         while start.elapsed() < ROUND.min(left) && !shared.is_over() && !self.stop.is_set() {
@@ -319,7 +320,7 @@ impl Soak<'_> {
     }
 
     /// All stand still: memory adds up, and every page holds the word that was stored last.
-    fn check(&self, world: &World, done: &mut Done, last: &Sequences) -> Result<(), String> {
+    fn check(&self, world: &World<'_>, done: &mut Done, last: &Sequences) -> Result<(), String> {
         let physical = world.host.engine.physical();
         physical.validate().map_err(|what| format!("memory contradicts itself: {what}"))?;
         for (number, region) in world.regions.iter().enumerate() {
@@ -339,7 +340,7 @@ impl Soak<'_> {
         }
     }
 
-    fn tell(&self, world: &World, done: &Done) {
+    fn tell(&self, world: &World<'_>, done: &Done) {
         let counters = world.host.engine.physical().counters();
         self.progress.part(self.started.elapsed().as_secs_f64() / self.args.minutes.as_secs_f64());
         self.progress.tell(format!(
@@ -353,7 +354,7 @@ impl Soak<'_> {
         ));
     }
 
-    fn failed(&self, world: &World, what: String) -> SoakError {
+    fn failed(&self, world: &World<'_>, what: String) -> SoakError {
         self.failed_with(what, events::last(&world.host.engine))
     }
 
@@ -362,13 +363,13 @@ impl Soak<'_> {
     }
 
     /// Ends all processes, files and devices: every frame must be free then.
-    fn end(&self, mut world: World, free: u32) -> Result<(), SoakError> {
+    fn end(&self, mut world: World<'_>, free: u32) -> Result<(), SoakError> {
         world.pins.clear();
         world.host.processes.clear();
         world.regions.clear();
         world.balloon.deflate(u32::MAX);
+        world.kernel.clear();
         let physical = world.host.engine.physical();
-        world.kernel.drain(..).for_each(|pfn| physical.put(pfn));
         physical.drain_cpu_lists();
         physical.validate().map_err(|what| self.failed(&world, format!("memory contradicts itself: {what}")))?;
         let now = physical.free_frames();
@@ -393,7 +394,7 @@ fn is_want_of_room(error: &EngineError) -> bool {
     )
 }
 
-fn summary(soak: &Soak<'_>, world: &World, done: &Done, first: Option<Resident>, last: Option<Resident>) -> String {
+fn summary(soak: &Soak<'_>, world: &World<'_>, done: &Done, first: Option<Resident>, last: Option<Resident>) -> String {
     let counters = world.host.engine.physical().counters();
     let deeds: Vec<_> = DEEDS.iter().zip(done.deeds).map(|(deed, times)| format!("{}: {times}", deed.name)).collect();
     let memory = |resident: Option<Resident>| resident.map_or("unknown".into(), |resident| resident.to_string());

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Instant};
 use comfy_table::{CellAlignment, Table, presets};
 use pagemove::{
     Engine,
+    frame::Kind,
     port::Contents,
     units::{FrameRange, Order, Pfn},
     zone,
@@ -20,9 +21,27 @@ pub fn boot(frames: u32, cpus: usize, contents: Contents) -> (Arc<Hosted>, Arc<E
     let engine = Engine::boot(machine.clone(), &zone::Config { zones, pageblock_order }).expect("a valid layout");
     if contents == Contents::All {
         // Now, since the host gives a page of RAM at its first use only: that would be measured instead.
-        (0..frames).for_each(|pfn| engine.physical().ram().zero(Pfn::new(pfn), Order::ZERO));
+        let all = std::iter::from_fn(|| engine.physical().alloc(Order::ZERO, Kind::Kernel).ok());
+        drop(
+            all.map(|mut folio| {
+                folio.zero();
+                folio
+            })
+            .collect::<Vec<_>>(),
+        );
     }
     (machine, engine)
+}
+
+/// Copies a frame's contents by `memcpy`: the reference.
+#[allow(unsafe_code, reason = "the reference is beside the engine")]
+pub fn memcpy(engine: &Engine, from: Pfn, to: Pfn) {
+    let ram = engine.physical().ram();
+    if ram.contents() == Contents::TablesOnly {
+        return;
+    }
+    // SAFETY: the benches are alone in their machine: nobody uses either frame meanwhile, or frees the machine.
+    unsafe { std::ptr::copy_nonoverlapping(ram.words(from).as_ptr(), ram.words(to).as_ptr().cast_mut(), 512) }
 }
 
 /// Runs `work` and gives what it gives, with the nanoseconds it took.

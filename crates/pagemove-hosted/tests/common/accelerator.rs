@@ -1,5 +1,6 @@
 //! A device with a page table of its own (a GPU, an IOMMU), which sees a driver's pages alone or together with processes: the
 //! reverse map that it brings, and its accesses, which wait while a page moves.
+#![allow(unsafe_code, reason = "a reverse map is an unsafe trait")]
 
 use std::{
     collections::BTreeMap,
@@ -13,13 +14,16 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 
 use pagemove::{
     Engine,
+    folio::Migration,
     movable::PageIndex,
     paging::FlushDebt,
-    rmap::{MovingPage, RangeMap, ReverseMap, device_mapped, device_unmapped, mapping_rebound, mapping_removed},
+    rmap::{RangeMap, ReverseMap, device_mapped, device_unmapped, mapping_rebound, mapping_removed},
     sync::{AtomicU64, Ordering},
     units::Pfn,
     zone::Physical,
 };
+
+use super::raw;
 
 /// An entry of the device's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +68,7 @@ impl Accelerator {
         let held = self.index.lock_or_insert(page).unwrap();
         let mut table = self.table.lock().unwrap();
         assert_eq!(table.insert(page, DeviceEntry::Runs(held.pfn())), None, "the device maps page {page} already");
-        device_mapped(self.physical(), held.pfn()).unwrap();
+        device_mapped(&held).unwrap();
     }
 
     /// Takes a page out of the device's table, also in the midst of its move; false if it isn't there.
@@ -72,7 +76,8 @@ impl Accelerator {
         let mut table = self.table.lock().unwrap();
         let Some(entry) = table.remove(&page) else { return false };
         if let DeviceEntry::Runs(pfn) = entry {
-            device_unmapped(self.physical(), pfn);
+            // SAFETY: counted by `map` or `rebind`; taken out of the table just now, under its lock.
+            unsafe { device_unmapped(self.physical(), pfn) };
         }
         true
     }
@@ -107,7 +112,7 @@ impl Accelerator {
 
     fn access<R>(&self, page: u32, word: usize, act: impl FnOnce(&AtomicU64) -> R) -> Option<R> {
         let (_table, pfn) = self.running(page)?;
-        Some(act(&self.physical().ram_words(pfn)[word]))
+        Some(act(&raw::words(self.physical(), pfn)[word]))
     }
 
     pub fn load(&self, page: u32, word: usize) -> Option<u64> {
@@ -119,30 +124,33 @@ impl Accelerator {
     }
 }
 
-impl ReverseMap for Accelerator {
-    fn block(&self, physical: &Physical, pages: &mut [MovingPage], wait: bool, debt: &mut FlushDebt<'_>) {
+// SAFETY: an access holds the table's lock, and uses a frame only by an entry that runs; such an entry is counted.
+unsafe impl ReverseMap for Accelerator {
+    fn block(&self, physical: &Physical, pages: &mut [Migration], wait: bool, debt: &mut FlushDebt<'_>) {
         self.processes.block(physical, pages, wait, debt);
         let mut table = self.table.lock().unwrap();
-        for page in pages.iter_mut().filter(|page| page.stay.is_none()) {
-            if let Some(entry) = table.get_mut(&page.key.index)
-                && *entry == DeviceEntry::Runs(page.from)
+        for page in pages.iter_mut().filter(|page| !page.stays()) {
+            if let Some(entry) = table.get_mut(&page.key().index)
+                && *entry == DeviceEntry::Runs(page.src())
             {
-                *entry = DeviceEntry::Stopped(page.from);
-                mapping_removed(physical, page.from);
-                page.blocked = true;
+                *entry = DeviceEntry::Stopped(page.src());
+                // SAFETY: just blocked; an entry that is stopped already isn't counted again.
+                unsafe { mapping_removed(physical, page.src()) };
+                page.set_blocked();
                 self.stops.fetch_add(1, Ordering::SeqCst);
             }
         }
     }
 
-    fn rebind(&self, physical: &Physical, pages: &[MovingPage]) {
+    fn rebind(&self, physical: &Physical, pages: &[Migration]) {
         self.processes.rebind(physical, pages);
         let mut table = self.table.lock().unwrap();
         for page in pages {
-            if let Some(entry) = table.get_mut(&page.key.index)
-                && *entry == DeviceEntry::Stopped(page.from)
+            if let Some(entry) = table.get_mut(&page.key().index)
+                && *entry == DeviceEntry::Stopped(page.src())
             {
-                mapping_rebound(physical, page.target());
+                // SAFETY: was blocked by this move, and runs from now on.
+                unsafe { mapping_rebound(physical, page.target()) };
                 *entry = DeviceEntry::Runs(page.target());
             }
         }
@@ -154,7 +162,8 @@ impl ReverseMap for Accelerator {
         let mut table = self.table.lock().unwrap();
         if table.get(&index) == Some(&DeviceEntry::Runs(pfn)) {
             table.remove(&index);
-            device_unmapped(physical, pfn);
+            // SAFETY: as in `Self::unmap`.
+            unsafe { device_unmapped(physical, pfn) };
         }
     }
 }

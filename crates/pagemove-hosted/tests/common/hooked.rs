@@ -26,6 +26,7 @@ pub struct Hooked {
     loans: AtomicUsize,
     waits: AtomicUsize,
     interrupts: AtomicBool,
+    clock: Mutex<Option<u64>>,
 }
 
 impl Hooked {
@@ -39,6 +40,7 @@ impl Hooked {
             loans: AtomicUsize::new(loans),
             waits: AtomicUsize::new(0),
             interrupts: AtomicBool::new(false),
+            clock: Mutex::default(),
         })
     }
 
@@ -79,6 +81,12 @@ impl Hooked {
     /// Ends every wait early from now on, or lets waits last again.
     pub fn interrupt_waits(&self, interrupt: bool) {
         self.interrupts.store(interrupt, Ordering::SeqCst);
+    }
+
+    /// Stops the machine's clock, and sets it forward by `ns`.
+    pub fn advance(&self, ns: u64) {
+        let mut clock = self.clock.lock().unwrap();
+        *clock = Some(clock.unwrap_or(0) + ns);
     }
 
     /// How often anybody has waited on any word.
@@ -158,6 +166,6 @@ unsafe impl Machine for Hooked {
     }
 
     fn now_ns(&self) -> u64 {
-        self.inner.now_ns()
+        self.clock.lock().unwrap().unwrap_or_else(|| self.inner.now_ns())
     }
 }

@@ -5,6 +5,7 @@ mod accelerator;
 mod child;
 mod hooked;
 mod nodes;
+pub mod raw;
 mod scripted;
 mod snapshot;
 
@@ -18,6 +19,7 @@ pub use snapshot::Snapshot;
 use std::{
     collections::HashMap,
     io::Write,
+    iter,
     sync::{
         Arc, LazyLock, Mutex, Once,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -28,19 +30,23 @@ use std::{
 
 use pagemove::{
     Engine,
+    folio::{FolioRef, FrozenFolio},
     frame::Kind,
-    migrate::{AnyFree, Mode, Mover, Options, Outcome},
+    migrate::{AnyFree, Batch, Mode, Mover, Options, Outcome},
     port::Contents,
     report::Reason,
     space::{Map, Mappable, PageCache, Protection, ReadPage, Source},
     units::{FrameRange, Order, Pfn, VirtAddr, VirtRange},
-    zone,
+    zone::{self, Physical},
 };
 use pagemove_hosted::{Config, Hosted, HostedError, Process, TlbKind};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 pub const RW: Protection = Protection::READ.union(Protection::WRITE);
 pub const MODES: [Mode; 3] = [Mode::Async, Mode::SyncLight, Mode::Sync];
+/// Batches of all kinds: alone, cut, full, and by their time.
+pub const BATCHES: [Batch; 5] =
+    [Batch::Folios(1), Batch::Folios(2), Batch::Folios(512), Batch::Micros(1), Batch::Micros(50)];
 pub const BOTH: [TlbKind; 2] = [TlbKind::Soft, TlbKind::Host];
 
 pub struct Lab {
@@ -94,6 +100,20 @@ impl Lab {
     pub fn migrate_all(&self, pfns: &[Pfn], options: Options) -> Outcome {
         let mut destination = AnyFree::new(self.engine.physical(), pfns.len().min(512));
         Mover::new(&self.engine).migrate(pfns, &mut destination, options)
+    }
+
+    pub fn physical(&self) -> &Arc<Physical> {
+        self.engine.physical()
+    }
+
+    /// A reference to a page in use.
+    pub fn get(&self, pfn: Pfn) -> FolioRef<'_> {
+        self.physical().get(pfn).unwrap()
+    }
+
+    /// Takes all free frames, one by one.
+    pub fn take_all(&self, kind: Kind) -> Vec<FrozenFolio<'_>> {
+        take_all(self.physical(), kind)
     }
 
     /// Checks all invariants; at a quiet point.
@@ -180,6 +200,16 @@ pub fn range(start: u32, frames: u32) -> FrameRange {
 
 pub fn order(order: u8) -> Order {
     Order::new(order).unwrap()
+}
+
+/// Takes all free frames, one by one.
+pub fn take_all(physical: &Arc<Physical>, kind: Kind) -> Vec<FrozenFolio<'_>> {
+    iter::from_fn(|| physical.alloc(Order::ZERO, kind).ok()).collect()
+}
+
+/// The first frame of each.
+pub fn pfns(folios: &[FrozenFolio<'_>]) -> Vec<Pfn> {
+    folios.iter().map(FrozenFolio::pfn).collect()
 }
 
 /// Runs `test` in a lab of `blocks` pageblocks on each TLB. What the test made is gone afterwards; so all is valid, all

@@ -6,14 +6,15 @@ use std::{
 };
 
 use pagemove::{
+    folio::LockedFolio,
     frame::Kind,
-    movable::{LockedPage, MovableOps, OwnedMove, OwnedPage, PageIndex, Refusal, Registration},
+    movable::{IsolationRun, MigrationRun, MovableOps, PageIndex, PutbackRun, Refusal, Registration},
     rmap::RangeMap,
     space::{FileError, Mappable},
     units::Pfn,
 };
 
-use super::Lab;
+use super::{Lab, raw};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
@@ -75,7 +76,7 @@ impl Device {
     /// Makes the page at `index`; its first word is `value`.
     pub fn fill(&self, index: u32, value: u64) -> Pfn {
         let page = self.driver.index.lock_or_insert(index).unwrap();
-        page.words()[0].store(value, Ordering::Release);
+        page.words(0)[0].store(value, Ordering::Release);
         page.pfn()
     }
 
@@ -136,33 +137,38 @@ impl MovableOps for Scripted {
         "scripted"
     }
 
-    fn isolate(&self, page: OwnedPage) -> Result<(), Refusal> {
-        self.called(Stage::Isolate, Call::Isolate(page.pfn, page.index))?;
-        assert!(self.script.lock().unwrap().isolated.insert(page.index), "page {} is isolated twice", page.index);
-        Ok(())
+    fn isolate(&self, run: &mut IsolationRun<'_>) {
+        run.decide(|folio| {
+            self.called(Stage::Isolate, Call::Isolate(folio.pfn, folio.index))?;
+            assert!(self.script.lock().unwrap().isolated.insert(folio.index), "page {} is isolated twice", folio.index);
+            Ok(())
+        });
     }
 
-    fn copy(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
-        self.called(Stage::Copy, Call::Copy(page.from, page.to, page.index))?;
-        if let Some(refusal) = self.script.lock().unwrap().refuse_midway {
-            let [from, to] = [page.from, page.to].map(|pfn| self.index.physical().ram_words(pfn));
-            for (word, copy) in from.iter().zip(to).take(256) {
-                copy.store(word.load(Ordering::Relaxed), Ordering::Relaxed);
+    fn copy(&self, run: &mut MigrationRun<'_>) {
+        run.for_each(|folio| {
+            self.called(Stage::Copy, Call::Copy(folio.src(), folio.dst(), folio.index()))?;
+            if let Some(refusal) = self.script.lock().unwrap().refuse_midway {
+                for (word, copy) in folio.src_words(0).iter().zip(folio.dst_words(0)).take(256) {
+                    copy.store(word.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+                return Err(refusal);
             }
-            return Err(refusal);
+            folio.copy_contents();
+            Ok(())
+        });
+    }
+
+    fn migrate(&self, run: &mut MigrationRun<'_>) {
+        run.for_each(|folio| self.called(Stage::Migrate, Call::Migrate(folio.src(), folio.dst(), folio.index())));
+        self.index.repoint(run);
+    }
+
+    fn putback(&self, run: &PutbackRun<'_>) {
+        for folio in run.folios() {
+            let _ = self.called(Stage::Putback, Call::Putback(folio.pfn, folio.index));
+            assert!(self.script.lock().unwrap().isolated.remove(&folio.index), "page {} was not isolated", folio.index);
         }
-        page.copy();
-        Ok(())
-    }
-
-    fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
-        self.called(Stage::Migrate, Call::Migrate(page.from, page.to, page.index))?;
-        self.index.repoint(page)
-    }
-
-    fn putback(&self, page: OwnedPage) {
-        let _ = self.called(Stage::Putback, Call::Putback(page.pfn, page.index));
-        assert!(self.script.lock().unwrap().isolated.remove(&page.index), "page {} was not isolated", page.index);
     }
 }
 
@@ -175,7 +181,7 @@ impl Mappable for Device {
         self.driver.index.reverse_map()
     }
 
-    fn fault(&self, index: u32) -> Result<LockedPage<'_>, FileError> {
+    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
         Ok(self.driver.index.lock_or_insert(index)?)
     }
 }

@@ -10,7 +10,7 @@ use pagemove::{
 };
 use pagemove_hosted::Process;
 
-use super::Lab;
+use super::{Lab, raw};
 
 /// Mixes a sum so that no pattern of words cancels itself out: a multiplication by an odd number loses nothing, and the
 /// rotation brings the upper bits, which depend on all others, back down.
@@ -81,7 +81,7 @@ impl Snapshot {
             // Tables differ in where what they point to lies; the entries are compared above.
             let words = if state.kind() == Kind::PageTable { 0 } else { state.order().frames() };
             let contents = (0..words)
-                .flat_map(|page| physical.ram_words(pfn.up(page)))
+                .flat_map(|page| raw::words(physical, pfn.up(page)))
                 .fold(0u64, |sum, word| mix(sum ^ word.load(Ordering::Relaxed)));
             let Key { rmap, index } = frame.key();
             let mut marks = state.marks();

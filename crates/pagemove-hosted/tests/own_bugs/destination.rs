@@ -9,6 +9,7 @@ use std::{
 use crate::common::*;
 use pagemove::{
     Engine,
+    folio::FrozenFolio,
     frame::Kind,
     migrate::{AnyFree, Destination, Mode, Mover, Options},
     movable::Refusal,
@@ -37,11 +38,10 @@ fn refused_at(stage: Stage) {
                 _ => None,
             })
             .unwrap();
-        let frame = engine.physical().frame(to);
-        assert_eq!(frame.state().kind(), Kind::Driver);
+        assert_eq!(engine.physical().frame(to).state().kind(), Kind::Driver);
         let mut destination = AnyFree::new(engine.physical(), 1);
         let second = Mover::new(&engine).migrate(&[to], &mut destination, Options::new(Mode::Sync));
-        assert!(!frame.try_get(), "a destination that isn't committed gives a reference");
+        assert!(engine.physical().get(to).is_none(), "a destination that isn't committed gives a reference");
         // From here on `stage` refuses.
         driver.refuse(stage, Refusal::No);
         send.send((to, second)).unwrap();
@@ -68,25 +68,20 @@ fn no_reference_to_the_destination_of_a_migration_that_is_refused() {
 }
 
 /// Looks at the large destination as whoever comes with a stale frame number does: takes a reference unless there is none.
-struct Looked<'e> {
-    physical: &'e Physical,
-    inner: AnyFree<'e>,
+struct Looked<'p> {
+    inner: AnyFree<'p>,
     looks: Vec<bool>,
 }
 
-impl Destination for Looked<'_> {
-    fn take(&mut self) -> Option<Pfn> {
-        self.inner.take()
+impl<'p> Destination<'p> for Looked<'p> {
+    fn take(&mut self, order: Order, below: Option<Pfn>) -> Option<FrozenFolio<'p>> {
+        let folio = self.inner.take(order, below)?;
+        self.looks.push(folio.physical().get(folio.pfn()).is_some());
+        Some(folio)
     }
 
-    fn give_back(&mut self, pfn: Pfn) {
-        self.inner.give_back(pfn);
-    }
-
-    fn take_larger(&mut self, order: Order) -> Option<Pfn> {
-        let pfn = self.inner.take_larger(order)?;
-        self.looks.push(self.physical.frame(pfn).try_get());
-        Some(pfn)
+    fn give_back(&mut self, folio: FrozenFolio<'p>) {
+        self.inner.give_back(folio);
     }
 }
 
@@ -98,7 +93,7 @@ fn no_reference_to_a_2_mib_destination() {
     process.store(at.start(), 7).unwrap();
     let from = pfn_at(&process, at.start());
     let physical = lab.engine.physical();
-    let mut to = Looked { physical, inner: AnyFree::new(physical, 1), looks: Vec::new() };
+    let mut to = Looked { inner: AnyFree::new(physical, 1), looks: Vec::new() };
     Mover::new(&lab.engine).migrate(&[from], &mut to, Options::new(Mode::Sync));
     assert_eq!(to.looks, [false], "a destination that isn't committed gives a reference");
     let here = pfn_at(&process, at.start());
@@ -237,31 +232,55 @@ fn a_splitter_with_a_stale_entry_does_not_take_the_page_that_has_come_there() {
     lab.assert_all_free(2048);
 }
 
-/// A destination that gives a frame in use.
-struct InUse(Pfn);
-
-impl Destination for InUse {
-    fn take(&mut self) -> Option<Pfn> {
-        Some(self.0)
-    }
-
-    fn give_back(&mut self, _: Pfn) {}
+/// A destination that gives folios of one memory and order, whatever it is asked for, allocated as anything would be.
+struct Always<'p> {
+    physical: &'p Arc<Physical>,
+    order: Order,
+    given: u32,
 }
 
-/// In a process of its own, since the page stays locked.
-#[test]
-fn a_frame_in_use_is_no_destination() {
-    if case().is_some() {
-        let lab = Lab::new(TlbKind::Soft, 1);
-        let device = Device::open(&lab);
-        let (from, other) = (device.fill(0, 1), device.fill(1, 2));
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            Mover::new(&lab.engine).migrate(&[from], &mut InUse(other), Options::new(Mode::Sync))
-        }));
-        // Nothing is dropped: that would wait for the page.
-        std::process::exit(i32::from(device.driver.index.len() == 2));
+impl<'p> Destination<'p> for Always<'p> {
+    fn take(&mut self, _: Order, _: Option<Pfn>) -> Option<FrozenFolio<'p>> {
+        self.given += 1;
+        self.physical.alloc(self.order, Kind::Kernel).ok()
     }
-    let output = run_case("destination::a_frame_in_use_is_no_destination", "child");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("was given as a destination, but is not set aside"), "{said}");
+
+    fn give_back(&mut self, folio: FrozenFolio<'p>) {
+        panic!("{folio:?} comes back, but no move was undone");
+    }
+}
+
+/// A destination of another size or of another engine's memory is as good as none, and nothing is lost.
+#[test]
+fn what_does_not_fit_is_no_destination() {
+    let (lab, other) = (Lab::new(TlbKind::Soft, 4), Lab::new(TlbKind::Soft, 4));
+    {
+        let process = lab.process();
+        let device = Device::open(&lab);
+        let (small, large) = (shared(&process, device.clone(), 1, RW).start(), huge(&process, 512).start());
+        for at in [small, large] {
+            process.store(at, 7).unwrap();
+        }
+        for (at, fits, reason) in [(small, 0, Reason::NoDestination), (large, 9, Reason::Order)] {
+            let (from, before) = (pfn_at(&process, at), Snapshot::of(&lab, [&process]));
+            for (lab_of, size) in [(&lab, 1), (&lab, 9 - fits), (&other, fits)] {
+                for mode in MODES {
+                    let mut to = Always { physical: lab_of.physical(), order: order(size), given: 0 };
+                    let outcome = Mover::new(&lab.engine).migrate(&[from], &mut to, Options::new(mode));
+                    assert_eq!((outcome.moved, outcome.stayed), (0, vec![(from, reason)]), "order {size}, {mode:?}");
+                    assert!(to.given > 0, "order {size}, {mode:?}");
+                    Snapshot::of(&lab, [&process]).assert_same(&before, "a destination that doesn't fit");
+                    other.assert_all_free(2048);
+                }
+            }
+            // One that fits is used though nobody has set it aside.
+            let mut to = Always { physical: lab.physical(), order: order(fits), given: 0 };
+            let outcome = Mover::new(&lab.engine).migrate(&[from], &mut to, Options::new(Mode::Sync));
+            assert_eq!((outcome.moved, outcome.stayed, to.given), (1 << fits, vec![], 1));
+            assert_ne!(pfn_at(&process, at), from);
+            assert_eq!(process.load(at), Ok(7));
+            lab.validate();
+        }
+    }
+    lab.assert_all_free(2048);
 }

@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex, atomic::Ordering};
 
 use crate::common::*;
 use pagemove::{
+    folio::PinnedPage,
     migrate::{Mode, Options},
     report::Reason,
     units::VirtRange,
-    zone::PinnedPage,
 };
 use pagemove_hosted::TlbKind;
 
@@ -34,7 +34,7 @@ fn a_page_that_is_pinned_stays_the_parents(write: bool) {
     assert_eq!(outcome.stayed, [(page, Reason::Pinned)], "the scene is set");
     let child = child.lock().unwrap().take().expect("the machine was told to flush");
     let pins = std::mem::take(&mut *pins.lock().unwrap());
-    let device_word = &pins[0].words()[0];
+    let device_word = &pins[0].words(0)[0];
     assert_eq!(pins[0].pfn(), page);
     parent.store(at.start(), 8).unwrap();
     assert_eq!(child.load(at.start()), Ok(7));

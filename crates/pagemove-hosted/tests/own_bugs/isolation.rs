@@ -6,6 +6,7 @@ use std::sync::mpsc::channel;
 use crate::common::*;
 use pagemove::{
     compact::{Act, Emptied, Goal, Observation, Plan, compact},
+    folio::FrozenFolio,
     frame::Kind,
     migrate::{AnyFree, Destination, Mode, Options, Policy},
     units::{Order, Pfn},
@@ -18,7 +19,7 @@ fn emptied(prepare: impl FnOnce(&Lab), meanwhile: impl FnOnce(&Lab) + Send + 'st
     let physical = lab.engine.physical();
     let device = Device::open(&lab);
     // Block 0 is kept by a page that can't move; block 1 has one that can; block 2 is free.
-    assert!(physical.alloc_exactly(Pfn::new(7), Kind::Kernel));
+    let _kernels = physical.alloc_exactly(Pfn::new(7), Kind::Kernel).unwrap();
     let page = (0..).find(|&page| (512..1024).contains(&device.fill(page, 1).get())).unwrap();
     device.driver.index.truncate(0..page);
     let zone = physical.zones().next().unwrap();
@@ -42,10 +43,6 @@ fn emptied(prepare: impl FnOnce(&Lab), meanwhile: impl FnOnce(&Lab) + Send + 'st
     outcome.free
 }
 
-fn take_all(lab: &Lab) -> Vec<Pfn> {
-    std::iter::from_fn(|| lab.engine.physical().alloc(Order::ZERO, Kind::Kernel).ok()).collect()
-}
-
 fn none_of_block_1(pfns: &[Pfn]) {
     let inside: Vec<_> = pfns.iter().filter(|pfn| (512..1024).contains(&pfn.get())).collect();
     assert_eq!(inside, [] as [&Pfn; 0], "handed out of a block that is isolated");
@@ -56,10 +53,8 @@ fn nothing_of_an_isolated_block_is_allocated() {
     let free = emptied(
         |_| {},
         |lab| {
-            assert!(!lab.engine.physical().alloc_exactly(Pfn::new(1000), Kind::Kernel));
-            let got = take_all(lab);
-            none_of_block_1(&got);
-            got.into_iter().for_each(|pfn| lab.engine.physical().put(pfn));
+            assert!(lab.physical().alloc_exactly(Pfn::new(1000), Kind::Kernel).is_none());
+            none_of_block_1(&pfns(&lab.take_all(Kind::Kernel)));
         },
     );
     assert!(free);
@@ -71,15 +66,16 @@ fn what_processors_have_on_their_lists_is_taken_back() {
     let free = emptied(
         |lab| {
             enter_cpu(1);
-            let got = take_all(lab);
-            got.into_iter().for_each(|pfn| lab.engine.physical().put(pfn));
+            drop(lab.take_all(Kind::Kernel));
             enter_cpu(0);
         },
         |lab| {
             enter_cpu(1);
-            none_of_block_1(&[lab.engine.physical().alloc(Order::ZERO, Kind::Kernel).unwrap()]);
-            let got = take_all(lab);
-            none_of_block_1(&got);
+            let got = lab.take_all(Kind::Kernel);
+            assert!(!got.is_empty());
+            none_of_block_1(&pfns(&got));
+            // Nobody gives it back.
+            std::mem::forget(got);
             enter_cpu(0);
         },
     );
@@ -119,7 +115,7 @@ fn what_movers_have_set_aside_is_not_used() {
     let (lab, hooked) = Hooked::lab(TlbKind::Soft, 2);
     let physical = lab.engine.physical();
     let mut ahead = AnyFree::new(physical, 1024);
-    let first = ahead.take().unwrap();
+    let first = ahead.take(Order::ZERO, None).unwrap();
     ahead.give_back(first);
     // All is set aside now. A block that is isolated from here on:
     let plan = Plan { empty: vec![Emptied { block: 1, pages: 0 }], ..Plan::default() };
@@ -136,9 +132,9 @@ fn what_movers_have_set_aside_is_not_used() {
         let emptying = scope.spawn(move || act.next().unwrap());
         until_isolated.recv().unwrap();
         // As many as block 0 has.
-        let got: Vec<Pfn> = (0..512).map(|_| ahead.take().unwrap()).collect();
-        none_of_block_1(&got);
-        got.into_iter().for_each(|pfn| ahead.give_back(pfn));
+        let got: Vec<FrozenFolio<'_>> = (0..512).map(|_| ahead.take(Order::ZERO, None).unwrap()).collect();
+        none_of_block_1(&pfns(&got));
+        got.into_iter().for_each(|folio| ahead.give_back(folio));
         looked.send(()).unwrap();
         emptying.join().unwrap();
     });
@@ -151,23 +147,24 @@ fn what_movers_have_set_aside_is_not_used() {
 fn a_larger_allocation_freed_meanwhile_gives_nothing_of_the_block() {
     let (lab, hooked) = Hooked::lab_of(TlbKind::Soft, &one_zone(512, 4));
     let physical = lab.engine.physical();
-    let all: Vec<Pfn> = std::iter::from_fn(|| physical.alloc(order(6), Kind::Kernel).ok()).collect();
-    let (large, rest): (Vec<Pfn>, Vec<Pfn>) = all.into_iter().partition(|&pfn| pfn == Pfn::new(0));
-    physical.put(rest[0]);
+    let mut rest: Vec<FrozenFolio<'_>> = std::iter::from_fn(|| physical.alloc(order(6), Kind::Kernel).ok()).collect();
+    let first = rest.iter().position(|folio| folio.pfn() == Pfn::new(0)).unwrap();
+    // Kept by the hook.
+    let large = rest.remove(first).into_raw();
+    drop(rest.remove(0));
     let plan = Plan { empty: vec![Emptied { block: 1, pages: 0 }], ..Plan::default() };
     let mut act = Act::new(&lab.engine, &plan, Options::new(Mode::Async));
     let engine = lab.engine.clone();
     hooked.at_next_barrier(move || {
         let physical = engine.physical();
         assert!(physical.blocks().is_isolated(1));
-        large.into_iter().for_each(|pfn| physical.put(pfn));
+        drop(raw::frozen(physical, large));
         // Three halves are free: two of the rest, and the upper one of what was just freed.
-        let got: Vec<Pfn> = (0..3).map(|_| physical.alloc_frozen(order(5), Kind::Kernel).unwrap()).collect();
-        assert!(got.iter().all(|pfn| pfn.get() >= 32), "{got:?}: of an isolated block");
-        got.into_iter().for_each(|pfn| physical.free_frozen(pfn));
+        let got: Vec<FrozenFolio<'_>> = (0..3).map(|_| physical.alloc(order(5), Kind::Kernel).unwrap()).collect();
+        assert!(got.iter().all(|folio| folio.pfn().get() >= 32), "{got:?}: of an isolated block");
     });
     assert!(act.next().unwrap().free);
     drop(act);
-    rest.into_iter().skip(1).for_each(|pfn| physical.put(pfn));
+    drop(rest);
     lab.assert_all_free(512);
 }

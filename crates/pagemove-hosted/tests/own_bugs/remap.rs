@@ -2,19 +2,17 @@
 
 use crate::common::*;
 use pagemove::{
+    folio::FrozenFolio,
     frame::Kind,
     space::SpaceError,
-    units::{HUGE_ORDER, Order, Pfn, VirtAddr},
+    units::{HUGE_ORDER, VirtAddr},
 };
 use pagemove_hosted::TlbKind;
 
 /// Takes all free frames but `left`.
-fn take_all_but(lab: &Lab, left: usize) -> Vec<Pfn> {
-    let physical = lab.engine.physical();
-    let mut taken: Vec<Pfn> = std::iter::from_fn(|| physical.alloc(Order::ZERO, Kind::Kernel).ok()).collect();
-    for _ in 0..left {
-        physical.put(taken.pop().unwrap());
-    }
+fn take_all_but(lab: &Lab, left: usize) -> Vec<FrozenFolio<'_>> {
+    let mut taken = lab.take_all(Kind::Kernel);
+    taken.truncate(taken.len() - left);
     taken
 }
 
@@ -44,7 +42,7 @@ fn a_2_mib_page_goes_where_an_mremap_failed() {
     let taken = take_all_but(&lab, 1);
     let failed = process.space().mremap(small, 1024, Some(to));
     assert!(matches!(failed, Err(SpaceError::OutOfMemory { .. })), "the scene is set: {failed:?}");
-    taken.into_iter().for_each(|pfn| lab.engine.physical().put(pfn));
+    drop(taken);
     lab.engine.physical().drain_cpu_lists();
 
     let large = huge(&process, 512);
@@ -68,6 +66,6 @@ fn no_table_is_left() {
     let taken = take_all_but(&lab, 1);
     let failed = process.space().mremap(small, 1024, Some(VirtAddr::new(64 << 20).unwrap()));
     assert!(matches!(failed, Err(SpaceError::OutOfMemory { .. })), "the scene is set: {failed:?}");
-    taken.into_iter().for_each(|pfn| lab.engine.physical().put(pfn));
+    drop(taken);
     assert_eq!(lab.count_kind(Kind::PageTable), tables, "mremap has failed, and left tables behind");
 }

@@ -1,12 +1,14 @@
 //! A reverse map that left the registry in mid-move: the batch asked the registry again, and its entries stayed blocked.
+#![allow(unsafe_code, reason = "a reverse map is an unsafe trait")]
 
 use std::sync::{Arc, Mutex};
 
 use crate::common::*;
 use pagemove::{
+    folio::Migration,
     migrate::{Mode, Options},
     paging::FlushDebt,
-    rmap::{MovingPage, RangeMap, ReverseMap},
+    rmap::{RangeMap, ReverseMap},
     space::{Access, FaultError},
     units::Pfn,
     zone::Physical,
@@ -19,15 +21,16 @@ struct Leaves {
     leave: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
-impl ReverseMap for Leaves {
-    fn block(&self, physical: &Physical, pages: &mut [MovingPage], wait: bool, debt: &mut FlushDebt<'_>) {
+// SAFETY: does nothing but pass the calls on.
+unsafe impl ReverseMap for Leaves {
+    fn block(&self, physical: &Physical, pages: &mut [Migration], wait: bool, debt: &mut FlushDebt<'_>) {
         self.processes.block(physical, pages, wait, debt);
         if let Some(leave) = self.leave.lock().unwrap().take() {
             leave();
         }
     }
 
-    fn rebind(&self, physical: &Physical, pages: &[MovingPage]) {
+    fn rebind(&self, physical: &Physical, pages: &[Migration]) {
         self.processes.rebind(physical, pages);
     }
 
@@ -77,12 +80,13 @@ fn on_both_for_each_place(test: impl Fn(&Lab, usize)) {
 /// A map that blocks and never unblocks: a fault says so, and doesn't spin.
 struct Forgets(Arc<RangeMap>);
 
-impl ReverseMap for Forgets {
-    fn block(&self, physical: &Physical, pages: &mut [MovingPage], wait: bool, debt: &mut FlushDebt<'_>) {
+// SAFETY: passes the calls on. An entry that stays blocked uses no frame.
+unsafe impl ReverseMap for Forgets {
+    fn block(&self, physical: &Physical, pages: &mut [Migration], wait: bool, debt: &mut FlushDebt<'_>) {
         self.0.block(physical, pages, wait, debt);
     }
 
-    fn rebind(&self, _: &Physical, _: &[MovingPage]) {}
+    fn rebind(&self, _: &Physical, _: &[Migration]) {}
 
     fn unmap(&self, physical: &Physical, index: u32, pfn: Pfn, debt: &mut FlushDebt<'_>) {
         self.0.unmap(physical, index, pfn, debt);

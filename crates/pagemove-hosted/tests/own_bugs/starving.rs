@@ -5,9 +5,10 @@ use std::sync::mpsc::channel;
 use crate::common::*;
 use pagemove::{
     compact::{Act, Goal, Observation, Plan},
+    folio::FrozenFolio,
     frame::Kind,
     migrate::{AnyFree, Destination, Mode, Options, Policy},
-    units::{Order, Pfn},
+    units::Order,
 };
 use pagemove_hosted::TlbKind;
 
@@ -18,18 +19,19 @@ fn what_a_compaction_does_not_use_yet_can_be_allocated() {
     let physical = lab.engine.physical().clone();
     let device = Device::open(&lab);
     // Four movable pages in block 1, hostages in block 0.
-    let taken: Vec<Pfn> = std::iter::from_fn(|| physical.alloc(Order::ZERO, Kind::Kernel).ok()).collect();
-    let (low, high): (Vec<Pfn>, Vec<Pfn>) = taken.into_iter().partition(|pfn| pfn.get() < 512);
+    let taken = take_all(&physical, Kind::Kernel);
+    let (low, high): (Vec<FrozenFolio<'_>>, Vec<FrozenFolio<'_>>) =
+        taken.into_iter().partition(|folio| folio.pfn().get() < 512);
     let mut high = high.into_iter();
     for page in 0..4 {
-        physical.put(high.next().unwrap());
+        drop(high.next().unwrap());
         physical.drain_cpu_lists();
         assert!(device.fill(page, 1).get() >= 512);
     }
     let mut low = low.into_iter();
     let hostage = low.next().unwrap();
     let free = low.len() as u32;
-    low.chain(high).for_each(|pfn| physical.put(pfn));
+    low.chain(high).for_each(drop);
     physical.drain_cpu_lists();
     // Block 1's own free frames are out of reach while it's isolated.
     let zone = physical.zones().next().unwrap();
@@ -41,17 +43,14 @@ fn what_a_compaction_does_not_use_yet_can_be_allocated() {
     let engine = lab.engine.clone();
     let (send, receive) = channel();
     hooked.before_next_flush(move |_| {
-        let physical = engine.physical();
-        let got: Vec<Pfn> = std::iter::from_fn(|| physical.alloc(Order::ZERO, Kind::Kernel).ok()).collect();
-        let count = got.len() as u32;
-        got.into_iter().for_each(|pfn| physical.put(pfn));
+        let count = take_all(engine.physical(), Kind::Kernel).len() as u32;
         send.send(count).unwrap();
     });
     let outcomes: Vec<_> = Act::new(&lab.engine, &plan, Options::new(Mode::Sync)).collect();
     let allocated = receive.recv().unwrap();
     assert!(allocated + 64 + 16 >= free, "{allocated} of {free} free frames could be allocated");
     assert_eq!(outcomes.len(), 1);
-    physical.put(hostage);
+    drop(hostage);
     drop((process, device));
     lab.assert_all_free(1024);
 }
@@ -71,14 +70,14 @@ fn a_fault_gets_what_movers_have_set_aside() {
     let mover = std::thread::spawn(move || {
         let mut destination = AnyFree::new(&of_mover, 64);
         for () in told {
-            let pfn = destination.take();
-            answer.send(pfn.is_some()).unwrap();
-            pfn.into_iter().for_each(|pfn| destination.give_back(pfn));
+            let folio = destination.take(Order::ZERO, None);
+            answer.send(folio.is_some()).unwrap();
+            folio.into_iter().for_each(|folio| destination.give_back(folio));
         }
     });
     tell.send(()).unwrap();
     assert!(answered.recv().unwrap());
-    let taken: Vec<Pfn> = std::iter::from_fn(|| physical.alloc(Order::ZERO, Kind::Kernel).ok()).collect();
+    let taken = take_all(&physical, Kind::Kernel);
     let again = tell.clone();
     hooked.at_next_pause(move || {
         again.send(()).unwrap();
@@ -88,7 +87,7 @@ fn a_fault_gets_what_movers_have_set_aside() {
     assert_eq!(process.load(at.start().up(1)), Ok(2));
     drop(tell);
     mover.join().unwrap();
-    taken.into_iter().for_each(|pfn| physical.put(pfn));
+    drop(taken);
     drop(process);
     lab.assert_all_free(512);
 }

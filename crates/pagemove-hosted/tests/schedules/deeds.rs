@@ -147,7 +147,7 @@ impl Deed {
             Self::Pin => {
                 let pins = first.space().pin(one, true, "a device").expect("to pin");
                 let pfn = pins[0].pfn();
-                pins[0].words()[who].store(7, pagemove::sync::Ordering::Relaxed);
+                pins[0].words(0)[who].store(7, pagemove::sync::Ordering::Relaxed);
                 assert_eq!(first.load(world.word(0, who)), Ok(7), "the device and the process use one page");
                 let entry = first.space().entry(world.at.start());
                 assert_eq!(entry.pfn(), pfn, "a pinned page moved");

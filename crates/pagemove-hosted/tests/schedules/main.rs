@@ -11,6 +11,10 @@
 mod accelerator;
 mod closing;
 mod deeds;
+mod looking;
+#[path = "../common/raw.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod raw;
 mod world;
 
 use std::sync::{

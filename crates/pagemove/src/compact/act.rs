@@ -5,11 +5,11 @@ use alloc::{sync::Arc, vec::Vec};
 use super::{Goal, Observation, Plan};
 use crate::{
     engine::Engine,
-    frame::Kind,
+    folio::FrozenFolio,
     migrate::{Mover, Options, TheseFrames},
     report::{Counter, Reason},
-    units::{FrameRange, Order, Pfn},
-    zone::{AllocError, Physical, Request},
+    units::{FrameRange, Pfn},
+    zone::{AllocError, Effort, Physical, Request},
 };
 
 /// The outcome for a block to empty.
@@ -27,7 +27,7 @@ pub struct BlockOutcome {
 
 /// A plan being executed block by block: the caller can show progress, and stop between blocks.
 pub struct Act<'e> {
-    physical: &'e Physical,
+    physical: &'e Arc<Physical>,
     mover: Mover<'e>,
     destination: TheseFrames<'e>,
     plan: &'e Plan,
@@ -119,25 +119,23 @@ pub fn compact_for_allocations(engine: &Arc<Engine>, options: Options) {
     // Weak, since the engine owns the closure.
     let engine_of_allocations = Arc::downgrade(engine);
     engine.physical().set_compactor(Arc::new(move |request| {
-        engine_of_allocations.upgrade().is_some_and(|engine| {
-            engine.physical().counters().add(Counter::CompactStall, 1);
-            free_blocks_for(&engine, request, options, || true)
-        })
+        engine_of_allocations.upgrade().is_some_and(|engine| make_free_block(&engine, request, options))
     }));
 }
 
-/// Empties blocks that `request` may use, in any zone, cheapest first, until one is free and `is_enough`.
-fn free_blocks_for(engine: &Engine, request: &Request, options: Options, mut is_enough: impl FnMut() -> bool) -> bool {
+/// Empties blocks that `request` may use, the cheapest of any zone first, until one is free; tells whether one is.
+fn make_free_block(engine: &Engine, request: &Request, options: Options) -> bool {
     let physical = engine.physical();
     if request.order() > physical.blocks().order() {
         return false;
     }
+    physical.counters().add(Counter::CompactStall, 1);
     let zones: Vec<FrameRange> = physical.zones().collect();
     for blocks in [1, 8, u32::MAX] {
         for (number, &range) in zones.iter().enumerate().rev() {
             if request.allows_zone(number, range.start) {
                 let plan = Plan::new(&Observation::of(physical, range, options.policy), Goal::Blocks(blocks));
-                if Act::new(engine, &plan, options).any(|outcome| outcome.free) && is_enough() {
+                if Act::new(engine, &plan, options).any(|outcome| outcome.free) {
                     return true;
                 }
             }
@@ -146,18 +144,16 @@ fn free_blocks_for(engine: &Engine, request: &Request, options: Options, mut is_
     false
 }
 
-/// Allocates `order.frames()` contiguous frames for `kind`; compacts if there is no free block of that size.
+/// Allocates what `request` asks for with an effort of its own: if no such folio is free, compacts as `options` say.
 ///
-/// Compacts only for orders up to a pageblock's. After a failure, counters and events have the reasons.
-pub fn alloc_compacting(engine: &Engine, order: Order, kind: Kind, options: Options) -> Result<Pfn, AllocError> {
+/// Orders up to a pageblock's are compacted for. On failure the reasons are in the counters and events. Sleeps.
+pub fn alloc_compacting<'e>(
+    engine: &'e Engine,
+    request: &Request,
+    options: Options,
+) -> Result<FrozenFolio<'e>, AllocError> {
     let physical = engine.physical();
-    let mut result = physical.alloc(order, kind);
-    if result.is_err() && order <= physical.blocks().order() {
-        physical.counters().add(Counter::CompactStall, 1);
-        free_blocks_for(engine, &Request::new(order, kind), options, || {
-            result = physical.alloc(order, kind);
-            result.is_ok()
-        });
-    }
-    result
+    let request = request.with_effort(Effort::Compact);
+    let pfn = physical.take_compacting(&request, |request| make_free_block(engine, request, options))?;
+    Ok(FrozenFolio::from_exclusive(physical, pfn))
 }

@@ -39,6 +39,11 @@ impl Counts {
         self.0 & LOCKED != 0
     }
 
+    /// Tells whether somebody sleeps until the lock is released.
+    pub(crate) fn has_waiters(self) -> bool {
+        self.0 & WAITERS != 0
+    }
+
     /// Tells whether each reference is a mapping's, but for `others`.
     pub(crate) fn has_only_mappings_and(self, others: u32) -> bool {
         self.refs() == self.maps() + others

@@ -29,7 +29,7 @@ pub use counts::TooManyMappings;
 pub(crate) use counts::{Claim, Counts, Put};
 pub use pins::{PinRecord, Pins};
 pub use state::{Class, Kind, Marks, State};
-pub use table::{FrameLock, FrameTable};
+pub use table::FrameTable;
 
 use counts::CountsWord;
 
@@ -71,12 +71,12 @@ pub struct Key {
 
 impl Frame {
     /// Takes a reference, unless there is none: then the frame is free or frozen (Linux: `folio_try_get`).
-    pub fn try_get(&self) -> bool {
+    pub(crate) fn try_get(&self) -> bool {
         self.counts.try_get()
     }
 
     /// Takes one more reference; the caller has one.
-    pub fn get(&self) {
+    pub(crate) fn get(&self) {
         self.counts.get();
     }
 
@@ -215,12 +215,12 @@ impl Frame {
     }
 
     /// Sets marks.
-    pub fn mark(&self, marks: Marks) {
+    pub(crate) fn mark(&self, marks: Marks) {
         self.state.fetch_or(marks.bits(), Ordering::Relaxed);
     }
 
     /// Clears marks.
-    pub fn unmark(&self, marks: Marks) {
+    pub(crate) fn unmark(&self, marks: Marks) {
         // Release pairs with the Acquire of `wait_writeback`: what was written back is.
         self.state.fetch_and(!marks.bits(), Ordering::Release);
     }

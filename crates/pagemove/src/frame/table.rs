@@ -48,17 +48,6 @@ impl FrameTable {
         self.frames.get(pfn.index())
     }
 
-    /// Locks the frame if that needs no waiting. The caller has a reference.
-    pub fn try_lock(&self, pfn: Pfn) -> Option<FrameLock<'_>> {
-        self.try_lock_raw(pfn).then(|| FrameLock { table: self, pfn })
-    }
-
-    /// Locks the frame; waits while somebody else, a move among them, holds it. The caller has a reference.
-    pub fn lock(&self, pfn: Pfn) -> FrameLock<'_> {
-        self.lock_raw(pfn);
-        FrameLock { table: self, pfn }
-    }
-
     /// Waits until nobody holds the lock at one moment; tells whether somebody did. Needs no reference: see the module's
     /// protocol.
     pub fn wait_unlocked(&self, pfn: Pfn) -> bool {
@@ -76,10 +65,12 @@ impl FrameTable {
         }
     }
 
+    /// Locks the frame if that needs no waiting. The caller has a reference.
     pub(crate) fn try_lock_raw(&self, pfn: Pfn) -> bool {
         self[pfn].counts.try_lock().is_ok()
     }
 
+    /// Locks the frame; waits while somebody else, a move for example, has the lock. The caller has a reference.
     pub(crate) fn lock_raw(&self, pfn: Pfn) {
         might_wait(&*self.machine);
         let frame = &self[pfn];
@@ -127,19 +118,23 @@ impl FrameTable {
         self.machine.wake(wakes);
     }
 
-    /// Marks the page as being written to its backing store: moves leave it, or wait. The caller has a reference.
-    pub fn start_writeback(&self, pfn: Pfn) {
+    /// Marks the folio as being written to its backing store: moves leave it, or wait. The caller has a reference.
+    pub(crate) fn start_writeback(&self, pfn: Pfn) {
         self[pfn].mark(Marks::WRITEBACK);
     }
 
-    /// Ends what [`Self::start_writeback`] began.
-    pub fn end_writeback(&self, pfn: Pfn) {
+    /// Ends what [`Self::start_writeback`] began; [`Self::wake_writeback`] must follow.
+    pub(crate) fn end_writeback(&self, pfn: Pfn) {
         self[pfn].unmark(Marks::WRITEBACK);
+    }
+
+    /// Wakes those that wait for the end of a writeback.
+    pub(crate) fn wake_writeback(&self, pfn: Pfn) {
         self.machine.wake(&self[pfn].state);
     }
 
-    /// Waits until the page isn't being written to its backing store.
-    pub fn wait_writeback(&self, pfn: Pfn) {
+    /// Waits until the folio isn't being written to its backing store.
+    pub(crate) fn wait_writeback(&self, pfn: Pfn) {
         might_wait(&*self.machine);
         loop {
             let bits = self[pfn].state.load(Ordering::Acquire);
@@ -161,25 +156,5 @@ impl Index<Pfn> for FrameTable {
 
     fn index(&self, pfn: Pfn) -> &Frame {
         &self.frames[pfn.index()]
-    }
-}
-
-/// Holds the lock of a frame.
-#[must_use = "the lock is given back when this is dropped"]
-pub struct FrameLock<'a> {
-    table: &'a FrameTable,
-    pfn: Pfn,
-}
-
-impl FrameLock<'_> {
-    /// Names the frame.
-    pub fn pfn(&self) -> Pfn {
-        self.pfn
-    }
-}
-
-impl Drop for FrameLock<'_> {
-    fn drop(&mut self) {
-        self.table.unlock_raw(self.pfn);
     }
 }

@@ -1,136 +1,164 @@
-//! Where pages move to.
+//! Where folios move to.
 
-use alloc::{collections::VecDeque, vec::Vec};
+use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
 
 use crate::{
+    folio::FrozenFolio,
+    frame::Kind,
     units::{Order, Pfn},
-    zone::Physical,
+    zone::{Physical, Request},
 };
 
-/// Gives frames to move to. A frame given is set aside: neither free nor in use, until the move takes it or gives it back.
-pub trait Destination {
-    /// Gives a frame for a base page; `None` if there is none. It's one that [`AnyFree`] or [`TheseFrames`] gave, since only they can
-    /// set a frame aside; a move panics at any other.
-    fn take(&mut self) -> Option<Pfn>;
+/// Gives folios to move to.
+pub trait Destination<'p> {
+    /// Gives a folio of `order`, all of it below `below` if that is given; `None` if there is none. The move leaves its source where
+    /// it is if it gets a folio of another order, memory or place.
+    fn take(&mut self, order: Order, below: Option<Pfn>) -> Option<FrozenFolio<'p>>;
 
-    /// Takes back a frame that was not used.
-    fn give_back(&mut self, pfn: Pfn);
-
-    /// Gives a destination of `order` above 0, under the same condition; `None` if this one takes base pages only.
-    fn take_larger(&mut self, order: Order) -> Option<Pfn> {
-        let _ = order;
-        None
+    /// Takes back a folio that was not used.
+    fn give_back(&mut self, folio: FrozenFolio<'p>) {
+        drop(folio);
     }
 }
 
-/// Takes a frame that was set aside from `frames`; those of a pageblock that has been isolated since go back.
-fn pop(physical: &Physical, frames: &mut Vec<Pfn>) -> Option<Pfn> {
-    while let Some(pfn) = frames.pop() {
-        if !physical.blocks().is_isolated(physical.blocks().number(pfn)) {
-            return Some(pfn);
-        }
-        physical.return_destinations(core::iter::once(pfn));
+/// Base pages that have been set aside, to be given one by one.
+struct Ahead<'p> {
+    physical: &'p Arc<Physical>,
+    frames: Vec<Pfn>,
+}
+
+impl<'p> Ahead<'p> {
+    fn new(physical: &'p Arc<Physical>, most: usize) -> Self {
+        Self { physical, frames: Vec::with_capacity(most) }
     }
-    None
+
+    /// Takes a frame; those of a pageblock that has been isolated since go back.
+    fn pop(&mut self, below: Option<Pfn>) -> Option<FrozenFolio<'p>> {
+        let blocks = self.physical.blocks();
+        loop {
+            // Mostly there is no bound, and the last one is taken.
+            let at = self.frames.iter().rposition(|&pfn| below.is_none_or(|below| pfn < below))?;
+            let folio = FrozenFolio::from_exclusive(self.physical, self.frames.remove(at));
+            if !blocks.is_isolated(blocks.number(folio.pfn())) {
+                return Some(folio);
+            }
+        }
+    }
+
+    /// Keeps base pages for the next move; returns larger folios.
+    fn push(&mut self, folio: FrozenFolio<'p>) {
+        if folio.order() == Order::ZERO {
+            self.frames.push(folio.into_raw());
+        }
+    }
+
+    fn return_all(&mut self) {
+        self.physical.return_destinations(self.frames.drain(..));
+    }
+}
+
+impl Drop for Ahead<'_> {
+    fn drop(&mut self) {
+        self.return_all();
+    }
 }
 
 /// Any free frame, as the allocator would give it.
 pub struct AnyFree<'p> {
-    physical: &'p Physical,
-    frames: Vec<Pfn>,
-    ahead: usize,
+    ahead: Ahead<'p>,
+    most: usize,
 }
 
 impl<'p> AnyFree<'p> {
-    /// Fetches `ahead` frames at once.
-    pub fn new(physical: &'p Physical, ahead: usize) -> Self {
-        Self { physical, frames: Vec::with_capacity(ahead.max(1)), ahead: ahead.max(1) }
+    /// Sets `most` base pages aside at once.
+    pub fn new(physical: &'p Arc<Physical>, most: usize) -> Self {
+        let most = most.max(1);
+        Self { ahead: Ahead::new(physical, most), most }
     }
 }
 
-impl Destination for AnyFree<'_> {
-    fn take(&mut self) -> Option<Pfn> {
-        let mut ahead = self.ahead;
-        if self.physical.are_destinations_recalled() {
-            self.physical.return_destinations(self.frames.drain(..));
-            ahead = 1;
+impl<'p> Destination<'p> for AnyFree<'p> {
+    fn take(&mut self, order: Order, below: Option<Pfn>) -> Option<FrozenFolio<'p>> {
+        let physical = self.ahead.physical;
+        let mut most = self.most;
+        if physical.are_destinations_recalled() {
+            self.ahead.return_all();
+            most = 1;
         }
-        if let Some(pfn) = pop(self.physical, &mut self.frames) {
-            return Some(pfn);
+        if order > Order::ZERO || below.is_some() {
+            // From movable pageblocks, where what moves there belongs.
+            let request = Request::new(order, Kind::Anon);
+            let request = below.map_or(request, |below| request.below(below));
+            return Some(FrozenFolio::from_exclusive(physical, physical.set_aside_folio(&request).ok()?));
         }
-        self.physical.set_aside(ahead, &mut self.frames);
-        if self.frames.is_empty() {
+        if let Some(folio) = self.ahead.pop(None) {
+            return Some(folio);
+        }
+        physical.set_aside(most, &mut self.ahead.frames);
+        if self.ahead.frames.is_empty() {
             // The last free frames may lie on other processors' lists.
-            self.physical.drain_cpu_lists();
-            self.physical.set_aside(ahead, &mut self.frames);
+            physical.drain_cpu_lists();
+            physical.set_aside(most, &mut self.ahead.frames);
         }
-        pop(self.physical, &mut self.frames)
+        self.ahead.pop(None)
     }
 
-    fn give_back(&mut self, pfn: Pfn) {
-        self.frames.push(pfn);
-    }
-
-    fn take_larger(&mut self, order: Order) -> Option<Pfn> {
-        self.physical.set_aside_folio(order).ok()
+    fn give_back(&mut self, folio: FrozenFolio<'p>) {
+        self.ahead.push(folio);
     }
 }
 
-impl Drop for AnyFree<'_> {
-    fn drop(&mut self) {
-        self.physical.return_destinations(self.frames.drain(..));
-    }
-}
-
-/// The free frames of chosen pageblocks, in their order: the places that a plan fills.
+/// The free frames of chosen pageblocks, in their order: the places that a plan fills. Base pages only.
 pub struct TheseFrames<'p> {
-    physical: &'p Physical,
+    ahead: Ahead<'p>,
     blocks: VecDeque<u32>,
-    frames: Vec<Pfn>,
 }
 
 impl<'p> TheseFrames<'p> {
     /// Frames set aside at once: few, since who allocates meanwhile can't have them.
-    const AHEAD: usize = 64;
+    const MOST: usize = 64;
 
     /// Fills the pageblocks `blocks`, the first one first.
-    pub fn new(physical: &'p Physical, blocks: impl IntoIterator<Item = u32>) -> Self {
-        Self { physical, blocks: blocks.into_iter().collect(), frames: Vec::with_capacity(Self::AHEAD) }
+    pub fn new(physical: &'p Arc<Physical>, blocks: impl IntoIterator<Item = u32>) -> Self {
+        Self { ahead: Ahead::new(physical, Self::MOST), blocks: blocks.into_iter().collect() }
     }
 
     /// Returns what is set aside and not used; more can be taken afterwards.
     pub(crate) fn return_all(&mut self) {
-        self.physical.return_destinations(self.frames.drain(..));
+        self.ahead.return_all();
     }
 }
 
-impl Destination for TheseFrames<'_> {
-    fn take(&mut self) -> Option<Pfn> {
-        let mut ahead = Self::AHEAD;
-        if self.physical.are_destinations_recalled() {
-            self.return_all();
-            ahead = 1;
+impl<'p> Destination<'p> for TheseFrames<'p> {
+    fn take(&mut self, order: Order, below: Option<Pfn>) -> Option<FrozenFolio<'p>> {
+        if order > Order::ZERO {
+            return None;
+        }
+        let physical = self.ahead.physical;
+        let mut most = Self::MOST;
+        if physical.are_destinations_recalled() {
+            self.ahead.return_all();
+            most = 1;
         }
         loop {
-            if let Some(pfn) = pop(self.physical, &mut self.frames) {
-                return Some(pfn);
+            if let Some(folio) = self.ahead.pop(below) {
+                return Some(folio);
+            }
+            if !self.ahead.frames.is_empty() {
+                // What is set aside lies above the bound, and so may the rest of the plan.
+                return None;
             }
             let &block = self.blocks.front()?;
-            if self.physical.set_aside_from_block(block, ahead, |pfn| self.frames.push(pfn)) == 0 {
+            let frames = &mut self.ahead.frames;
+            if physical.set_aside_from_block(block, most, |pfn| frames.push(pfn)) == 0 {
                 self.blocks.pop_front();
             }
             // Upwards, so that the block fills without holes.
-            self.frames.reverse();
+            frames.reverse();
         }
     }
 
-    fn give_back(&mut self, pfn: Pfn) {
-        self.frames.push(pfn);
-    }
-}
-
-impl Drop for TheseFrames<'_> {
-    fn drop(&mut self) {
-        self.return_all();
+    fn give_back(&mut self, folio: FrozenFolio<'p>) {
+        self.ahead.push(folio);
     }
 }

@@ -1,28 +1,41 @@
-//! The move of a page, and of many in batches: claim, block, flush, freeze, copy, rebind, release (DESIGN, section 4).
+//! The move of a folio, and of many in batches: claim, block, flush, freeze, copy, commit, rebind, release (DESIGN, section 4).
 //!
-//! | step | done by | undone by |
+//! | step | file | undone by |
 //! | --- | --- | --- |
-//! | claim: reference, lock, off its owner, mark | `claim` | `release` |
-//! | block: migration entries for all mappings | [`crate::rmap::ReverseMap::block`] | [`crate::rmap::ReverseMap::rebind`] to the source |
+//! | claim: reference, lock, destination; owners isolate | `claim` | `release` |
+//! | block: migration entries for all mappings | `transfer`, [`crate::rmap::ReverseMap::block`] | rebind to the source |
 //! | flush: once for the batch | [`crate::paging::FlushDebt::pay`] | – |
-//! | freeze: references from what is expected to none | `freeze` | the count is set back |
-//! | copy: contents, and the owner's tables | [`crate::movable::MovableOps::migrate`], or a plain copy | the owner's, before it refuses |
-//! | rebind: mappings to the destination | `rebind` | can't fail |
-//! | release: wake, free the source, put back | `release` | can't fail |
+//! | freeze: references from what is expected to none | `transfer` | the count is set back |
+//! | copy: contents | `transfer`, [`crate::movable::MovableOps::copy`] | – |
+//! | commit: owners' tables, then the destination's counts | `transfer`, [`crate::movable::MovableOps::migrate`] | can't fail once a token is exchanged |
+//! | rebind: mappings to the destination | `transfer`, [`crate::rmap::ReverseMap::rebind`] | can't fail |
+//! | release: putback, wake, free the source | `release` | can't fail |
 //!
 //! A batch takes locks without waiting, so that two batches can't wait for each other; what it finds locked is tried
 //! again alone, where the mode may wait.
 
+mod claim;
+mod budget;
 mod destination;
 mod mover;
+mod parts;
+mod release;
+mod times;
+mod transfer;
 
 pub use destination::{AnyFree, Destination, TheseFrames};
-pub use mover::{Mover, StepTimes};
+pub use mover::Mover;
+pub use times::StepTimes;
 
 use alloc::vec::Vec;
 
-pub use crate::movable::Mode;
+pub use crate::movable::{Mode, Purpose};
 use crate::{report::Reason, units::Pfn};
+
+/// References of a folio that is claimed and blocked: ours, and its owner's.
+fn expected(has_owner: bool) -> u32 {
+    1 + u32::from(has_owner)
+}
 
 /// Which drivers' pages move; for comparing what each rule costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,17 +69,34 @@ pub struct Options {
     pub mode: Mode,
     /// What is tried at all.
     pub policy: Policy,
-    /// Pages that share one flush, 1 to [`Options::MOST`].
-    pub batch: usize,
+    /// What it's for; owners may allow some purposes only.
+    pub purpose: Purpose,
+    /// How many share one flush.
+    pub batch: Batch,
+}
+
+/// How many folios share one flush, and are blocked at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batch {
+    /// So many folios, 1 to [`Options::MOST`]. All of them take each step before any takes the next one.
+    Folios(usize),
+    /// As many as can be moved in so many microseconds, by what folios have cost before: a thread that touches one waits about that
+    /// long at most. Each is unblocked a few folios after its own copy, and those that somebody waits for go first.
+    Micros(u32),
 }
 
 impl Options {
     /// Largest batch, as Linux's (`NR_MAX_BATCHED_MIGRATION`).
     pub const MOST: usize = 512;
 
-    /// Moves anything, in full batches.
+    /// Moves anything, in batches of 50 microseconds.
     pub const fn new(mode: Mode) -> Self {
-        Self { mode, policy: Policy::Any, batch: Self::MOST }
+        Self { mode, policy: Policy::Any, purpose: Purpose::Compaction, batch: Batch::Micros(50) }
+    }
+
+    /// The same in full batches: the most moves a second, but long waits.
+    pub const fn in_full_batches(self) -> Self {
+        Self { batch: Batch::Folios(Self::MOST), ..self }
     }
 
     /// Gives how often a page is tried that stays for a reason that passes; Linux 6.12 tries 3 times, then 7 in SYNC.

@@ -32,8 +32,9 @@ fn lock(threads: u64, machine: fn() -> Arc<Model>) -> impl Fn() + Send + Sync + 
     move || {
         let shared = Arc::new((table_in_use(machine()), Guarded::new()));
         let deed = |shared: &(FrameTable, Guarded)| {
-            let _held = shared.0.lock(PFN);
+            shared.0.lock_raw(PFN);
             shared.1.write(shared.1.read() + 1);
+            shared.0.unlock_raw(PFN);
         };
         let others: alloc::vec::Vec<_> = (1..threads)
             .map(|_| {
@@ -68,14 +69,14 @@ fn try_lock_excludes_and_orders() {
         let shared = Arc::new((table_in_use(Model::looking()), Guarded::new()));
         let other = shared.clone();
         let thread = thread::spawn(move || {
-            if let Some(_held) = other.0.try_lock(PFN) {
+            if other.0.try_lock_raw(PFN) {
                 other.1.write(1);
+                other.0.unlock_raw(PFN);
             }
         });
-        {
-            let _held = shared.0.lock(PFN);
-            shared.1.write(2);
-        }
+        shared.0.lock_raw(PFN);
+        shared.1.write(2);
+        shared.0.unlock_raw(PFN);
         thread.join().expect("no panic");
     });
 }
@@ -84,7 +85,7 @@ fn try_lock_excludes_and_orders() {
 fn wait<const WAITERS: usize>(machine: fn() -> Arc<Model>) -> impl Fn() + Send + Sync + 'static {
     move || {
         let shared = Arc::new((table_in_use(machine()), Guarded::new()));
-        let held = shared.0.try_lock(PFN).expect("free");
+        shared.0.lock_raw(PFN);
         let waiters: [_; WAITERS] = core::array::from_fn(|_| {
             let shared = shared.clone();
             thread::spawn(move || {
@@ -93,7 +94,7 @@ fn wait<const WAITERS: usize>(machine: fn() -> Arc<Model>) -> impl Fn() + Send +
             })
         });
         shared.1.write(1);
-        drop(held);
+        shared.0.unlock_raw(PFN);
         waiters.into_iter().for_each(|thread| thread.join().expect("no panic"));
     }
 }
@@ -124,6 +125,7 @@ fn writeback_wait_is_woken() {
             let marker = thread::spawn(move || marker.0[PFN].mark(Marks::DIRTY));
             shared.1.write(1);
             shared.0.end_writeback(PFN);
+            shared.0.wake_writeback(PFN);
             waiter.join().expect("no panic");
             marker.join().expect("no panic");
             assert!(shared.0[PFN].state().marks().contains(Marks::DIRTY), "a mark was lost");

@@ -61,7 +61,7 @@ fn the_class_settles() {
         let engine = Model::looking().boot();
         let physical = engine.physical().clone();
         let pfn = Pfn::new(1);
-        assert!(physical.alloc_exactly(pfn, Kind::Driver));
+        let _ = physical.alloc_exactly(pfn, Kind::Driver).expect("free").publish().into_raw();
         physical.frame(pfn).set_owner(1, Key::default());
         // Mapped once.
         physical.frame(pfn).map().expect("few");
@@ -108,9 +108,9 @@ fn allocations_are_apart() {
         let engine = Model::looking().boot();
         let shared = Arc::new((engine.physical().clone(), [(); 4].map(|()| Guarded::new())));
         let deed = |shared: &(Arc<crate::zone::Physical>, [Guarded; 4])| {
-            let pfn = shared.0.alloc(Order::ZERO, Kind::Kernel).expect("enough");
-            shared.1[pfn.index()].write(shared.1[pfn.index()].read() + 1);
-            shared.0.put(pfn);
+            let folio = shared.0.alloc(Order::ZERO, Kind::Kernel).expect("enough").publish();
+            let frame = &shared.1[folio.pfn().index()];
+            frame.write(frame.read() + 1);
         };
         let other = shared.clone();
         let thread = thread::spawn(move || deed(&other));

@@ -12,7 +12,7 @@ use crate::{
     Engine,
     frame::Kind,
     migrate::{AnyFree, Mode, Mover, Options},
-    movable::{MovableOps, OwnedMove, OwnedPage, PageIndex, Refusal, Registration},
+    movable::{IsolationRun, MigrationRun, MovableOps, PageIndex, PutbackRun, Registration},
     units::Pfn,
 };
 
@@ -28,19 +28,25 @@ impl MovableOps for Driver {
         "a driver"
     }
 
-    fn isolate(&self, _: OwnedPage) -> Result<(), Refusal> {
-        assert_eq!(self.isolated.read(), 0, "isolated twice");
-        self.isolated.write(1);
-        Ok(())
+    fn isolate(&self, run: &mut IsolationRun<'_>) {
+        run.decide(|_| {
+            assert_eq!(self.isolated.read(), 0, "isolated twice");
+            self.isolated.write(1);
+            Ok(())
+        });
     }
 
-    fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
-        if self.refuses { Err(Refusal::No) } else { self.index.repoint(page) }
+    fn migrate(&self, run: &mut MigrationRun<'_>) {
+        if !self.refuses {
+            self.index.repoint(run);
+        }
     }
 
-    fn putback(&self, _: OwnedPage) {
-        assert_eq!(self.isolated.read(), 1, "put back without having been isolated");
-        self.isolated.write(0);
+    fn putback(&self, run: &PutbackRun<'_>) {
+        for _ in run.folios() {
+            assert_eq!(self.isolated.read(), 1, "put back without having been isolated");
+            self.isolated.write(0);
+        }
     }
 }
 

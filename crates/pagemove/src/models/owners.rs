@@ -8,7 +8,11 @@ use super::{
     all,
     machine::{Guarded, Model},
 };
-use crate::movable::{MovableOps, OwnedMove, OwnedPage, Owners, Refusal};
+use crate::{
+    Engine,
+    migrate::{Mode, Purpose},
+    movable::{Context, MigrationRun, MovableOps, OwnerUse, PutbackRun},
+};
 
 /// A driver whose callback uses what it frees when it has unregistered.
 struct Driver(Guarded);
@@ -18,28 +22,31 @@ impl MovableOps for Driver {
         "a driver"
     }
 
-    fn migrate(&self, _: &OwnedMove<'_>) -> Result<(), Refusal> {
-        Err(Refusal::No)
-    }
+    fn migrate(&self, _: &mut MigrationRun<'_>) {}
 
-    fn putback(&self, _: OwnedPage) {
+    fn putback(&self, _: &PutbackRun<'_>) {
         self.0.write(self.0.read() + 1);
     }
 }
 
+/// Calls the driver back, as the end of a move does.
+fn put_back(engine: &Engine, used: &OwnerUse) {
+    let context = Context { physical: engine.physical(), mode: Mode::Sync, purpose: Purpose::Compaction };
+    used.ops().putback(&PutbackRun { context, folios: &[] });
+}
+
 fn unregister(name: &str, machine: fn() -> Arc<Model>) {
     all(name, move || {
-        let owners = Arc::new(Owners::new(machine()));
+        let engine = machine().boot();
         let driver = Arc::new(Driver(Guarded::new()));
-        let registration = owners.register(driver.clone());
+        let registration = engine.owners().register(driver.clone());
         let number = registration.number();
         let mover = {
-            let owners = owners.clone();
+            let engine = engine.clone();
             thread::spawn(move || {
-                let Some(owner) = owners.get(number) else { return };
+                let Some(owner) = engine.owners().get(number) else { return };
                 let Some(used) = owner.begin() else { return };
-                let page = OwnedPage { pfn: Default::default(), index: 0, mode: crate::movable::Mode::Sync };
-                used.ops().putback(page);
+                put_back(&engine, &used);
             })
         };
         registration.unregister();
@@ -63,15 +70,15 @@ fn unregister_is_woken() {
 #[test]
 fn try_unregister_refuses_or_has_ended_it() {
     all("try-unregister against isolate", || {
-        let owners = Arc::new(Owners::new(Model::looking()));
+        let engine = Model::looking().boot();
         let driver = Arc::new(Driver(Guarded::new()));
-        let registration = owners.register(driver.clone());
+        let registration = engine.owners().register(driver.clone());
         let number = registration.number();
-        let other = owners.clone();
+        let other = engine.clone();
         let mover = thread::spawn(move || {
-            let Some(owner) = other.get(number) else { return };
+            let Some(owner) = other.owners().get(number) else { return };
             let Some(used) = owner.begin() else { return };
-            used.ops().putback(OwnedPage { pfn: Default::default(), index: 0, mode: crate::movable::Mode::Sync });
+            put_back(&other, &used);
         });
         if registration.try_unregister().is_ok() {
             driver.0.write(100);

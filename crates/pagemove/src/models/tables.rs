@@ -83,7 +83,8 @@ fn a_walk_sees_a_table_filled() {
             let slot = other.slot(address(3)).expect("a leaf");
             assert!(slot.load().is_present(), "a hole in a mapping");
         });
-        let lower = shared.new_leaf_table(|number| Entry::present(PAGE.up(number), Flags::USER)).expect("a frame");
+        let lower = shared.new_leaf_table(|number| Entry::present(PAGE.up(number), Flags::USER));
+        let lower = lower.expect("a frame").into_raw();
         slot.swap_if(huge, Entry::table(lower)).expect("nobody else changes it");
         processor.join().expect("no panic");
     });

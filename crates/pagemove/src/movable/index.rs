@@ -8,18 +8,20 @@
 use alloc::{boxed::Box, collections::BTreeMap, string::String, sync::Arc};
 use core::ops::Range;
 
-use super::{MovableOps, OwnedMove, Refusal};
+use super::{FolioToken, MigrationRun, MovableOps, Refusal, Registration};
 use crate::{
+    folio::{FolioRef, FrozenFolio, LockedFolio},
     frame::{Key, Kind, Marks},
     paging::FlushDebt,
     rmap::{RangeMap, Registry, ReverseMap},
     sync::{AtomicU32, Mutex, Ordering},
     units::{Order, Pfn},
-    zone::{AllocError, Physical, PinnedPage},
+    zone::{AllocError, Physical, Request},
 };
 
 const CHUNK: u32 = 512;
 const EMPTY: u32 = u32::MAX;
+const NO_BOUND: u32 = u32::MAX;
 
 type Chunk = Box<[u32; CHUNK as usize]>;
 
@@ -33,63 +35,14 @@ pub struct PageIndex {
     // The number that its pages' keys name: of `rmap`, or of a device's map that asks `rmap` as well.
     mapped_by: AtomicU32,
     owner: AtomicU32,
+    below: AtomicU32,
     read: Option<Box<ReadPage>>,
     chunks: Mutex<BTreeMap<u32, Chunk>>,
 }
 
 /// Reads a page from its backing store: gets the page offset, and fills the page's words. Called with the page locked, so what
-/// [`LockedPage`] says holds.
+/// [`LockedFolio`] says holds.
 pub type ReadPage = dyn Fn(u32, &[crate::sync::AtomicU64; 512]) + Send + Sync;
-
-/// A page held by reference and lock: it can't move, be freed or be truncated until this is dropped.
-///
-/// Whoever holds it must not access user memory that may map the page: a fault there waits for the lock (also copy-on-write of a
-/// private mapping).
-pub struct LockedPage<'a> {
-    physical: &'a Arc<Physical>,
-    pfn: Pfn,
-    fresh: bool,
-}
-
-impl LockedPage<'_> {
-    /// Names the frame.
-    pub fn pfn(&self) -> Pfn {
-        self.pfn
-    }
-
-    /// Tells whether the look-up that gave the page has just allocated and cleared it.
-    pub fn is_fresh(&self) -> bool {
-        self.fresh
-    }
-
-    /// Views the contents, which others may write at the same time.
-    pub fn words(&self) -> &[crate::sync::AtomicU64; 512] {
-        self.physical.ram_words(self.pfn)
-    }
-
-    /// Marks the page as written to.
-    pub fn mark_dirty(&self) {
-        self.physical.frame(self.pfn).mark(Marks::DIRTY);
-    }
-
-    /// Pins the page for `who`, a device of the driver's that reads and writes it: it stays where it is until the pin is
-    /// dropped, though it be freed meanwhile.
-    pub fn pin(&self, who: &str) -> PinnedPage {
-        self.keep_reference();
-        PinnedPage::new(self.physical, self.pfn, true, who)
-    }
-
-    /// Takes one more reference, which outlives this hold.
-    pub(crate) fn keep_reference(&self) {
-        self.physical.frame(self.pfn).get();
-    }
-}
-
-impl Drop for LockedPage<'_> {
-    fn drop(&mut self) {
-        self.physical.unlock_and_put(self.pfn);
-    }
-}
 
 impl PageIndex {
     /// Makes an empty index; see [`crate::Engine::new_index`].
@@ -109,14 +62,16 @@ impl PageIndex {
             rmaps: rmaps.clone(),
             rmap,
             owner: AtomicU32::new(0),
+            below: AtomicU32::new(NO_BOUND),
             read,
             chunks: Mutex::new(BTreeMap::new()),
         })
     }
 
-    /// Names the registration whose callbacks move the pages that are inserted from now on.
-    pub fn set_owner(&self, registration: &super::Registration) {
+    /// Names the registration whose callbacks move the pages that are inserted from now on; they are allocated within its bound.
+    pub fn set_owner(&self, registration: &Registration) {
         self.owner.store(registration.number(), Ordering::Relaxed);
+        self.below.store(registration.below().map_or(NO_BOUND, Pfn::get), Ordering::Relaxed);
     }
 
     /// Names the reverse map in which the mappings of the pages are found that are inserted from now on, by its number in
@@ -154,7 +109,7 @@ impl PageIndex {
     }
 
     /// Finds the page at `index` and locks it; waits for its move if one is under way.
-    pub fn lock_page(&self, index: u32) -> Option<LockedPage<'_>> {
+    pub fn lock_page(&self, index: u32) -> Option<LockedFolio<'_>> {
         loop {
             let pfn = {
                 let chunks = self.chunks.lock();
@@ -171,8 +126,7 @@ impl PageIndex {
                 }
                 pfn
             };
-            self.physical.frames().lock_raw(pfn);
-            let page = LockedPage { physical: &self.physical, pfn, fresh: false };
+            let page = FolioRef::from_counted(&self.physical, pfn).lock();
             if self.peek(index) == Some(pfn) {
                 return Some(page);
             }
@@ -181,44 +135,50 @@ impl PageIndex {
     }
 
     /// Finds the page at `index`, or puts a new one there, cleared or as its store has it; locked.
-    pub fn lock_or_insert(&self, index: u32) -> Result<LockedPage<'_>, AllocError> {
+    pub fn lock_or_insert(&self, index: u32) -> Result<LockedFolio<'_>, AllocError> {
         loop {
             if let Some(page) = self.lock_page(index) {
                 return Ok(page);
             }
-            let pfn = self.physical.alloc(Order::ZERO, self.kind)?;
-            self.physical.ram().zero(pfn, Order::ZERO);
-            if let Some(mut page) = self.insert(index, pfn) {
-                page.fresh = true;
+            let mut folio = self.new_folio()?;
+            folio.zero();
+            if let Ok(page) = self.insert_frozen(index, folio) {
+                let page = page.fresh();
                 if let Some(read) = &self.read {
-                    read(index, page.words());
+                    read(index, page.words(0));
                 }
                 return Ok(page);
             }
-            self.physical.put(pfn);
         }
     }
 
-    /// Puts a frame, allocated as this index's kind and the caller's alone, at `index`; `None` if there is a page already.
-    pub fn insert(&self, index: u32, pfn: Pfn) -> Option<LockedPage<'_>> {
-        let frame = self.physical.frame(pfn);
-        // Nobody else holds it; locked before it's visible, so that no move sees it half made.
-        self.physical.frames().lock_raw(pfn);
+    fn new_folio(&self) -> Result<FrozenFolio<'_>, AllocError> {
+        match self.below.load(Ordering::Relaxed) {
+            NO_BOUND => self.physical.alloc(Order::ZERO, self.kind),
+            below => self.physical.alloc_with(&Request::new(Order::ZERO, self.kind).below(Pfn::new(below))),
+        }
+    }
+
+    /// Puts a page that the caller has allocated and filled at `index`; gives it back if there is a page already. Panics unless it's
+    /// a base page of this index's kind and memory.
+    pub fn insert<'p>(&'p self, index: u32, folio: FrozenFolio<'p>) -> Result<LockedFolio<'p>, FrozenFolio<'p>> {
+        let state = self.physical.frame(folio.pfn()).state();
+        let fits = Arc::ptr_eq(folio.physical(), &self.physical) && state.kind() == self.kind;
+        assert!(fits && state.order() == Order::ZERO, "folio {} can't be a page of \"{}\"", folio.pfn(), self.name);
+        self.insert_frozen(index, folio)
+    }
+
+    fn insert_frozen<'p>(&'p self, index: u32, folio: FrozenFolio<'p>) -> Result<LockedFolio<'p>, FrozenFolio<'p>> {
         let mut chunks = self.chunks.lock();
         let chunk = chunks.entry(index / CHUNK).or_insert_with(|| Box::new([EMPTY; CHUNK as usize]));
         let place = &mut chunk[(index % CHUNK) as usize];
         if *place != EMPTY {
-            drop(chunks);
-            self.physical.frames().unlock_raw(pfn);
-            return None;
+            return Err(folio);
         }
+        *place = folio.pfn().get();
         // Relaxed: numbers only; what they name is found under the registries' locks.
-        frame
-            .set_owner(self.owner.load(Ordering::Relaxed), Key { rmap: self.mapped_by.load(Ordering::Relaxed), index });
-        // One for the place, one for the hold that is returned.
-        frame.get();
-        *place = pfn.get();
-        Some(LockedPage { physical: &self.physical, pfn, fresh: false })
+        let key = Key { rmap: self.mapped_by.load(Ordering::Relaxed), index };
+        Ok(folio.publish_owned(self.owner.load(Ordering::Relaxed), key))
     }
 
     /// Takes the page at `index` out, removes every mapping of it, and frees it once the last reference is gone.
@@ -232,15 +192,15 @@ impl PageIndex {
     }
 
     /// Gives the reverse map that it asked, to be dropped without a frame's lock.
-    fn take_out(&self, index: u32, page: &LockedPage<'_>) -> Option<Arc<dyn ReverseMap>> {
+    fn take_out(&self, index: u32, page: &LockedFolio<'_>) -> Option<Arc<dyn ReverseMap>> {
         // Unmapped first: who finds the place empty may rely on nobody seeing the page any more. Nobody maps it again, for
         // that needs the lock that we hold.
         let mut debt = FlushDebt::new(&self.physical);
         // By the map that the page's key names, a device's perhaps. One that is gone has no mappings left; processes may.
-        let map = self.rmaps.get(self.physical.frame(page.pfn).key().rmap);
+        let map = self.rmaps.get(self.physical.frame(page.pfn()).key().rmap);
         match &map {
-            Some(map) => map.unmap(&self.physical, index, page.pfn, &mut debt),
-            None => self.rmap.unmap(&self.physical, index, page.pfn, &mut debt),
+            Some(map) => map.unmap(&self.physical, index, page.pfn(), &mut debt),
+            None => self.rmap.unmap(&self.physical, index, page.pfn(), &mut debt),
         }
         debt.pay();
         {
@@ -252,14 +212,7 @@ impl PageIndex {
                 }
             }
         }
-        // Whoever still holds it holds a frame that belongs to nobody: it stays where it is until they let go.
-        let frame = self.physical.frame(page.pfn);
-        frame.set_owner(0, Key::default());
-        if frame.refs() > 2 {
-            frame.mark(Marks::TRUNCATED);
-            self.physical.update_class(page.pfn);
-        }
-        self.physical.put(page.pfn);
+        page.give_up();
         map
     }
 
@@ -280,7 +233,7 @@ impl PageIndex {
         while let Some(index) = self.next_index(from).filter(|index| range.contains(index)) {
             let _map;
             if let Some(page) = self.lock_page(index) {
-                let frame = self.physical.frame(page.pfn);
+                let frame = self.physical.frame(page.pfn());
                 if frame.maps() == 0 && frame.refs() == 2 && !frame.state().marks().contains(Marks::DIRTY) {
                     _map = self.take_out(index, &page);
                     dropped += 1;
@@ -303,17 +256,19 @@ impl PageIndex {
         })
     }
 
-    /// Points the place of a moving page to its new frame; for a driver's `migrate`.
-    pub fn repoint(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
+    /// Points the places of moving pages to their destinations; for a driver's `migrate`. Pages that aren't where they should be
+    /// stay.
+    pub fn repoint(&self, run: &mut MigrationRun<'_>) {
+        // Once for the run.
         let mut chunks = self.chunks.lock();
-        let place = chunks.get_mut(&(page.index / CHUNK)).map(|chunk| &mut chunk[(page.index % CHUNK) as usize]);
-        match place {
-            Some(place) if *place == page.from.get() => {
-                *place = page.to.get();
-                Ok(())
-            }
-            _ => Err(Refusal::No),
-        }
+        run.for_each(|folio| {
+            let chunk = chunks.get_mut(&(folio.index() / CHUNK)).ok_or(Refusal::No)?;
+            let place = &mut chunk[(folio.index() % CHUNK) as usize];
+            let mut token = FolioToken::new(&self.physical, Pfn::new(*place));
+            folio.exchange(&mut token)?;
+            *place = token.pfn().get();
+            Ok(())
+        });
     }
 }
 
@@ -323,8 +278,8 @@ impl MovableOps for PageIndex {
         &self.name
     }
 
-    fn migrate(&self, page: &OwnedMove<'_>) -> Result<(), Refusal> {
-        self.repoint(page)
+    fn migrate(&self, run: &mut MigrationRun<'_>) {
+        self.repoint(run);
     }
 }
 

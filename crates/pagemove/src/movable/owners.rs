@@ -2,11 +2,13 @@
 
 use alloc::sync::Arc;
 
-use super::MovableOps;
+use super::{MovableOps, Purposes};
 use crate::{
     port::{Machine, might_wait},
     rmap::Registry,
     sync::{AtomicU32, Ordering},
+    units::Pfn,
+    zone::Physical,
 };
 
 const CLOSING: u32 = 1 << 31;
@@ -15,24 +17,27 @@ const CLOSING: u32 = 1 << 31;
 /// that admits no more.
 pub struct Owner {
     ops: Arc<dyn MovableOps>,
+    purposes: Purposes,
+    below: Option<Pfn>,
     uses: AtomicU32,
-    machine: Arc<dyn Machine>,
+    physical: Arc<Physical>,
 }
 
 /// The drivers of an engine.
 pub struct Owners {
     registry: Arc<Registry<Owner>>,
-    machine: Arc<dyn Machine>,
+    physical: Arc<Physical>,
 }
 
 impl Owners {
-    pub(crate) fn new(machine: Arc<dyn Machine>) -> Self {
-        Self { registry: Arc::default(), machine }
+    pub(crate) fn new(physical: Arc<Physical>) -> Self {
+        Self { registry: Arc::default(), physical }
     }
 
     /// Registers a driver: its pages can be moved until the registration ends.
     pub fn register(&self, ops: Arc<dyn MovableOps>) -> Registration {
-        let owner = Arc::new(Owner { ops, uses: AtomicU32::new(0), machine: self.machine.clone() });
+        let (purposes, below) = (ops.purposes(), ops.below());
+        let owner = Arc::new(Owner { ops, purposes, below, uses: AtomicU32::new(0), physical: self.physical.clone() });
         let number = self.registry.add(Arc::downgrade(&owner));
         Registration { registry: self.registry.clone(), owner, number }
     }
@@ -47,6 +52,20 @@ impl Owner {
     /// Gives the driver's name.
     pub fn name(&self) -> &str {
         self.ops.name()
+    }
+
+    /// Tells for what its folios may be moved.
+    pub fn purposes(&self) -> Purposes {
+        self.purposes
+    }
+
+    /// Tells the frame below which its folios must stay.
+    pub fn below(&self) -> Option<Pfn> {
+        self.below
+    }
+
+    fn machine(&self) -> &dyn Machine {
+        self.physical.machine()
     }
 
     /// Begins a use of the driver's callbacks; `None` once it unregisters.
@@ -79,7 +98,7 @@ impl Drop for OwnerUse {
     fn drop(&mut self) {
         // Release pairs with `close`.
         if self.owner.uses.fetch_sub(1, Ordering::AcqRel) == CLOSING | 1 {
-            self.owner.machine.wake(&self.owner.uses);
+            self.owner.machine().wake(&self.owner.uses);
         }
     }
 }
@@ -105,6 +124,20 @@ impl Registration {
         self.number
     }
 
+    /// Gives the memory of the driver's folios.
+    pub fn physical(&self) -> &Arc<Physical> {
+        &self.owner.physical
+    }
+
+    /// Tells the frame below which the driver's folios must stay.
+    pub fn below(&self) -> Option<Pfn> {
+        self.owner.below
+    }
+
+    pub(super) fn is_of(&self, physical: &Arc<Physical>) -> bool {
+        Arc::ptr_eq(&self.owner.physical, physical)
+    }
+
     /// Ends the registration if no page is isolated or moving now; otherwise it goes on unchanged.
     pub fn try_unregister(&self) -> Result<(), StillMoving> {
         match self.owner.uses.compare_exchange(0, CLOSING, Ordering::AcqRel, Ordering::Relaxed) {
@@ -118,10 +151,10 @@ impl Registration {
     ///
     /// Must not be called by a callback, nor by who holds a frame's lock.
     pub fn unregister(&self) {
-        might_wait(&*self.owner.machine);
+        might_wait(self.owner.machine());
         let mut uses = self.owner.close();
         while uses != 0 {
-            self.owner.machine.wait(&self.owner.uses, uses | CLOSING);
+            self.owner.machine().wait(&self.owner.uses, uses | CLOSING);
             uses = self.owner.uses.load(Ordering::Acquire) & !CLOSING;
         }
     }

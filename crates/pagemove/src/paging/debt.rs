@@ -46,7 +46,7 @@ impl<'p> FlushDebt<'p> {
     }
 
     /// Keeps a reference until the flush.
-    pub fn keep_reference(&mut self, pfn: Pfn) {
+    pub(crate) fn keep_reference(&mut self, pfn: Pfn) {
         self.references.push(pfn);
     }
 

@@ -12,6 +12,7 @@ use core::ops::Range;
 
 use super::{Entry, Flags, FlushDebt};
 use crate::{
+    folio::FrozenFolio,
     frame::Kind,
     port::SpaceId,
     sync::{AtomicU64, Ordering},
@@ -71,7 +72,7 @@ impl Slot<'_> {
     }
 
     /// Changes the entry from `old` to `new`; gives the current entry if it is no longer `old`.
-    pub fn swap_if(&self, old: Entry, new: Entry) -> Result<(), Entry> {
+    pub(crate) fn swap_if(&self, old: Entry, new: Entry) -> Result<(), Entry> {
         // AcqRel: Release publishes the frame's fields and contents to walks; Acquire as in `load`. A failed swap may
         // be relaxed: its result is only compared, or swapped again.
         self.word
@@ -107,7 +108,7 @@ impl Slot<'_> {
 impl PageTable {
     /// Makes an empty table for address space `space`.
     pub fn new(physical: Arc<Physical>, space: SpaceId) -> Result<Self, AllocError> {
-        let root = new_table(&physical, |_| Entry::NONE)?;
+        let root = new_table(&physical, |_| Entry::NONE)?.into_raw();
         Ok(Self { physical, space, root })
     }
 
@@ -191,19 +192,19 @@ impl PageTable {
 
     fn add_table(&self, word: &AtomicU64) -> Result<Entry, AllocError> {
         let table = new_table(&self.physical, |_| Entry::NONE)?;
-        let entry = Entry::table(table);
-        // Release publishes the zeroed table.
+        let entry = Entry::table(table.pfn());
+        // Release publishes the cleared table.
         match word.compare_exchange(0, entry.bits(), Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => Ok(entry),
-            Err(other) => {
-                self.physical.free_frozen(table);
-                Ok(Entry::from_bits(other))
+            Ok(_) => {
+                let _ = table.into_raw();
+                Ok(entry)
             }
+            Err(other) => Ok(Entry::from_bits(other)),
         }
     }
 
     /// Makes a bottom-level table that isn't linked yet, with an entry for each index from 0 to 511.
-    pub(crate) fn new_leaf_table(&self, entry: impl Fn(u32) -> Entry) -> Result<Pfn, AllocError> {
+    pub(crate) fn new_leaf_table(&self, entry: impl Fn(u32) -> Entry) -> Result<FrozenFolio<'_>, AllocError> {
         new_table(&self.physical, entry)
     }
 
@@ -289,11 +290,11 @@ fn index(address: VirtAddr, level: u32) -> usize {
     (address.vpn() >> (BITS * level)) as usize & ((1 << BITS) - 1)
 }
 
-fn new_table(physical: &Physical, entry: impl Fn(u32) -> Entry) -> Result<Pfn, AllocError> {
-    let pfn = physical.alloc_frozen(Order::ZERO, Kind::PageTable)?;
-    for (number, word) in physical.ram_words(pfn).iter().enumerate() {
+fn new_table(physical: &Arc<Physical>, entry: impl Fn(u32) -> Entry) -> Result<FrozenFolio<'_>, AllocError> {
+    let table = physical.alloc(Order::ZERO, Kind::PageTable)?;
+    for (number, word) in table.words(0).iter().enumerate() {
         // Relaxed: published with the entry that points here.
         word.store(entry(number as u32).bits(), Ordering::Relaxed);
     }
-    Ok(pfn)
+    Ok(table)
 }

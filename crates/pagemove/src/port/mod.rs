@@ -15,13 +15,13 @@
 //! | call | may sleep | may interrupt other CPUs | in an interrupt |
 //! | --- | --- | --- | --- |
 //! | `Physical::alloc_with` with `Effort::Lists` | no | no | yes |
-//! | `alloc`, `alloc_frozen`, `alloc_exactly`; `alloc_with` with `Effort::Drain` | no | yes | no |
+//! | `alloc`, `alloc_exactly`; `alloc_with` with `Effort::Drain` | no | yes | no |
 //! | `alloc_with` with `Effort::Compact` | yes | yes | no |
-//! | `Physical::put`, `free_frozen`; `Frame::get`, `try_get` | no | no | yes |
+//! | `Physical::get`; `publish` and dropping of a `FrozenFolio`; `clone` and dropping of a `FolioRef` | no | no | yes |
 //! | dropping a `PinnedPage`; `Pins::of`, `all` | no | no | yes, if the heap may be called there |
 //! | reading frames, summaries, counters and events | no | no | yes |
-//! | `FrameTable::try_lock`, dropping a `FrameLock`, `start_writeback`, `end_writeback` | no | no | yes, if [`Machine::wake`] may be called there |
-//! | `FrameTable::lock`, `wait_unlocked`, `wait_writeback` | yes | no | no |
+//! | `FolioRef::try_lock`, `start_writeback`; dropping a `LockedFolio` or `Writeback` | no | no | yes, if [`Machine::wake`] may be called there |
+//! | `FolioRef::lock`, `FrameTable::wait_unlocked` | yes | no | no |
 //! | `drain_cpu_lists`, `free_frames` | no | yes | no |
 //! | all else: indexes, registrations, reverse maps, address spaces, moves, compaction | yes | yes | no |
 //!

@@ -88,14 +88,18 @@ impl Ram {
     }
 
     fn frame(self, pfn: Pfn, order: Order) -> *mut u8 {
-        assert!(pfn.get() as u64 + order.frames() as u64 <= self.frames as u64, "frame {pfn} is outside RAM");
+        self.frames_at(pfn, order.frames())
+    }
+
+    fn frames_at(self, pfn: Pfn, frames: u32) -> *mut u8 {
+        assert!(u64::from(pfn.get()) + u64::from(frames) <= u64::from(self.frames), "frame {pfn} is outside RAM");
         // SAFETY: the offset is within the mapping by the assertion and `new`'s contract.
         unsafe { self.base.as_ptr().add(pfn.index() * PAGE_SIZE) }
     }
 
     /// Copies the contents of `order.frames()` frames. Nobody writes either side meanwhile: the source is blocked and
     /// frozen, the destination not yet visible.
-    pub fn copy(self, from: Pfn, to: Pfn, order: Order) {
+    pub(crate) fn copy(self, from: Pfn, to: Pfn, order: Order) {
         if self.contents == Contents::TablesOnly {
             return;
         }
@@ -106,26 +110,26 @@ impl Ram {
         unsafe { core::ptr::copy_nonoverlapping(from, to, PAGE_SIZE * order.frames() as usize) }
     }
 
-    /// Copies as [`Self::copy`] does, but past the caches: a page that moves is mostly one that nobody uses right now, so
+    /// Copies the contents of `frames` frames in a row as [`Self::copy`] does, but past the caches: a page that moves is mostly one that nobody uses right now, so
     /// it would only push out what is used. It also saves reading the destination first: measured, a page takes two thirds
     /// of the time of `memcpy`. FreeBSD's `pagecopy` does so, too. [`Self::settle_copies`] must follow before others may
     /// look at the destinations.
-    pub fn copy_streaming(self, from: Pfn, to: Pfn, order: Order) {
+    pub(crate) fn copy_streaming(self, from: Pfn, to: Pfn, frames: u32) {
         if self.contents == Contents::TablesOnly {
             return;
         }
-        let (from, to) = (self.frame(from, order), self.frame(to, order));
+        let (from, to) = (self.frames_at(from, frames), self.frames_at(to, frames));
         // SAFETY: as in `copy`; both aligned to a page.
-        unsafe { stream(from.cast(), to.cast(), PAGE_SIZE / 8 * order.frames() as usize) }
+        unsafe { stream(from.cast(), to.cast(), PAGE_SIZE / 8 * frames as usize) }
     }
 
     /// Makes all that [`Self::copy_streaming`] copied visible before anything that follows; once for a batch.
-    pub fn settle_copies(self) {
+    pub(crate) fn settle_copies(self) {
         fence();
     }
 
     /// Clears the contents of `order.frames()` frames, which belong to the caller alone.
-    pub fn zero(self, pfn: Pfn, order: Order) {
+    pub(crate) fn zero(self, pfn: Pfn, order: Order) {
         if self.contents == Contents::All {
             let start = self.frame(pfn, order);
             // SAFETY: in bounds, and the caller's alone.
@@ -133,11 +137,13 @@ impl Ram {
         }
     }
 
-    /// Views a frame as words: a page table's entries, or data that the engine's caller reads and writes.
+    /// Views a frame as words, as a processor's access by physical address would.
     ///
-    /// The view must not outlive the machine; whoever keeps it keeps what borrows the machine, too.
+    /// # Safety
+    /// The machine outlives the view. Unless the caller is the machine and acts for a processor by a translation that isn't flushed,
+    /// it keeps the frame from being freed meanwhile: by a handle, or as its owner.
     #[cfg(not(feature = "loom"))]
-    pub(crate) fn words<'a>(self, pfn: Pfn) -> &'a [crate::sync::AtomicU64; 512] {
+    pub unsafe fn words<'a>(self, pfn: Pfn) -> &'a [crate::sync::AtomicU64; 512] {
         // SAFETY: in bounds, aligned to a page, valid for all bit patterns, alive as long as the machine.
         unsafe { &*self.frame(pfn, Order::ZERO).cast() }
     }

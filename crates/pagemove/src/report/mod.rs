@@ -38,11 +38,13 @@ pub enum Reason {
     Order,
     /// The frame number is outside of the zone.
     CrossedZone,
+    /// Its owner lets it move for other purposes only.
+    Purpose,
 }
 
 impl Reason {
     /// All reasons, in numeric order.
-    pub const ALL: [Reason; 13] = [
+    pub const ALL: [Reason; 14] = [
         Reason::Pinned,
         Reason::Referenced,
         Reason::Locked,
@@ -56,6 +58,7 @@ impl Reason {
         Reason::OwnerGone,
         Reason::Order,
         Reason::CrossedZone,
+        Reason::Purpose,
     ];
 
     /// The name used in reports.
@@ -74,6 +77,7 @@ impl Reason {
             Reason::OwnerGone => "owner_gone",
             Reason::Order => "order",
             Reason::CrossedZone => "crossed_zone",
+            Reason::Purpose => "purpose",
         }
     }
 

@@ -4,14 +4,16 @@
 //! Its lock is held shared by who walks from a page to its entries (moves, truncation), and exclusively by who makes the
 //! set of mappings change under a walk: mmap, munmap, and fork and mremap while they copy or move entries, so that a walk
 //! sees an entry either before or after, and never misses one that was copied behind its back.
+#![allow(unsafe_code, reason = "`ReverseMap` is an unsafe trait")]
 
 use alloc::sync::{Arc, Weak};
 use core::ops::Range;
 
 use iset::IntervalMap;
 
-use super::{MovingPage, Registry, ReverseMap, mapping_rebound, mapping_removed};
+use super::{Registry, ReverseMap, mapping_rebound, mapping_removed};
 use crate::{
+    folio::Migration,
     frame::Marks,
     paging::{Entry, Flags, FlushDebt, PageTable, Slot},
     port::SpaceId,
@@ -119,32 +121,36 @@ impl Drop for RangeMap {
     }
 }
 
-impl ReverseMap for RangeMap {
-    fn block(&self, physical: &Physical, pages: &mut [MovingPage], wait: bool, debt: &mut FlushDebt<'_>) {
+// SAFETY: entries are changed by swaps only, each counted before it is put in and after it is taken out; taken ones are owed a
+// flush.
+unsafe impl ReverseMap for RangeMap {
+    fn block(&self, physical: &Physical, pages: &mut [Migration], wait: bool, debt: &mut FlushDebt<'_>) {
         let tree = if wait { Some(self.tree.read()) } else { self.tree.try_read() };
         let Some(tree) = tree else {
-            pages.iter_mut().for_each(|page| page.stay = page.stay.or(Some(Reason::Locked)));
+            pages.iter_mut().for_each(|page| page.stay(Reason::Locked));
             return;
         };
-        pages.iter_mut().for_each(|page| page.blocked = page.stay.is_none());
+        pages.iter_mut().for_each(|page| page.is_blocked = !page.stays());
         for_each_slot(&tree, pages, |page, slot, space, address| {
-            if page.blocked {
+            if page.is_blocked {
                 block_slot(physical, page, slot, space, address, debt);
             }
         });
     }
 
-    fn rebind(&self, physical: &Physical, pages: &[MovingPage]) {
+    fn rebind(&self, physical: &Physical, pages: &[Migration]) {
         for_each_slot(&self.tree.read(), pages, |page, slot, _, _| {
-            let (from, to) = (page.from, page.target());
+            let (from, to) = (page.src, page.target());
             let mut entry = slot.load();
             // Others may change a migration entry (mprotect, fork) or take it out meanwhile, so look and try again.
             while entry.is_migration() && entry.pfn() == from {
-                mapping_rebound(physical, to);
+                // SAFETY: for the entry that is put in next.
+                unsafe { mapping_rebound(physical, to) };
                 match slot.swap_if(entry, entry.unblocked(to)) {
                     Ok(()) => break,
                     Err(now) => {
-                        mapping_removed(physical, to);
+                        // SAFETY: it isn't put in.
+                        unsafe { mapping_removed(physical, to) };
                         entry = now;
                     }
                 }
@@ -166,25 +172,26 @@ impl ReverseMap for RangeMap {
 
 fn block_slot(
     physical: &Physical,
-    page: &MovingPage,
+    page: &Migration,
     slot: Slot<'_>,
     space: SpaceId,
     address: VirtAddr,
     debt: &mut FlushDebt<'_>,
 ) {
-    let taken = slot.update(|entry| (entry.is_present() && entry.pfn() == page.from).then(|| entry.blocked()));
+    let taken = slot.update(|entry| (entry.is_present() && entry.pfn() == page.src).then(|| entry.blocked()));
     if let Some(entry) = taken {
         if entry.has(Flags::DIRTY) {
-            mark_dirty(physical, page.from);
+            mark_dirty(physical, page.src);
         }
-        mapping_removed(physical, page.from);
+        // SAFETY: of the entry that was just blocked.
+        unsafe { mapping_removed(physical, page.src) };
         debt.owe(space, address, slot.order().frames());
     }
 }
 
 /// Calls `see` with every leaf that may map one of the pages.
-fn for_each_slot(tree: &Tree, pages: &[MovingPage], mut see: impl FnMut(&MovingPage, Slot<'_>, SpaceId, VirtAddr)) {
-    let mut visit = |page: &MovingPage, range: &Range<u32>, mapping: &Mapping| {
+fn for_each_slot(tree: &Tree, pages: &[Migration], mut see: impl FnMut(&Migration, Slot<'_>, SpaceId, VirtAddr)) {
+    let mut visit = |page: &Migration, range: &Range<u32>, mapping: &Mapping| {
         let address = mapping.start.up(page.key.index - range.start);
         if let Some(slot) = mapping.table.slot(address)
             && slot.order() == page.order

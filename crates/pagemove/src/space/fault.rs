@@ -6,7 +6,7 @@ use crate::{
     paging::{Entry, Flags, Slot},
     report::Counter,
     units::{HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
-    zone::{AllocError, Physical, Request},
+    zone::{AllocError, Physical},
 };
 
 /// The kind of access.
@@ -84,7 +84,7 @@ impl AddressSpace {
             let step = match step {
                 // No lock is held: movers may have reserved the last free frames.
                 Err(FaultError::OutOfMemory(_))
-                    if tries < Physical::MOST_TRIES && self.physical().make_room(&base_page()) =>
+                    if tries < Physical::MOST_TRIES && self.physical().recall_destinations() =>
                 {
                     tries += 1;
                     continue;
@@ -160,22 +160,12 @@ impl AddressSpace {
 
     /// Allocates an anonymous page for `address`, with the reference and the map count of its future entry.
     pub(super) fn new_anonymous(&self, vma: &Vma, address: VirtAddr, from: Option<Pfn>) -> Result<Pfn, AllocError> {
-        // A move may find the page before its entry is set: the extra reference or map count makes its freeze fail.
-        let pfn = self.physical().alloc(Order::ZERO, Kind::Anon)?;
-        let ram = self.physical().ram();
+        let mut new = self.physical().alloc(Order::ZERO, Kind::Anon)?;
         match from {
-            Some(from) => ram.copy(from, pfn, Order::ZERO),
-            None => ram.zero(pfn, Order::ZERO),
+            Some(from) => self.physical().ram().copy(from, new.pfn(), Order::ZERO),
+            None => new.zero(),
         }
-        self.name_anonymous(vma, address, pfn);
-        Ok(pfn)
-    }
-
-    fn name_anonymous(&self, vma: &Vma, address: VirtAddr, pfn: Pfn) {
-        let rmap = vma.anonymous.as_ref().map_or(0, |rmap| rmap.id());
-        let frame = self.physical().frame(pfn);
-        frame.set_owner(0, Key { rmap, index: vma.index_of(address) });
-        frame.map_with_reference();
+        Ok(new.publish_mapped(anonymous_key(vma, address)))
     }
 
     /// Replaces `old` by `entry`, which maps the new page; frees that if the entry has changed.
@@ -247,18 +237,13 @@ impl AddressSpace {
     /// Makes the page exclusive for a store: reuses it if nobody else has it, otherwise copies it.
     fn copy_on_write(&self, vma: &Vma, address: VirtAddr, slot: &Slot<'_>, entry: Entry) -> Result<Step, FaultError> {
         let old = entry.pfn();
-        let frame = self.physical().frame(old);
-        // The reference prevents freeing and moving during the copy.
-        if !frame.try_get() {
-            return Ok(Step::Wait(old));
+        // The reference keeps the frame from being freed, or moved, while it's copied.
+        let Some(folio) = self.physical().get(old) else { return Ok(Step::Wait(old)) };
+        // The lock isn't waited for here: a move that has it fails as long as we have a reference.
+        match folio.try_lock() {
+            Ok(_lock) => self.copy_locked(vma, address, slot, entry),
+            Err(_) => Ok(Step::Wait(old)),
         }
-        // Don't wait here: a move that holds the lock fails because of our reference.
-        let step = match self.physical().frames().try_lock(old) {
-            Some(_lock) => self.copy_locked(vma, address, slot, entry),
-            None => Ok(Step::Wait(old)),
-        };
-        self.physical().put(old);
-        step
     }
 
     /// The caller holds a reference to the old page, and its lock.
@@ -307,16 +292,16 @@ impl AddressSpace {
             // Either a table with 4 KiB entries, or a 2 MiB entry, which the caller finds as the leaf.
             return Ok(None);
         }
-        let Ok(pfn) = self.physical().alloc(HUGE_ORDER, Kind::Anon) else { return Ok(None) };
-        self.physical().ram().zero(pfn, HUGE_ORDER);
-        self.name_anonymous(vma, whole.start(), pfn);
+        let Ok(mut new) = self.physical().alloc(HUGE_ORDER, Kind::Anon) else { return Ok(None) };
+        new.zero();
+        let pfn = new.publish_mapped(anonymous_key(vma, whole.start()));
         Ok(Some(self.place(&slot, Entry::NONE, Entry::present(pfn, self.own_flags(vma) | Flags::HUGE), pfn)))
     }
 }
 
-/// The request for a fault that found no frame. One page suffices: larger orders fall back to base pages.
-fn base_page() -> Request {
-    Request::new(Order::ZERO, Kind::Anon)
+/// Says where the mappings of an anonymous page of `vma` are found.
+fn anonymous_key(vma: &Vma, address: VirtAddr) -> Key {
+    Key { rmap: vma.anonymous.as_ref().map_or(0, |rmap| rmap.id()), index: vma.index_of(address) }
 }
 
 fn needed(access: Access) -> Protection {

@@ -4,8 +4,9 @@ use alloc::{boxed::Box, string::String, sync::Arc};
 
 use crate::{
     engine::Engine,
+    folio::LockedFolio,
     frame::Kind,
-    movable::{LockedPage, PageIndex, Registration},
+    movable::{PageIndex, Registration},
     rmap::RangeMap,
     zone::AllocError,
 };
@@ -30,7 +31,7 @@ pub trait Mappable: Send + Sync {
     fn reverse_map(&self) -> &Arc<RangeMap>;
 
     /// Gives the page at offset `index`, locked, so that it can't move before it is mapped. May allocate it.
-    fn fault(&self, index: u32) -> Result<LockedPage<'_>, FileError>;
+    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError>;
 }
 
 pub use crate::movable::ReadPage;
@@ -76,7 +77,7 @@ impl Mappable for PageCache {
         self.index.reverse_map()
     }
 
-    fn fault(&self, index: u32) -> Result<LockedPage<'_>, FileError> {
+    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
         if index >= self.pages {
             return Err(FileError::BeyondEnd(index));
         }

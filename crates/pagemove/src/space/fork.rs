@@ -129,20 +129,16 @@ impl AddressSpace {
         let pfn = entry.pfn();
         // The reference prevents a move even if the page is unpinned now. If it is frozen, it was unpinned and is
         // moving.
-        if !self.physical().frame(pfn).try_get() {
+        let Some(_reference) = self.physical().get(pfn) else {
             self.physical().machine().pause();
             return Ok(None);
-        }
-        let now = slot.load();
-        let copied = if now.is_none() || now.pfn() != pfn {
-            Ok(None)
-        } else {
-            child.new_anonymous(vma, address, Some(pfn)).map(|new| {
-                let gone = Flags::PRESENT | Flags::MIGRATION | Flags::DIRTY;
-                Some(Entry::present(new, entry.flags() - gone))
-            })
         };
-        self.physical().put(pfn);
-        copied
+        let now = slot.load();
+        if now.is_none() || now.pfn() != pfn {
+            return Ok(None);
+        }
+        let new = child.new_anonymous(vma, address, Some(pfn))?;
+        let gone = Flags::PRESENT | Flags::MIGRATION | Flags::DIRTY;
+        Ok(Some(Entry::present(new, entry.flags() - gone)))
     }
 }

@@ -126,7 +126,7 @@ impl AddressSpace {
         &self.table
     }
 
-    fn physical(&self) -> &Physical {
+    fn physical(&self) -> &Arc<Physical> {
         self.engine.physical()
     }
 

@@ -5,10 +5,10 @@ use alloc::vec::Vec;
 
 use super::{Access, AddressSpace, FaultError, find};
 use crate::{
+    folio::PinnedPage,
     frame::Kind,
     paging::Flags,
     units::{HUGE_ORDER, VirtAddr, VirtRange},
-    zone::PinnedPage,
 };
 
 /// Why pages were not pinned. After an error none of them is.
@@ -85,11 +85,11 @@ impl AddressSpace {
         }
         let physical = self.engine.physical();
         let pfn = entry.pfn();
-        let frame = physical.frame(pfn);
-        if !frame.try_get() {
+        let Some(folio) = physical.get(pfn) else {
             physical.frames().wait_unlocked(pfn);
             return None;
-        }
+        };
+        let frame = physical.frame(pfn);
         let writable = vma.protection.contains(super::Protection::WRITE);
         let shared_anonymous = frame.state().kind() == Kind::Anon && !entry.has(Flags::EXCLUSIVE);
         let file_page = !vma.shared && frame.state().kind() != Kind::Anon;
@@ -100,10 +100,7 @@ impl AddressSpace {
             let marks = Flags::ACCESSED | Flags::DIRTY | Flags::SOFT_DIRTY;
             now.without(marks) == entry.without(marks)
         };
-        if !unchanged || shared_anonymous || (writable && file_page) {
-            physical.put(pfn);
-            return None;
-        }
-        Some(PinnedPage::new(physical, pfn, write, who))
+        let is_its_own = unchanged && !shared_anonymous && !(writable && file_page);
+        is_its_own.then(|| folio.pin(write, who))
     }
 }

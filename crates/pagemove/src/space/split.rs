@@ -2,10 +2,11 @@
 
 use super::{AddressSpace, SpaceError};
 use crate::{
+    folio::FrozenFolio,
     frame::{Class, Key, Kind, Marks, State},
     paging::{Entry, Flags, Slot},
     sync::Ordering,
-    units::{FrameRange, HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
+    units::{FrameRange, HUGE_ORDER, Order, VirtAddr, VirtRange},
     zone::AllocError,
 };
 
@@ -48,28 +49,26 @@ impl AddressSpace {
                 Entry::present(entry.pfn().up(number), entry.flags() - Flags::PRESENT - Flags::HUGE)
             })?;
             // Take a reference before the lock: a move may free the frame for others at any time.
-            if !self.physical().frame(entry.pfn()).try_get() {
-                self.physical().free_frozen(lower);
+            let Some(folio) = self.physical().get(entry.pfn()) else {
                 self.physical().machine().pause();
                 continue;
-            }
-            let lock = self.physical().frames().lock(entry.pfn());
-            let split = self.split_frame(start, &slot, entry, lower);
-            drop(lock);
-            if split {
+            };
+            let folio = folio.lock();
+            if self.split_folio(start, &slot, entry, &lower) {
+                // The table is in place, and our reference is one of the 512 entries'.
+                let _ = (lower.into_raw(), folio.unlock().into_raw());
                 return Ok(());
             }
-            self.physical().put(entry.pfn());
-            self.physical().free_frozen(lower);
-            // A move waiting for the lock holds the extra reference; retrying at once would take the lock from it again
-            // and again.
+            drop(folio);
+            // A move that waits for the lock holds the reference that is in our way; trying again at once would take the lock
+            // from under it, for ever.
             self.physical().machine().pause();
         }
     }
 
-    /// Splits under the frame's lock, and consumes the caller's reference. False if the entry or the references
-    /// changed; then the caller keeps its reference.
-    fn split_frame(&self, start: VirtAddr, slot: &Slot<'_>, entry: Entry, lower: Pfn) -> bool {
+    /// Does it under the frame's lock, and takes the caller's reference; false if the entry or the frame's references
+    /// changed meanwhile, and then the reference is still the caller's.
+    fn split_folio(&self, start: VirtAddr, slot: &Slot<'_>, entry: Entry, lower: &FrozenFolio<'_>) -> bool {
         let physical = self.physical();
         let head = physical.frame(entry.pfn());
         if slot.load() != entry {
@@ -98,10 +97,10 @@ impl AddressSpace {
             frame.thaw(1, 1);
         }
         let marks = before.flags() & (Flags::ACCESSED | Flags::DIRTY);
-        for word in physical.ram_words(lower) {
+        for word in lower.words(0) {
             word.fetch_or(marks.bits(), Ordering::Relaxed);
         }
-        slot.replace(before.blocked(), Entry::table(lower));
+        slot.replace(before.blocked(), Entry::table(lower.pfn()));
         true
     }
 }

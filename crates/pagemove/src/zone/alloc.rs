@@ -11,47 +11,12 @@ use crate::{
 };
 
 impl Physical {
-    /// Allocates `order.frames()` frames for `kind`, with one reference; contents are what they were.
+    /// Takes frames for a folio of `order` and makes them one of `kind`, without a reference.
     ///
-    /// Zones are tried from the last one down, as low memory is the scarcer. Panics if `kind` is none that memory is allocated
-    /// for (free, a tail).
+    /// The short way first: most allocations are of a base page that lies on this CPU's list. Zones are tried from the last one
+    /// down, as low memory is the scarcer. Panics if `kind` is none that memory is allocated for (free, a tail).
     #[inline]
-    pub fn alloc(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
-        let pfn = self.alloc_unpublished(order, kind)?;
-        self.frames[pfn].publish();
-        Ok(pfn)
-    }
-
-    /// Allocates what `request` asks for, with one reference, going as far as it allows; contents are what they were.
-    pub fn alloc_with(&self, request: &Request) -> Result<Pfn, AllocError> {
-        if request.effort > Effort::Lists {
-            might_wait(self.machine());
-        }
-        let mut result = self.take_frames(request);
-        for _ in 0..Self::MOST_TRIES {
-            if result.is_ok() || request.effort < Effort::Compact || !self.make_room(request) {
-                break;
-            }
-            result = self.take_frames(request);
-        }
-        let pfn = result?;
-        self.frames[pfn].publish();
-        Ok(pfn)
-    }
-
-    /// Allocates as [`Self::alloc`] does, but without a reference, so that nobody else can get one: the frames are the
-    /// caller's alone until [`Self::free_frozen`]. For what never moves, is never mapped and has one owner (page tables, a
-    /// slab, a kernel's own data) counting is work for nothing; Linux has `alloc_frozen_pages` for it since 6.14. Panics if
-    /// `kind` is one that can move: a move takes a reference first.
-    #[inline]
-    pub fn alloc_frozen(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
-        assert!(!kind.is_movable(), "{kind:?} pages can move, so they must be counted: use `alloc`");
-        self.alloc_unpublished(order, kind)
-    }
-
-    /// The short way first: most allocations are of a base page that lies on this CPU's list.
-    #[inline]
-    fn alloc_unpublished(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
+    pub(crate) fn take(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
         assert!(kind.is_allocation(), "nothing is allocated as {kind:?}");
         might_wait(self.machine());
         if order == Order::ZERO
@@ -60,17 +25,6 @@ impl Physical {
             return Ok(pfn);
         }
         self.take_frames(&Request::new(order, kind))
-    }
-
-    /// Allocates just the frame `pfn` for `kind`, if it's free and its pageblock isn't isolated; for rebuilding a layout and for
-    /// contiguous ranges.
-    pub fn alloc_exactly(&self, pfn: Pfn, kind: Kind) -> bool {
-        might_wait(self.machine());
-        let taken = self.take_exactly(pfn, kind);
-        if taken {
-            self.frames[pfn].publish();
-        }
-        taken
     }
 
     /// Takes frames that `request` allows, and makes them an allocation of its kind without a reference. Contents are what
@@ -132,7 +86,9 @@ impl Physical {
         zone.buddy.lock().take(self.tables(), request.order, request.migratetype(), below)
     }
 
-    fn take_exactly(&self, pfn: Pfn, kind: Kind) -> bool {
+    /// Takes just the frame `pfn` for `kind`, if it's free and its pageblock isn't isolated.
+    pub(crate) fn take_exactly(&self, pfn: Pfn, kind: Kind) -> bool {
+        might_wait(self.machine());
         assert!(kind.is_allocation(), "nothing is allocated as {kind:?}");
         let Some(zone) = self.zone_of(pfn) else { return false };
         let take = || {
@@ -156,7 +112,8 @@ impl Physical {
         let class = kind.first_class();
         if order > Order::ZERO {
             for tail in (FrameRange { start: pfn, frames: order.frames() }).iter().skip(1) {
-                self.frames[tail].set_state(State::new(Kind::Tail, class, Order::ZERO));
+                // The order, by which the head is found.
+                self.frames[tail].set_state(State::new(Kind::Tail, class, order));
             }
         }
         let frame = &self.frames[pfn];

@@ -54,13 +54,19 @@ impl Physical {
         taken
     }
 
-    /// Sets aside a folio of `order` above 0.
-    pub(crate) fn set_aside_folio(&self, order: Order) -> Result<Pfn, AllocError> {
-        // From movable pageblocks, where what moves there belongs.
-        let pfn = self.take_frames(&Request::new(order, Kind::Anon))?;
-        self.reset_destination(pfn);
-        self.count_set_aside(1);
+    /// Sets aside a folio as `request` says.
+    pub(crate) fn set_aside_folio(&self, request: &Request) -> Result<Pfn, AllocError> {
+        let pfn = self.take_frames(request)?;
+        self.make_destination(pfn);
         Ok(pfn)
+    }
+
+    /// Makes a frozen folio, allocated for anything, a destination, if it isn't one.
+    pub(crate) fn make_destination(&self, pfn: Pfn) {
+        if self.frames[pfn].state().kind() != Kind::Destination {
+            self.reset_destination(pfn);
+            self.count_set_aside(1);
+        }
     }
 
     fn count_set_aside(&self, destinations: usize) {
@@ -110,7 +116,7 @@ impl Physical {
 
     /// Has movers return destinations, for an allocation that failed. Tells whether it's worth another try. Waits, so the
     /// caller holds no lock that a mover may want.
-    pub(super) fn recall_destinations(&self) -> bool {
+    pub(crate) fn recall_destinations(&self) -> bool {
         let before = self.pressure.set_aside.load(Ordering::Relaxed);
         if before == 0 {
             return false;

@@ -19,7 +19,7 @@ const FREE: State = State::new(Kind::Free, Class::Free, Order::ZERO);
 
 impl Physical {
     /// Gives a reference back; the last one frees the folio.
-    pub fn put(&self, pfn: Pfn) {
+    pub(crate) fn put(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
         if frame.put() == Put::Last {
             self.release(pfn, frame);
@@ -33,10 +33,14 @@ impl Physical {
         }
     }
 
-    /// Frees what [`Self::alloc_frozen`] gave. Panics if somebody has a reference or maps it, or it's free already.
-    pub fn free_frozen(&self, pfn: Pfn) {
+    /// Frees a folio that has no reference. Panics if somebody has one or maps it, or it's free already.
+    pub(crate) fn free_frozen(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
-        if !frame.is_unused() || !frame.state().kind().is_allocation() {
+        let kind = frame.state().kind();
+        if frame.is_unused() && kind == Kind::Destination {
+            return self.return_destinations(core::iter::once(pfn));
+        }
+        if !frame.is_unused() || !kind.is_allocation() {
             freed_in_use(pfn, frame);
         }
         self.release(pfn, frame);

@@ -8,11 +8,10 @@
 //! | `buddy` | free lists of one zone, under its lock |
 //! | `percpu`, `lists` | free lists of one CPU; entering, filling and draining them |
 //! | `pageblock`, `class` | summaries by class; the class of each folio |
-//! | `alloc`, `free` | bare frames, out and back |
+//! | `alloc`, `free` | bare frames, out and back; callers outside get handles from [`crate::folio`] |
 //! | `destinations` | frames set aside for moves |
 //! | `isolate` | pageblocks of which nothing is handed out |
 //! | `room`, `pressure` | what an allocation that found nothing can do, and what is kept for it |
-//! | `pinned` | pages that a device holds in place, by name |
 //! | `validate` | all of it checked |
 //!
 //! A zone's lock is the innermost but
@@ -30,7 +29,6 @@ mod pageblock;
 mod percpu;
 mod physical;
 mod pressure;
-mod pinned;
 mod request;
 mod room;
 mod validate;
@@ -41,7 +39,6 @@ pub use pageblock::{Migratetype, Pageblocks, Summary};
 #[cfg(all(test, feature = "loom"))]
 pub(crate) use percpu::CpuLocal;
 pub use physical::Physical;
-pub use pinned::PinnedPage;
 pub use pressure::Compactor;
 pub use request::{AllocError, Effort, Request};
 pub use validate::Invalid;

@@ -14,7 +14,7 @@ use super::{
     pressure::Pressure,
 };
 use crate::{
-    frame::{Frame, FrameTable, Pins},
+    frame::{Frame, FrameTable, Kind, Pins},
     port::{CpuClaim, Machine, MaskedMutex, Ram, might_wait},
     report::{Counters, Ring},
     sync::AtomicU64,
@@ -33,8 +33,12 @@ impl Zone {
     }
 }
 
+/// Numbers for memories, so that what names a frame outside of its memory can be told apart. Not of `sync`: it orders nothing.
+static NEXT_ID: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
+
 /// The physical memory of a machine.
 pub struct Physical {
+    id: u32,
     machine: Arc<dyn Machine>,
     pub(super) cpu_claim: CpuClaim,
     ram: Ram,
@@ -74,7 +78,10 @@ impl Physical {
             .collect();
         let (counters, events, pressure) = Default::default();
         let cpu_claim = machine.cpu_claim();
+        let id = NEXT_ID.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+        assert_ne!(id, u32::MAX, "more memories were booted in one program than can be told apart");
         Ok(Self {
+            id,
             machine,
             cpu_claim,
             ram,
@@ -90,6 +97,11 @@ impl Physical {
         })
     }
 
+    /// Gives a number that no other memory of this program has.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
     /// Gives the machine.
     pub fn machine(&self) -> &dyn Machine {
         &*self.machine
@@ -100,17 +112,34 @@ impl Physical {
         self.ram
     }
 
-    /// Views a frame's contents as words: a page table's entries, or data that the caller keeps from moving meanwhile.
+    /// Views a frame's contents as words. The caller keeps the frame, by a reference or as its owner.
     #[cfg(not(feature = "loom"))]
-    pub fn ram_words(&self, pfn: Pfn) -> &[AtomicU64; 512] {
-        // Bound to `self`, which keeps the machine.
-        self.ram.words(pfn)
+    pub(crate) fn ram_words(&self, pfn: Pfn) -> &[AtomicU64; 512] {
+        #[allow(unsafe_code)]
+        // SAFETY: bound to `self`, which keeps the machine.
+        unsafe {
+            self.ram.words(pfn)
+        }
     }
 
     /// As above; loom's atomics are more than their bits, and can't be in RAM.
     #[cfg(feature = "loom")]
-    pub fn ram_words(&self, pfn: Pfn) -> &[AtomicU64; 512] {
+    pub(crate) fn ram_words(&self, pfn: Pfn) -> &[AtomicU64; 512] {
         self.words[pfn.index()].get_or_init(|| Box::new(core::array::from_fn(|_| AtomicU64::new(0))))
+    }
+
+    /// Views the contents of frame number `frame` of the folio at `head`. Panics if it has no such frame.
+    pub(crate) fn folio_words(&self, head: Pfn, frame: u32) -> &[AtomicU64; 512] {
+        let frames = self.frames[head].state().order().frames();
+        assert!(frame < frames, "folio {head} has {frames} frame(s); there is no frame {frame}");
+        self.ram_words(head.up(frame))
+    }
+
+    /// Names the first frame of the folio that `pfn` belongs to right now: folios are aligned to their size, and a tail tells its
+    /// order.
+    pub(crate) fn head_of(&self, pfn: Pfn) -> Pfn {
+        let state = self.frames[pfn].state();
+        if state.kind() == Kind::Tail { pfn.align_down(state.order()) } else { pfn }
     }
 
     /// Gives the frame table.

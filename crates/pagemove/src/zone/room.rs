@@ -5,29 +5,55 @@
 
 use alloc::sync::Arc;
 
-use super::{Compactor, Physical, Request};
-use crate::{port::might_wait, units::Order};
+use super::{AllocError, Compactor, Effort, Physical, Request};
+use crate::{
+    port::might_wait,
+    units::{Order, Pfn},
+};
 
 impl Physical {
     /// So often an allocation that may sleep makes room and tries again.
     pub(crate) const MOST_TRIES: u32 = 8;
 
-    /// Sets what compacts memory for allocations with [`super::Effort::Compact`]; a later call replaces an earlier one's.
+    /// Sets what compacts memory for allocations with [`Effort::Compact`]; a later call replaces an earlier one's.
     pub fn set_compactor(&self, compactor: Arc<Compactor>) {
         *self.pressure.compactor.write() = Some(compactor);
     }
 
-    /// Makes room for a request that failed; tells whether it's worth another try.
+    /// Takes what `request` asks for. If it may compact, makes room and tries again: for a base page destinations are recalled, for
+    /// a larger folio `compact` is called.
     ///
-    /// Sleeps, so the caller holds no lock of the engine's: of an address space, a folio, a reverse map, an index.
-    pub(crate) fn make_room(&self, request: &Request) -> bool {
-        might_wait(self.machine());
-        if request.order() == Order::ZERO {
-            // Compaction makes no single frames.
-            return self.recall_destinations();
+    /// With [`Effort::Compact`] it sleeps, so the caller holds no lock of the engine's: of an address space, a folio, a reverse map,
+    /// an index.
+    pub(crate) fn take_compacting(
+        &self,
+        request: &Request,
+        mut compact: impl FnMut(&Request) -> bool,
+    ) -> Result<Pfn, AllocError> {
+        if request.effort() > Effort::Lists {
+            might_wait(self.machine());
         }
-        // Called without the lock.
-        let compactor = self.pressure.compactor.read().clone();
-        compactor.is_some_and(|compact| compact(request))
+        let mut result = self.take_frames(request);
+        for _ in 0..Self::MOST_TRIES {
+            if result.is_ok() || request.effort() < Effort::Compact {
+                break;
+            }
+            // Compaction makes no single frames.
+            let has_room = if request.order() == Order::ZERO { self.recall_destinations() } else { compact(request) };
+            if !has_room {
+                break;
+            }
+            result = self.take_frames(request);
+        }
+        result
+    }
+
+    /// Takes what `request` asks for as [`Self::take_compacting`] does, by the compactor that was set.
+    pub(crate) fn take_with(&self, request: &Request) -> Result<Pfn, AllocError> {
+        self.take_compacting(request, |request| {
+            // Called without the lock.
+            let compactor = self.pressure.compactor.read().clone();
+            compactor.is_some_and(|compact| compact(request))
+        })
     }
 }

@@ -37,15 +37,6 @@ impl Engine {
     }
 }
 
-/// A plain reference, as a look-up takes it.
-struct Reference<'a>(&'a Host, Pfn);
-
-impl Drop for Reference<'_> {
-    fn drop(&mut self) {
-        self.0.engine().physical().put(self.1);
-    }
-}
-
 impl Platform for Engine {
     fn call(&self, command: u32, argument: &mut [u8]) -> Result<()> {
         self.open.ioctl(command, argument).map(drop).map_err(|errno| format!("{errno:?}").into())
@@ -87,8 +78,8 @@ impl Platform for Engine {
             return Ok(Some(Box::new(guard)));
         }
         let pfn = Pfn::new(u32::try_from(self.frame(page)?)?);
-        self.host.engine().physical().frame(pfn).get();
-        Ok(Some(Box::new(Reference(&self.host, pfn))))
+        let reference = self.host.engine().physical().get(pfn).ok_or("the page gives no reference")?;
+        Ok(Some(Box::new(reference)))
     }
 }
 

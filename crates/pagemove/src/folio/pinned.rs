@@ -5,8 +5,7 @@
 
 use alloc::{string::String, sync::Arc};
 
-use super::Physical;
-use crate::{frame::Marks, sync::AtomicU64, units::Pfn};
+use crate::{frame::Marks, sync::AtomicU64, units::Pfn, zone::Physical};
 
 /// A pinned page; unpinned when dropped.
 pub struct PinnedPage {
@@ -30,9 +29,9 @@ impl PinnedPage {
         self.pfn
     }
 
-    /// Views the contents, as a device would by DMA.
-    pub fn words(&self) -> &[AtomicU64; 512] {
-        self.physical.ram_words(self.pfn)
+    /// Views the contents of frame number `frame` of the folio, as a device would by DMA. Panics if it has no such frame.
+    pub fn words(&self, frame: u32) -> &[AtomicU64; 512] {
+        self.physical.folio_words(self.pfn, frame)
     }
 }
 

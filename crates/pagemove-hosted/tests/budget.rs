@@ -1,0 +1,193 @@
+//! Batches by their time: as large as the time allows by what folios have cost, unblocked in parts, and what is waited for first. On
+//! a clock of the test's own.
+mod common;
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use common::*;
+use pagemove::{
+    folio::LockedFolio,
+    frame::Kind,
+    migrate::{AnyFree, Batch, Mode, Mover, Options},
+    movable::{IsolationRun, MigrationRun, MovableOps, PageIndex, Registration},
+    paging::Entry,
+    rmap::RangeMap,
+    space::{FileError, Mappable},
+    units::{Pfn, VirtAddr},
+};
+use pagemove_hosted::Process;
+
+type Look = Box<dyn Fn(&[u32]) + Send + Sync>;
+
+/// A driver that takes its time to copy, and notes which pages come together.
+struct Slow {
+    index: Arc<PageIndex>,
+    hooked: Arc<Hooked>,
+    ns: Mutex<u64>,
+    batches: Mutex<Vec<usize>>,
+    parts: Mutex<Vec<Vec<u32>>>,
+    /// Sees each part before it's copied.
+    sees: OnceLock<Look>,
+}
+
+impl MovableOps for Slow {
+    fn name(&self) -> &str {
+        "slow"
+    }
+
+    fn isolate(&self, run: &mut IsolationRun<'_>) {
+        let mut pages = 0;
+        run.decide(|_| {
+            pages += 1;
+            Ok(())
+        });
+        self.batches.lock().unwrap().push(pages);
+    }
+
+    fn copy(&self, run: &mut MigrationRun<'_>) {
+        let mut part = Vec::new();
+        run.for_each(|folio| {
+            part.push(folio.index());
+            self.hooked.advance(*self.ns.lock().unwrap());
+            Ok(())
+        });
+        if let Some(sees) = self.sees.get() {
+            sees(&part);
+        }
+        self.parts.lock().unwrap().push(part);
+        run.copy_contents();
+    }
+
+    fn migrate(&self, run: &mut MigrationRun<'_>) {
+        self.index.repoint(run);
+    }
+}
+
+/// The driver's file.
+struct File {
+    driver: Arc<Slow>,
+    _registration: Registration,
+}
+
+impl Mappable for File {
+    fn name(&self) -> &str {
+        "slow"
+    }
+
+    fn reverse_map(&self) -> &Arc<RangeMap> {
+        self.driver.index.reverse_map()
+    }
+
+    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
+        Ok(self.driver.index.lock_or_insert(index)?)
+    }
+}
+
+fn file(lab: &Lab, hooked: &Arc<Hooked>, ns: u64) -> Arc<File> {
+    hooked.advance(1);
+    let index = lab.engine.new_index(Kind::Driver, "slow");
+    let (batches, parts, sees) = Default::default();
+    let driver = Arc::new(Slow { index, hooked: hooked.clone(), ns: Mutex::new(ns), batches, parts, sees });
+    let registration = lab.engine.owners().register(driver.clone());
+    driver.index.set_owner(&registration);
+    Arc::new(File { driver, _registration: registration })
+}
+
+fn pfns(file: &File, pages: u32) -> Vec<Pfn> {
+    (0..pages).map(|page| file.driver.index.lock_or_insert(page).unwrap().pfn()).collect()
+}
+
+/// What a base page costs decides how many share a batch; it follows a driver that becomes slower or faster.
+#[test]
+fn a_batch_takes_as_long_as_it_may() {
+    let (lab, hooked) = Hooked::lab(BOTH[0], 6);
+    let file = file(&lab, &hooked, 5_000);
+    let driver = &file.driver;
+    let mut mover = Mover::new(&lab.engine);
+    let mut sizes = |micros: u32| {
+        let mut destination = AnyFree::new(lab.engine.physical(), 512);
+        let options = Options { batch: Batch::Micros(micros), ..Options::new(Mode::Async) };
+        let outcome = mover.migrate(&pfns(&file, 1000), &mut destination, options);
+        assert_eq!((outcome.moved, outcome.stayed), (1000, vec![]));
+        std::mem::take(&mut *driver.batches.lock().unwrap())
+    };
+    let at_50 = sizes(50);
+    assert_eq!(at_50[0], 50, "before anything is known");
+    assert!(at_50[20..at_50.len() - 1].iter().all(|&pages| pages == 10), "5 µs a page: {at_50:?}");
+    let at_200 = sizes(200);
+    assert!(at_200[..at_200.len() - 1].iter().all(|&pages| pages == 40), "{at_200:?}");
+    *driver.ns.lock().unwrap() = 500;
+    let faster = sizes(50);
+    assert!(faster[..faster.len() - 1].is_sorted(), "{faster:?}");
+    assert!(faster.iter().max() >= Some(&90), "half a µs a page: {faster:?}");
+    // Far too slow for the time: alone.
+    *driver.ns.lock().unwrap() = 90_000;
+    let alone = sizes(50);
+    assert!(alone[alone.len() - 500..].iter().all(|&pages| pages == 1), "{alone:?}");
+    lab.validate();
+}
+
+fn map(lab: &Lab, file: &Arc<File>, pages: u32) -> (Process, VirtAddr) {
+    let process = lab.process();
+    let at = shared(&process, file.clone(), pages, RW).start();
+    (0..pages).for_each(|page| process.store(at.up(page), u64::from(page) + 1).unwrap());
+    (process, at)
+}
+
+/// A page can be used again a few pages after its own copy, long before the batch is over.
+#[test]
+fn pages_are_unblocked_in_parts() {
+    for (batch, parts) in [(Batch::Micros(50), vec![16, 16, 16, 2]), (Batch::Folios(512), vec![50])] {
+        let (lab, hooked) = Hooked::lab(BOTH[0], 2);
+        let file = file(&lab, &hooked, 10);
+        let (process, at) = map(&lab, &file, 50);
+        let (space, seen) = (process.space().clone(), Arc::new(Mutex::new(Vec::new())));
+        let noted = seen.clone();
+        let _ = file.driver.sees.set(Box::new(move |part| {
+            let usable = (0..50).filter(|&page| Entry::is_present(space.entry(at.up(page)))).count();
+            noted.lock().unwrap().push((part[0] as usize, usable));
+        }));
+        let options = Options { batch, ..Options::new(Mode::Async) };
+        assert_eq!(lab.migrate_all(&pfns(&file, 50), options).moved, 50);
+        let sizes: Vec<usize> = file.driver.parts.lock().unwrap().iter().map(Vec::len).collect();
+        assert_eq!(sizes, parts);
+        // Whatever comes before a part can be used by then.
+        assert!(seen.lock().unwrap().iter().all(|(first, usable)| first == usable), "{seen:?}");
+        for page in 0..50 {
+            assert_eq!(process.load(at.up(page)).unwrap(), u64::from(page) + 1);
+        }
+    }
+}
+
+/// A thread that waits for a page of the last part gets it first.
+#[test]
+fn what_is_waited_for_goes_first() {
+    for wanted in [1, 20, 49] {
+        let (lab, hooked) = Hooked::lab(BOTH[0], 2);
+        let file = file(&lab, &hooked, 10);
+        let (process, at) = map(&lab, &file, 50);
+        let process = Arc::new(process);
+        let (in_hook, before) = (process.clone(), hooked.waits());
+        let waiter = Arc::new(Mutex::new(None));
+        let (started, of_machine) = (waiter.clone(), Arc::downgrade(&hooked));
+        hooked.before_next_flush(move |_| {
+            let hooked = of_machine.upgrade().unwrap();
+            *started.lock().unwrap() = Some(std::thread::spawn(move || in_hook.load(at.up(wanted)).unwrap()));
+            // Asleep, or about to be: it has said so.
+            while hooked.waits() == before {
+                std::thread::yield_now();
+            }
+        });
+        assert_eq!(lab.migrate_all(&pfns(&file, 50), Options::new(Mode::Async)).moved, 50);
+        assert_eq!(waiter.lock().unwrap().take().unwrap().join().unwrap(), u64::from(wanted) + 1);
+        let parts = file.driver.parts.lock().unwrap().clone();
+        assert_eq!(parts[0], [wanted]);
+        let mut all: Vec<u32> = parts.concat();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..50), "each page once: {parts:?}");
+        for page in 0..50 {
+            assert_eq!(process.load(at.up(page)).unwrap(), u64::from(page) + 1);
+        }
+        lab.validate();
+    }
+}

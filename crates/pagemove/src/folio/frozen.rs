@@ -1,0 +1,129 @@
+//! The exclusive handle, and the allocations that give it.
+#![allow(unsafe_code, reason = "`from_raw` has a contract")]
+
+use alloc::sync::Arc;
+use core::mem::ManuallyDrop;
+
+use super::{FolioRef, LockedFolio};
+use crate::{
+    frame::{Key, Kind},
+    sync::AtomicU64,
+    units::{Order, Pfn},
+    zone::{AllocError, Physical, Request},
+};
+
+/// A folio that nobody has a reference to, and so nobody else can get one: its contents and fields are the holder's alone.
+/// Freed when dropped (Linux 6.14: `alloc_frozen_pages`).
+///
+/// Memory that never moves, is never mapped and has one owner can stay frozen for good: page tables, slabs, a kernel's own data.
+/// All others call [`Self::publish`].
+#[must_use = "the folio is freed when this is dropped"]
+pub struct FrozenFolio<'p> {
+    physical: &'p Arc<Physical>,
+    pfn: Pfn,
+}
+
+impl Physical {
+    /// Allocates a folio of `order` for `kind`. Contents are what they were.
+    ///
+    /// Goes as far as [`Effort::Drain`](crate::zone::Effort::Drain), so it doesn't sleep. Panics if `kind` is none that memory is
+    /// allocated for (free, a tail).
+    #[inline]
+    pub fn alloc(self: &Arc<Self>, order: Order, kind: Kind) -> Result<FrozenFolio<'_>, AllocError> {
+        let pfn = self.take(order, kind)?;
+        Ok(FrozenFolio { physical: self, pfn })
+    }
+
+    /// Allocates what `request` asks for, going as far as it allows. Contents are what they were.
+    pub fn alloc_with(self: &Arc<Self>, request: &Request) -> Result<FrozenFolio<'_>, AllocError> {
+        let pfn = self.take_with(request)?;
+        Ok(FrozenFolio { physical: self, pfn })
+    }
+
+    /// Allocates just the frame `pfn`, if it's free and its pageblock isn't isolated; to rebuild a layout.
+    pub fn alloc_exactly(self: &Arc<Self>, pfn: Pfn, kind: Kind) -> Option<FrozenFolio<'_>> {
+        self.take_exactly(pfn, kind).then(|| FrozenFolio { physical: self, pfn })
+    }
+}
+
+impl<'p> FrozenFolio<'p> {
+    /// Names the first frame.
+    pub fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
+    /// Gives the memory that it's a part of.
+    pub fn physical(&self) -> &'p Arc<Physical> {
+        self.physical
+    }
+
+    /// Gives the order.
+    pub fn order(&self) -> Order {
+        self.physical.frame(self.pfn).state().order()
+    }
+
+    /// Views the contents of frame number `frame` of the folio. Panics if it has no such frame.
+    pub fn words(&self, frame: u32) -> &[AtomicU64; 512] {
+        self.physical.folio_words(self.pfn, frame)
+    }
+
+    /// Clears the contents.
+    pub fn zero(&mut self) {
+        self.physical.ram().zero(self.pfn, self.order());
+    }
+
+    /// Gives the folio its first reference: from now on others can get one.
+    #[inline]
+    pub fn publish(self) -> FolioRef<'p> {
+        let (physical, pfn) = (self.physical, self.into_raw());
+        physical.frame(pfn).publish();
+        FolioRef::from_counted(physical, pfn)
+    }
+
+    /// Gives the folio its owner and key, a reference for the owner, and one with the lock for the caller.
+    pub(crate) fn publish_owned(self, owner: u32, key: Key) -> LockedFolio<'p> {
+        let (physical, pfn) = (self.physical, self.into_raw());
+        let frame = physical.frame(pfn);
+        frame.set_owner(owner, key);
+        // Locked before anybody can get a reference, so that no move sees it half made.
+        physical.frames().lock_exclusive(pfn);
+        frame.thaw(2, 0);
+        LockedFolio::from_locked(physical, pfn)
+    }
+
+    /// Gives the folio its key, and one mapping with its reference, which are those of an entry that the caller puts in place next.
+    pub(crate) fn publish_mapped(self, key: Key) -> Pfn {
+        let (physical, pfn) = (self.physical, self.into_raw());
+        let frame = physical.frame(pfn);
+        frame.set_owner(0, key);
+        frame.thaw(1, 1);
+        pfn
+    }
+
+    /// Gives the number, for a container that keeps it; the folio is freed only by [`Self::from_raw`] and a drop.
+    #[inline]
+    pub fn into_raw(self) -> Pfn {
+        ManuallyDrop::new(self).pfn
+    }
+
+    /// Makes the handle again.
+    ///
+    /// # Safety
+    /// `pfn` was given by [`Self::into_raw`] of a folio of this memory, and no other handle has been made of it since.
+    #[inline]
+    pub unsafe fn from_raw(physical: &'p Arc<Physical>, pfn: Pfn) -> Self {
+        Self { physical, pfn }
+    }
+
+    /// As [`Self::from_raw`], for what the engine has set aside itself.
+    pub(crate) fn from_exclusive(physical: &'p Arc<Physical>, pfn: Pfn) -> Self {
+        Self { physical, pfn }
+    }
+}
+
+impl Drop for FrozenFolio<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.physical.free_frozen(self.pfn);
+    }
+}

@@ -1,0 +1,69 @@
+//! Last step of a move: folios back to their owners, locks released, sources or unused destinations given back.
+
+use core::ops::Range;
+
+use super::{Destination, Mover, Outcome, budget::runs_in};
+use crate::{
+    folio::FrozenFolio,
+    movable::{Context, PutbackRun},
+    report::Event,
+    units::Order,
+};
+
+impl<'e> Mover<'e> {
+    /// Releases some folios of the batch.
+    pub(super) fn release(
+        &mut self,
+        part: &Range<usize>,
+        destination: &mut dyn Destination<'e>,
+        context: Context<'_>,
+        outcome: &mut Outcome,
+    ) {
+        let physical = self.physical();
+        let frames = physical.frames();
+        for (run, of_owner) in runs_in(&self.owners, part) {
+            let folios = &self.folios[of_owner];
+            if let Some(used) = &run.used
+                && folios.iter().any(|folio| folio.is_isolated)
+            {
+                used.ops().putback(&PutbackRun { context, folios });
+            }
+        }
+        for folio in &mut self.folios[part.clone()] {
+            folio.is_released = true;
+            physical.update_class_if_changed(folio.target());
+            match folio.stay {
+                None => {
+                    outcome.moved += u64::from(folio.order.frames());
+                    physical.unlock_and_put(folio.dst);
+                    // Still frozen, so nobody has a reference. Waiters re-read the entry or the index.
+                    frames.unlock_raw(folio.src);
+                    if folio.order > Order::ZERO {
+                        physical.free(folio.src);
+                    }
+                }
+                Some(reason) => {
+                    outcome.stayed.push((folio.src, reason));
+                    frames.unlock_raw(folio.dst);
+                    destination.give_back(FrozenFolio::from_exclusive(physical, folio.dst));
+                    physical.unlock_and_put(folio.src);
+                }
+            }
+        }
+        let moved = self.folios[part.clone()].iter().filter(|folio| !folio.stays() && folio.order == Order::ZERO);
+        physical.free_all(moved.map(|folio| folio.src));
+    }
+
+    /// Ends the batch, all of whose folios are released.
+    pub(super) fn finish(&mut self) {
+        let physical = self.physical();
+        self.folios.retain(|folio| !folio.stays());
+        physical.destinations_used(self.folios.len() as u32);
+        physical.events().push(self.folios.iter().map(|folio| Event::Moved { from: folio.src, to: folio.dst }));
+        self.folios.clear();
+        // After all locks: the last use of an owner that is gone may free its folios. Nothing is kept between batches.
+        self.owners.clear();
+        self.known.clear();
+        self.maps.clear();
+    }
+}

@@ -1,0 +1,27 @@
+//! The number that an owner keeps for one of its folios. Plain data.
+
+use crate::{units::Pfn, zone::Physical};
+
+/// An owner's number for one of its folios. It stands for the owner's reference, and changes when the folio moves
+/// ([`super::MovingFolio::exchange`]).
+#[derive(Debug, PartialEq, Eq)]
+pub struct FolioToken {
+    pfn: Pfn,
+    memory: u32,
+}
+
+impl FolioToken {
+    pub(crate) fn new(physical: &Physical, pfn: Pfn) -> Self {
+        Self { pfn, memory: physical.id() }
+    }
+
+    /// Names the first frame.
+    pub fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
+    /// Tells whether it stands for the folio at `pfn` of `physical`.
+    pub(crate) fn names(&self, physical: &Physical, pfn: Pfn) -> bool {
+        self.pfn == pfn && self.memory == physical.id()
+    }
+}
