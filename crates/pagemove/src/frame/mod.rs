@@ -4,9 +4,9 @@
 //!
 //! | field | who may change it |
 //! | --- | --- |
-//! | `counts`: references | +1 by who has one, or by [`Frame::try_get`]; 0 means free **or frozen by a move** |
+//! | `counts`: references | +1 by who has one, or by [`Physical::get`](crate::zone::Physical::get); 0 means free **or frozen by a move** |
 //! | `counts`: mappings | who puts an entry into a page table, before it does; who takes one out, after it did |
-//! | `counts`: lock | who has a reference ([`FrameTable::lock`]) |
+//! | `counts`: lock | who has a reference |
 //! | `wakes` | who releases the lock and finds waiters: +1, then wakes them |
 //! | `pins` | who pins, holding a reference meanwhile; so `pins > 0` implies `refs > 0` |
 //! | `state` | kind and order: who allocates; marks: one bit each, set and cleared by that mark's own calls only |

@@ -7,7 +7,7 @@ use crate::units::Pfn;
 /// be mapped meanwhile. The owner must not move, free or repurpose a folio between `isolate` and what ends it.
 ///
 /// Nobody is asked about a folio that has more references than those of its owner and its mappings. All callbacks run with the
-/// folios locked, and never after [`Registration::unregister`](super::Registration::unregister) has returned. They must not lock folios, and in [`Mode::Async`]
+/// folios locked, and never after [`Registration::unregister`](super::Registration::unregister) has returned. They must not lock folios, and in [`Mode::Async`](super::Mode::Async)
 /// must not sleep. All but `migrate` have a default: an owner that keeps a [`PageIndex`](super::PageIndex) writes one line.
 pub trait MovableOps: Send + Sync {
     /// Names the owner in reports.
