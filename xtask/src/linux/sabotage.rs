@@ -24,8 +24,8 @@ pub(super) const ALL: &[Sabotage] = &[
     Sabotage {
         name: "doesn't point its own table to the copy",
         file: "sample/src/driver.rs",
-        from: "entry.compare_exchange(page.from, page.to,",
-        to: "entry.compare_exchange(page.from, page.from,",
+        from: "entry.compare_exchange(folio.src, folio.dst,",
+        to: "entry.compare_exchange(folio.src, folio.src,",
         tests: &["policy", "driver-contract"],
     },
     Sabotage {
