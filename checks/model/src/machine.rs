@@ -7,7 +7,10 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use pagemove::port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram};
+use pagemove::{
+    port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram, Space, SpaceId},
+    units::Pfn,
+};
 use pagemove_hosted::Hosted;
 
 /// The machine.
@@ -37,6 +40,14 @@ unsafe impl Machine for Lonely {
 
     fn lend(&self, bytes: usize) -> Option<Lent> {
         self.inner.lend(bytes)
+    }
+
+    fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
+        self.inner.root_made(id, root)
+    }
+
+    fn root_freed(&self, space: Space) {
+        self.inner.root_freed(space);
     }
 
     fn flush(&self, ranges: &[FlushRange]) {

@@ -9,6 +9,7 @@ mod machine;
 mod native;
 mod os;
 mod process;
+mod roots;
 mod tlb;
 mod wait;
 

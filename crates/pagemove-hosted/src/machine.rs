@@ -6,14 +6,16 @@ use std::{
 };
 
 use pagemove::{
-    port::{Contents, CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram},
+    port::{Contents, CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram, Space, SpaceId},
     sync::AtomicU32,
+    units::Pfn,
 };
 
 use crate::{
     cpu, depth,
     error::HostedError,
     os::{self, Area, MemoryFile},
+    roots::Roots,
     tlb::{HostTlb, SoftTlb, Tlb},
     wait,
 };
@@ -48,6 +50,7 @@ pub struct Hosted {
     started: Instant,
     // Without one, no processor can be claimed.
     has_barrier: bool,
+    roots: Roots,
 }
 
 /// Memory beyond the frames' that a machine needs, at most: metadata, and the program's own.
@@ -78,7 +81,7 @@ impl Hosted {
             }
         };
         let has_barrier = os::register_barrier();
-        Ok(Arc::new(Self { ram, config, tlb, started: Instant::now(), has_barrier }))
+        Ok(Arc::new(Self { ram, config, tlb, started: Instant::now(), has_barrier, roots: Roots::default() }))
     }
 
     /// Gives what the machine was made as.
@@ -118,7 +121,21 @@ unsafe impl Machine for Hosted {
         Some(unsafe { Lent::new(start, bytes, Box::new(area)) })
     }
 
+    fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
+        self.roots.add(self.ram(), id, root)
+    }
+
+    fn root_freed(&self, space: Space) {
+        self.roots.remove(self.ram(), space);
+        if let Tlb::Soft(tlb) = &self.tlb {
+            tlb.forget(space.id);
+        }
+    }
+
     fn flush(&self, ranges: &[FlushRange]) {
+        if cfg!(debug_assertions) {
+            self.roots.check(ranges);
+        }
         match &self.tlb {
             Tlb::Soft(tlb) => tlb.flush(ranges),
             Tlb::Host(tlb) => tlb.flush(ranges),

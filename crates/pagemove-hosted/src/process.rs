@@ -85,11 +85,10 @@ impl Process {
         match (&self.window, self.machine.tlb()) {
             (None, Tlb::Soft(tlb)) => {
                 let cpu = self.machine.tlb_number();
-                let words = |pfn| {
-                    // SAFETY: bound to the machine; a processor's access by a translation in its TLB, which excludes a flush meanwhile.
-                    unsafe { self.machine.ram().words(pfn) }
-                };
-                tlb.access(cpu, &self.space, address, store, |pfn, word| by_frame(&words(pfn)[word]))
+                let ram = self.machine.ram();
+                // SAFETY: bound to the machine; a processor's access by a translation in its TLB, which excludes a flush meanwhile.
+                let words = |pfn| unsafe { ram.words(pfn) };
+                tlb.access(cpu, ram, &self.space, address, store, |pfn, word| by_frame(&words(pfn)[word]))
             }
             (Some(window), _) => {
                 let pointer = window.host_address(address).ok_or(FaultError::NotMapped(address))?;
@@ -121,9 +120,8 @@ pub enum ForkError {
 impl Drop for Process {
     fn drop(&mut self) {
         self.space.exit();
-        match self.machine.tlb() {
-            Tlb::Soft(tlb) => tlb.forget(self.space.id()),
-            Tlb::Host(tlb) => tlb.close(self.space.id()),
+        if let Tlb::Host(tlb) = self.machine.tlb() {
+            tlb.close(self.space.id());
         }
     }
 }

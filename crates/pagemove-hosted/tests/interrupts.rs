@@ -22,8 +22,8 @@ use pagemove::{
     folio::{FolioRef, PinnedPage},
     frame::Kind,
     movable::PageIndex,
-    port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram},
-    units::Order,
+    port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram, Space, SpaceId},
+    units::{Order, Pfn},
     zone::{self, Effort, Physical, Request},
 };
 use pagemove_hosted::{Hosted, TlbKind};
@@ -97,6 +97,14 @@ unsafe impl Machine for Interrupted {
     fn lend(&self, bytes: usize) -> Option<Lent> {
         self.inner.lend(bytes)
     }
+    fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
+        self.inner.root_made(id, root)
+    }
+
+    fn root_freed(&self, space: Space) {
+        self.inner.root_freed(space);
+    }
+
     fn flush(&self, ranges: &[FlushRange]) {
         self.inner.flush(ranges);
     }

@@ -11,7 +11,7 @@ use pagemove::{
     Engine,
     frame::Kind,
     migrate::{AnyFree, Mode, Mover, Options},
-    port::{Contents, CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram},
+    port::{Contents, CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram, Space, SpaceId},
     space::{Access, AddressSpace, Map, Source},
     units::{FrameRange, Order, Pfn, VirtAddr, VirtRange},
     zone,
@@ -36,6 +36,14 @@ unsafe impl Machine for Spy {
     fn lend(&self, bytes: usize) -> Option<Lent> {
         self.machine.lend(bytes)
     }
+    fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
+        self.machine.root_made(id, root)
+    }
+
+    fn root_freed(&self, space: Space) {
+        self.machine.root_freed(space);
+    }
+
     fn flush(&self, ranges: &[FlushRange]) {
         self.flushes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         if let Some(look) = &*self.look.lock().unwrap() {

@@ -90,8 +90,8 @@ impl HostTlb {
     }
 
     pub(crate) fn flush(&self, ranges: &[FlushRange]) {
-        for of_space in ranges.chunk_by(|one, next| one.space == next.space) {
-            let window = self.windows.read().get(&of_space[0].space).cloned();
+        for of_space in ranges.chunk_by(|one, next| one.space.id == next.space.id) {
+            let window = self.windows.read().get(&of_space[0].space.id).cloned();
             if let Some(window) = window {
                 window.flush(of_space);
             }

@@ -1,8 +1,10 @@
-//! The soft TLB: each virtual processor remembers its translations until they are flushed, and forgets none before.
+//! The soft TLB: each virtual processor remembers its translations until they are flushed, and forgets none before. It remembers as
+//! well which lowest-level table serves an address, until a flush says that tables have changed.
+#![allow(unsafe_code, reason = "a walk reads tables by their frames, as a processor's does")]
 
 use pagemove::{
-    paging::{Translation, Walk},
-    port::{FlushRange, SpaceId},
+    paging::{Translation, Walk, translate_in},
+    port::{FlushRange, Ram, SpaceId},
     space::{Access, AddressSpace, FaultError},
     sync::Mutex,
     units::{HUGE_ORDER, Pfn, VirtAddr},
@@ -10,7 +12,10 @@ use pagemove::{
 use rustc_hash::FxHashMap;
 
 /// Pages beyond which a flush forgets the whole address space, as Linux does on x86 (`tlb_single_page_flush_ceiling`).
-const CEILING: u32 = 33;
+const CEILING: u64 = 33;
+
+/// Pages that a lowest-level table serves.
+const TABLE_PAGES: u64 = HUGE_ORDER.frames() as u64;
 
 #[derive(Default)]
 struct Cpu {
@@ -22,6 +27,8 @@ struct Cpu {
 struct Pages {
     base: FxHashMap<u64, Translation>,
     huge: FxHashMap<u64, Translation>,
+    // The frames of lowest-level tables, by virtual page number of the first page that they serve.
+    tables: FxHashMap<u64, Pfn>,
 }
 
 /// The TLBs of all virtual processors.
@@ -38,6 +45,7 @@ impl SoftTlb {
     pub(crate) fn access<R>(
         &self,
         cpu: usize,
+        ram: Ram,
         space: &AddressSpace,
         address: VirtAddr,
         store: bool,
@@ -52,7 +60,10 @@ impl SoftTlb {
                 let pages = cpu.spaces.entry(space.id()).or_default();
                 let hit = pages.get(address).filter(|hit| !store || hit.storable);
                 let walk = if store { Walk::Store } else { Walk::Load };
-                let fill = |pages: &mut Pages| Some(pages.fill(address, space.table().translate(address, walk)?));
+                let fill = |pages: &mut Pages| {
+                    let found = pages.walk(ram, space, address, walk)?;
+                    Some(pages.fill(address, found))
+                };
                 if let Some(hit) = hit.or_else(|| fill(pages)) {
                     let within = address.vpn() as u32 & (hit.order.frames() - 1);
                     return Ok(act(hit.first.up(within), word));
@@ -66,9 +77,13 @@ impl SoftTlb {
     pub(crate) fn flush(&self, ranges: &[FlushRange]) {
         for cpu in &self.cpus {
             let mut cpu = cpu.lock();
-            for of_space in ranges.chunk_by(|one, next| one.space == next.space) {
-                let Some(pages) = cpu.spaces.get_mut(&of_space[0].space) else { continue };
-                if of_space.iter().map(|range| range.pages).sum::<u32>() > CEILING {
+            for of_space in ranges.chunk_by(|one, next| one.space.id == next.space.id) {
+                let Some(pages) = cpu.spaces.get_mut(&of_space[0].space.id) else { continue };
+                for range in of_space.iter().filter(|range| range.tables_changed) {
+                    let (first, behind) = (range.start.vpn(), range.start.vpn() + u64::from(range.pages));
+                    pages.tables.retain(|&vpn, _| vpn + TABLE_PAGES <= first || behind <= vpn);
+                }
+                if of_space.iter().map(|range| u64::from(range.pages)).sum::<u64>() > CEILING {
                     pages.base.clear();
                     pages.huge.clear();
                     continue;
@@ -96,6 +111,17 @@ impl Pages {
     fn get(&self, address: VirtAddr) -> Option<Translation> {
         let base = self.base.get(&address.vpn());
         base.or_else(|| self.huge.get(&address.align_down_huge().vpn())).copied()
+    }
+
+    /// Walks: by the table that is remembered, or else from the root.
+    fn walk(&mut self, ram: Ram, space: &AddressSpace, address: VirtAddr, walk: Walk) -> Option<Translation> {
+        let first = address.align_down_huge().vpn();
+        let table = self.tables.get(&first).copied().or_else(|| space.table().leaf_table(address));
+        let Some(table) = table else { return space.table().translate(address, walk) };
+        self.tables.insert(first, table);
+        // SAFETY: the machine keeps its RAM while an access is under way. A table that is remembered wrongly may be another one's frame
+        // by now, as it may be on a real machine.
+        translate_in(unsafe { ram.words(table) }, address, walk)
     }
 
     /// Remembers what a walk found. For a store it may be another frame than a stale translation for loads had.

@@ -8,7 +8,8 @@ use std::sync::{
 
 use pagemove::{
     Engine,
-    port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram},
+    port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram, Space, SpaceId},
+    units::Pfn,
     zone::{BootError, Config},
 };
 use pagemove_hosted::{Hosted, TlbKind};
@@ -110,6 +111,14 @@ unsafe impl Machine for Hooked {
     fn lend(&self, bytes: usize) -> Option<Lent> {
         self.loans.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
         self.inner.lend(bytes)
+    }
+
+    fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
+        self.inner.root_made(id, root)
+    }
+
+    fn root_freed(&self, space: Space) {
+        self.inner.root_freed(space);
     }
 
     fn flush(&self, ranges: &[FlushRange]) {

@@ -13,7 +13,7 @@ use pagemove::{
     frame::Kind,
     migrate::{AnyFree, Destination, Mode, Mover, Options},
     movable::Refusal,
-    port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram},
+    port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram, Space, SpaceId},
     report::Reason,
     sync::AtomicU32,
     units::{Order, Pfn, VirtRange},
@@ -127,6 +127,14 @@ unsafe impl Machine for Claiming {
 
     fn lend(&self, bytes: usize) -> Option<Lent> {
         self.inner.lend(bytes)
+    }
+
+    fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
+        self.inner.root_made(id, root)
+    }
+
+    fn root_freed(&self, space: Space) {
+        self.inner.root_freed(space);
     }
 
     fn flush(&self, ranges: &[FlushRange]) {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     frame::Kind,
     paging::FlushDebt,
-    port::SpaceId,
+    port::{Space, SpaceId},
     sync::{AtomicU64, Ordering},
     units::{Order, Pfn, VirtAddr},
 };
@@ -47,7 +47,7 @@ fn a_source_is_reused_after_the_flush() {
         };
         entry.store(0, Ordering::Release);
         let mut debt = FlushDebt::new(&physical);
-        debt.owe(SpaceId(1), VirtAddr::new(1 << 12).expect("an address"), 1);
+        debt.owe(table.root_of(), VirtAddr::new(1 << 12).expect("an address"), Order::ZERO);
         debt.keep_reference(pfn);
         debt.pay();
         // Free now: the next one has it alone.

@@ -1,11 +1,12 @@
 //! The debt of a page-table change: a TLB flush, and until then the frames that stale translations still reach.
 
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
 
+use super::Root;
 use crate::{
-    port::{FlushRange, SpaceId, might_wait},
+    port::{FlushRange, might_wait},
     report::Counter,
-    units::{Pfn, VirtAddr},
+    units::{Order, Pfn, VirtAddr},
     zone::Physical,
 };
 
@@ -18,6 +19,8 @@ use crate::{
 pub struct FlushDebt<'p> {
     physical: &'p Physical,
     ranges: Vec<FlushRange>,
+    // Of the spaces that `ranges` name.
+    roots: Vec<Arc<Root>>,
     references: Vec<Pfn>,
     tables: Vec<Pfn>,
 }
@@ -25,34 +28,48 @@ pub struct FlushDebt<'p> {
 impl<'p> FlushDebt<'p> {
     /// Makes an empty debt.
     pub fn new(physical: &'p Physical) -> Self {
-        Self { physical, ranges: Vec::new(), references: Vec::new(), tables: Vec::new() }
+        Self { physical, ranges: Vec::new(), roots: Vec::new(), references: Vec::new(), tables: Vec::new() }
     }
 
     /// Reserves space for `pages` separate pages, so that adding them doesn't allocate.
     pub fn reserve(&mut self, pages: usize) {
         self.ranges.reserve(pages);
+        self.roots.reserve(pages);
     }
 
-    /// Owes a flush of `pages` pages from `start`.
-    pub fn owe(&mut self, space: SpaceId, start: VirtAddr, pages: u32) {
+    /// Owes the flush of an entry that maps 2^`order` pages from `start`.
+    pub(crate) fn owe(&mut self, root: &Arc<Root>, start: VirtAddr, order: Order) {
+        let space = root.space();
         if let Some(last) = self.ranges.last_mut()
-            && last.space == space
+            && last.space.id == space.id
+            && last.order == order
+            && !last.tables_changed
             && last.start.up(last.pages) == start
         {
-            last.pages += pages;
+            last.pages += order.frames();
         } else {
-            self.ranges.push(FlushRange { space, start, pages });
+            self.keep_root(root);
+            self.ranges.push(FlushRange { space, start, pages: order.frames(), order, tables_changed: false });
+        }
+    }
+
+    /// Owes the flush of a table, taken out of its tree, that serves `pages` pages from `start`; keeps it until then.
+    pub(crate) fn owe_table(&mut self, root: &Arc<Root>, start: VirtAddr, pages: u32, table: Pfn) {
+        let space = root.space();
+        self.keep_root(root);
+        self.ranges.push(FlushRange { space, start, pages, order: Order::ZERO, tables_changed: true });
+        self.tables.push(table);
+    }
+
+    fn keep_root(&mut self, root: &Arc<Root>) {
+        if self.roots.last().is_none_or(|last| !Arc::ptr_eq(last, root)) {
+            self.roots.push(root.clone());
         }
     }
 
     /// Keeps a reference until the flush.
     pub(crate) fn keep_reference(&mut self, pfn: Pfn) {
         self.references.push(pfn);
-    }
-
-    /// Keeps an unlinked page table until the flush.
-    pub(crate) fn keep_table(&mut self, pfn: Pfn) {
-        self.tables.push(pfn);
     }
 
     /// Tells whether nothing is owed.
@@ -69,6 +86,7 @@ impl<'p> FlushDebt<'p> {
             self.physical.counters().add(Counter::TlbFlushRanges, self.ranges.len() as u64);
             self.ranges.clear();
         }
+        self.roots.clear();
         for pfn in self.references.drain(..) {
             self.physical.put(pfn);
         }

@@ -4,8 +4,10 @@
 
 mod debt;
 mod entry;
+mod root;
 mod table;
 
 pub use debt::FlushDebt;
 pub use entry::{Entry, Flags};
-pub use table::{PageTable, Slot, Translation, Walk};
+pub use root::Root;
+pub use table::{PageTable, Slot, Translation, Walk, translate_in};

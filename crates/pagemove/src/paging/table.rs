@@ -10,11 +10,11 @@
 use alloc::sync::Arc;
 use core::ops::Range;
 
-use super::{Entry, Flags, FlushDebt};
+use super::{Entry, Flags, FlushDebt, Root};
 use crate::{
     folio::FrozenFolio,
     frame::Kind,
-    port::SpaceId,
+    port::{Space, SpaceId},
     sync::{AtomicU64, Ordering},
     units::{HUGE_ORDER, Order, PAGE_SHIFT, Pfn, VirtAddr, VirtRange},
     zone::{AllocError, Physical},
@@ -25,9 +25,7 @@ const BITS: u32 = 9;
 
 /// A page table tree.
 pub struct PageTable {
-    physical: Arc<Physical>,
-    space: SpaceId,
-    root: Pfn,
+    root: Arc<Root>,
 }
 
 /// The kind of access that a CPU walks the tables for.
@@ -57,6 +55,12 @@ pub struct Translation {
 pub struct Slot<'a> {
     word: &'a AtomicU64,
     order: Order,
+}
+
+/// Where a walk ends.
+enum Reached<'a> {
+    Table(Pfn),
+    Huge(Slot<'a>),
 }
 
 impl Slot<'_> {
@@ -107,59 +111,61 @@ impl Slot<'_> {
 
 impl PageTable {
     /// Makes an empty table for address space `space`.
-    pub fn new(physical: Arc<Physical>, space: SpaceId) -> Result<Self, AllocError> {
-        let root = new_table(&physical, |_| Entry::NONE)?.into_raw();
-        Ok(Self { physical, space, root })
+    pub fn new(physical: Arc<Physical>, id: SpaceId) -> Result<Self, AllocError> {
+        Ok(Self { root: Root::new(physical, id)? })
     }
 
     /// The address space, for flushes.
-    pub fn space(&self) -> SpaceId {
-        self.space
+    pub fn space(&self) -> Space {
+        self.root.space()
+    }
+
+    /// The root, for flushes.
+    pub(crate) fn root_of(&self) -> &Arc<Root> {
+        &self.root
     }
 
     /// The frame of the top-level table (the value of CR3).
     pub fn root(&self) -> Pfn {
-        self.root
+        self.root.pfn()
     }
 
     /// Finds the leaf entry of `address`, if the tables reach one.
     pub fn slot(&self, address: VirtAddr) -> Option<Slot<'_>> {
-        let mut table = self.root;
+        Some(match self.walk(address)? {
+            Reached::Table(table) => Slot { word: self.word(table, index(address, 0)), order: Order::ZERO },
+            Reached::Huge(slot) => slot,
+        })
+    }
+
+    /// Walks down to the lowest-level table of `address`, or to a 2 MiB entry on the way.
+    fn walk(&self, address: VirtAddr) -> Option<Reached<'_>> {
+        let mut table = self.root.pfn();
         for level in (1..LEVELS).rev() {
             let word = self.word(table, index(address, level));
             let entry = Entry::from_bits(word.load(Ordering::Acquire));
             if entry.has(Flags::HUGE) {
-                return Some(Slot { word, order: HUGE_ORDER });
+                return Some(Reached::Huge(Slot { word, order: HUGE_ORDER }));
             }
             if !entry.is_present() {
                 return None;
             }
             table = entry.pfn();
         }
-        Some(Slot { word: self.word(table, index(address, 0)), order: Order::ZERO })
+        Some(Reached::Table(table))
     }
 
     /// Walks like a CPU: checks the rights, and sets the accessed mark, and for a store the dirty mark, atomically with
     /// the read of the entry. `None`: the access faults.
     pub fn translate(&self, address: VirtAddr, access: Walk) -> Option<Translation> {
-        let slot = self.slot(address)?;
-        let mut entry = slot.load();
-        loop {
-            let needed = match access {
-                Walk::Load => Flags::PRESENT | Flags::USER,
-                Walk::Store => Flags::PRESENT | Flags::USER | Flags::WRITE,
-                Walk::Fetch => Flags::PRESENT | Flags::USER,
-            };
-            if !entry.has(needed) || (access == Walk::Fetch && entry.has(Flags::NO_EXECUTE)) {
-                return None;
-            }
-            let marks = if access == Walk::Store { Flags::ACCESSED | Flags::DIRTY } else { Flags::ACCESSED };
-            let marked = entry.with(marks);
-            if marked == entry || slot.swap_if(entry, marked).is_ok() {
-                let storable = marked.has(Flags::WRITE | Flags::DIRTY);
-                return Some(Translation { first: marked.pfn(), order: slot.order(), storable });
-            }
-            entry = slot.load();
+        translate(self.slot(address)?, access)
+    }
+
+    /// Gives the frame of the lowest-level table of `address`, if the tables reach one: what a CPU keeps of the upper levels.
+    pub fn leaf_table(&self, address: VirtAddr) -> Option<Pfn> {
+        match self.walk(address)? {
+            Reached::Table(table) => Some(table),
+            Reached::Huge(_) => None,
         }
     }
 
@@ -174,7 +180,7 @@ impl PageTable {
     }
 
     fn descend(&self, address: VirtAddr, to: u32) -> Result<Slot<'_>, AllocError> {
-        let mut table = self.root;
+        let mut table = self.root.pfn();
         for level in (to + 1..LEVELS).rev() {
             let word = self.word(table, index(address, level));
             let mut entry = Entry::from_bits(word.load(Ordering::Acquire));
@@ -191,7 +197,7 @@ impl PageTable {
     }
 
     fn add_table(&self, word: &AtomicU64) -> Result<Entry, AllocError> {
-        let table = new_table(&self.physical, |_| Entry::NONE)?;
+        let table = new_table(self.root.physical(), |_| Entry::NONE)?;
         let entry = Entry::table(table.pfn());
         // Release publishes the cleared table.
         match word.compare_exchange(0, entry.bits(), Ordering::AcqRel, Ordering::Acquire) {
@@ -205,17 +211,17 @@ impl PageTable {
 
     /// Makes a bottom-level table that isn't linked yet, with an entry for each index from 0 to 511.
     pub(crate) fn new_leaf_table(&self, entry: impl Fn(u32) -> Entry) -> Result<FrozenFolio<'_>, AllocError> {
-        new_table(&self.physical, entry)
+        new_table(self.root.physical(), entry)
     }
 
     fn word(&self, table: Pfn, index: usize) -> &AtomicU64 {
         // `physical` keeps the machine alive, and so the direct map. The tree says that the frame is a table.
-        &self.physical.ram_words(table)[index]
+        &self.root.physical().ram_words(table)[index]
     }
 
     /// Calls `see` with the address and slot of each non-empty leaf of the range, in address order.
     pub(crate) fn for_each_leaf(&self, range: VirtRange, mut see: impl FnMut(VirtAddr, Slot<'_>)) {
-        self.for_each_leaf_below(self.root, LEVELS - 1, VirtAddr::default(), range, &mut see);
+        self.for_each_leaf_below(self.root.pfn(), LEVELS - 1, VirtAddr::default(), range, &mut see);
     }
 
     fn for_each_leaf_below(
@@ -249,7 +255,7 @@ impl PageTable {
     /// Unlinks the tables that cover only `gap`, virtual page numbers without leaves and mappings. The caller holds the
     /// address space exclusively. The frames are kept in the debt.
     pub(crate) fn prune(&self, gap: Range<u64>, debt: &mut FlushDebt<'_>) {
-        self.prune_below(self.root, LEVELS - 1, 0, &gap, debt);
+        self.prune_below(self.root.pfn(), LEVELS - 1, 0, &gap, debt);
     }
 
     fn prune_below(&self, table: Pfn, level: u32, base: u64, gap: &Range<u64>, debt: &mut FlushDebt<'_>) {
@@ -272,18 +278,38 @@ impl PageTable {
             if gap.start <= at && at + pages <= gap.end {
                 word.store(0, Ordering::Relaxed);
                 // A CPU may still walk through the table, so its frame is freed after the flush.
-                debt.owe(self.space, VirtAddr::new(at << PAGE_SHIFT).unwrap_or_default(), 1);
-                debt.keep_table(entry.pfn());
+                let start = VirtAddr::new(at << PAGE_SHIFT).unwrap_or_default();
+                debt.owe_table(&self.root, start, pages as u32, entry.pfn());
             }
         }
     }
 }
 
-impl Drop for PageTable {
-    fn drop(&mut self) {
-        // The address space has unmapped and pruned everything, and nobody else has this table.
-        self.physical.free_frozen(self.root);
+/// Does what a CPU's walk does at the leaf: see [`PageTable::translate`].
+fn translate(slot: Slot<'_>, access: Walk) -> Option<Translation> {
+    let mut entry = slot.load();
+    loop {
+        let needed = match access {
+            Walk::Load => Flags::PRESENT | Flags::USER,
+            Walk::Store => Flags::PRESENT | Flags::USER | Flags::WRITE,
+            Walk::Fetch => Flags::PRESENT | Flags::USER,
+        };
+        if !entry.has(needed) || (access == Walk::Fetch && entry.has(Flags::NO_EXECUTE)) {
+            return None;
+        }
+        let marks = if access == Walk::Store { Flags::ACCESSED | Flags::DIRTY } else { Flags::ACCESSED };
+        let marked = entry.with(marks);
+        if marked == entry || slot.swap_if(entry, marked).is_ok() {
+            let storable = marked.has(Flags::WRITE | Flags::DIRTY);
+            return Some(Translation { first: marked.pfn(), order: slot.order(), storable });
+        }
+        entry = slot.load();
     }
+}
+
+/// Walks like a CPU that has kept the lowest-level table of `address`, whose entries are `table`, from an earlier walk.
+pub fn translate_in(table: &[AtomicU64; 512], address: VirtAddr, access: Walk) -> Option<Translation> {
+    translate(Slot { word: &table[index(address, 0)], order: Order::ZERO }, access)
 }
 
 fn index(address: VirtAddr, level: u32) -> usize {

@@ -43,7 +43,10 @@ pub(crate) use lent::{Table, Zeroed};
 pub(crate) use masked::MaskedMutex;
 pub use ram::{Contents, Ram};
 
-use crate::{sync::AtomicU32, units::VirtAddr};
+use crate::{
+    sync::AtomicU32,
+    units::{Order, Pfn, VirtAddr},
+};
 
 /// The machine below the engine. A kernel implements it over its hardware; `pagemove-hosted` does inside a Linux process.
 ///
@@ -58,6 +61,20 @@ pub unsafe trait Machine: Send + Sync + 'static {
 
     /// Lends `bytes` of zeroed memory, aligned to 64 bytes, for the engine's metadata; `None` if it can't be had.
     fn lend(&self, bytes: usize) -> Option<Lent>;
+
+    /// Takes note of a new address space, whose top-level table at frame `root` is empty, before any CPU is switched to it. A kernel fills
+    /// in the entries of its own half, which the engine leaves alone. Gives a word that comes with every flush of the space: a PCID, or
+    /// where the machine keeps which CPUs have it.
+    fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
+        let _ = (id, root);
+        0
+    }
+
+    /// Ends an address space that is empty and flushed. When this returns no CPU has its root any more, though one had been switched away
+    /// from it lazily: the frame is freed then.
+    fn root_freed(&self, space: Space) {
+        let _ = space;
+    }
 
     /// Removes the translations of all `ranges` from every processor's TLB, and waits until no processor uses one.
     ///
@@ -137,13 +154,29 @@ pub(crate) fn might_wait(machine: &dyn Machine) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpaceId(pub u64);
 
-/// Translations to flush: `pages` pages from `start` in `space`.
+/// An address space as the machine knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Space {
+    /// Its number.
+    pub id: SpaceId,
+    /// The frame of its top-level table: what a CPU's register (CR3) holds.
+    pub root: Pfn,
+    /// What [`Machine::root_made`] gave: the machine's own.
+    pub word: u64,
+}
+
+/// Translations to flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlushRange {
     /// The address space.
-    pub space: SpaceId,
+    pub space: Space,
     /// First page.
     pub start: VirtAddr,
     /// Number of 4 KiB pages.
     pub pages: u32,
+    /// What each entry maps: order 0 or 9. A machine that flushes page by page can go by this step.
+    pub order: Order,
+    /// A table that entries of this range point to was taken out: translations that were kept of upper levels must go as well (x86:
+    /// INVLPG drops them anyway; Arm: not a last-level invalidation).
+    pub tables_changed: bool,
 }

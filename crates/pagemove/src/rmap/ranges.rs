@@ -15,8 +15,8 @@ use super::{Registry, ReverseMap, mapping_rebound, mapping_removed};
 use crate::{
     folio::Migration,
     frame::Marks,
-    paging::{Entry, Flags, FlushDebt, PageTable, Slot},
-    port::SpaceId,
+    paging::{Entry, Flags, FlushDebt, PageTable, Root, Slot},
+    port::Space,
     report::Reason,
     sync::{RwLock, RwLockWriteGuard},
     units::{Order, Pfn, VirtAddr},
@@ -84,7 +84,7 @@ fn mark_dirty(physical: &Physical, pfn: Pfn) {
 pub(crate) fn entry_removed(
     physical: &Physical,
     entry: Entry,
-    space: SpaceId,
+    root: &Arc<Root>,
     address: VirtAddr,
     order: Order,
     debt: &mut FlushDebt<'_>,
@@ -95,7 +95,7 @@ pub(crate) fn entry_removed(
     }
     frame.unmap();
     physical.update_class(entry.pfn());
-    debt.owe(space, address, order.frames());
+    debt.owe(root, address, order);
     debt.keep_reference(entry.pfn());
 }
 
@@ -109,8 +109,9 @@ impl Changing<'_> {
         self.tree.force_insert(pages, mapping);
     }
 
-    pub(crate) fn remove(&mut self, pages: Range<u32>, space: SpaceId, start: VirtAddr) {
-        let removed = self.tree.remove_where(pages, |mapping| mapping.table.space() == space && mapping.start == start);
+    pub(crate) fn remove(&mut self, pages: Range<u32>, space: Space, start: VirtAddr) {
+        let removed =
+            self.tree.remove_where(pages, |mapping| mapping.table.space().id == space.id && mapping.start == start);
         debug_assert!(removed.is_some(), "a mapping was missing from its reverse map");
     }
 }
@@ -131,9 +132,9 @@ unsafe impl ReverseMap for RangeMap {
             return;
         };
         pages.iter_mut().for_each(|page| page.is_blocked = !page.stays());
-        for_each_slot(&tree, pages, |page, slot, space, address| {
+        for_each_slot(&tree, pages, |page, slot, root, address| {
             if page.is_blocked {
-                block_slot(physical, page, slot, space, address, debt);
+                block_slot(physical, page, slot, root, address, debt);
             }
         });
     }
@@ -164,7 +165,7 @@ unsafe impl ReverseMap for RangeMap {
             let Some(slot) = mapping.table.slot(address) else { continue };
             let taken = slot.update(|entry| (entry.is_present() && entry.pfn() == pfn).then_some(Entry::NONE));
             if let Some(entry) = taken {
-                entry_removed(physical, entry, mapping.table.space(), address, slot.order(), debt);
+                entry_removed(physical, entry, mapping.table.root_of(), address, slot.order(), debt);
             }
         }
     }
@@ -174,7 +175,7 @@ fn block_slot(
     physical: &Physical,
     page: &Migration,
     slot: Slot<'_>,
-    space: SpaceId,
+    root: &Arc<Root>,
     address: VirtAddr,
     debt: &mut FlushDebt<'_>,
 ) {
@@ -185,18 +186,18 @@ fn block_slot(
         }
         // SAFETY: of the entry that was just blocked.
         unsafe { mapping_removed(physical, page.src) };
-        debt.owe(space, address, slot.order().frames());
+        debt.owe(root, address, slot.order());
     }
 }
 
 /// Calls `see` with every leaf that may map one of the pages.
-fn for_each_slot(tree: &Tree, pages: &[Migration], mut see: impl FnMut(&Migration, Slot<'_>, SpaceId, VirtAddr)) {
+fn for_each_slot(tree: &Tree, pages: &[Migration], mut see: impl FnMut(&Migration, Slot<'_>, &Arc<Root>, VirtAddr)) {
     let mut visit = |page: &Migration, range: &Range<u32>, mapping: &Mapping| {
         let address = mapping.start.up(page.key.index - range.start);
         if let Some(slot) = mapping.table.slot(address)
             && slot.order() == page.order
         {
-            see(page, slot, mapping.table.space(), address);
+            see(page, slot, mapping.table.root_of(), address);
         }
     };
     if tree.len() <= FEW {

@@ -103,9 +103,9 @@ impl AddressSpace {
         self.table.for_each_leaf(range, |address, slot| {
             let entry = slot.take();
             if entry.is_present() {
-                entry_removed(self.physical(), entry, self.id(), address, slot.order(), debt);
+                entry_removed(self.physical(), entry, self.table.root_of(), address, slot.order(), debt);
             } else if entry.is_migration() {
-                debt.owe(self.id(), address, slot.order().frames());
+                debt.owe(self.table.root_of(), address, slot.order());
             }
         });
     }
@@ -148,7 +148,7 @@ impl AddressSpace {
         self.table.for_each_leaf(range, |address, slot| {
             let before = slot.update(|entry| Some(change(entry)).filter(|&new| !entry.is_none() && new != entry));
             if before.is_some() {
-                debt.owe(self.id(), address, slot.order().frames());
+                debt.owe(self.table.root_of(), address, slot.order());
             }
         });
     }

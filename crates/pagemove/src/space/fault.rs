@@ -271,7 +271,7 @@ impl AddressSpace {
             return Ok(Step::Again);
         };
         let mut debt = self.debt();
-        crate::rmap::entry_removed(self.physical(), broken, self.id(), address, Order::ZERO, &mut debt);
+        crate::rmap::entry_removed(self.physical(), broken, self.table.root_of(), address, Order::ZERO, &mut debt);
         debt.pay();
         let flags = (broken.flags() - Flags::PRESENT - Flags::DIRTY) | rights | Flags::ACCESSED;
         // Only holders of the frame's lock, or of the address space exclusively, change a migration entry.

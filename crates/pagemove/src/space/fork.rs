@@ -100,7 +100,7 @@ impl AddressSpace {
                     continue;
                 }
                 // A migration entry too: the move that blocked it may not have flushed yet.
-                debt.owe(self.id(), address, Order::ZERO.frames());
+                debt.owe(self.table.root_of(), address, Order::ZERO);
             }
             if copy.is_present() {
                 // The parent's entry holds a reference, and can't change while we hold its address space and reverse

@@ -108,7 +108,7 @@ impl AddressSpace {
 
     /// The ID used in flushes.
     pub fn id(&self) -> SpaceId {
-        self.table.space()
+        self.table.space().id
     }
 
     /// Gives the engine.

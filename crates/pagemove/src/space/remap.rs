@@ -70,7 +70,7 @@ impl AddressSpace {
             let mut locks = [maps.next(), maps.next()].map(|map| map.map(|map| map.write()));
             let rest = vma.outside(old);
             for lock in locks.iter_mut().flatten() {
-                lock.remove(vma.first..vma.first + vma.range.pages(), self.id(), vma.range.start());
+                lock.remove(vma.first..vma.first + vma.range.pages(), self.table.space(), vma.range.start());
                 for part in rest.iter().flatten().chain([&moved]) {
                     let mapping = crate::rmap::Mapping { table: self.table.clone(), start: part.range.start() };
                     lock.insert(part.first..part.first + part.range.pages(), mapping);
@@ -127,7 +127,7 @@ impl AddressSpace {
                 return;
             }
             // A migration entry too: the move that blocked it may not have flushed yet.
-            debt.owe(self.id(), address, slot.order().frames());
+            debt.owe(self.table.root_of(), address, slot.order());
             let to = new.start().up(old.offset_of(address));
             let target = if slot.order() == HUGE_ORDER { self.table.huge_slot(to).ok() } else { self.table.slot(to) };
             let Some(target) = target else { panic!("mremap: no table for {to}, though all were prepared") };

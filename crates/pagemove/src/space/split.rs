@@ -78,7 +78,7 @@ impl AddressSpace {
         // address space and the frame's lock, so only the CPU's marks can change.
         let Some(before) = slot.update(|now| now.is_present().then(|| now.blocked())) else { return false };
         let mut debt = self.debt();
-        debt.owe(self.id(), start, HUGE_ORDER.frames());
+        debt.owe(self.table.root_of(), start, HUGE_ORDER);
         debt.pay();
         head.unmap();
         // The entry's reference and ours. A move waiting for the lock may hold another: let it go first. There are no
