@@ -70,7 +70,7 @@ impl Base {
         let hosted = Hosted::new(config).map_err(told)?;
         let machine = Lonely::new(hosted.clone());
         let zones = vec![FrameRange { start: Pfn::new(0), frames }];
-        let core = Core::boot(machine.clone(), &zone::Config { zones, pageblock_order: HUGE_ORDER }).map_err(told)?;
+        let core = Core::boot(machine.clone(), &zone::Config::new(zones, HUGE_ORDER)).map_err(told)?;
         Ok(Self { core, machine, hosted })
     }
 }

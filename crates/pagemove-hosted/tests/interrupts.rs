@@ -243,7 +243,7 @@ fn run(has_lists: bool, order: Order, zones: u32) {
     let claim = if has_lists { machine.cpu_claim() } else { CpuClaim::NONE };
     let frames = FRAMES / zones;
     let zone_ranges = (0..zones).map(|zone| range(zone * frames, frames)).collect();
-    let config = zone::Config { zones: zone_ranges, pageblock_order: common::order(9) };
+    let config = zone::Config::new(zone_ranges, common::order(9));
     let engine = Engine::boot(Arc::new(Interrupted { inner: machine.clone(), claim }), &config).unwrap();
     let lab = Lab { machine, engine: engine.clone() };
     let index = engine.new_index(Kind::Driver, "pinned by handlers' devices");

@@ -90,7 +90,7 @@ impl Scene {
         let spy =
             Arc::new(Spy { machine: Hosted::new(config).unwrap(), look: Mutex::default(), flushes: AtomicU32::new(0) });
         let zones = vec![FrameRange::new(Pfn::new(0), 2048).unwrap()];
-        let zone = zone::Config { zones, pageblock_order: Order::new(9).unwrap() };
+        let zone = zone::Config::new(zones, Order::new(9).unwrap());
         let engine = Engine::boot(spy.clone(), &zone).unwrap();
         let bounds = VirtRange::new(VirtAddr::new(1 << 22).unwrap(), 1 << 20).unwrap();
         let space = AddressSpace::new(&engine, bounds).unwrap();

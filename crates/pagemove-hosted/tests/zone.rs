@@ -90,7 +90,7 @@ fn a_zone_gives_all_it_has_of_each_order_and_then_says_which_is_missing() {
                 Err(error) => break error,
             }
         };
-        assert_eq!(error, AllocError { order, zone: None, below: None });
+        assert_eq!(error, AllocError { order, zone: None, node: None, below: None });
         assert!(error.to_string().contains(&order.frames().to_string()));
         assert_eq!(got.len() as u32 * order.frames(), 2048);
         lab.validate();

@@ -12,7 +12,7 @@ use rand::RngExt;
 
 fn boot_error(frames: u32, zones: Vec<FrameRange>, pageblock_order: u8) -> Option<BootError> {
     let hooked = Hooked::new(hosted(TlbKind::Soft, frames, 1), usize::MAX);
-    hooked.boot(&Config { zones, pageblock_order: order(pageblock_order) }).err()
+    hooked.boot(&Config::new(zones, order(pageblock_order))).err()
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn pageblocks_of_every_order_work() {
 fn two_zones_with_a_hole_between_them() {
     // Neither starts at a multiple of the largest order, so buddies of both lie outside.
     let zones = vec![range(512, 1536), range(2560, 512 * 5)];
-    let lab = Lab::boot(hosted(TlbKind::Soft, 6000, 2), &Config { zones, pageblock_order: order(9) });
+    let lab = Lab::boot(hosted(TlbKind::Soft, 6000, 2), &Config::new(zones, order(9)));
     let physical = lab.engine.physical();
     for (pfn, managed) in [(0, false), (511, false), (512, true), (2047, true), (2048, false), (2559, false)] {
         assert_eq!(physical.is_managed(Pfn::new(pfn)), managed, "frame {pfn}");
@@ -139,7 +139,7 @@ fn two_zones_with_a_hole_between_them() {
 #[test]
 fn neighbouring_zones_never_merge() {
     let zones = vec![range(0, 512), range(512, 512), range(1024, 1024)];
-    let lab = Lab::boot(hosted(TlbKind::Soft, 2048, 1), &Config { zones, pageblock_order: order(9) });
+    let lab = Lab::boot(hosted(TlbKind::Soft, 2048, 1), &Config::new(zones, order(9)));
     let physical = lab.engine.physical();
     // The last zone is asked first; the two others have no block of that order.
     let largest = physical.alloc(MAX_ORDER, Kind::Anon).unwrap();
@@ -158,7 +158,7 @@ fn neighbouring_zones_never_merge() {
 fn requests_name_a_zone_or_a_bound() {
     use pagemove::zone::{AllocError, Request};
     let zones = vec![range(0, 1024), range(1024, 1024)];
-    let lab = Lab::boot(hosted(TlbKind::Soft, 2048, 2), &Config { zones, pageblock_order: order(9) });
+    let lab = Lab::boot(hosted(TlbKind::Soft, 2048, 2), &Config::new(zones, order(9)));
     let physical = lab.engine.physical();
     for size in [0, 2, 4, 9, 10] {
         let request = Request::new(order(size), Kind::Kernel);
@@ -177,7 +177,7 @@ fn requests_name_a_zone_or_a_bound() {
         held.dedup();
         assert_eq!(held.len() as u32, below >> size, "no frame twice");
         assert!(held.iter().all(|pfn| pfn.get() + (1 << size) <= below), "order {size} below {below}");
-        let error = AllocError { order: order(size), zone: None, below: Some(Pfn::new(below)) };
+        let error = AllocError { order: order(size), zone: None, node: None, below: Some(Pfn::new(below)) };
         assert_eq!(physical.alloc_with(&request).err(), Some(error));
         drop(all);
     }

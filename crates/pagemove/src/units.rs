@@ -129,6 +129,14 @@ impl FrameRange {
         self.start.0 < other.end().0 && other.start.0 < self.end().0
     }
 
+    /// Gives the frames that both ranges have; `None` if there are none. The ranges may pass the last frame number.
+    pub fn common(self, other: Self) -> Option<Self> {
+        let end = |range: Self| u64::from(range.start.0) + u64::from(range.frames);
+        let start = self.start.max(other.start);
+        let frames = end(self).min(end(other)).checked_sub(u64::from(start.0)).filter(|&frames| frames > 0)?;
+        Some(Self { start, frames: frames as u32 })
+    }
+
     /// Walks the frames upwards.
     pub fn iter(self) -> impl DoubleEndedIterator<Item = Pfn> + ExactSizeIterator {
         (self.start.0..self.start.0 + self.frames).map(Pfn)

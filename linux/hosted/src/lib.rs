@@ -45,7 +45,7 @@ impl Host {
         let frames = blocks << HUGE_ORDER.get();
         let machine = Hosted::new(Config { frames, cpus: 4, tlb, contents: Contents::All }).expect("a machine");
         let zones = FrameRange::new(Pfn::new(0), frames).into_iter().collect();
-        let config = zone::Config { zones, pageblock_order: HUGE_ORDER };
+        let config = zone::Config::new(zones, HUGE_ORDER);
         let engine = Engine::boot(machine.clone(), &config).expect("an engine");
         Self { machine, engine }
     }

@@ -48,7 +48,7 @@ impl Base {
         let contents = pagemove::port::Contents::All;
         let machine = Hosted::new(Config { frames, cpus: writers + 1, tlb, contents })?;
         let zones = vec![FrameRange { start: Pfn::new(0), frames }];
-        let engine = Engine::boot(machine.clone(), &zone::Config { zones, pageblock_order })?;
+        let engine = Engine::boot(machine.clone(), &zone::Config::new(zones, pageblock_order))?;
         Ok(Self { machine, engine })
     }
 }

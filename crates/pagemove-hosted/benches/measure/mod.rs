@@ -18,7 +18,7 @@ pub fn boot(frames: u32, cpus: usize, contents: Contents) -> (Arc<Hosted>, Arc<E
     let machine = Hosted::new(Config { frames, cpus, tlb: TlbKind::Soft, contents }).expect("the host has the memory");
     let zones = vec![FrameRange::new(Pfn::new(0), frames).expect("frame numbers suffice")];
     let pageblock_order = Order::new(9).expect("an order");
-    let engine = Engine::boot(machine.clone(), &zone::Config { zones, pageblock_order }).expect("a valid layout");
+    let engine = Engine::boot(machine.clone(), &zone::Config::new(zones, pageblock_order)).expect("a valid layout");
     if contents == Contents::All {
         // Now, since the host gives a page of RAM at its first use only: that would be measured instead.
         let all = std::iter::from_fn(|| engine.physical().alloc(Order::ZERO, Kind::Kernel).ok());

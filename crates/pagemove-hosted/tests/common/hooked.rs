@@ -25,6 +25,7 @@ pub struct Hooked {
     at_barrier: Mutex<Option<Deed>>,
     at_pause: Mutex<Option<Deed>>,
     loans: AtomicUsize,
+    lent: AtomicUsize,
     waits: AtomicUsize,
     interrupts: AtomicBool,
     clock: Mutex<Option<u64>>,
@@ -39,6 +40,7 @@ impl Hooked {
             at_barrier: Mutex::default(),
             at_pause: Mutex::default(),
             loans: AtomicUsize::new(loans),
+            lent: AtomicUsize::new(0),
             waits: AtomicUsize::new(0),
             interrupts: AtomicBool::new(false),
             clock: Mutex::default(),
@@ -84,6 +86,11 @@ impl Hooked {
         self.interrupts.store(interrupt, Ordering::SeqCst);
     }
 
+    /// How many bytes it has lent.
+    pub fn lent(&self) -> usize {
+        self.lent.load(Ordering::Relaxed)
+    }
+
     /// Stops the machine's clock, and sets it forward by `ns`.
     pub fn advance(&self, ns: u64) {
         let mut clock = self.clock.lock().unwrap();
@@ -110,6 +117,7 @@ unsafe impl Machine for Hooked {
 
     fn lend(&self, bytes: usize) -> Option<Lent> {
         self.loans.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
+        self.lent.fetch_add(bytes, Ordering::Relaxed);
         self.inner.lend(bytes)
     }
 

@@ -191,7 +191,7 @@ pub fn hosted(tlb: TlbKind, frames: u32, cpus: usize) -> Arc<Hosted> {
 }
 
 pub fn one_zone(frames: u32, pageblock_order: u8) -> zone::Config {
-    zone::Config { zones: vec![range(0, frames)], pageblock_order: order(pageblock_order) }
+    zone::Config::new(vec![range(0, frames)], order(pageblock_order))
 }
 
 pub fn range(start: u32, frames: u32) -> FrameRange {

@@ -23,7 +23,7 @@ impl Nodes {
     /// The zones of such a machine.
     pub fn zones(blocks: u32) -> Config {
         let frames = blocks * 512;
-        Config { zones: vec![range(0, frames), range(frames, frames)], pageblock_order: order(9) }
+        Config::new(vec![range(0, frames), range(frames, frames)], order(9)).with_nodes(vec![0, 1])
     }
 
     /// On which node a frame is.

@@ -123,7 +123,7 @@ fn machine(frames: u32, pageblock_order: u8) -> (Arc<Hosted>, Arc<Engine>) {
     let machine = Hosted::new(config).expect("a machine");
     let zones = vec![FrameRange::new(Pfn::new(0), frames).expect("a range")];
     let pageblock_order = Order::new(pageblock_order).expect("an order");
-    let engine = Engine::boot(machine.clone(), &zone::Config { zones, pageblock_order }).expect("an engine");
+    let engine = Engine::boot(machine.clone(), &zone::Config::new(zones, pageblock_order)).expect("an engine");
     (machine, engine)
 }
 

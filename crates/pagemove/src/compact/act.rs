@@ -133,7 +133,8 @@ fn make_free_block(engine: &Engine, request: &Request, options: Options) -> bool
     let zones: Vec<FrameRange> = physical.zones().collect();
     for blocks in [1, 8, u32::MAX] {
         for (number, &range) in zones.iter().enumerate().rev() {
-            if request.allows_zone(number, range.start) {
+            let node = physical.node_of_zone(number).unwrap_or(0);
+            if request.allows_zone(number, node, range.start) {
                 let plan = Plan::new(&Observation::of(physical, range, options.policy), Goal::Blocks(blocks));
                 if Act::new(engine, &plan, options).any(|outcome| outcome.free) {
                     return true;

@@ -24,7 +24,7 @@ mod times;
 mod transfer;
 
 pub use destination::{AnyFree, Destination, TheseFrames};
-pub use mover::Mover;
+pub use mover::{Mover, migrate};
 pub use times::StepTimes;
 
 use alloc::vec::Vec;

@@ -4,7 +4,7 @@ use alloc::{sync::Arc, vec::Vec};
 use core::ops::Range;
 
 use super::{
-    Batch, Destination, Options, Outcome,
+    AnyFree, Batch, Destination, Options, Outcome,
     budget::Cost,
     times::{StepTimes, Stopwatch},
 };
@@ -19,6 +19,12 @@ use crate::{
     units::Pfn,
     zone::Physical,
 };
+
+/// Moves the folios at `sources`, each named by its first frame, to any free memory. Callers that move more than once keep a [`Mover`].
+pub fn migrate(engine: &Engine, sources: &[Pfn], options: Options) -> Outcome {
+    let mut destination = AnyFree::new(engine.physical(), sources.len().min(Options::MOST));
+    Mover::new(engine).migrate(sources, &mut destination, options)
+}
 
 /// Moves folios. Keeps its buffers, so that a batch allocates nothing.
 pub struct Mover<'e> {

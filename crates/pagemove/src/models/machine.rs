@@ -67,7 +67,7 @@ impl Model {
     fn boot_with(self: Arc<Self>, frames: u32) -> Arc<Engine> {
         let zones = vec![FrameRange::new(Pfn::new(0), frames).expect("a range")];
         let pageblock_order = Order::new(1).expect("an order");
-        Engine::boot(self, &Config { zones, pageblock_order }).expect("an engine")
+        Engine::boot(self, &Config::new(zones, pageblock_order)).expect("an engine")
     }
 }
 

@@ -60,7 +60,7 @@ impl Physical {
     /// Gives the zones that may have what is wanted, the last one first.
     fn zones_of(&self, request: &Request) -> impl Iterator<Item = &Zone> {
         let request = *request;
-        let wanted = move |&(number, zone): &(usize, &Zone)| request.allows_zone(number, zone.range.start);
+        let wanted = move |&(number, zone): &(usize, &Zone)| request.allows_zone(number, zone.node, zone.range.start);
         self.zones.iter().enumerate().rev().filter(wanted).map(|(_, zone)| zone)
     }
 

@@ -36,10 +36,15 @@ pub(super) struct Tables<'a> {
 }
 
 impl Buddy {
-    /// Makes the lists of a zone all of whose frames are free, as the largest blocks that fit; touches their heads only.
-    pub(super) fn new(tables: Tables<'_>, range: FrameRange) -> Self {
+    /// Makes the lists of a zone of which the ranges `free` are free, as the largest blocks that fit; touches their heads only.
+    pub(super) fn new(tables: Tables<'_>, range: FrameRange, free: &[FrameRange]) -> Self {
         let empty = List { head: NIL, blocks: 0 };
         let mut buddy = Self { range, lists: [[empty; _]; _], free_frames: 0 };
+        free.iter().for_each(|&free| buddy.add(tables, free));
+        buddy
+    }
+
+    fn add(&mut self, tables: Tables<'_>, range: FrameRange) {
         let mut at = range.start;
         while at < range.end() {
             let order = MAX_ORDER
@@ -47,10 +52,9 @@ impl Buddy {
                 .rev()
                 .find(|&order| at.is_aligned(order) && order.frames() <= range.end().get() - at.get())
                 .unwrap_or(Order::ZERO);
-            buddy.push(tables, at, order);
+            self.push(tables, at, order);
             at = at.up(order.frames());
         }
-        buddy
     }
 
     pub(super) fn free_frames(&self) -> u32 {

@@ -2,15 +2,102 @@
 
 use alloc::vec::Vec;
 
-use crate::units::{FrameRange, Order};
+use super::Pageblocks;
+use crate::{
+    frame::FrameTable,
+    units::{FrameRange, Order, Pfn},
+};
 
 /// How memory is laid out at boot.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Zones, rising, each a whole number of pageblocks; what lies in none is reserved.
     pub zones: Vec<FrameRange>,
+    /// The node of each zone; 0 where none is given.
+    pub nodes: Vec<u32>,
+    /// Ranges in zones that the engine leaves alone: holes, firmware, the kernel's own image. In any order; they may overlap.
+    pub reserved: Vec<FrameRange>,
     /// Order of a pageblock, 1 to 10; 9 is 2 MiB.
     pub pageblock_order: Order,
+}
+
+impl Config {
+    /// Lays memory out as `zones`, all of node 0 and all free.
+    pub fn new(zones: Vec<FrameRange>, pageblock_order: Order) -> Self {
+        Self { zones, nodes: Vec::new(), reserved: Vec::new(), pageblock_order }
+    }
+
+    /// Leaves `ranges` alone as well.
+    pub fn with_reserved(mut self, ranges: impl IntoIterator<Item = FrameRange>) -> Self {
+        self.reserved.extend(ranges);
+        self
+    }
+
+    /// Says of which node each zone is.
+    pub fn with_nodes(self, nodes: Vec<u32>) -> Self {
+        Self { nodes, ..self }
+    }
+
+    /// Lays memory out as a firmware's map says: `usable` names ranges of any size, with their nodes. Makes a zone for each node, and
+    /// one more for each of `borders` that cuts it (16 MiB, 4 GiB: for devices that can't reach higher). What the zones have beside
+    /// the usable ranges is reserved: holes, and the pageblocks that a range fills in part only. Ranges of two nodes that
+    /// interleave get a zone each. The last pageblock is left out if the machine's `frames` end within it.
+    pub fn from_map(usable: &[(FrameRange, u32)], borders: &[Pfn], frames: u32, pageblock_order: Order) -> Self {
+        let block = u64::from(pageblock_order.frames());
+        // In 64 bits, where the end behind the last frame has a number, too.
+        let last = u64::from(frames) / block * block;
+        let mut parts: Vec<(u64, u64, u32)> = usable
+            .iter()
+            .map(|&(range, node)| (u64::from(range.start.get()), u64::from(range.frames), node))
+            .map(|(start, frames, node)| (start, (start + frames).min(last), node))
+            .filter(|&(start, end, _)| start < end)
+            .collect();
+        parts.sort_unstable();
+        let mut borders: Vec<u64> = borders.iter().map(|border| u64::from(border.get()) / block * block).collect();
+        borders.sort_unstable();
+        let segment = |frame: u64| borders.partition_point(|&border| border <= frame);
+        // Zones as whole pageblocks; one that two ranges share is the first one's.
+        let mut zones: Vec<(u64, u64, u32)> = Vec::new();
+        for &(start, end, node) in &parts {
+            let taken = zones.last().map_or(0, |&(_, end, _)| end);
+            let (mut from, behind) = ((start / block * block).max(taken), end.div_ceil(block) * block);
+            while from < behind {
+                let to = borders.get(segment(from)).map_or(behind, |&border| border.min(behind));
+                match zones.last_mut() {
+                    Some((first, end, of)) if *of == node && segment(*first) == segment(from) => *end = to,
+                    _ => zones.push((from, to, node)),
+                }
+                from = to;
+            }
+        }
+        let mut config = Self::new(Vec::new(), pageblock_order);
+        for (start, end, node) in zones {
+            config.zones.push(frame_range(start, end));
+            config.nodes.push(node);
+            let mut at = start;
+            for &(from, to, _) in parts.iter().filter(|&&(from, to, _)| from < end && start < to) {
+                if from > at {
+                    config.reserved.push(frame_range(at, from));
+                }
+                at = at.max(to);
+            }
+            if at < end {
+                config.reserved.push(frame_range(at, end));
+            }
+        }
+        config
+    }
+
+    /// Gives the bytes that [`Engine::boot`](crate::Engine::boot) borrows from a machine of `frames` frames
+    /// ([`Machine::lend`](crate::port::Machine::lend)), in three pieces. The rest that it keeps is on the heap: for each zone and CPU lists
+    /// of at most an eighth of the zone's frames, 4 bytes each. So a kernel needs a heap before it boots the engine, for that much.
+    pub fn lent_bytes(&self, frames: u32) -> usize {
+        FrameTable::bytes(frames) + Pageblocks::bytes(frames, self.pageblock_order)
+    }
+}
+
+fn frame_range(start: u64, end: u64) -> FrameRange {
+    FrameRange { start: Pfn::new(start as u32), frames: (end - start) as u32 }
 }
 
 /// Why memory can't be managed as configured.

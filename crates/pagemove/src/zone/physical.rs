@@ -14,17 +14,40 @@ use super::{
     pressure::Pressure,
 };
 use crate::{
-    frame::{Frame, FrameTable, Kind, Pins},
+    frame::{Class, Frame, FrameTable, Kind, Pins, State},
     port::{CpuClaim, Machine, MaskedMutex, Ram, might_wait},
     report::{Counters, Ring},
     sync::AtomicU64,
-    units::{FrameRange, Pfn},
+    units::{FrameRange, Order, Pfn},
 };
 
 pub(super) struct Zone {
     pub(super) range: FrameRange,
+    pub(super) node: u32,
     pub(super) buddy: MaskedMutex<Buddy>,
     pub(super) cpus: Box<[CpuLocal]>,
+}
+
+/// Marks the frames of a zone that are reserved; gives what is free, upwards.
+fn reserve(tables: Tables<'_>, zone: FrameRange, reserved: &[FrameRange]) -> Vec<FrameRange> {
+    let mut within: Vec<FrameRange> = reserved.iter().filter_map(|range| range.common(zone)).collect();
+    within.sort_by_key(|range| range.start);
+    let mut free = Vec::new();
+    let mut at = zone.start;
+    for range in within {
+        if range.start > at {
+            free.push(FrameRange { start: at, frames: range.start.get() - at.get() });
+        }
+        for pfn in range.iter().filter(|&pfn| pfn >= at) {
+            tables.frames[pfn].set_state(State::new(Kind::Reserved, Class::Reserved, Order::ZERO));
+            tables.blocks.moved(pfn, Class::Free, Class::Reserved, 1);
+        }
+        at = at.max(range.end());
+    }
+    if at < zone.end() {
+        free.push(FrameRange { start: at, frames: zone.end().get() - at.get() });
+    }
+    free
 }
 
 impl Zone {
@@ -69,9 +92,11 @@ impl Physical {
             .enumerate()
             .map(|(number, &range)| {
                 blocks.give_to_zone(range, number as u32);
+                let tables = Tables { frames: &frames, blocks: &blocks };
                 Zone {
                     range,
-                    buddy: MaskedMutex::new(mask, Buddy::new(Tables { frames: &frames, blocks: &blocks }, range)),
+                    node: config.nodes.get(number).copied().unwrap_or(0),
+                    buddy: MaskedMutex::new(mask, Buddy::new(tables, range, &reserve(tables, range, &config.reserved))),
                     cpus: (0..cpus).map(|_| CpuLocal::new(range.frames, cpus)).collect(),
                 }
             })
@@ -170,6 +195,16 @@ impl Physical {
     /// Gives the last events.
     pub fn events(&self) -> &Ring {
         &self.events
+    }
+
+    /// Gives the node that zone number `zone` is of; `None` if there is no such zone.
+    pub fn node_of_zone(&self, zone: usize) -> Option<u32> {
+        Some(self.zones.get(zone)?.node)
+    }
+
+    /// Gives the node that the frame is of; `None` if it belongs to no zone.
+    pub fn node_of(&self, pfn: Pfn) -> Option<u32> {
+        Some(self.zone_of(pfn)?.node)
     }
 
     /// Gives the ranges of the zones.

@@ -27,13 +27,14 @@ pub struct Request {
     pub(super) kind: Kind,
     pub(super) below: Option<Pfn>,
     pub(super) zone: Option<usize>,
+    pub(super) node: Option<u32>,
     pub(super) effort: Effort,
 }
 
 impl Request {
     /// Asks for a folio of `order` for `kind`, anywhere, with [`Effort::Drain`].
     pub const fn new(order: Order, kind: Kind) -> Self {
-        Self { order, kind, below: None, zone: None, effort: Effort::Drain }
+        Self { order, kind, below: None, zone: None, node: None, effort: Effort::Drain }
     }
 
     /// Only frames below `limit`; for devices that can't reach higher addresses.
@@ -44,6 +45,11 @@ impl Request {
     /// Only frames of zone number `zone`, as [`super::Config::zones`] counts them.
     pub const fn in_zone(self, zone: usize) -> Self {
         Self { zone: Some(zone), ..self }
+    }
+
+    /// Only frames of node `node`, as [`super::Config::nodes`] says.
+    pub const fn on_node(self, node: u32) -> Self {
+        Self { node: Some(node), ..self }
     }
 
     /// Goes as far as `effort`.
@@ -61,9 +67,9 @@ impl Request {
         self.kind
     }
 
-    /// Tells whether frames of a zone, by its number and first frame, are allowed.
-    pub fn allows_zone(&self, number: usize, start: Pfn) -> bool {
-        self.zone.is_none_or(|only| only == number) && self.allows(start)
+    /// Tells whether frames of a zone, by its number, its node and its first frame, are allowed.
+    pub(crate) fn allows_zone(&self, number: usize, node: u32, start: Pfn) -> bool {
+        self.zone.is_none_or(|only| only == number) && self.node.is_none_or(|only| only == node) && self.allows(start)
     }
 
     /// Gives how far it goes.
@@ -98,6 +104,8 @@ pub struct AllocError {
     pub order: Order,
     /// The only zone that was allowed.
     pub zone: Option<usize>,
+    /// The only node that was allowed.
+    pub node: Option<u32>,
     /// The bound that was asked for.
     pub below: Option<Pfn>,
 }
@@ -107,6 +115,9 @@ impl fmt::Display for AllocError {
         write!(f, "no block of {} free page(s) in a row", self.order.frames())?;
         if let Some(zone) = self.zone {
             write!(f, " in zone {zone}")?;
+        }
+        if let Some(node) = self.node {
+            write!(f, " on node {node}")?;
         }
         match self.below {
             Some(below) => write!(f, " below frame {below}"),
@@ -119,7 +130,7 @@ impl core::error::Error for AllocError {}
 
 impl From<&Request> for AllocError {
     fn from(request: &Request) -> Self {
-        Self { order: request.order, zone: request.zone, below: request.below }
+        Self { order: request.order, zone: request.zone, node: request.node, below: request.below }
     }
 }
 
@@ -130,9 +141,9 @@ mod tests {
 
     #[test]
     fn an_error_says_what_was_asked_for() {
-        let request = Request::new(Order::ZERO, Kind::Anon).in_zone(1).below(Pfn::new(16));
+        let request = Request::new(Order::ZERO, Kind::Anon).in_zone(1).on_node(2).below(Pfn::new(16));
         let text = AllocError::from(&request).to_string();
-        assert_eq!(text, "no block of 1 free page(s) in a row in zone 1 below frame 0x10");
+        assert_eq!(text, "no block of 1 free page(s) in a row in zone 1 on node 2 below frame 0x10");
         assert!(request.allows(Pfn::new(15)) && !request.allows(Pfn::new(16)));
     }
 }
