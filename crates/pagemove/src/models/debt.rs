@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     frame::Kind,
-    paging::FlushDebt,
-    port::{Space, SpaceId},
+    paging::{FlushDebt, Root},
+    port::SpaceId,
     sync::{AtomicU64, Ordering},
     units::{Order, Pfn, VirtAddr},
 };
@@ -27,6 +27,7 @@ fn a_source_is_reused_after_the_flush() {
         let machine = Model::with(Waiting::Looking, move || *flushed.lock().expect("no panic") = None);
         let engine = machine.boot();
         let physical = engine.physical().clone();
+        let root = Root::new(physical.clone(), SpaceId(1)).expect("a root");
         let pfn = physical.alloc(Order::ZERO, Kind::Anon).expect("a frame").publish().into_raw();
         let page = Arc::new(Guarded::new());
         // The page-table entry: 1 more than the frame's number, or nothing.
@@ -47,7 +48,7 @@ fn a_source_is_reused_after_the_flush() {
         };
         entry.store(0, Ordering::Release);
         let mut debt = FlushDebt::new(&physical);
-        debt.owe(table.root_of(), VirtAddr::new(1 << 12).expect("an address"), Order::ZERO);
+        debt.owe(&root, VirtAddr::new(1 << 12).expect("an address"), Order::ZERO);
         debt.keep_reference(pfn);
         debt.pay();
         // Free now: the next one has it alone.

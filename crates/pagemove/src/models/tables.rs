@@ -9,9 +9,9 @@ use super::{
     machine::{Guarded, Model},
 };
 use crate::{
-    paging::{Entry, Flags, PageTable},
+    paging::{Entry, Flags, PageTable, Walk},
     port::SpaceId,
-    units::{Pfn, VirtAddr},
+    units::{Order, Pfn, VirtAddr},
 };
 
 /// A frame of no model's memory, so that nobody looks at its entry in the frame table.
@@ -86,6 +86,25 @@ fn a_walk_sees_a_table_filled() {
         let lower = shared.new_leaf_table(|number| Entry::present(PAGE.up(number), Flags::USER));
         let lower = lower.expect("a frame").into_raw();
         slot.swap_if(huge, Entry::table(lower)).expect("nobody else changes it");
+        processor.join().expect("no panic");
+    });
+}
+
+/// A processor that comes upon a 2 MiB migration entry while that is split never takes the new table for the page.
+#[test]
+fn a_table_is_not_taken_for_a_large_page() {
+    all("page tables: a split in mid-move against a translation", || {
+        let shared = table();
+        let slot = shared.huge_slot(address(0)).expect("enough frames");
+        let huge = Entry::present(PAGE, Flags::USER | Flags::HUGE);
+        slot.swap_if(Entry::NONE, huge.blocked()).expect("nobody else fills it");
+        let other = shared.clone();
+        let processor = thread::spawn(move || {
+            let found = other.translate(address(3), Walk::Load);
+            assert!(found.is_none_or(|found| (found.first, found.order) == (PAGE.up(3), Order::ZERO)), "{found:?}");
+        });
+        let lower = shared.new_leaf_table(|number| Entry::present(PAGE.up(number), Flags::USER));
+        slot.swap_if(huge.blocked(), Entry::table(lower.expect("a frame").into_raw())).expect("nobody else changes it");
         processor.join().expect("no panic");
     });
 }

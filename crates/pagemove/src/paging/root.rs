@@ -20,7 +20,7 @@ pub struct Root {
 
 impl Root {
     /// Makes an empty root.
-    pub(super) fn new(physical: Arc<Physical>, id: SpaceId) -> Result<Arc<Self>, AllocError> {
+    pub(crate) fn new(physical: Arc<Physical>, id: SpaceId) -> Result<Arc<Self>, AllocError> {
         let root = physical.alloc(Order::ZERO, Kind::PageTable)?;
         // Relaxed: nobody has the table yet.
         root.words(0).iter().for_each(|word| word.store(0, Ordering::Relaxed));
