@@ -8,7 +8,7 @@ use pagemove::{
     frame::{Kind, Marks},
     migrate::Mode,
     paging::Flags,
-    report::Reason,
+    report::{Counter, Reason},
     space::{FaultError, Map, PageCache, Protection, Source},
 };
 use pagemove_drivers::{Balloon, CharDevice};
@@ -252,5 +252,47 @@ fn a_page_made_by_the_index_is_read_as_well() {
         let page = file.index().lock_or_insert(3).unwrap();
         let word = page.words(0)[0].load(std::sync::atomic::Ordering::Relaxed);
         assert_eq!((word, reads.load(std::sync::atomic::Ordering::Relaxed)), (1003, 1));
+    });
+}
+
+/// One flush for a batch of pages, not for each.
+#[test]
+fn truncation_flushes_once_for_many_pages() {
+    on_both(2, |lab| {
+        let file = PageCache::new(&lab.engine, "file", 600);
+        let processes = [lab.process(), lab.process()];
+        let at = processes.each_ref().map(|process| shared(process, file.clone(), 600, RW).start());
+        for (process, at) in processes.iter().zip(at) {
+            (0..600).for_each(|page| process.store(at.up(page), 1).unwrap());
+        }
+        let flushes = || lab.engine.physical().counters().get(Counter::TlbFlush);
+        let before = flushes();
+        file.index().truncate(300..500);
+        assert_eq!((flushes() - before, file.index().len()), (200_u64.div_ceil(64), 400));
+        for (process, at) in processes.iter().zip(at) {
+            assert_eq!([299, 300, 499, 500].map(|page| process.load(at.up(page)).unwrap()), [1, 0, 0, 1]);
+        }
+    });
+}
+
+/// A page that somebody has locked is waited for alone: its holder may want another one of the range.
+#[test]
+fn truncation_waits_for_a_locked_page_with_no_other_in_its_hands() {
+    on_both(1, |lab| {
+        let file = PageCache::new(&lab.engine, "file", 100);
+        (0..100).for_each(|page| drop(file.index().lock_or_insert(page).unwrap()));
+        let held = file.index().lock_page(50).unwrap();
+        std::thread::scope(|scope| {
+            let truncating = scope.spawn(|| file.index().truncate(0..100));
+            while file.index().peek(49).is_some() {
+                std::thread::yield_now();
+            }
+            // Not in its hands: they can be locked, below and above.
+            assert!(file.index().lock_page(49).is_none());
+            drop(file.index().lock_page(51).unwrap());
+            assert!(!truncating.is_finished() && file.index().len() == 50);
+            drop(held);
+        });
+        assert!(file.index().is_empty());
     });
 }

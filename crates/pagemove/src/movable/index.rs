@@ -5,7 +5,7 @@
 //! place. To take a page out its frame must be locked; so a page that moves stays in its place until the move is over,
 //! and who looks it up meanwhile finds it frozen or locked, waits, and looks again.
 
-use alloc::{boxed::Box, collections::BTreeMap, string::String, sync::Arc};
+use alloc::{boxed::Box, collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 use core::ops::Range;
 
 use super::{FolioToken, MigrationRun, MovableOps, Refusal, Registration};
@@ -21,6 +21,10 @@ use crate::{
 
 const CHUNK: u32 = 512;
 const EMPTY: u32 = u32::MAX;
+
+/// Pages taken out with one flush.
+const BATCH: usize = 64;
+
 const NO_BOUND: u32 = u32::MAX;
 
 type Chunk = Box<[u32; CHUNK as usize]>;
@@ -184,46 +188,71 @@ impl PageIndex {
     /// Takes the page at `index` out, removes every mapping of it, and frees it once the last reference is gone.
     /// Waits for its move. Gives false if there was none.
     pub fn remove(&self, index: u32) -> bool {
-        // Dropped after the page's lock: the last hold of a device's map may free pages, and wait for their locks.
-        let _map;
         let Some(page) = self.lock_page(index) else { return false };
-        _map = self.take_out(index, &page);
+        self.take_out(alloc::vec![(index, page)]);
         true
     }
 
-    /// Gives the reverse map that it asked, to be dropped without a frame's lock.
-    fn take_out(&self, index: u32, page: &LockedFolio<'_>) -> Option<Arc<dyn ReverseMap>> {
-        // Unmapped first: who finds the place empty may rely on nobody seeing the page any more. Nobody maps it again, for
-        // that needs the lock that we hold.
-        let mut debt = FlushDebt::new(&self.physical);
-        // By the map that the page's key names, a device's perhaps. One that is gone has no mappings left; processes may.
-        let map = self.rmaps.get(self.physical.frame(page.pfn()).key().rmap);
-        match &map {
-            Some(map) => map.unmap(&self.physical, index, page.pfn(), &mut debt),
-            None => self.rmap.unmap(&self.physical, index, page.pfn(), &mut debt),
-        }
-        debt.pay();
-        {
-            let mut chunks = self.chunks.lock();
-            if let Some(chunk) = chunks.get_mut(&(index / CHUNK)) {
-                chunk[(index % CHUNK) as usize] = EMPTY;
-                if chunk.iter().all(|&pfn| pfn == EMPTY) {
-                    chunks.remove(&(index / CHUNK));
-                }
-            }
-        }
-        page.give_up();
-        map
-    }
-
-    /// Takes out all pages of `range`; each as [`Self::remove`] does.
+    /// Takes out all pages of `range`, as [`Self::remove`] does; with one flush for up to 64 of them.
     pub fn truncate(&self, range: Range<u32>) {
         let mut from = range.start;
-        while let Some(index) = self.next_index(from).filter(|index| range.contains(index)) {
-            self.remove(index);
-            let Some(next) = index.checked_add(1) else { return };
+        while let Some(first) = self.next_index(from).filter(|index| range.contains(index)) {
+            let mut pages = self.try_lock_pages(first..range.end);
+            if pages.is_empty() {
+                // Waited for while we hold no other page: its holder may want one of those.
+                pages.extend(self.lock_page(first).map(|page| (first, page)));
+            }
+            let last = pages.last().map_or(first, |&(index, _)| index);
+            self.take_out(pages);
+            let Some(next) = last.checked_add(1) else { return };
             from = next;
         }
+    }
+
+    /// Locks the pages of `range` from its start on, up to the first that can't be had at once, or to a batch.
+    fn try_lock_pages(&self, range: Range<u32>) -> Vec<(u32, LockedFolio<'_>)> {
+        let chunks = self.chunks.lock();
+        let places = chunks.range(range.start / CHUNK..).flat_map(|(&number, chunk)| {
+            (0..CHUNK).zip(chunk.iter()).map(move |(at, &pfn)| (number * CHUNK + at, pfn))
+        });
+        let present = places.filter(|&(index, pfn)| pfn != EMPTY && range.contains(&index));
+        // With the index's lock: a page stays in its place, and its lock isn't waited for.
+        let lock = |(index, pfn)| Some((index, self.physical.get(Pfn::new(pfn))?.try_lock().ok()?));
+        present.take(BATCH).map_while(lock).collect()
+    }
+
+    /// Takes pages out that the caller has locked, and gives them up.
+    fn take_out(&self, pages: Vec<(u32, LockedFolio<'_>)>) {
+        // Unmapped first: who finds a place empty may rely on nobody seeing the page any more. Nobody maps it again, for
+        // that needs the lock that we hold.
+        let mut debt = FlushDebt::new(&self.physical);
+        let mut maps: Vec<(u32, Option<Arc<dyn ReverseMap>>)> = Vec::new();
+        for (index, page) in &pages {
+            // By the map that the page's key names, a device's perhaps. One that is gone has no mappings left; processes may.
+            let number = self.physical.frame(page.pfn()).key().rmap;
+            if maps.last().is_none_or(|(known, _)| *known != number) {
+                maps.push((number, self.rmaps.get(number)));
+            }
+            match maps.last() {
+                Some((_, Some(map))) => map.unmap(&self.physical, *index, page.pfn(), &mut debt),
+                _ => self.rmap.unmap(&self.physical, *index, page.pfn(), &mut debt),
+            }
+        }
+        debt.pay();
+        let mut chunks = self.chunks.lock();
+        for of_chunk in pages.chunk_by(|(one, _), (next, _)| one / CHUNK == next / CHUNK) {
+            let number = of_chunk[0].0 / CHUNK;
+            let Some(chunk) = chunks.get_mut(&number) else { continue };
+            of_chunk.iter().for_each(|(index, _)| chunk[(index % CHUNK) as usize] = EMPTY);
+            if chunk.iter().all(|&pfn| pfn == EMPTY) {
+                chunks.remove(&number);
+            }
+        }
+        drop(chunks);
+        pages.iter().for_each(|(_, page)| page.give_up());
+        drop(pages);
+        // After the pages' locks: the last hold of a device's map may free pages, and wait for their locks.
+        drop(maps);
     }
 
     /// Takes out the pages of `range` that nobody has written to since they were read from their backing store, and that
@@ -231,11 +260,10 @@ impl PageIndex {
     pub fn drop_clean(&self, range: Range<u32>) -> u32 {
         let (mut from, mut dropped) = (range.start, 0);
         while let Some(index) = self.next_index(from).filter(|index| range.contains(index)) {
-            let _map;
             if let Some(page) = self.lock_page(index) {
                 let frame = self.physical.frame(page.pfn());
                 if frame.maps() == 0 && frame.refs() == 2 && !frame.state().marks().contains(Marks::DIRTY) {
-                    _map = self.take_out(index, &page);
+                    self.take_out(alloc::vec![(index, page)]);
                     dropped += 1;
                 }
             }
