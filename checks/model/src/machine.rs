@@ -34,8 +34,8 @@ impl Lonely {
 // SAFETY: as the hosted machine's. A flush that is left out breaks the engine's promises to processes, which is what it's for;
 // frames are memory of the machine all the time.
 unsafe impl Machine for Lonely {
-    fn ram(&self) -> Ram {
-        self.inner.ram()
+    fn take_ram(&self) -> Option<Ram> {
+        self.inner.take_ram()
     }
 
     fn lend(&self, bytes: usize) -> Option<Lent> {

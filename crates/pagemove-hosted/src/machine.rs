@@ -1,7 +1,10 @@
 //! The hosted machine: RAM, virtual processors, and the TLB of choice.
 
 use std::{
-    sync::{Arc, Once},
+    sync::{
+        Arc, Once,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -50,6 +53,8 @@ pub struct Hosted {
     started: Instant,
     // Without one, no processor can be claimed.
     has_barrier: bool,
+    // By an engine.
+    is_taken: AtomicBool,
     roots: Roots,
 }
 
@@ -81,7 +86,15 @@ impl Hosted {
             }
         };
         let has_barrier = os::register_barrier();
-        Ok(Arc::new(Self { ram, config, tlb, started: Instant::now(), has_barrier, roots: Roots::default() }))
+        Ok(Arc::new(Self {
+            ram,
+            config,
+            tlb,
+            started: Instant::now(),
+            has_barrier,
+            is_taken: AtomicBool::new(false),
+            roots: Roots::default(),
+        }))
     }
 
     /// Gives what the machine was made as.
@@ -96,6 +109,15 @@ impl Hosted {
         if number < self.config.cpus { number } else { number % self.config.cpus }
     }
 
+    pub(crate) fn ram(&self) -> Ram {
+        #[allow(unsafe_code)]
+        // SAFETY: the area is mapped for reading and writing as long as `self`, page-aligned, of that many frames. Besides
+        // the engine only processes' accesses reach it, through the engine's page tables.
+        unsafe {
+            Ram::new(self.ram.start(), self.config.frames, self.config.contents)
+        }
+    }
+
     pub(crate) fn tlb(&self) -> &Tlb {
         &self.tlb
     }
@@ -104,13 +126,8 @@ impl Hosted {
 #[allow(unsafe_code)]
 // SAFETY: no two threads have the same number; the barrier is the host's, and without one no processor is ever claimed.
 unsafe impl Machine for Hosted {
-    fn ram(&self) -> Ram {
-        #[allow(unsafe_code)]
-        // SAFETY: the area is mapped for reading and writing as long as `self`, page-aligned, of that many frames. Besides
-        // the engine only processes' accesses reach it, through the engine's page tables.
-        unsafe {
-            Ram::new(self.ram.start(), self.config.frames, self.config.contents)
-        }
+    fn take_ram(&self) -> Option<Ram> {
+        (!self.is_taken.swap(true, Ordering::Relaxed)).then(|| self.ram())
     }
 
     fn lend(&self, bytes: usize) -> Option<Lent> {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use pagemove::{
     Engine,
-    port::Machine,
     space::{AddressSpace, FaultError, SpaceError},
     sync::{AtomicU64, Ordering},
     units::{VirtAddr, VirtRange},

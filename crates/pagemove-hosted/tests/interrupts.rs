@@ -91,8 +91,8 @@ struct Interrupted {
 
 // SAFETY: as the hosted machine's; a handler gets the number of the thread that it interrupts, and ends before that goes on.
 unsafe impl Machine for Interrupted {
-    fn ram(&self) -> Ram {
-        self.inner.ram()
+    fn take_ram(&self) -> Option<Ram> {
+        self.inner.take_ram()
     }
     fn lend(&self, bytes: usize) -> Option<Lent> {
         self.inner.lend(bytes)

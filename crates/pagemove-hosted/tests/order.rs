@@ -30,8 +30,8 @@ struct Spy {
 
 // SAFETY: as the hosted machine's.
 unsafe impl Machine for Spy {
-    fn ram(&self) -> Ram {
-        self.machine.ram()
+    fn take_ram(&self) -> Option<Ram> {
+        self.machine.take_ram()
     }
     fn lend(&self, bytes: usize) -> Option<Lent> {
         self.machine.lend(bytes)

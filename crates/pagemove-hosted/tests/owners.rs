@@ -262,58 +262,37 @@ fn a_folio_whose_token_is_not_exchanged_stays() {
         assert!(outcome.stayed.iter().all(|&(_, reason)| reason == Reason::Refused) && outcome.stayed.len() == 4);
         assert_eq!(owner.table.pfns(), before);
         owner.check();
-        owner.table.exchanges.store(true, Ordering::Relaxed);
-        let swap = || {
-            let mut tokens = owner.table.tokens.lock().unwrap();
-            let [one, two] = [0, 1].map(|number| tokens.remove(&number).unwrap());
-            tokens.extend([(0, two), (1, one)]);
-        };
-        swap();
-        // Each is put back where it is, which the table has wrong: so alone, without the check of `putback`.
-        *owner.table.refuses.lock().unwrap() = vec![(Stage::Isolate, 2), (Stage::Isolate, 3)];
-        let exchanged = Exchanged { inner: owner.table.clone() };
-        assert_eq!(exchanged.moved_by(&owner), 0, "a token of another folio was exchanged");
-        swap();
-        owner.check();
+        assert_eq!(moved_by_swapped_tokens(lab), 0, "a token of another folio was exchanged");
     });
 }
 
-/// Exchanges tokens by the number of the folio; looks at nothing else.
-struct Exchanged {
-    inner: Arc<Table>,
-}
-
-impl Exchanged {
-    /// Owns two more folios, with their tokens swapped, and gives how many of them move.
-    fn moved_by(&self, owner: &Owner<'_>) -> u64 {
-        let physical = owner.lab.engine.physical();
-        let this = Arc::new(Exchanged { inner: Table::new(Purposes::all(), None) });
-        let registration = owner.lab.engine.owners().register(this.clone());
-        let mut sources = Vec::new();
-        for number in [0, 1] {
-            let folio = physical.alloc(order(0), Kind::Driver).unwrap();
-            let (token, _locked) = registration.own(folio, Key { rmap: 0, index: number });
-            sources.push(token.pfn());
-            this.inner.tokens.lock().unwrap().insert(1 - number, token);
+/// Owns two folios whose tokens it has mixed up, and gives how many of them move.
+fn moved_by_swapped_tokens(lab: &Lab) -> u64 {
+    struct Swapped(Arc<Table>);
+    impl MovableOps for Swapped {
+        fn name(&self) -> &str {
+            "swapped"
         }
-        let moved = owner.lab.migrate_all(&sources, Options::new(Mode::Sync)).moved;
-        let tokens = std::mem::take(&mut *this.inner.tokens.lock().unwrap());
-        for (_, token) in tokens {
-            let folio = registration.get(&token).unwrap().lock();
-            registration.release(token, &folio);
+        // Without the table's putback, which checks places.
+        fn migrate(&self, run: &mut MigrationRun<'_>) {
+            self.0.migrate(run);
         }
-        moved
     }
-}
-
-impl MovableOps for Exchanged {
-    fn name(&self) -> &str {
-        "exchanged"
+    let table = Table::new(Purposes::all(), None);
+    let registration = lab.engine.owners().register(Arc::new(Swapped(table.clone())));
+    let mut sources = Vec::new();
+    for number in [0, 1] {
+        let folio = lab.physical().alloc(order(0), Kind::Driver).unwrap();
+        let (token, _locked) = registration.own(folio, Key { rmap: 0, index: number });
+        sources.push(token.pfn());
+        table.tokens.lock().unwrap().insert(1 - number, token);
     }
-
-    fn migrate(&self, run: &mut MigrationRun<'_>) {
-        self.inner.migrate(run);
+    let moved = lab.migrate_all(&sources, Options::new(Mode::Sync)).moved;
+    for (_, token) in std::mem::take(&mut *table.tokens.lock().unwrap()) {
+        let folio = registration.get(&token).unwrap().lock();
+        registration.release(token, &folio);
     }
+    moved
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub struct Engine {
     rmaps: Arc<Registry<dyn ReverseMap>>,
     owners: Owners,
     next_space: AtomicU64,
+    // A hint, so not an atomic of `sync`.
+    move_cost: core::sync::atomic::AtomicU64,
 }
 
 impl Engine {
@@ -28,12 +30,18 @@ impl Engine {
             physical,
             rmaps: Arc::default(),
             next_space: AtomicU64::new(1),
+            move_cost: core::sync::atomic::AtomicU64::new(0),
         }))
     }
 
     /// Gives the physical memory.
     pub fn physical(&self) -> &Arc<Physical> {
         &self.physical
+    }
+
+    /// What moving a base page has cost, in nanoseconds; 0 before any was moved. Kept here, since movers come and go.
+    pub(crate) fn move_cost(&self) -> &core::sync::atomic::AtomicU64 {
+        &self.move_cost
     }
 
     /// Gives the reverse maps by number.
@@ -60,6 +68,7 @@ impl Engine {
         name: impl Into<String>,
         read: Option<Box<ReadPage>>,
     ) -> Arc<PageIndex> {
+        assert!(matches!(kind, Kind::Driver | Kind::File), "an index has pages of drivers or files, not {kind:?}");
         PageIndex::new(&self.physical, &self.rmaps, kind, name.into(), read)
     }
 

@@ -159,7 +159,8 @@ impl Window {
     fn fill(&self, frames: &MemoryFile, space: &AddressSpace, address: VirtAddr, walk: Walk) -> Filled {
         // Over walk and map: a flush comes before, and then the walk sees the change, or after, and then it unmaps.
         let mut held = self.held.lock();
-        let Some(found) = space.table().translate(address, walk) else { return Filled::WalkFaults };
+        // SAFETY: a processor's walk; a flush of this window waits for `held`.
+        let Some(found) = (unsafe { space.table().translate(address, walk) }) else { return Filled::WalkFaults };
         let start = if found.order == HUGE_ORDER { address.align_down_huge() } else { address.page() };
         let bytes = (found.order.frames() as usize) << PAGE_SHIFT;
         let at = found.first.index() << PAGE_SHIFT;

@@ -117,7 +117,10 @@ impl Pages {
     fn walk(&mut self, ram: Ram, space: &AddressSpace, address: VirtAddr, walk: Walk) -> Option<Translation> {
         let first = address.align_down_huge().vpn();
         let table = self.tables.get(&first).copied().or_else(|| space.table().leaf_table(address));
-        let Some(table) = table else { return space.table().translate(address, walk) };
+        let Some(table) = table else {
+            // SAFETY: a processor's walk; a flush waits for its lock, which our caller has.
+            return unsafe { space.table().translate(address, walk) };
+        };
         self.tables.insert(first, table);
         // SAFETY: the machine keeps its RAM while an access is under way. A table that is remembered wrongly may be another one's frame
         // by now, as it may be on a real machine.

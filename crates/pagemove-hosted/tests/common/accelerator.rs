@@ -14,7 +14,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 
 use pagemove::{
     Engine,
-    folio::Migration,
+    folio::{LockedFolio, Migration},
     movable::PageIndex,
     paging::FlushDebt,
     rmap::{RangeMap, ReverseMap, device_mapped, device_unmapped, mapping_rebound, mapping_removed},
@@ -157,13 +157,13 @@ unsafe impl ReverseMap for Accelerator {
         self.running.notify_all();
     }
 
-    fn unmap(&self, physical: &Physical, index: u32, pfn: Pfn, debt: &mut FlushDebt<'_>) {
-        self.processes.unmap(physical, index, pfn, debt);
+    fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
+        self.processes.unmap(index, folio, debt);
         let mut table = self.table.lock().unwrap();
-        if table.get(&index) == Some(&DeviceEntry::Runs(pfn)) {
+        if table.get(&index) == Some(&DeviceEntry::Runs(folio.pfn())) {
             table.remove(&index);
             // SAFETY: as in `Self::unmap`.
-            unsafe { device_unmapped(physical, pfn) };
+            unsafe { device_unmapped(folio.physical(), folio.pfn()) };
         }
     }
 }

@@ -111,8 +111,8 @@ impl Hooked {
 #[allow(unsafe_code, reason = "a machine is an unsafe trait; this one passes all on to a real one")]
 // SAFETY: as the hosted machine's.
 unsafe impl Machine for Hooked {
-    fn ram(&self) -> Ram {
-        self.inner.ram()
+    fn take_ram(&self) -> Option<Ram> {
+        self.inner.take_ram()
     }
 
     fn lend(&self, bytes: usize) -> Option<Lent> {

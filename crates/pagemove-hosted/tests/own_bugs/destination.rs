@@ -121,8 +121,8 @@ struct Claiming {
 #[allow(unsafe_code, reason = "a machine is an unsafe trait; this one passes all on to a real one")]
 // SAFETY: as the hosted machine's.
 unsafe impl Machine for Claiming {
-    fn ram(&self) -> Ram {
-        self.inner.ram()
+    fn take_ram(&self) -> Option<Ram> {
+        self.inner.take_ram()
     }
 
     fn lend(&self, bytes: usize) -> Option<Lent> {

@@ -9,5 +9,6 @@ mod isolate;
 mod isolation;
 mod remap;
 mod reverse_map;
+mod second_reading;
 mod starving;
 mod truncate;

@@ -5,12 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use crate::common::*;
 use pagemove::{
-    folio::Migration,
+    folio::{LockedFolio, Migration},
     migrate::{Mode, Options},
     paging::FlushDebt,
     rmap::{RangeMap, ReverseMap},
     space::{Access, FaultError},
-    units::Pfn,
     zone::Physical,
 };
 use pagemove_hosted::TlbKind;
@@ -34,8 +33,8 @@ unsafe impl ReverseMap for Leaves {
         self.processes.rebind(physical, pages);
     }
 
-    fn unmap(&self, physical: &Physical, index: u32, pfn: Pfn, debt: &mut FlushDebt<'_>) {
-        self.processes.unmap(physical, index, pfn, debt);
+    fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
+        self.processes.unmap(index, folio, debt);
     }
 }
 
@@ -88,8 +87,8 @@ unsafe impl ReverseMap for Forgets {
 
     fn rebind(&self, _: &Physical, _: &[Migration]) {}
 
-    fn unmap(&self, physical: &Physical, index: u32, pfn: Pfn, debt: &mut FlushDebt<'_>) {
-        self.0.unmap(physical, index, pfn, debt);
+    fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
+        self.0.unmap(index, folio, debt);
     }
 }
 

@@ -73,8 +73,11 @@ impl<'p> FrozenFolio<'p> {
     }
 
     /// Gives the folio its first reference: from now on others can get one.
+    ///
+    /// Panics if it's what a [`Destination`](crate::migrate::Destination) gives: that can only be given back, or moved to.
     #[inline]
     pub fn publish(self) -> FolioRef<'p> {
+        self.check_allocated();
         let (physical, pfn) = (self.physical, self.into_raw());
         physical.frame(pfn).publish();
         FolioRef::from_counted(physical, pfn)
@@ -82,6 +85,7 @@ impl<'p> FrozenFolio<'p> {
 
     /// Gives the folio its owner and key, a reference for the owner, and one with the lock for the caller.
     pub(crate) fn publish_owned(self, owner: u32, key: Key) -> LockedFolio<'p> {
+        self.check_allocated();
         let (physical, pfn) = (self.physical, self.into_raw());
         let frame = physical.frame(pfn);
         frame.set_owner(owner, key);
@@ -89,6 +93,11 @@ impl<'p> FrozenFolio<'p> {
         physical.frames().lock_exclusive(pfn);
         frame.thaw(2, 0);
         LockedFolio::from_locked(physical, pfn)
+    }
+
+    fn check_allocated(&self) {
+        let kind = self.physical.frame(self.pfn).state().kind();
+        assert!(kind.is_allocation(), "folio {} was set aside for a move; it can't be used as {kind:?}", self.pfn);
     }
 
     /// Gives the folio its key, and one mapping with its reference, which are those of an entry that the caller puts in place next.

@@ -12,7 +12,8 @@ use crate::{
     zone::Physical,
 };
 
-/// A reference and the lock: the folio can't move, be freed, truncated or mapped by others until this is dropped.
+/// A reference and the lock: the folio can't move, be freed or truncated, and no fault maps it, until this is dropped. (A fork may add
+/// mappings beside those that are there.)
 ///
 /// Its holder must not access user memory that may map the folio: a fault there waits for the lock (also copy-on-write of a private
 /// mapping).

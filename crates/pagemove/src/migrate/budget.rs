@@ -7,32 +7,18 @@ use super::Options;
 /// What moving a base page is taken to cost before any was moved, in nanoseconds.
 const FIRST_COST: u64 = 1000;
 
-/// Measures what a base page costs from its blocking to its release.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Cost {
-    /// In nanoseconds, a running average.
-    of_page: u64,
+/// Tells how many base pages are moved in `micros`, if one costs `cost` nanoseconds (0: not known yet).
+pub(super) fn pages_in(micros: u32, cost: u64) -> usize {
+    let cost = if cost == 0 { FIRST_COST } else { cost };
+    (u64::from(micros) * 1000 / cost).clamp(1, Options::MOST as u64) as usize
 }
 
-impl Default for Cost {
-    fn default() -> Self {
-        Self { of_page: FIRST_COST }
-    }
-}
-
-impl Cost {
-    /// Tells how many base pages are moved in `micros`.
-    pub(super) fn pages_in(self, micros: u32) -> usize {
-        (u64::from(micros) * 1000 / self.of_page).clamp(1, Options::MOST as u64) as usize
-    }
-
-    /// Counts a batch of `pages` base pages that took `ns`.
-    pub(super) fn add(&mut self, pages: usize, ns: u64) {
-        let Some(cost) = ns.checked_div(pages as u64) else { return };
-        // A mover that lost its processor for a while says nothing about the cost.
-        let cost = cost.clamp(1, self.of_page * 4);
-        self.of_page = ((self.of_page * 3 + cost) / 4).max(1);
-    }
+/// Gives the cost of a base page after a batch of which `pages` moved in `ns`: a running average.
+pub(super) fn cost_after(cost: u64, pages: usize, ns: u64) -> u64 {
+    let before = if cost == 0 { FIRST_COST } else { cost };
+    // What stayed says nothing about the cost; nor does a mover that lost its processor for a while.
+    let Some(now) = ns.checked_div(pages as u64) else { return cost };
+    ((before * 3 + now.clamp(1, before * 4)) / 4).max(1)
 }
 
 /// Finds the runs, of those in their order, that have something in `part`; gives each with what it has there.
@@ -55,21 +41,18 @@ mod tests {
 
     #[test]
     fn a_batch_has_what_fits_into_its_time() {
-        let mut cost = Cost::default();
-        assert_eq!(cost.pages_in(50), 50);
-        (0..100).for_each(|_| cost.add(100, 50_000));
-        assert_eq!(cost.pages_in(50), 100);
-        assert_eq!((cost.pages_in(0), cost.pages_in(u32::MAX)), (1, Options::MOST));
+        assert_eq!(pages_in(50, 0), 50);
+        let cost = (0..100).fold(0, |cost, _| cost_after(cost, 100, 50_000));
+        assert_eq!(pages_in(50, cost), 100);
+        assert_eq!((pages_in(0, cost), pages_in(u32::MAX, cost)), (1, Options::MOST));
     }
 
     #[test]
     fn one_long_pause_does_not_make_batches_tiny() {
-        let mut cost = Cost::default();
-        cost.add(50, 10_000_000_000);
-        assert!(cost.pages_in(50) >= 25);
-        cost.add(0, 1);
-        cost.add(1, 0);
-        assert!(cost.pages_in(50) >= 25, "no cost of 0");
+        let cost = cost_after(0, 50, 10_000_000_000);
+        assert!(pages_in(50, cost) >= 25);
+        assert_eq!((cost_after(0, 0, 1), cost_after(cost, 0, 1)), (0, cost), "nothing moved");
+        assert!(pages_in(50, cost_after(cost, 1, 0)) >= 25, "no cost of 0");
     }
 
     #[test]

@@ -70,7 +70,14 @@ impl<'e> Mover<'e> {
         }
         let below = owner.and_then(|owner| owner.below());
         let reason = if order == Order::ZERO { Reason::NoDestination } else { Reason::Order };
-        let dst = take_destination(physical, destination, order, below).ok_or(reason)?;
+        // Once for the batch: looking for the last free frames interrupts all CPUs.
+        if self.exhausted.contains(&(order, below)) {
+            return Err(reason);
+        }
+        let Some(dst) = take_destination(physical, destination, order, below) else {
+            self.exhausted.push((order, below));
+            return Err(reason);
+        };
         // Locked before its kind says that it can be used: a fault that finds it by an entry waits for us.
         physical.frames().lock_exclusive(dst);
         self.folios.push(Migration::new(pfn, dst, frame.key(), order));

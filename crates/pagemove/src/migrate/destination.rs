@@ -9,13 +9,14 @@ use crate::{
     zone::{Physical, Request},
 };
 
-/// Gives folios to move to.
+/// Gives folios to move to. Both calls are made while the move has its sources locked: they must not lock folios.
 pub trait Destination<'p> {
     /// Gives a folio of `order`, all of it below `below` if that is given; `None` if there is none. The move leaves its source where
-    /// it is if it gets a folio of another order, memory or place.
+    /// it is if it gets a folio of another order, memory or place, which is freed.
     fn take(&mut self, order: Order, below: Option<Pfn>) -> Option<FrozenFolio<'p>>;
 
-    /// Takes back a folio that was not used.
+    /// Takes back a folio that was not used. It's one to move to, as [`Self::take`] of [`AnyFree`] gives, though it was allocated as
+    /// something else.
     fn give_back(&mut self, folio: FrozenFolio<'p>) {
         drop(folio);
     }
@@ -144,17 +145,15 @@ impl<'p> Destination<'p> for TheseFrames<'p> {
             if let Some(folio) = self.ahead.pop(below) {
                 return Some(folio);
             }
-            if !self.ahead.frames.is_empty() {
-                // What is set aside lies above the bound, and so may the rest of the plan.
-                return None;
-            }
-            let &block = self.blocks.front()?;
-            let frames = &mut self.ahead.frames;
-            if physical.set_aside_from_block(block, most, |pfn| frames.push(pfn)) == 0 {
-                self.blocks.pop_front();
+            // The first block of the plan that has something below the bound.
+            let first = |&block: &u32| below.is_none_or(|below| physical.blocks().range(block).start < below);
+            let at = self.blocks.iter().position(first)?;
+            let mut frames = Vec::new();
+            if physical.set_aside_from_block(self.blocks[at], most, |pfn| frames.push(pfn)) == 0 {
+                self.blocks.remove(at);
             }
             // Upwards, so that the block fills without holes.
-            frames.reverse();
+            self.ahead.frames.extend(frames.into_iter().rev());
         }
     }
 

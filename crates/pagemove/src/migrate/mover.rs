@@ -5,7 +5,6 @@ use core::ops::Range;
 
 use super::{
     AnyFree, Batch, Destination, Options, Outcome,
-    budget::Cost,
     times::{StepTimes, Stopwatch},
 };
 use crate::{
@@ -16,7 +15,7 @@ use crate::{
     port::might_wait,
     report::{Counter, Event},
     rmap::ReverseMap,
-    units::Pfn,
+    units::{Order, Pfn},
     zone::Physical,
 };
 
@@ -38,9 +37,10 @@ pub struct Mover<'e> {
     /// blocked them, also if it leaves the registry meanwhile. These and `known` are kept until the batch's locks are released:
     /// dropping the last hold of one that is closed meanwhile frees its folios, and waits for their locks.
     pub(super) maps: Vec<MapRun>,
+    /// What the destination had none of, of which order and below which frame.
+    pub(super) exhausted: Vec<(Order, Option<Pfn>)>,
     pub(super) debt: FlushDebt<'e>,
     times: Option<StepTimes>,
-    pub(super) cost: Cost,
 }
 
 /// Folios in a row of a batch that have the same owner.
@@ -81,9 +81,9 @@ impl<'e> Mover<'e> {
             owners: Vec::with_capacity(Options::MOST),
             known: Vec::with_capacity(Options::MOST),
             maps: Vec::with_capacity(Options::MOST),
+            exhausted: Vec::new(),
             debt,
             times: None,
-            cost: Cost::default(),
         }
     }
 
@@ -153,9 +153,13 @@ impl<'e> Mover<'e> {
         outcome: &mut Outcome,
     ) {
         let physical = self.physical();
+        assert!(self.folios.is_empty(), "a callback panicked in an earlier batch of this mover, which is half done");
         let context = Context { physical, mode: options.mode, purpose: options.purpose };
         let mut watch = Stopwatch::new(physical, self.times.is_some());
         let mut times = StepTimes::default();
+        // From here on threads that look a folio up wait for its lock; those that use mappings, from its block.
+        let since = matches!(options.batch, Batch::Micros(_)).then(|| physical.machine().now_ns());
+        self.exhausted.clear();
         for &pfn in batch {
             if let Err(Some(reason)) = self.claim(pfn, destination, options, wait) {
                 outcome.stayed.push((pfn, reason));
@@ -163,8 +167,6 @@ impl<'e> Mover<'e> {
         }
         self.isolate(context);
         times.claim = watch.lap();
-        // From here on threads wait.
-        let since = matches!(options.batch, Batch::Micros(_)).then(|| physical.machine().now_ns());
         self.block(options.mode > Mode::Async);
         times.block = watch.lap();
         self.debt.pay();
@@ -181,8 +183,7 @@ impl<'e> Mover<'e> {
             times.release += watch.lap();
         }
         if let Some(since) = since {
-            let pages = self.folios.iter().map(|folio| folio.order.frames() as usize).sum();
-            self.cost.add(pages, physical.machine().now_ns().saturating_sub(since));
+            self.measure(physical.machine().now_ns().saturating_sub(since));
         }
         self.finish();
         times.release += watch.lap();

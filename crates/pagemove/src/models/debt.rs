@@ -49,7 +49,7 @@ fn a_source_is_reused_after_the_flush() {
         entry.store(0, Ordering::Release);
         let mut debt = FlushDebt::new(&physical);
         debt.owe(&root, VirtAddr::new(1 << 12).expect("an address"), Order::ZERO);
-        debt.keep_reference(pfn);
+        debt.keep_reference(&physical, pfn);
         debt.pay();
         // Free now: the next one has it alone.
         assert_eq!(physical.frame(pfn).refs(), 0);

@@ -81,12 +81,10 @@ struct Line {
 #[allow(unsafe_code)]
 // SAFETY: no processor is ever claimed; the barrier is a full one of the caller, see `light_barrier`.
 unsafe impl Machine for Model {
-    fn ram(&self) -> Ram {
+    fn take_ram(&self) -> Option<Ram> {
         #[allow(unsafe_code)]
         // SAFETY: never accessed: data frames have no contents, and page tables are elsewhere under loom.
-        unsafe {
-            Ram::new(NonNull::dangling(), MORE_FRAMES, Contents::TablesOnly)
-        }
+        Some(unsafe { Ram::new(NonNull::dangling(), MORE_FRAMES, Contents::TablesOnly) })
     }
 
     fn lend(&self, bytes: usize) -> Option<Lent> {

@@ -8,13 +8,13 @@
 use alloc::{boxed::Box, collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 use core::ops::Range;
 
-use super::{FolioToken, MigrationRun, MovableOps, Refusal, Registration};
+use super::{FolioToken, MigrationRun, MovableOps, Registration};
 use crate::{
     folio::{FolioRef, FrozenFolio, LockedFolio},
     frame::{Key, Kind, Marks},
     paging::FlushDebt,
     rmap::{RangeMap, Registry, ReverseMap},
-    sync::{AtomicU32, Mutex, Ordering},
+    sync::Mutex,
     units::{Order, Pfn},
     zone::{AllocError, Physical, Request},
 };
@@ -25,8 +25,6 @@ const EMPTY: u32 = u32::MAX;
 /// Pages taken out with one flush.
 const BATCH: usize = 64;
 
-const NO_BOUND: u32 = u32::MAX;
-
 type Chunk = Box<[u32; CHUNK as usize]>;
 
 /// Pages by index, each movable; with the reverse map of what maps them.
@@ -36,12 +34,29 @@ pub struct PageIndex {
     physical: Arc<Physical>,
     rmaps: Arc<Registry<dyn ReverseMap>>,
     rmap: Arc<RangeMap>,
-    // The number that its pages' keys name: of `rmap`, or of a device's map that asks `rmap` as well.
-    mapped_by: AtomicU32,
-    owner: AtomicU32,
-    below: AtomicU32,
     read: Option<Box<ReadPage>>,
-    chunks: Mutex<BTreeMap<u32, Chunk>>,
+    pages: Mutex<Pages>,
+}
+
+/// What the index's lock guards.
+struct Pages {
+    chunks: BTreeMap<u32, Chunk>,
+    new: NewPages,
+}
+
+/// What pages get that are inserted from now on.
+#[derive(Clone, Copy)]
+struct NewPages {
+    /// The number that their keys name: of the processes' map, or of a device's that asks it as well.
+    mapped_by: u32,
+    owner: u32,
+    below: Option<Pfn>,
+}
+
+impl NewPages {
+    fn allow(self, folio: &FrozenFolio<'_>) -> bool {
+        self.below.is_none_or(|below| folio.pfn() < below)
+    }
 }
 
 /// Reads a page from its backing store: gets the page offset, and fills the page's words. Called with the page locked, so what
@@ -62,27 +77,29 @@ impl PageIndex {
             name,
             kind,
             physical: physical.clone(),
-            mapped_by: AtomicU32::new(rmap.id()),
             rmaps: rmaps.clone(),
+            pages: Mutex::new(Pages {
+                chunks: BTreeMap::new(),
+                new: NewPages { mapped_by: rmap.id(), owner: 0, below: None },
+            }),
             rmap,
-            owner: AtomicU32::new(0),
-            below: AtomicU32::new(NO_BOUND),
             read,
-            chunks: Mutex::new(BTreeMap::new()),
         })
     }
 
     /// Names the registration whose callbacks move the pages that are inserted from now on; they are allocated within its bound.
+    /// Panics if it's of another engine.
     pub fn set_owner(&self, registration: &Registration) {
-        self.owner.store(registration.number(), Ordering::Relaxed);
-        self.below.store(registration.below().map_or(NO_BOUND, Pfn::get), Ordering::Relaxed);
+        assert!(registration.is_of(&self.physical), "\"{}\" can't be owned by a driver of another engine", self.name);
+        let new = &mut self.pages.lock().new;
+        (new.owner, new.below) = (registration.number(), registration.below());
     }
 
     /// Names the reverse map in which the mappings of the pages are found that are inserted from now on, by its number in
     /// [`Engine::reverse_maps`](crate::Engine::reverse_maps): that of a device with page tables of its own. It must pass
     /// all its calls on to [`Self::reverse_map`] too, where processes' mappings are.
     pub fn set_reverse_map(&self, number: u32) {
-        self.mapped_by.store(number, Ordering::Relaxed);
+        self.pages.lock().new.mapped_by = number;
     }
 
     /// Gives the reverse map of the processes that map the pages: the file's, for a driver's `f_mapping`.
@@ -97,7 +114,7 @@ impl PageIndex {
 
     /// Gives the number of pages.
     pub fn len(&self) -> usize {
-        self.chunks.lock().values().flat_map(|chunk| chunk.iter()).filter(|&&pfn| pfn != EMPTY).count()
+        self.pages.lock().chunks.values().flat_map(|chunk| chunk.iter()).filter(|&&pfn| pfn != EMPTY).count()
     }
 
     /// Tells whether no page is there.
@@ -107,8 +124,8 @@ impl PageIndex {
 
     /// Tells the frame of the page at `index` right now; it may move at any time.
     pub fn peek(&self, index: u32) -> Option<Pfn> {
-        let chunks = self.chunks.lock();
-        let pfn = chunks.get(&(index / CHUNK))?[(index % CHUNK) as usize];
+        let pages = self.pages.lock();
+        let pfn = pages.chunks.get(&(index / CHUNK))?[(index % CHUNK) as usize];
         (pfn != EMPTY).then(|| Pfn::new(pfn))
     }
 
@@ -116,15 +133,15 @@ impl PageIndex {
     pub fn lock_page(&self, index: u32) -> Option<LockedFolio<'_>> {
         loop {
             let pfn = {
-                let chunks = self.chunks.lock();
-                let pfn = chunks.get(&(index / CHUNK))?[(index % CHUNK) as usize];
+                let pages = self.pages.lock();
+                let pfn = pages.chunks.get(&(index / CHUNK))?[(index % CHUNK) as usize];
                 if pfn == EMPTY {
                     return None;
                 }
                 let pfn = Pfn::new(pfn);
                 // Our place's own reference is there, unless a move has frozen it.
                 if !self.physical.frame(pfn).try_get() {
-                    drop(chunks);
+                    drop(pages);
                     self.physical.frames().wait_unlocked(pfn);
                     continue;
                 }
@@ -157,32 +174,35 @@ impl PageIndex {
     }
 
     fn new_folio(&self) -> Result<FrozenFolio<'_>, AllocError> {
-        match self.below.load(Ordering::Relaxed) {
-            NO_BOUND => self.physical.alloc(Order::ZERO, self.kind),
-            below => self.physical.alloc_with(&Request::new(Order::ZERO, self.kind).below(Pfn::new(below))),
+        let below = self.pages.lock().new.below;
+        match below {
+            None => self.physical.alloc(Order::ZERO, self.kind),
+            Some(below) => self.physical.alloc_with(&Request::new(Order::ZERO, self.kind).below(below)),
         }
     }
 
     /// Puts a page that the caller has allocated and filled at `index`; gives it back if there is a page already. Panics unless it's
-    /// a base page of this index's kind and memory.
+    /// a base page of this index's kind and memory, within the owner's bound.
     pub fn insert<'p>(&'p self, index: u32, folio: FrozenFolio<'p>) -> Result<LockedFolio<'p>, FrozenFolio<'p>> {
         let state = self.physical.frame(folio.pfn()).state();
         let fits = Arc::ptr_eq(folio.physical(), &self.physical) && state.kind() == self.kind;
-        assert!(fits && state.order() == Order::ZERO, "folio {} can't be a page of \"{}\"", folio.pfn(), self.name);
+        let is_within = self.pages.lock().new.allow(&folio);
+        let fits = fits && is_within && state.order() == Order::ZERO;
+        assert!(fits, "folio {} can't be a page of \"{}\"", folio.pfn(), self.name);
         self.insert_frozen(index, folio)
     }
 
+    /// Gives the folio back if there is a page already, or if the owner has changed and doesn't allow it.
     fn insert_frozen<'p>(&'p self, index: u32, folio: FrozenFolio<'p>) -> Result<LockedFolio<'p>, FrozenFolio<'p>> {
-        let mut chunks = self.chunks.lock();
-        let chunk = chunks.entry(index / CHUNK).or_insert_with(|| Box::new([EMPTY; CHUNK as usize]));
+        let mut pages = self.pages.lock();
+        let new = pages.new;
+        let chunk = pages.chunks.entry(index / CHUNK).or_insert_with(|| Box::new([EMPTY; CHUNK as usize]));
         let place = &mut chunk[(index % CHUNK) as usize];
-        if *place != EMPTY {
+        if *place != EMPTY || !new.allow(&folio) {
             return Err(folio);
         }
         *place = folio.pfn().get();
-        // Relaxed: numbers only; what they name is found under the registries' locks.
-        let key = Key { rmap: self.mapped_by.load(Ordering::Relaxed), index };
-        Ok(folio.publish_owned(self.owner.load(Ordering::Relaxed), key))
+        Ok(folio.publish_owned(new.owner, Key { rmap: new.mapped_by, index }))
     }
 
     /// Takes the page at `index` out, removes every mapping of it, and frees it once the last reference is gone.
@@ -211,8 +231,8 @@ impl PageIndex {
 
     /// Locks the pages of `range` from its start on, up to the first that can't be had at once, or to a batch.
     fn try_lock_pages(&self, range: Range<u32>) -> Vec<(u32, LockedFolio<'_>)> {
-        let chunks = self.chunks.lock();
-        let places = chunks.range(range.start / CHUNK..).flat_map(|(&number, chunk)| {
+        let pages = self.pages.lock();
+        let places = pages.chunks.range(range.start / CHUNK..).flat_map(|(&number, chunk)| {
             (0..CHUNK).zip(chunk.iter()).map(move |(at, &pfn)| (number * CHUNK + at, pfn))
         });
         let present = places.filter(|&(index, pfn)| pfn != EMPTY && range.contains(&index));
@@ -234,21 +254,21 @@ impl PageIndex {
                 maps.push((number, self.rmaps.get(number)));
             }
             match maps.last() {
-                Some((_, Some(map))) => map.unmap(&self.physical, *index, page.pfn(), &mut debt),
-                _ => self.rmap.unmap(&self.physical, *index, page.pfn(), &mut debt),
+                Some((_, Some(map))) => map.unmap(*index, page, &mut debt),
+                _ => self.rmap.unmap(*index, page, &mut debt),
             }
         }
         debt.pay();
-        let mut chunks = self.chunks.lock();
+        let mut index = self.pages.lock();
         for of_chunk in pages.chunk_by(|(one, _), (next, _)| one / CHUNK == next / CHUNK) {
             let number = of_chunk[0].0 / CHUNK;
-            let Some(chunk) = chunks.get_mut(&number) else { continue };
+            let Some(chunk) = index.chunks.get_mut(&number) else { continue };
             of_chunk.iter().for_each(|(index, _)| chunk[(index % CHUNK) as usize] = EMPTY);
             if chunk.iter().all(|&pfn| pfn == EMPTY) {
-                chunks.remove(&number);
+                index.chunks.remove(&number);
             }
         }
-        drop(chunks);
+        drop(index);
         pages.iter().for_each(|(_, page)| page.give_up());
         drop(pages);
         // After the pages' locks: the last hold of a device's map may free pages, and wait for their locks.
@@ -275,8 +295,8 @@ impl PageIndex {
 
     /// Finds the first index from `from` on that has a page.
     pub fn next_index(&self, from: u32) -> Option<u32> {
-        let chunks = self.chunks.lock();
-        chunks.range(from / CHUNK..).find_map(|(&number, chunk)| {
+        let pages = self.pages.lock();
+        pages.chunks.range(from / CHUNK..).find_map(|(&number, chunk)| {
             let base = number * CHUNK;
             let skip = from.saturating_sub(base);
             let at = chunk.iter().skip(skip as usize).position(|&pfn| pfn != EMPTY)?;
@@ -284,17 +304,18 @@ impl PageIndex {
         })
     }
 
-    /// Points the places of moving pages to their destinations; for a driver's `migrate`. Pages that aren't where they should be
-    /// stay.
+    /// Points the places of moving pages to their destinations; for a driver's `migrate`. Passes over pages of other indexes that the
+    /// same driver has.
     pub fn repoint(&self, run: &mut MigrationRun<'_>) {
         // Once for the run.
-        let mut chunks = self.chunks.lock();
+        let mut pages = self.pages.lock();
         run.for_each(|folio| {
-            let chunk = chunks.get_mut(&(folio.index() / CHUNK)).ok_or(Refusal::No)?;
-            let place = &mut chunk[(folio.index() % CHUNK) as usize];
+            let chunk = pages.chunks.get_mut(&(folio.index() / CHUNK));
+            let Some(place) = chunk.map(|chunk| &mut chunk[(folio.index() % CHUNK) as usize]) else { return Ok(()) };
             let mut token = FolioToken::new(&self.physical, Pfn::new(*place));
-            folio.exchange(&mut token)?;
-            *place = token.pfn().get();
+            if folio.exchange(&mut token).is_ok() {
+                *place = token.pfn().get();
+            }
             Ok(())
         });
     }

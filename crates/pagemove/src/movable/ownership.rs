@@ -31,11 +31,18 @@ impl Registration {
     /// registration. Its mappings are found by `key`, if that names a reverse map.
     ///
     /// Gives the token, and the folio locked, so that it can't move before the owner has put the token where its callbacks find it.
-    /// Panics if the folio is of another kind or memory.
+    /// Panics if the folio is of another kind or memory, or above the owner's bound.
     pub fn own<'p>(&self, folio: FrozenFolio<'p>, key: Key) -> (FolioToken, LockedFolio<'p>) {
-        let kind = folio.physical().frame(folio.pfn()).state().kind();
-        let fits = matches!(kind, Kind::Driver | Kind::File) && self.is_of(folio.physical());
-        assert!(fits, "folio {} can't be owned: it's of kind {kind:?}, or of another memory", folio.pfn());
+        let state = folio.physical().frame(folio.pfn()).state();
+        let fits = matches!(state.kind(), Kind::Driver | Kind::File) && self.is_of(folio.physical());
+        let end = folio.pfn().up(state.order().frames());
+        let is_within = self.below().is_none_or(|below| end <= below);
+        assert!(
+            fits && is_within,
+            "folio {} can't be owned: it's of kind {:?}, of another memory, or above the owner's bound",
+            folio.pfn(),
+            state.kind()
+        );
         let token = FolioToken::new(self.physical(), folio.pfn());
         (token, folio.publish_owned(self.number(), key))
     }

@@ -5,6 +5,7 @@ use crate::{units::Pfn, zone::Physical};
 /// An owner's number for one of its folios. It stands for the owner's reference, and changes when the folio moves
 /// ([`super::MovingFolio::exchange`]).
 #[derive(Debug, PartialEq, Eq)]
+#[must_use = "a folio whose token is lost is never freed"]
 pub struct FolioToken {
     pfn: Pfn,
     memory: u32,

@@ -68,7 +68,8 @@ impl<'p> FlushDebt<'p> {
     }
 
     /// Keeps a reference until the flush.
-    pub(crate) fn keep_reference(&mut self, pfn: Pfn) {
+    pub(crate) fn keep_reference(&mut self, physical: &Physical, pfn: Pfn) {
+        assert!(core::ptr::eq(self.physical, physical), "a flush debt was given a frame of another memory");
         self.references.push(pfn);
     }
 

@@ -120,6 +120,11 @@ impl PageTable {
         self.root.space()
     }
 
+    /// The memory that the tables are in.
+    pub(crate) fn physical(&self) -> &Arc<Physical> {
+        self.root.physical()
+    }
+
     /// The root, for flushes.
     pub(crate) fn root_of(&self) -> &Arc<Root> {
         &self.root
@@ -131,7 +136,7 @@ impl PageTable {
     }
 
     /// Finds the leaf entry of `address`, if the tables reach one.
-    pub fn slot(&self, address: VirtAddr) -> Option<Slot<'_>> {
+    pub(crate) fn slot(&self, address: VirtAddr) -> Option<Slot<'_>> {
         Some(match self.walk(address)? {
             Reached::Table(table) => Slot { word: self.word(table, index(address, 0)), order: Order::ZERO },
             Reached::Huge(slot) => slot,
@@ -157,7 +162,12 @@ impl PageTable {
 
     /// Walks like a CPU: checks the rights, and sets the accessed mark, and for a store the dirty mark, atomically with
     /// the read of the entry. `None`: the access faults.
-    pub fn translate(&self, address: VirtAddr, access: Walk) -> Option<Translation> {
+    ///
+    /// # Safety
+    /// The caller acts for a CPU of the machine: no flush ends between the walk's begin and its end, so that no table on the way is
+    /// freed meanwhile.
+    #[allow(unsafe_code, reason = "marks are written through tables that only the machine's flushes keep")]
+    pub unsafe fn translate(&self, address: VirtAddr, access: Walk) -> Option<Translation> {
         translate(self.slot(address)?, access)
     }
 
@@ -170,7 +180,7 @@ impl PageTable {
     }
 
     /// Finds the leaf entry of `address`, adding missing tables. A 2 MiB entry on the way is the leaf.
-    pub fn slot_or_create(&self, address: VirtAddr) -> Result<Slot<'_>, AllocError> {
+    pub(crate) fn slot_or_create(&self, address: VirtAddr) -> Result<Slot<'_>, AllocError> {
         self.descend(address, 0)
     }
 

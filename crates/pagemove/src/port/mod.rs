@@ -52,12 +52,13 @@ use crate::{
 ///
 /// # Safety
 /// Between a call of [`CpuClaim::claim`] that gives a processor's number and the [`CpuClaim::release`] that follows, nobody
-/// else gets the same number, but for code that interrupts the claimer and ends before it goes on. [`Self::barrier`] does
-/// what it says.
+/// else gets the same number, but for code that interrupts the claimer and ends before it goes on. [`Self::barrier`] and
+/// [`Self::take_ram`] do what they say.
 #[allow(unsafe_code, reason = "a processor's number is relied on for exclusive access")]
 pub unsafe trait Machine: Send + Sync + 'static {
-    /// Gives the direct map of all RAM that the engine may manage.
-    fn ram(&self) -> Ram;
+    /// Gives the direct map of all RAM that the engine may manage, to the engine that boots first; `None` to all others: two would hand out
+    /// the same frames.
+    fn take_ram(&self) -> Option<Ram>;
 
     /// Lends `bytes` of zeroed memory, aligned to 64 bytes, for the engine's metadata; `None` if it can't be had.
     fn lend(&self, bytes: usize) -> Option<Lent>;

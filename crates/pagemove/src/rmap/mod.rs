@@ -41,10 +41,10 @@ pub unsafe trait ReverseMap: Send + Sync {
     /// Mappings that were removed meanwhile stay so. Can't fail.
     fn rebind(&self, physical: &Physical, pages: &[Migration]);
 
-    /// Removes every mapping of the page at `index`, which is in frame `pfn` and is being taken out of its object (truncation):
-    /// nobody that the map answers for uses the frame once `debt` is paid. The caller holds the frame's lock and a reference, so
-    /// no move is under way. May wait for the map's own locks.
-    fn unmap(&self, physical: &Physical, index: u32, pfn: Pfn, debt: &mut FlushDebt<'_>);
+    /// Removes every mapping of `folio`, which is the page at `index` and is being taken out of its object (truncation): nobody that
+    /// the map answers for uses it once `debt` is paid, which is of the same memory. Its lock says that no move is under way. May wait
+    /// for the map's own locks.
+    fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>);
 }
 
 /// Counts a mapping of `pfn` that was just blocked or removed, whose reference goes with it.

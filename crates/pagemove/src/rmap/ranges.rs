@@ -13,7 +13,7 @@ use iset::IntervalMap;
 
 use super::{Registry, ReverseMap, mapping_rebound, mapping_removed};
 use crate::{
-    folio::Migration,
+    folio::{LockedFolio, Migration},
     frame::Marks,
     paging::{Entry, Flags, FlushDebt, PageTable, Root, Slot},
     port::Space,
@@ -53,6 +53,11 @@ impl RangeMap {
             registry: registry.clone(),
             tree: RwLock::new(IntervalMap::new()),
         })
+    }
+
+    /// Tells whether it's registered there.
+    pub(crate) fn is_of(&self, registry: &Arc<Registry<dyn ReverseMap>>) -> bool {
+        Arc::ptr_eq(&self.registry, registry)
     }
 
     /// Gives the number that frames name it by.
@@ -96,7 +101,7 @@ pub(crate) fn entry_removed(
     frame.unmap();
     physical.update_class(entry.pfn());
     debt.owe(root, address, order);
-    debt.keep_reference(entry.pfn());
+    debt.keep_reference(physical, entry.pfn());
 }
 
 /// Exclusive hold of a map's set of mappings.
@@ -159,8 +164,13 @@ unsafe impl ReverseMap for RangeMap {
         });
     }
 
-    fn unmap(&self, physical: &Physical, index: u32, pfn: Pfn, debt: &mut FlushDebt<'_>) {
+    fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
+        let (physical, pfn) = (folio.physical(), folio.pfn());
         for (range, mapping) in self.tree.read().overlap(index) {
+            // Of another engine's process there is nothing: it can't map this file.
+            if !Arc::ptr_eq(mapping.table.physical(), physical) {
+                continue;
+            }
             let address = mapping.start.up(index - range.start);
             let Some(slot) = mapping.table.slot(address) else { continue };
             let taken = slot.update(|entry| (entry.is_present() && entry.pfn() == pfn).then_some(Entry::NONE));

@@ -34,7 +34,11 @@ impl AddressSpace {
             Source::Private { file, first } => (Some(file.clone()), *first, false, anonymous(), false),
         };
         first.checked_add(range.pages()).ok_or(SpaceError::TooFar { stage })?;
-        let vma = Vma { range, protection: map.protection, first, file, shared, anonymous, huge };
+        let file_map = file.as_ref().map(|file| file.reverse_map().clone());
+        if file_map.as_ref().is_some_and(|map| !map.is_of(self.engine.reverse_maps())) {
+            return Err(SpaceError::OtherEngine { stage });
+        }
+        let vma = Vma { range, protection: map.protection, first, file, file_map, shared, anonymous, huge };
         vma.link(&self.table);
         vmas.insert(range.start(), vma);
         Ok(range)

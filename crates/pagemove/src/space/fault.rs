@@ -1,7 +1,10 @@
 //! Page faults: absent page, write, protection, copy-on-write, and waiting for a moving page.
 
-use super::{AddressSpace, FileError, Protection, Vma, find};
+use alloc::sync::Arc;
+
+use super::{AddressSpace, FileError, Mappable, Protection, Vma, find};
 use crate::{
+    folio::LockedFolio,
     frame::{Key, Kind, TooManyMappings},
     paging::{Entry, Flags, Slot},
     report::Counter,
@@ -35,6 +38,9 @@ pub enum FaultError {
     /// The entry is a migration entry, but no move is under way: a reverse map failed to unblock it (`SIGBUS`).
     #[error("fault: the page at {0} was blocked by a move, and no move is there to unblock it")]
     Abandoned(VirtAddr),
+    /// The file gave a folio of another engine's memory, or one larger than a page, which can't be mapped yet (`SIGBUS`).
+    #[error("fault: the file mapped at {0} gave a folio that can't be mapped there")]
+    BadFolio(VirtAddr),
     /// Out of memory.
     #[error("fault: {0}")]
     OutOfMemory(#[from] AllocError),
@@ -162,7 +168,7 @@ impl AddressSpace {
     pub(super) fn new_anonymous(&self, vma: &Vma, address: VirtAddr, from: Option<Pfn>) -> Result<Pfn, AllocError> {
         let mut new = self.physical().alloc(Order::ZERO, Kind::Anon)?;
         match from {
-            Some(from) => self.physical().ram().copy(from, new.pfn(), Order::ZERO),
+            Some(from) => self.physical().ram().copy_shared(from, new.pfn()),
             None => new.zero(),
         }
         Ok(new.publish_mapped(anonymous_key(vma, address)))
@@ -189,7 +195,7 @@ impl AddressSpace {
         access: Access,
     ) -> Result<Step, FaultError> {
         let Some(file) = &vma.file else { return Ok(Step::Again) };
-        let page = file.fault(vma.index_of(address)).map_err(|error| at(address, error))?;
+        let page = self.page_of(&**file, vma, address)?;
         // Not writable before the first store, because that store must set the soft-dirty mark.
         let mut flags = vma.read_flags();
         if access == Access::Write {
@@ -206,8 +212,15 @@ impl AddressSpace {
     /// Fills an empty entry of a private mapping with a copy of the file's page, for a store.
     fn fill_copied(&self, vma: &Vma, address: VirtAddr, slot: &Slot<'_>) -> Result<Step, FaultError> {
         let Some(file) = &vma.file else { return Ok(Step::Again) };
-        let page = file.fault(vma.index_of(address)).map_err(|error| at(address, error))?;
+        let page = self.page_of(&**file, vma, address)?;
         self.fill_anonymous(vma, address, slot, Some(page.pfn()))
+    }
+
+    /// Gets the page of a file, and checks that it can be mapped here.
+    fn page_of<'f>(&self, file: &'f dyn Mappable, vma: &Vma, address: VirtAddr) -> Result<LockedFolio<'f>, FaultError> {
+        let page = file.fault(vma.index_of(address)).map_err(|error| at(address, error))?;
+        let fits = Arc::ptr_eq(page.physical(), self.physical()) && page.order() == Order::ZERO;
+        if fits { Ok(page) } else { Err(FaultError::BadFolio(address)) }
     }
 
     /// Adds the rights that the access needs to a present entry, as far as the mapping allows.

@@ -79,6 +79,20 @@ pub enum SpaceError {
         /// The failed allocation.
         cause: AllocError,
     },
+    /// A 2 MiB page is to be split, but somebody has pinned it, or refers to it.
+    #[error("{stage}: the 2 MiB page at {at} can't be split while somebody else holds it")]
+    Busy {
+        /// The call.
+        stage: &'static str,
+        /// The page.
+        at: VirtAddr,
+    },
+    /// The file belongs to another engine.
+    #[error("{stage}: the file belongs to another engine")]
+    OtherEngine {
+        /// The call.
+        stage: &'static str,
+    },
     /// A page's map count would overflow.
     #[error("{stage}: {cause}")]
     TooManyMappings {

@@ -21,8 +21,8 @@ pub enum PinError {
     #[error("pin: the range passes the bounds of the address space")]
     BadRange,
     /// A 2 MiB page had to be split first, and that failed.
-    #[error("pin: a 2 MiB page can't be split: {0}")]
-    Split(crate::zone::AllocError),
+    #[error(transparent)]
+    Split(#[from] super::SpaceError),
 }
 
 impl AddressSpace {
@@ -63,10 +63,7 @@ impl AddressSpace {
         }
         let _vmas = self.vmas.write();
         let Some(page) = VirtRange::new(address.page(), 1) else { return Ok(()) };
-        match self.split_range(page, "pin") {
-            Err(super::SpaceError::OutOfMemory { cause, .. }) => Err(PinError::Split(cause)),
-            _ => Ok(()),
-        }
+        Ok(self.split_range(page, "pin")?)
     }
 
     /// Pins the page if its entry allows it.

@@ -73,6 +73,8 @@ pub struct Vma {
     pub(super) first: u32,
     /// The file, if any.
     pub(super) file: Option<Arc<dyn Mappable>>,
+    /// The file's reverse map, asked for once: the mapping leaves the map that it was put into.
+    pub(super) file_map: Option<Arc<RangeMap>>,
     /// Stores go to the file.
     pub(super) shared: bool,
     /// The reverse map of its anonymous pages; shared with forks.
@@ -120,7 +122,7 @@ impl Vma {
 
     /// Gives its reverse maps, the file's first: that is the lock order.
     pub(super) fn reverse_maps(&self) -> impl Iterator<Item = &Arc<RangeMap>> {
-        self.file.as_deref().map(Mappable::reverse_map).into_iter().chain(&self.anonymous)
+        self.file_map.iter().chain(&self.anonymous)
     }
 
     /// Adds the mapping to its reverse maps.

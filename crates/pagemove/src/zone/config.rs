@@ -103,6 +103,9 @@ fn frame_range(start: u64, end: u64) -> FrameRange {
 /// Why memory can't be managed as configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BootError {
+    /// Another engine has the machine's RAM.
+    #[error("boot: another engine has taken the machine's RAM over")]
+    TakenOver,
     /// The pageblock's order is 0.
     #[error("boot: the order of a pageblock must be 1 to 10, not {}", .0.get())]
     PageblockOrder(Order),

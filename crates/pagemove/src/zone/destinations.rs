@@ -11,7 +11,7 @@ use super::{
     pageblock::{ClassRun, Migratetype},
 };
 use crate::{
-    frame::{Class, Kind, State},
+    frame::{Class, Key, Kind, State},
     units::{Order, Pfn},
 };
 
@@ -77,6 +77,7 @@ impl Physical {
     pub(crate) fn reset_destination(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
         let state = frame.state();
+        frame.set_owner(0, Key::default());
         frame.set_state(State::new(Kind::Destination, state.class(), state.order()));
     }
 

@@ -79,7 +79,7 @@ pub struct Physical {
 impl Physical {
     /// Takes over the machine's RAM: all frames of the zones are free.
     pub fn boot(machine: Arc<dyn Machine>, config: &Config) -> Result<Self, BootError> {
-        let ram = machine.ram();
+        let ram = machine.take_ram().ok_or(BootError::TakenOver)?;
         check(config, ram.frames())?;
         let no_metadata = BootError::NoMetadata(ram.frames());
         let frames = FrameTable::new(machine.clone(), ram.frames()).ok_or(no_metadata)?;

@@ -1,0 +1,736 @@
+//! What a reading by somebody else found in the handles, the runs and the budget: safe code that mixed two memories up or used a mover
+//! again after a panic; a look-up by a tail during a split; pins of large pages; bounds; what folios cost.
+
+use std::{
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use crate::common::*;
+use pagemove::{
+    folio::{FrozenFolio, LockedFolio},
+    frame::{Key, Kind},
+    migrate::{AnyFree, Batch, Destination, Mode, Mover, Options, TheseFrames},
+    movable::{IsolationRun, MigrationRun, MovableOps, PageIndex, Refusal, Registration},
+    paging::FlushDebt,
+    rmap::{RangeMap, ReverseMap},
+    space::{FaultError, FileError, Map, Mappable, PageCache, PinError, Protection, Source, SpaceError},
+    units::{Order, Pfn},
+    zone::{BootError, Request},
+};
+use pagemove_hosted::TlbKind;
+
+/// Does `deed`, which tells when it's done, on a thread that doesn't end: what it leaves half done can't be dropped.
+fn on_a_thread_that_stays(deed: impl FnOnce(mpsc::Sender<()>) -> std::convert::Infallible + Send + 'static) {
+    let (done, is_done) = mpsc::channel();
+    thread::spawn(move || {
+        deed(done);
+    });
+    is_done.recv().expect("the thread's checks passed");
+}
+
+/// Its frames have numbers that mean others here.
+#[test]
+fn a_file_of_another_engine_is_not_mapped() {
+    let (ours, theirs) = (Lab::new(TlbKind::Soft, 2), Lab::new(TlbKind::Soft, 2));
+    let file = PageCache::new(&theirs.engine, "theirs", 4);
+    let process = ours.process();
+    let map = Map { at: None, pages: 1, protection: RW, source: Source::Shared { file, first: 0 } };
+    assert_eq!(process.space().mmap(&map), Err(SpaceError::OtherEngine { stage: "mmap" }));
+    // Nor is what a file gives, though it has a reverse map of ours.
+    let mixed = Arc::new(Mixed {
+        ours: PageCache::new(&ours.engine, "ours", 4),
+        theirs: PageCache::new(&theirs.engine, "theirs", 4),
+    });
+    let at = shared(&process, mixed, 1, RW).start();
+    assert_eq!(process.load(at), Err(FaultError::BadFolio(at)));
+}
+
+struct Mixed {
+    ours: Arc<PageCache>,
+    theirs: Arc<PageCache>,
+}
+
+impl Mappable for Mixed {
+    fn name(&self) -> &str {
+        "mixed"
+    }
+    fn reverse_map(&self) -> &Arc<RangeMap> {
+        self.ours.reverse_map()
+    }
+    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
+        self.theirs.fault(index)
+    }
+}
+
+#[test]
+fn a_debt_of_another_memory_is_refused() {
+    on_a_thread_that_stays(|done| {
+        let (ours, theirs) = (Lab::new(TlbKind::Soft, 2), Lab::new(TlbKind::Soft, 2));
+        let file = PageCache::new(&ours.engine, "ours", 4);
+        let process = ours.process();
+        let at = shared(&process, file.clone(), 1, RW).start();
+        process.store(at, 1).unwrap();
+        let pfn = pfn_at(&process, at);
+        let device = Device::open(&theirs);
+        let victim = theirs.physical().alloc_exactly(pfn, Kind::Driver).unwrap();
+        drop(device.driver.index.insert(0, victim).unwrap());
+        let page = file.index().lock_page(0).unwrap();
+        let mut debt = FlushDebt::new(theirs.physical());
+        let unmapped = catch_unwind(AssertUnwindSafe(|| file.index().reverse_map().unmap(0, &page, &mut debt)));
+        assert!(unmapped.is_err());
+        assert_eq!(theirs.physical().frame(pfn).refs(), 1, "a page in another engine's index was freed");
+        done.send(()).unwrap();
+        // With locks that are held for ever.
+        let _kept = (debt, page, process);
+        loop {
+            thread::park();
+        }
+    });
+}
+
+/// Gives any free frame; panics once when one comes back, and then keeps what comes.
+struct Keeps<'p> {
+    physical: &'p Arc<pagemove::zone::Physical>,
+    panics: bool,
+    kept: Vec<FrozenFolio<'p>>,
+}
+
+impl<'p> Destination<'p> for Keeps<'p> {
+    fn take(&mut self, order: Order, _: Option<Pfn>) -> Option<FrozenFolio<'p>> {
+        self.physical.alloc(order, Kind::Anon).ok()
+    }
+
+    fn give_back(&mut self, folio: FrozenFolio<'p>) {
+        if mem::take(&mut self.panics) {
+            let _ = folio.into_raw();
+            panic!("the destination's own");
+        }
+        self.kept.push(folio);
+    }
+}
+
+/// A destination's panic is caught, and the mover used again: it refuses, since its batch is half done.
+#[test]
+fn no_exclusive_handle_of_a_page_in_use() {
+    on_a_thread_that_stays(|done| {
+        let lab = Lab::new(TlbKind::Soft, 2);
+        let process = lab.process();
+        let device = Device::open(&lab);
+        device.driver.refuse(Stage::Copy, Refusal::No);
+        let refused = device.fill(0, 1);
+        let at = anonymous(&process, 1).start();
+        process.store(at, 7).unwrap();
+        let source = pfn_at(&process, at);
+        let mut mover = Mover::new(&lab.engine);
+        let mut to = Keeps { physical: lab.physical(), panics: true, kept: Vec::new() };
+        let options = Options::new(Mode::Async);
+        let first = catch_unwind(AssertUnwindSafe(|| mover.migrate(&[refused, source], &mut to, options)));
+        assert!(first.is_err());
+        let here = pfn_at(&process, at);
+        assert_ne!(here, source, "it has moved");
+        let second = catch_unwind(AssertUnwindSafe(|| mover.migrate(&[Pfn::new(1000)], &mut to, options)));
+        assert!(second.is_err() && to.kept.is_empty(), "an exclusive handle of a page that a process maps");
+        done.send(()).unwrap();
+        // With locks that are held for ever.
+        let _kept = (mover, to, process, device);
+        loop {
+            thread::park();
+        }
+    });
+}
+
+/// The same after a driver's panic.
+#[test]
+fn no_page_is_freed_while_mapped() {
+    on_a_thread_that_stays(|done| {
+        let lab = Lab::new(TlbKind::Soft, 2);
+        let process = lab.process();
+        let device = Device::open(&lab);
+        let of_device = device.fill(0, 1);
+        device.driver.during_next(Stage::Copy, || panic!("the driver's own"));
+        let at = anonymous(&process, 1).start();
+        process.store(at, 7).unwrap();
+        let source = pfn_at(&process, at);
+        let mut mover = Mover::new(&lab.engine);
+        let mut to = AnyFree::new(lab.physical(), 8);
+        let options = Options::new(Mode::Async);
+        let first = catch_unwind(AssertUnwindSafe(|| mover.migrate(&[source, of_device], &mut to, options)));
+        assert!(first.is_err());
+        let second = catch_unwind(AssertUnwindSafe(|| mover.migrate(&[Pfn::new(1000)], &mut to, options)));
+        let entry = process.space().entry(at);
+        let kind = lab.physical().frame(source).state().kind();
+        assert!(second.is_err() && entry.pfn() == source && kind == Kind::Anon, "freed while mapped: {kind:?}");
+        done.send(()).unwrap();
+        // With locks that are held for ever.
+        let _kept = (mover, to, process, device);
+        loop {
+            thread::park();
+        }
+    });
+}
+
+#[test]
+fn a_destination_is_not_published() {
+    let lab = Lab::new(TlbKind::Soft, 1);
+    {
+        let mut any = AnyFree::new(lab.physical(), 1);
+        let folio = any.take(Order::ZERO, None).unwrap();
+        assert!(catch_unwind(AssertUnwindSafe(|| folio.publish())).is_err());
+    }
+    lab.assert_all_free(512);
+}
+
+/// A 2 MiB page that a device has pinned by its frame's number: whatever needs a part of it is refused, and goes on afterwards.
+#[test]
+fn unmapping_a_part_of_a_pinned_huge_page_ends() {
+    let lab = Lab::new(TlbKind::Soft, 4);
+    let process = Arc::new(lab.process());
+    let at = huge(&process, 512);
+    process.store(at.start(), 1).unwrap();
+    let pin = lab.get(pfn_at(&process, at.start())).pin(true, "nic");
+    let other = process.clone();
+    let (ends, thread) = finishes_within(Duration::from_secs(30), move || {
+        let space = other.space();
+        let busy = |stage| Err(SpaceError::Busy { stage, at: at.start() });
+        assert_eq!(space.munmap(part(at, 7, 1)), busy("munmap"));
+        assert_eq!(space.mprotect(part(at, 7, 1), Protection::READ), busy("mprotect"));
+        assert_eq!(space.mremap(part(at, 7, 1), 1, Some(at.end().up(9))).map(drop), busy("mremap"));
+        assert_eq!(space.fork().map(drop), busy("fork"));
+        assert!(matches!(space.pin(part(at, 7, 1), true, "nic"), Err(PinError::Split(SpaceError::Busy { .. }))));
+    });
+    drop(pin);
+    thread.join().unwrap();
+    assert!(ends, "a call spins for as long as the pin lasts");
+    assert_eq!(process.load(at.start()).unwrap(), 1);
+    process.space().munmap(part(at, 7, 1)).unwrap();
+    assert_eq!(process.load(at.start()).unwrap(), 1);
+}
+
+/// A look-up by the number of a tail, while the 2 MiB page is split.
+#[test]
+fn a_tail_gives_the_folio_that_it_belongs_to_while_it_is_split() {
+    let lab = Lab::new(TlbKind::Soft, 8);
+    let (head_of, over, wrong, looks) =
+        (AtomicU32::new(u32::MAX), AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let head = head_of.load(Ordering::Relaxed);
+                    if head == u32::MAX {
+                        continue;
+                    }
+                    let tail = Pfn::new(head + 511);
+                    if let Some(folio) = lab.physical().get(tail) {
+                        looks.fetch_add(1, Ordering::Relaxed);
+                        // With the reference it stays what it is.
+                        let (first, order) = (folio.pfn(), folio.order());
+                        if tail.align_down(order) != first {
+                            wrong.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+        let _end = SetAtEnd(&over);
+        for _ in 0..2000 {
+            let process = lab.process();
+            let at = huge(&process, 512);
+            process.store(at.start(), 1).unwrap();
+            head_of.store(pfn_at(&process, at.start()).get(), Ordering::Relaxed);
+            process.space().munmap(part(at, 100, 1)).unwrap();
+            head_of.store(u32::MAX, Ordering::Relaxed);
+        }
+    });
+    let wrong = wrong.load(Ordering::Relaxed);
+    assert_eq!(wrong, 0, "of {} look-ups gave a folio that hasn't the frame", looks.load(Ordering::Relaxed));
+}
+
+/// A driver with a bound.
+struct Bounded {
+    index: Arc<PageIndex>,
+    below: Option<Pfn>,
+}
+
+impl MovableOps for Bounded {
+    fn name(&self) -> &str {
+        "bounded"
+    }
+    fn below(&self) -> Option<Pfn> {
+        self.below
+    }
+    fn migrate(&self, run: &mut MigrationRun<'_>) {
+        self.index.repoint(run);
+    }
+}
+
+fn bounded(lab: &Lab, below: u32) -> (Arc<Bounded>, Registration) {
+    let index = lab.engine.new_index(Kind::Driver, "bounded");
+    let driver = Arc::new(Bounded { index, below: Some(Pfn::new(below)) });
+    let registration = lab.engine.owners().register(driver.clone());
+    driver.index.set_owner(&registration);
+    (driver, registration)
+}
+
+/// The bound holds for what an owner takes over.
+#[test]
+fn a_folio_above_the_owners_bound_is_refused() {
+    let lab = Lab::new(TlbKind::Soft, 2);
+    let (driver, registration) = bounded(&lab, 512);
+    let high = || lab.physical().alloc_exactly(Pfn::new(700), Kind::Driver).unwrap();
+    let inserted = catch_unwind(AssertUnwindSafe(|| driver.index.insert(0, high()).is_ok())).unwrap_or(false);
+    driver.index.remove(0);
+    let owned = catch_unwind(AssertUnwindSafe(|| {
+        let (token, folio) = registration.own(high(), Key::default());
+        registration.release(token, &folio);
+    }));
+    assert_eq!((inserted, owned.is_ok()), (false, false), "(inserted, owned) above the bound");
+}
+
+/// The registration of another engine.
+#[test]
+fn an_index_refuses_an_owner_of_another_engine() {
+    let (ours, theirs) = (Lab::new(TlbKind::Soft, 1), Lab::new(TlbKind::Soft, 1));
+    let (foreign, foreign_registration) = bounded(&theirs, 512);
+    // A driver of ours with the same number.
+    let victim = Device::open(&ours);
+    assert_eq!(victim.registration.number(), foreign_registration.number());
+    let index = ours.engine.new_index(Kind::Driver, "ours");
+    let set = catch_unwind(AssertUnwindSafe(|| index.set_owner(&foreign_registration)));
+    let pfn = index.lock_or_insert(0).unwrap().pfn();
+    let moved = ours.migrate(pfn, Mode::Sync);
+    let calls = victim.driver.take_calls();
+    eprintln!("{moved:?}, the victim was called: {calls:?}");
+    drop(index);
+    drop(foreign);
+    assert!(set.is_err() && calls.is_empty(), "a driver was asked for a page that isn't its own");
+}
+
+/// Compaction's destination with a bound.
+#[test]
+fn a_bounded_folio_finds_room_in_a_later_block_of_the_plan() {
+    let lab = Lab::new(TlbKind::Soft, 4);
+    let (driver, _registration) = bounded(&lab, 1024);
+    let folio = lab.physical().alloc_exactly(Pfn::new(600), Kind::Driver).unwrap();
+    let pfn = folio.pfn();
+    drop(driver.index.insert(0, folio).unwrap());
+    let process = lab.process();
+    let other = lab.physical().alloc_exactly(Pfn::new(601), Kind::Driver).unwrap();
+    let device = Device::open(&lab);
+    drop(device.driver.index.insert(0, other).unwrap());
+    let mut to = TheseFrames::new(lab.physical(), [3, 0]);
+    let outcome = Mover::new(&lab.engine).migrate(&[Pfn::new(601), pfn], &mut to, Options::new(Mode::Sync));
+    drop(process);
+    assert_eq!((outcome.moved, outcome.stayed), (2, vec![]), "block 0 of the plan is free and below the bound");
+}
+
+/// A driver that takes its time to copy, and refuses all but one in ten while `refuses`.
+struct Slow {
+    index: Arc<PageIndex>,
+    hooked: Arc<Hooked>,
+    refuses: AtomicBool,
+    batches: Mutex<Vec<usize>>,
+}
+
+impl MovableOps for Slow {
+    fn name(&self) -> &str {
+        "slow"
+    }
+    fn isolate(&self, run: &mut IsolationRun<'_>) {
+        let mut granted = 0;
+        run.decide(|folio| {
+            if self.refuses.load(Ordering::Relaxed) && folio.index % 10 != 0 {
+                return Err(Refusal::No);
+            }
+            granted += 1;
+            Ok(())
+        });
+        self.batches.lock().unwrap().push(granted);
+    }
+    fn copy(&self, run: &mut MigrationRun<'_>) {
+        run.for_each(|_| {
+            self.hooked.advance(5_000);
+            Ok(())
+        });
+        run.copy_contents();
+    }
+    fn migrate(&self, run: &mut MigrationRun<'_>) {
+        self.index.repoint(run);
+    }
+}
+
+/// Folios that stay cost nothing; the budget takes them for cheap ones.
+#[test]
+fn folios_that_stay_do_not_make_batches_too_long() {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 6);
+    hooked.advance(1);
+    let index = lab.engine.new_index(Kind::Driver, "slow");
+    let driver =
+        Arc::new(Slow { index, hooked: hooked.clone(), refuses: AtomicBool::new(true), batches: Mutex::default() });
+    let registration = lab.engine.owners().register(driver.clone());
+    driver.index.set_owner(&registration);
+    let pages = || (0..1000).map(|page| driver.index.lock_or_insert(page).unwrap().pfn()).collect::<Vec<_>>();
+    let mut mover = Mover::new(&lab.engine);
+    let mut to = AnyFree::new(lab.physical(), 512);
+    let options = Options { batch: Batch::Micros(50), ..Options::new(Mode::Async) };
+    mover.migrate(&pages(), &mut to, options);
+    driver.refuses.store(false, Ordering::Relaxed);
+    driver.batches.lock().unwrap().clear();
+    mover.migrate(&pages(), &mut to, options);
+    let batches = driver.batches.lock().unwrap().clone();
+    drop(to);
+    assert!(batches[0] <= 20, "10 pages take the 50 µs; batches of {batches:?}");
+}
+
+/// An index of a kind that isn't movable, or that its mappings take for anonymous.
+#[test]
+fn an_index_has_pages_of_a_drivers_or_a_files() {
+    let lab = Lab::new(TlbKind::Soft, 1);
+    for kind in [Kind::Anon, Kind::Kernel, Kind::PageTable, Kind::Free] {
+        assert!(catch_unwind(AssertUnwindSafe(|| drop(lab.engine.new_index(kind, "wrong")))).is_err(), "{kind:?}");
+    }
+}
+
+/// A mover by a mappable whose reverse map isn't the same at every call (debug: panics; release: stays linked).
+struct Two {
+    maps: [Arc<RangeMap>; 2],
+    inner: Arc<PageCache>,
+    turn: AtomicU32,
+}
+
+impl Mappable for Two {
+    fn name(&self) -> &str {
+        "two"
+    }
+    fn reverse_map(&self) -> &Arc<RangeMap> {
+        &self.maps[self.turn.fetch_add(1, Ordering::Relaxed) as usize % 2]
+    }
+    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
+        self.inner.fault(index)
+    }
+}
+
+#[test]
+fn a_mapping_leaves_the_reverse_map_that_it_was_put_into() {
+    let lab = Lab::new(TlbKind::Soft, 1);
+    let inner = PageCache::new(&lab.engine, "inner", 4);
+    let maps = [(); 2].map(|()| RangeMap::new(lab.engine.reverse_maps()));
+    let two = Arc::new(Two { maps, inner, turn: AtomicU32::new(0) });
+    let process = lab.process();
+    let at = shared(&process, two.clone(), 1, Protection::READ);
+    let unmapped = catch_unwind(AssertUnwindSafe(|| process.space().munmap(at).unwrap()));
+    let left: Vec<_> = two.maps.iter().map(|map| map.mappings()).collect();
+    assert_eq!((unmapped.is_ok(), left), (true, vec![0, 0]));
+}
+
+/// Destinations that aren't there interrupt all processors once for each folio.
+#[test]
+fn a_batch_without_destinations_drains_once() {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 2);
+    let (driver, _registration) = bounded(&lab, 512);
+    let pages: Vec<Pfn> = (0..64).map(|page| driver.index.lock_or_insert(page).unwrap().pfn()).collect();
+    let filled: Vec<_> = std::iter::from_fn(|| {
+        lab.physical().alloc_with(&Request::new(Order::ZERO, Kind::Kernel).below(Pfn::new(512))).ok()
+    })
+    .collect();
+    let count = Arc::new(AtomicU32::new(0));
+    fn again(hooked: &Arc<Hooked>, count: &Arc<AtomicU32>) {
+        let (next, counter) = (Arc::downgrade(hooked), count.clone());
+        hooked.at_next_barrier(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            if let Some(hooked) = next.upgrade() {
+                again(&hooked, &counter);
+            }
+        });
+    }
+    again(&hooked, &count);
+    let outcome = lab.migrate_all(&pages, Options::new(Mode::Async).in_full_batches());
+    let barriers = count.load(Ordering::Relaxed);
+    hooked.at_next_barrier(|| ());
+    assert_eq!(outcome.stayed.len(), 64);
+    drop(filled);
+    assert!(barriers <= 2, "{barriers} barriers of all processors for one batch, with 64 sources locked");
+}
+
+/// Folios that stay in some parts of a batch, for different reasons, of both kinds and of several orders.
+#[test]
+fn folios_that_stay_in_some_parts() {
+    for seed in 0..40 {
+        on_both(6, |lab| {
+            use rand::RngExt;
+            let mut rng = rng(seed);
+            let device = Device::open(lab);
+            let process = lab.process();
+            let own = anonymous(&process, 60);
+            let at = shared(&process, device.clone(), 60, RW);
+            let mut sources = Vec::new();
+            for page in 0..60 {
+                for range in [own, at] {
+                    process.store(range.start().up(page), u64::from(page) + 1).unwrap();
+                    sources.push(pfn_at(&process, range.start().up(page)));
+                }
+            }
+            let held: Vec<_> =
+                sources.iter().filter(|_| rng.random_range(0..5) == 0).map(|&pfn| lab.get(pfn)).collect();
+            let stays = held.len() as u64;
+            if seed % 3 == 1 {
+                device.driver.refuse(Stage::ALL[rng.random_range(0..3)], Refusal::No);
+            }
+            let mut mover = Mover::new(&lab.engine);
+            let mut to = AnyFree::new(lab.physical(), 64);
+            for batch in [Batch::Micros(120), Batch::Micros(50), Batch::Folios(512)] {
+                let outcome = mover.migrate(&sources, &mut to, Options { batch, ..Options::new(Mode::Async) });
+                assert_eq!(outcome.moved + outcome.stayed.len() as u64, 120);
+                assert!(outcome.stayed.len() as u64 >= stays);
+                sources.clear();
+                for page in 0..60 {
+                    for range in [own, at] {
+                        assert_eq!(process.load(range.start().up(page)).unwrap(), u64::from(page) + 1);
+                        sources.push(pfn_at(&process, range.start().up(page)));
+                    }
+                }
+                assert_eq!(device.driver.isolated(), 0);
+            }
+            drop((held, to));
+            lab.validate();
+        });
+    }
+}
+
+/// The same source twice.
+#[test]
+fn a_source_that_is_named_twice() {
+    on_both(2, |lab| {
+        let device = Device::open(lab);
+        let pfn = device.fill(0, 7);
+        for mode in MODES {
+            for batch in BATCHES {
+                let pfn = device.peek(0);
+                let outcome = lab.migrate_all(&[pfn, pfn, pfn], Options { batch, ..Options::new(mode) });
+                assert!(outcome.moved >= 1, "{outcome:?}");
+                assert_eq!(device.driver.isolated(), 0);
+                lab.validate();
+            }
+        }
+        let _ = pfn;
+    });
+}
+
+/// One registration, two indexes: a file each, say.
+#[test]
+fn one_registration_may_have_two_indexes() {
+    struct Both([Arc<PageIndex>; 2]);
+    impl MovableOps for Both {
+        fn name(&self) -> &str {
+            "both"
+        }
+        fn migrate(&self, run: &mut MigrationRun<'_>) {
+            self.0.iter().for_each(|index| index.repoint(run));
+        }
+    }
+    let lab = Lab::new(TlbKind::Soft, 1);
+    let both = Arc::new(Both([(); 2].map(|()| lab.engine.new_index(Kind::Driver, "one of two"))));
+    let registration = lab.engine.owners().register(both.clone());
+    both.0.iter().for_each(|index| index.set_owner(&registration));
+    let pages = [0, 1].map(|at: usize| both.0[at].lock_or_insert(at as u32).unwrap().pfn());
+    let outcome = lab.migrate_all(&pages, Options::new(Mode::Sync));
+    assert_eq!((outcome.moved, outcome.stayed), (2, vec![]));
+}
+
+/// A driver whose table of tokens is mapped by processes.
+struct Mapped {
+    tokens: Mutex<std::collections::BTreeMap<u32, pagemove::movable::FolioToken>>,
+}
+
+impl MovableOps for Mapped {
+    fn name(&self) -> &str {
+        "mapped"
+    }
+    fn migrate(&self, run: &mut MigrationRun<'_>) {
+        run.for_each(|folio| folio.exchange(self.tokens.lock().unwrap().get_mut(&folio.index()).ok_or(Refusal::No)?));
+    }
+}
+
+struct MappedFile {
+    driver: Arc<Mapped>,
+    registration: Registration,
+    map: Arc<RangeMap>,
+    order: Order,
+    physical: Arc<pagemove::zone::Physical>,
+}
+
+impl MappedFile {
+    fn new(lab: &Lab, order: Order) -> Arc<Self> {
+        let driver = Arc::new(Mapped { tokens: Mutex::default() });
+        let registration = lab.engine.owners().register(driver.clone());
+        let map = RangeMap::new(lab.engine.reverse_maps());
+        Arc::new(Self { driver, registration, map, order, physical: lab.physical().clone() })
+    }
+
+    fn release(&self, index: u32) {
+        let token = self.driver.tokens.lock().unwrap().remove(&index).unwrap();
+        let folio = self.registration.get(&token).unwrap().lock();
+        let mut debt = FlushDebt::new(&self.physical);
+        self.map.unmap(index, &folio, &mut debt);
+        debt.pay();
+        self.registration.release(token, &folio);
+    }
+}
+
+impl Mappable for MappedFile {
+    fn name(&self) -> &str {
+        "mapped"
+    }
+    fn reverse_map(&self) -> &Arc<RangeMap> {
+        &self.map
+    }
+    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
+        loop {
+            let moving = {
+                let mut tokens = self.driver.tokens.lock().unwrap();
+                match tokens.get(&index) {
+                    None => {
+                        let mut folio = self.physical.alloc(self.order, Kind::Driver)?;
+                        folio.zero();
+                        let (token, locked) = self.registration.own(folio, Key { rmap: self.map.id(), index });
+                        tokens.insert(index, token);
+                        return Ok(locked);
+                    }
+                    Some(token) => match self.registration.get(token) {
+                        Ok(folio) => {
+                            drop(tokens);
+                            let folio = folio.lock();
+                            if self.driver.tokens.lock().unwrap().get(&index).map(|token| token.pfn())
+                                == Some(folio.pfn())
+                            {
+                                return Ok(folio);
+                            }
+                            continue;
+                        }
+                        Err(pagemove::movable::TokenError::Moving(pfn)) => pfn,
+                        Err(error) => panic!("{error}"),
+                    },
+                }
+            };
+            self.registration.wait_for_move(moving);
+        }
+    }
+}
+
+/// Folios by tokens, mapped by processes, forked, and released: a dimension that no test has.
+#[test]
+fn folios_by_tokens_move_while_they_are_mapped() {
+    on_both(4, |lab| {
+        let file = MappedFile::new(lab, Order::ZERO);
+        {
+            let process = lab.process();
+            let at = shared(&process, file.clone(), 40, RW);
+            at.iter().for_each(|page| process.store(page, page.get()).unwrap());
+            let child = process.fork().unwrap();
+            at.iter().for_each(|page| assert_eq!(child.load(page).unwrap(), page.get()));
+            for mode in MODES {
+                for batch in BATCHES {
+                    let sources: Vec<Pfn> = at.iter().map(|page| pfn_at(&process, page)).collect();
+                    let outcome = lab.migrate_all(&sources, Options { batch, ..Options::new(mode) });
+                    assert_eq!((outcome.moved, outcome.stayed), (40, vec![]));
+                    at.iter().for_each(|page| {
+                        assert_eq!(child.load(page).unwrap(), page.get());
+                        assert_eq!(process.load(page).unwrap(), page.get());
+                    });
+                    lab.validate();
+                }
+            }
+            // Threads fault while they move.
+            let over = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        let process = lab.process();
+                        let mine = shared(&process, file.clone(), 40, RW);
+                        for (mine, page) in mine.iter().zip(at.iter()) {
+                            assert_eq!(process.load(mine).unwrap(), page.get());
+                        }
+                    }
+                });
+                let _end = SetAtEnd(&over);
+                for round in 0..200 {
+                    let sources: Vec<Pfn> = at.iter().map(|page| process.space().entry(page).pfn()).collect();
+                    lab.migrate_all(&sources, Options { batch: BATCHES[round % 5], ..Options::new(MODES[round % 3]) });
+                }
+            });
+            file.release(3);
+            assert!(!process.space().entry(at.start().up(3)).is_present());
+            assert_eq!(process.load(at.start().up(3)).unwrap(), 0, "a new one");
+        }
+        let numbers: Vec<u32> = file.driver.tokens.lock().unwrap().keys().copied().collect();
+        numbers.into_iter().for_each(|number| file.release(number));
+    });
+}
+
+/// A larger folio that a file gives can't be mapped yet, and is no transient trouble of moves.
+#[test]
+fn a_large_folio_is_not_mapped() {
+    let lab = Lab::new(TlbKind::Soft, 2);
+    let file = MappedFile::new(&lab, order(2));
+    let process = lab.process();
+    let at = shared(&process, file.clone(), 1, RW).start();
+    assert_eq!(process.store(at, 7), Err(FaultError::BadFolio(at)));
+    let pfn = file.driver.tokens.lock().unwrap()[&0].pfn();
+    assert_eq!(lab.migrate(pfn, Mode::Sync), Ok(()));
+    drop(process);
+    file.release(0);
+}
+
+/// A compaction forgets what folios cost: each plan begins with 50 pages in a batch, however slow they are.
+#[test]
+fn a_compaction_knows_what_the_last_one_measured() {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 6);
+    hooked.advance(1);
+    let index = lab.engine.new_index(Kind::Driver, "slow");
+    let driver =
+        Arc::new(Slow { index, hooked: hooked.clone(), refuses: AtomicBool::new(false), batches: Mutex::default() });
+    let registration = lab.engine.owners().register(driver.clone());
+    driver.index.set_owner(&registration);
+    let mut firsts = Vec::new();
+    for round in 0..3 {
+        // A hundred pages in a block of their own, and another block that is partly used.
+        for page in 0..100 {
+            for (page, block) in [(page, 2 + round), (1000 + page, 1)] {
+                driver.index.remove(page);
+                let folio = lab.physical().alloc_exactly(Pfn::new(512 * block + page % 1000 * 2), Kind::Driver);
+                if let Some(folio) = folio {
+                    drop(driver.index.insert(page, folio).unwrap());
+                }
+            }
+        }
+        driver.batches.lock().unwrap().clear();
+        let range = range(512, 5 * 512);
+        let _ = pagemove::compact::compact(
+            &lab.engine,
+            range,
+            pagemove::compact::Goal::Blocks(1),
+            Options::new(Mode::Async),
+        );
+        firsts.push(driver.batches.lock().unwrap().first().copied());
+    }
+    drop(driver);
+    assert!(firsts[1..].iter().all(|&first| first <= Some(20)), "first batches: {firsts:?}; 10 pages take 50 µs");
+}
+
+/// Two engines on one machine would hand out the same frames.
+#[test]
+fn a_machine_is_taken_over_once() {
+    let machine = hosted(TlbKind::Soft, 512, 4);
+    let one = pagemove::Engine::boot(machine.clone(), &one_zone(512, 9)).unwrap();
+    let two = pagemove::Engine::boot(machine, &one_zone(512, 9));
+    assert_eq!(two.err(), Some(BootError::TakenOver));
+    drop(one);
+}
