@@ -8,7 +8,7 @@ use std::sync::{
 };
 
 use pagemove::{
-    port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram, Space, SpaceId},
+    port::{CpuClaim, FlushRange, InterruptMask, LentMemory, Machine, Ram, Space, SpaceId},
     units::Pfn,
 };
 use pagemove_hosted::Hosted;
@@ -38,7 +38,7 @@ unsafe impl Machine for Lonely {
         self.inner.take_ram()
     }
 
-    fn lend(&self, bytes: usize) -> Option<Lent> {
+    fn lend(&self, bytes: usize) -> Option<LentMemory> {
         self.inner.lend(bytes)
     }
 

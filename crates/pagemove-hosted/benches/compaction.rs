@@ -5,7 +5,7 @@ mod measure;
 use measure::{boot, median, print, timed};
 use pagemove::{
     Engine,
-    compact::{Act, Goal, Observation, Plan},
+    compact::{Compaction, Goal, Observation, Plan},
     frame::Kind,
     migrate::{Mode, Options, Policy},
     port::Contents,
@@ -86,5 +86,5 @@ fn measure(frames: u32, seed: u64) -> Figures {
 }
 
 fn act(engine: &Engine, plan: &Plan, options: Options) -> u64 {
-    Act::new(engine, plan, options).map(|outcome| outcome.moved).sum()
+    Compaction::new(engine, plan, options).map(|outcome| outcome.moved).sum()
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use pagemove::{
-    port::{Contents, CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram, Space, SpaceId},
+    port::{Contents, CpuClaim, FlushRange, InterruptMask, LentMemory, Machine, Ram, Space, SpaceId},
     sync::AtomicU32,
     units::Pfn,
 };
@@ -130,12 +130,12 @@ unsafe impl Machine for Hosted {
         (!self.is_taken.swap(true, Ordering::Relaxed)).then(|| self.ram())
     }
 
-    fn lend(&self, bytes: usize) -> Option<Lent> {
+    fn lend(&self, bytes: usize) -> Option<LentMemory> {
         let area = Area::zeroed(bytes.max(1)).ok()?;
         let (start, bytes) = (area.start(), area.bytes());
         #[allow(unsafe_code)]
         // SAFETY: fresh zeroed memory, page-aligned, the borrower's alone until the area, which is kept, is dropped.
-        Some(unsafe { Lent::new(start, bytes, Box::new(area)) })
+        Some(unsafe { LentMemory::new(start, bytes, Box::new(area)) })
     }
 
     fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {

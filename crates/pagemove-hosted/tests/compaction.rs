@@ -3,7 +3,7 @@ mod common;
 
 use common::*;
 use pagemove::{
-    compact::{Act, Goal, Observation, Plan, alloc_compacting, compact, is_fixed},
+    compact::{Compaction, Goal, Observation, Plan, alloc_compacting, compact, is_fixed},
     folio::{FrozenFolio, PinnedPage},
     frame::{Class, Kind},
     migrate::{AnyFree, Destination, Mode, Options, Policy},
@@ -73,8 +73,8 @@ fn fragmented_memory_is_emptied_block_by_block() {
             let seen = Observation::of(physical, zone(&lab), Policy::Any);
             assert_eq!(seen.blocks.iter().map(|seen| seen.tally.free).sum::<u32>(), lab.free_frames());
             let plan = Plan::new(&seen, Goal::All);
-            assert!(plan.empty.len() >= 2 && plan.room >= plan.moves, "{plan}");
-            let outcomes: Vec<_> = Act::new(&lab.engine, &plan, SYNC).collect();
+            assert!(plan.empty.len() >= 2 && plan.free_frames >= plan.moves, "{plan}");
+            let outcomes: Vec<_> = Compaction::new(&lab.engine, &plan, SYNC).collect();
             assert_eq!(outcomes.len(), plan.empty.len());
             for (outcome, planned) in outcomes.iter().zip(&plan.empty) {
                 assert_eq!((outcome.block, outcome.moved), (planned.block, u64::from(planned.pages)));
@@ -194,14 +194,14 @@ fn a_page_pinned_behind_the_plan_is_named_in_the_outcome() {
                 }
             });
             let pins: Vec<PinnedPage> = crowd.process.space().pin(victim.unwrap(), true, "nic").unwrap();
-            let first = Act::new(&lab.engine, &plan, SYNC).next().unwrap();
+            let first = Compaction::new(&lab.engine, &plan, SYNC).next().unwrap();
             assert_eq!(first.stayed, [(pins[0].pfn(), Reason::Pinned)]);
             assert!(!first.free);
             assert_eq!(physical.counters().get(Counter::CompactFail), 1);
             lab.validate();
             crowd.check();
             drop(pins);
-            let first = Act::new(&lab.engine, &plan, SYNC).next().unwrap();
+            let first = Compaction::new(&lab.engine, &plan, SYNC).next().unwrap();
             assert!(first.free && first.moved == 1);
             crowd.check();
         }

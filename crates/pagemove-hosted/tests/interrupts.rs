@@ -22,7 +22,7 @@ use pagemove::{
     folio::{FolioRef, PinnedPage},
     frame::Kind,
     movable::PageIndex,
-    port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram, Space, SpaceId},
+    port::{CpuClaim, FlushRange, InterruptMask, LentMemory, Machine, Ram, Space, SpaceId},
     units::{Order, Pfn},
     zone::{self, Effort, Physical, Request},
 };
@@ -94,7 +94,7 @@ unsafe impl Machine for Interrupted {
     fn take_ram(&self) -> Option<Ram> {
         self.inner.take_ram()
     }
-    fn lend(&self, bytes: usize) -> Option<Lent> {
+    fn lend(&self, bytes: usize) -> Option<LentMemory> {
         self.inner.lend(bytes)
     }
     fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {

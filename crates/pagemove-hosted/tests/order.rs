@@ -11,7 +11,7 @@ use pagemove::{
     Engine,
     frame::Kind,
     migrate::{AnyFree, Mode, Mover, Options},
-    port::{Contents, CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram, Space, SpaceId},
+    port::{Contents, CpuClaim, FlushRange, InterruptMask, LentMemory, Machine, Ram, Space, SpaceId},
     space::{Access, AddressSpace, Map, Source},
     units::{FrameRange, Order, Pfn, VirtAddr, VirtRange},
     zone,
@@ -33,7 +33,7 @@ unsafe impl Machine for Spy {
     fn take_ram(&self) -> Option<Ram> {
         self.machine.take_ram()
     }
-    fn lend(&self, bytes: usize) -> Option<Lent> {
+    fn lend(&self, bytes: usize) -> Option<LentMemory> {
         self.machine.lend(bytes)
     }
     fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {

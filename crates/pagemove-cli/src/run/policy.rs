@@ -10,7 +10,7 @@ use std::{
 
 use pagemove::{
     Engine,
-    compact::{Act, Goal, Observation, Plan},
+    compact::{Compaction, Goal, Observation, Plan},
     migrate::{Mode, Options, Policy},
     report::Reason,
     units::Pfn,
@@ -204,7 +204,7 @@ fn compact(common: &Common<'_>, policy: Policy, engine: &Engine, watchdog: &Watc
         for zone in physical.zones() {
             let plan = Plan::new(&Observation::of(physical, zone, policy), Goal::All);
             let all = plan.empty.len().max(1) as f64;
-            for (number, outcome) in Act::new(engine, &plan, options).enumerate() {
+            for (number, outcome) in Compaction::new(engine, &plan, options).enumerate() {
                 done.moved += outcome.moved;
                 done.stayed.extend(outcome.stayed);
                 watchdog.beat();

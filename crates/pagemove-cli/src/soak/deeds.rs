@@ -9,7 +9,7 @@ use std::sync::{
 };
 
 use pagemove::{
-    compact::{Act, Goal, Observation, Plan, alloc_compacting},
+    compact::{Compaction, Goal, Observation, Plan, alloc_compacting},
     frame::Kind,
     migrate::{AnyFree, Batch, Mode, Mover, Options, Policy},
     space::{Map, Mappable, PageCache, Protection, Source},
@@ -394,7 +394,7 @@ fn compact(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     for zone in engine.physical().zones() {
         let goal = Goal::Blocks(rng.random_range(1..8));
         let plan = Plan::new(&Observation::of(engine.physical(), zone, Policy::Any), goal);
-        Act::new(engine, &plan, options(rng)).take_while(|_| !stage.shared.is_over()).for_each(drop);
+        Compaction::new(engine, &plan, options(rng)).take_while(|_| !stage.shared.is_over()).for_each(drop);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::sync::{
 
 use pagemove::{
     Engine,
-    port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram, Space, SpaceId},
+    port::{CpuClaim, FlushRange, InterruptMask, LentMemory, Machine, Ram, Space, SpaceId},
     units::Pfn,
     zone::{BootError, Config},
 };
@@ -115,7 +115,7 @@ unsafe impl Machine for Hooked {
         self.inner.take_ram()
     }
 
-    fn lend(&self, bytes: usize) -> Option<Lent> {
+    fn lend(&self, bytes: usize) -> Option<LentMemory> {
         self.loans.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
         self.lent.fetch_add(bytes, Ordering::Relaxed);
         self.inner.lend(bytes)

@@ -13,7 +13,7 @@ use pagemove::{
     frame::Kind,
     migrate::{AnyFree, Destination, Mode, Mover, Options},
     movable::Refusal,
-    port::{CpuClaim, FlushRange, InterruptMask, Lent, Machine, Ram, Space, SpaceId},
+    port::{CpuClaim, FlushRange, InterruptMask, LentMemory, Machine, Ram, Space, SpaceId},
     report::Reason,
     sync::AtomicU32,
     units::{Order, Pfn, VirtRange},
@@ -125,7 +125,7 @@ unsafe impl Machine for Claiming {
         self.inner.take_ram()
     }
 
-    fn lend(&self, bytes: usize) -> Option<Lent> {
+    fn lend(&self, bytes: usize) -> Option<LentMemory> {
         self.inner.lend(bytes)
     }
 

@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 
 use crate::common::*;
 use pagemove::{
-    compact::{Act, Emptied, Goal, Observation, Plan, compact},
+    compact::{Compaction, Emptied, Goal, Observation, Plan, compact},
     folio::FrozenFolio,
     frame::Kind,
     migrate::{AnyFree, Destination, Mode, Options, Policy},
@@ -34,7 +34,7 @@ fn emptied(prepare: impl FnOnce(&Lab), meanwhile: impl FnOnce(&Lab) + Send + 'st
         meanwhile(&beside);
         send.send(()).unwrap();
     });
-    let mut act = Act::new(&lab.engine, &plan, Options::new(Mode::Sync));
+    let mut act = Compaction::new(&lab.engine, &plan, Options::new(Mode::Sync));
     // Behind the draining with which an act begins.
     prepare(&lab);
     let outcome = act.next().unwrap();
@@ -99,8 +99,8 @@ fn a_second_compaction_leaves_an_isolated_block_alone() {
             let pages: Vec<Pfn> = (0..4).map(|page| device.fill(page, 1)).collect();
             none_of_block_1(&pages);
             let empty = vec![Emptied { block: physical.blocks().number(pages[0]), pages: 4 }];
-            let plan = Plan { empty, fill: vec![1], moves: 4, room: 508 };
-            Act::new(&lab.engine, &plan, Options::new(Mode::Async)).for_each(drop);
+            let plan = Plan { empty, fill: vec![1], moves: 4, free_frames: 508 };
+            Compaction::new(&lab.engine, &plan, Options::new(Mode::Async)).for_each(drop);
             none_of_block_1(&(0..4).map(|page| device.peek(page)).collect::<Vec<_>>());
             compact(&lab.engine, zone, Goal::All, Options::new(Mode::Async));
             assert_eq!(block_1(), before);
@@ -120,7 +120,7 @@ fn what_movers_have_set_aside_is_not_used() {
     ahead.give_back(first);
     // All is set aside now. A block that is isolated from here on:
     let plan = Plan { empty: vec![Emptied { block: 1, pages: 0 }], ..Plan::default() };
-    let mut act = Act::new(&lab.engine, &plan, Options::new(Mode::Async));
+    let mut act = Compaction::new(&lab.engine, &plan, Options::new(Mode::Async));
     let engine = lab.engine.clone();
     std::thread::scope(|scope| {
         let (isolated, until_isolated) = channel();
@@ -154,7 +154,7 @@ fn a_larger_allocation_freed_meanwhile_gives_nothing_of_the_block() {
     let large = rest.remove(first).into_raw();
     drop(rest.remove(0));
     let plan = Plan { empty: vec![Emptied { block: 1, pages: 0 }], ..Plan::default() };
-    let mut act = Act::new(&lab.engine, &plan, Options::new(Mode::Async));
+    let mut act = Compaction::new(&lab.engine, &plan, Options::new(Mode::Async));
     let engine = lab.engine.clone();
     hooked.at_next_barrier(move || {
         let physical = engine.physical();

@@ -4,7 +4,7 @@ use std::sync::mpsc::channel;
 
 use crate::common::*;
 use pagemove::{
-    compact::{Act, Goal, Observation, Plan},
+    compact::{Compaction, Goal, Observation, Plan},
     folio::FrozenFolio,
     frame::Kind,
     migrate::{AnyFree, Destination, Mode, Options, Policy},
@@ -46,7 +46,7 @@ fn what_a_compaction_does_not_use_yet_can_be_allocated() {
         let count = take_all(engine.physical(), Kind::Kernel).len() as u32;
         send.send(count).unwrap();
     });
-    let outcomes: Vec<_> = Act::new(&lab.engine, &plan, Options::new(Mode::Sync)).collect();
+    let outcomes: Vec<_> = Compaction::new(&lab.engine, &plan, Options::new(Mode::Sync)).collect();
     let allocated = receive.recv().unwrap();
     assert!(allocated + 64 + 16 >= free, "{allocated} of {free} free frames could be allocated");
     assert_eq!(outcomes.len(), 1);

@@ -36,7 +36,7 @@ pub struct Plan {
     /// Pages that will be moved.
     pub moves: u64,
     /// Free frames in the blocks to fill.
-    pub room: u64,
+    pub free_frames: u64,
 }
 
 impl Plan {
@@ -53,7 +53,7 @@ impl Plan {
             Goal::All => usize::MAX,
             Goal::Blocks(blocks) => blocks as usize,
         };
-        let mut room: u64 = hostages.iter().map(|seen| u64::from(seen.tally.free)).sum();
+        let mut free_frames: u64 = hostages.iter().map(|seen| u64::from(seen.tally.free)).sum();
         let mut plan = Self::default();
         // Blocks are emptied from the front of `clean` and filled from its back, until both meet.
         let mut filled = clean.len();
@@ -62,11 +62,11 @@ impl Plan {
                 break;
             }
             let need = plan.moves + u64::from(seen.tally.movable);
-            while room < need && filled > number + 1 {
+            while free_frames < need && filled > number + 1 {
                 filled -= 1;
-                room += u64::from(clean[filled].tally.free);
+                free_frames += u64::from(clean[filled].tally.free);
             }
-            if room < need {
+            if free_frames < need {
                 break;
             }
             plan.moves = need;
@@ -79,7 +79,7 @@ impl Plan {
                 break;
             }
             needed = needed.saturating_sub(u64::from(seen.tally.free));
-            plan.room += u64::from(seen.tally.free);
+            plan.free_frames += u64::from(seen.tally.free);
             plan.fill.push(seen.block);
         }
         plan
@@ -93,7 +93,7 @@ impl fmt::Display for Plan {
             "empty {} block(s) by moving {} page(s) into {} free frame(s) of {} block(s)",
             self.empty.len(),
             self.moves,
-            self.room,
+            self.free_frames,
             self.fill.len()
         )?;
         for Emptied { block, pages } in &self.empty {
@@ -177,7 +177,7 @@ mod tests {
                 .collect();
             let seen = observation(&tallies);
             let plan = Plan::new(&seen, Goal::All);
-            assert!(plan.room >= plan.moves);
+            assert!(plan.free_frames >= plan.moves);
             assert_eq!(plan.moves, plan.empty.iter().map(|empty| u64::from(empty.pages)).sum::<u64>());
             for empty in &plan.empty {
                 assert_eq!(tallies[empty.block as usize].2, 0);

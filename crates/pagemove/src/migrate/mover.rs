@@ -10,7 +10,7 @@ use super::{
 use crate::{
     engine::Engine,
     folio::Migration,
-    movable::{Context, Mode, Owner, OwnerUse},
+    movable::{CallbackGuard, Context, Mode, Owner},
     paging::FlushDebt,
     port::might_wait,
     report::{Counter, Event},
@@ -49,7 +49,7 @@ pub(super) struct OwnerRun {
     pub(super) number: u32,
     pub(super) owner: Arc<Owner>,
     /// The use of its callbacks, from `isolate` on.
-    pub(super) used: Option<OwnerUse>,
+    pub(super) used: Option<CallbackGuard>,
 }
 
 /// Folios in a row of a batch that have the same reverse map.

@@ -11,7 +11,7 @@ use loom::{
 
 use crate::{
     Engine,
-    port::{Contents, CpuClaim, FlushRange, Lent, Machine, Ram},
+    port::{Contents, CpuClaim, FlushRange, LentMemory, Machine, Ram},
     sync::{AtomicU32, Ordering},
     units::{FrameRange, Order, Pfn},
     zone::Config,
@@ -87,12 +87,12 @@ unsafe impl Machine for Model {
         Some(unsafe { Ram::new(NonNull::dangling(), MORE_FRAMES, Contents::TablesOnly) })
     }
 
-    fn lend(&self, bytes: usize) -> Option<Lent> {
+    fn lend(&self, bytes: usize) -> Option<LentMemory> {
         let mut lines = vec![Line::default(); bytes.div_ceil(64)].into_boxed_slice();
         let start = NonNull::new(lines.as_mut_ptr().cast())?;
         #[allow(unsafe_code)]
         // SAFETY: zeroed, aligned, and kept by the box.
-        Some(unsafe { Lent::new(start, bytes, Box::new(lines)) })
+        Some(unsafe { LentMemory::new(start, bytes, Box::new(lines)) })
     }
 
     fn flush(&self, _: &[FlushRange]) {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Engine,
     migrate::{Mode, Purpose},
-    movable::{Context, MigrationRun, MovableOps, OwnerUse, PutbackRun},
+    movable::{CallbackGuard, Context, MigrationRun, MovableOps, PutbackRun},
 };
 
 /// A driver whose callback uses what it frees when it has unregistered.
@@ -30,7 +30,7 @@ impl MovableOps for Driver {
 }
 
 /// Calls the driver back, as the end of a move does.
-fn put_back(engine: &Engine, used: &OwnerUse) {
+fn put_back(engine: &Engine, used: &CallbackGuard) {
     let context = Context { physical: engine.physical(), mode: Mode::Sync, purpose: Purpose::Compaction };
     used.ops().putback(&PutbackRun { context, folios: &[] });
 }

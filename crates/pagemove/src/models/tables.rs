@@ -100,7 +100,9 @@ fn a_table_is_not_taken_for_a_large_page() {
         slot.swap_if(Entry::NONE, huge.blocked()).expect("nobody else fills it");
         let other = shared.clone();
         let processor = thread::spawn(move || {
-            let found = other.translate(address(3), Walk::Load);
+            #[allow(unsafe_code)]
+            // SAFETY: no table is freed in this model.
+            let found = unsafe { other.translate(address(3), Walk::Load) };
             assert!(found.is_none_or(|found| (found.first, found.order) == (PAGE.up(3), Order::ZERO)), "{found:?}");
         });
         let lower = shared.new_leaf_table(|number| Entry::present(PAGE.up(number), Flags::USER));

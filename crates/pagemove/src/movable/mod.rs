@@ -24,7 +24,7 @@ mod token;
 
 pub use index::{PageIndex, ReadPage};
 pub use ops::MovableOps;
-pub use owners::{Owner, OwnerUse, Owners, Registration, StillMoving};
+pub use owners::{CallbackGuard, Owner, Owners, Registration, StillMoving};
 pub use ownership::TokenError;
 pub(crate) use run::{Context, copy_contents};
 pub use run::{IsolatedFolio, IsolationRun, MigrationRun, MovingFolio, PutbackRun};

@@ -69,12 +69,12 @@ impl Owner {
     }
 
     /// Begins a use of the driver's callbacks; `None` once it unregisters.
-    pub(crate) fn begin(self: &Arc<Self>) -> Option<OwnerUse> {
+    pub(crate) fn begin(self: &Arc<Self>) -> Option<CallbackGuard> {
         // Relaxed: callbacks are ordered by their frames' locks, and the driver's beginning by its registration.
         self.uses
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |uses| (uses & CLOSING == 0).then_some(uses + 1))
             .ok()
-            .map(|_| OwnerUse { owner: self.clone() })
+            .map(|_| CallbackGuard { owner: self.clone() })
     }
 
     fn close(&self) -> u32 {
@@ -84,17 +84,17 @@ impl Owner {
 }
 
 /// A use of a driver's callbacks, from `isolate` to `putback`.
-pub struct OwnerUse {
+pub struct CallbackGuard {
     owner: Arc<Owner>,
 }
 
-impl OwnerUse {
+impl CallbackGuard {
     pub(crate) fn ops(&self) -> &dyn MovableOps {
         &*self.owner.ops
     }
 }
 
-impl Drop for OwnerUse {
+impl Drop for CallbackGuard {
     fn drop(&mut self) {
         // Release pairs with `close`.
         if self.owner.uses.fetch_sub(1, Ordering::AcqRel) == CLOSING | 1 {

@@ -2,25 +2,25 @@
 //!
 //! Takes zeroed memory; gives it as a table of shared values. Promises that it's given back when what keeps it is dropped.
 //!
-//! `unsafe`: views of that memory as values, relying on what [`Lent::new`] asks of its caller.
+//! `unsafe`: views of that memory as values, relying on what [`LentMemory::new`] asks of its caller.
 #![allow(unsafe_code)]
 
 use alloc::boxed::Box;
 use core::{any::Any, ptr::NonNull};
 
 /// Memory lent by the machine; given back (by dropping what keeps it) when the engine ends.
-pub struct Lent {
+pub struct LentMemory {
     start: NonNull<u8>,
     bytes: usize,
     _keep: Box<dyn Any + Send + Sync>,
 }
 
 // SAFETY: the memory is the borrower's alone by `new`'s contract, and only shared as atomics, by `into_table`.
-unsafe impl Send for Lent {}
+unsafe impl Send for LentMemory {}
 // SAFETY: as above.
-unsafe impl Sync for Lent {}
+unsafe impl Sync for LentMemory {}
 
-impl Lent {
+impl LentMemory {
     /// Wraps memory that lives as long as `keep` does.
     ///
     /// # Safety
@@ -42,12 +42,12 @@ impl Lent {
     }
 }
 
-/// Lent memory as values that are all shared.
+/// LentMemory memory as values that are all shared.
 #[cfg_attr(feature = "loom", allow(dead_code, reason = "the memory is only kept"))]
 pub(crate) struct Table<T> {
     start: NonNull<T>,
     count: usize,
-    _keep: Lent,
+    _keep: LentMemory,
     // Loom's atomics are more than their bits, and can't be in lent memory.
     #[cfg(feature = "loom")]
     modelled: alloc::vec::Vec<T>,

@@ -38,7 +38,7 @@ mod lent;
 mod masked;
 mod ram;
 
-pub use lent::Lent;
+pub use lent::LentMemory;
 pub(crate) use lent::{Table, Zeroed};
 pub(crate) use masked::MaskedMutex;
 pub use ram::{Contents, Ram};
@@ -61,7 +61,7 @@ pub unsafe trait Machine: Send + Sync + 'static {
     fn take_ram(&self) -> Option<Ram>;
 
     /// Lends `bytes` of zeroed memory, aligned to 64 bytes, for the engine's metadata; `None` if it can't be had.
-    fn lend(&self, bytes: usize) -> Option<Lent>;
+    fn lend(&self, bytes: usize) -> Option<LentMemory>;
 
     /// Takes note of a new address space, whose top-level table at frame `root` is empty, before any CPU is switched to it. A kernel fills
     /// in the entries of its own half, which the engine leaves alone. Gives a word that comes with every flush of the space: a PCID, or

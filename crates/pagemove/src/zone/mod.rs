@@ -11,7 +11,7 @@
 //! | `alloc`, `free` | bare frames, out and back; callers outside get handles from [`crate::folio`] |
 //! | `destinations` | frames set aside for moves |
 //! | `isolate` | pageblocks of which nothing is handed out |
-//! | `room`, `pressure` | what an allocation that found nothing can do, and what is kept for it |
+//! | `retry`, `pressure` | what an allocation does that found nothing, and what is kept for it |
 //! | `validate` | all of it checked |
 //!
 //! A zone's lock is the innermost but
@@ -30,7 +30,7 @@ mod percpu;
 mod physical;
 mod pressure;
 mod request;
-mod room;
+mod retry;
 mod validate;
 
 pub use config::{BootError, Config};

@@ -26,7 +26,7 @@ pub struct BlockOutcome {
 }
 
 /// A plan being executed block by block: the caller can show progress, and stop between blocks.
-pub struct Act<'e> {
+pub struct Compaction<'e> {
     physical: &'e Arc<Physical>,
     mover: Mover<'e>,
     destination: TheseFrames<'e>,
@@ -36,7 +36,7 @@ pub struct Act<'e> {
     sources: Vec<Pfn>,
 }
 
-impl<'e> Act<'e> {
+impl<'e> Compaction<'e> {
     /// Starts to execute `plan`.
     pub fn new(engine: &'e Engine, plan: &'e Plan, options: Options) -> Self {
         let physical = engine.physical();
@@ -79,7 +79,7 @@ impl<'e> Act<'e> {
     }
 }
 
-impl Iterator for Act<'_> {
+impl Iterator for Compaction<'_> {
     type Item = BlockOutcome;
 
     fn next(&mut self) -> Option<BlockOutcome> {
@@ -111,7 +111,7 @@ fn movable_frames(physical: &Physical, range: FrameRange, out: &mut Vec<Pfn>) {
 /// Observes, plans and acts once on `range`; gives the outcome for each block of the plan.
 pub fn compact(engine: &Engine, range: FrameRange, goal: Goal, options: Options) -> Vec<BlockOutcome> {
     let plan = Plan::new(&Observation::of(engine.physical(), range, options.policy), goal);
-    Act::new(engine, &plan, options).collect()
+    Compaction::new(engine, &plan, options).collect()
 }
 
 /// Lets allocations with [`Effort::Compact`](crate::zone::Effort::Compact) compact memory, with `options`.
@@ -136,7 +136,7 @@ fn make_free_block(engine: &Engine, request: &Request, options: Options) -> bool
             let node = physical.node_of_zone(number).unwrap_or(0);
             if request.allows_zone(number, node, range.start) {
                 let plan = Plan::new(&Observation::of(physical, range, options.policy), Goal::Blocks(blocks));
-                if Act::new(engine, &plan, options).any(|outcome| outcome.free) {
+                if Compaction::new(engine, &plan, options).any(|outcome| outcome.free) {
                     return true;
                 }
             }
