@@ -80,8 +80,9 @@ pub struct Options {
 pub enum Batch {
     /// So many folios, 1 to [`Options::MOST`]. All of them take each step before any takes the next one.
     Folios(usize),
-    /// As many as can be moved in so many microseconds, by what folios have cost before: a thread that touches one waits about that
-    /// long at most. Each is unblocked a few folios after its own copy, and those that somebody waits for go first.
+    /// As many as can be moved in so many microseconds, by what base pages have cost before: a thread that touches one waits about that
+    /// long at most, if the owners' callbacks don't take longer. Each is unblocked a few folios after its own copy, and those that
+    /// somebody waits for go first.
     Micros(u32),
 }
 
