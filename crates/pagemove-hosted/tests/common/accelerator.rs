@@ -17,7 +17,7 @@ use pagemove::{
     folio::{LockedFolio, Migration},
     movable::PageIndex,
     paging::FlushDebt,
-    rmap::{RangeMap, ReverseMap, device_mapped, device_unmapped, mapping_rebound, mapping_removed},
+    rmap::{RangeMap, Registered, ReverseMap, device_mapped, device_unmapped, mapping_rebound, mapping_removed},
     sync::{AtomicU64, Ordering},
     units::Pfn,
     zone::Physical,
@@ -41,6 +41,7 @@ pub struct Accelerator {
     table: Mutex<BTreeMap<u32, DeviceEntry>>,
     running: Condvar,
     stops: AtomicU64,
+    registered: Mutex<Option<Registered<dyn ReverseMap>>>,
 }
 
 impl Accelerator {
@@ -53,9 +54,12 @@ impl Accelerator {
             table: Mutex::default(),
             running: Condvar::new(),
             stops: AtomicU64::new(0),
+            registered: Mutex::default(),
         });
         let map: Weak<Self> = Arc::downgrade(&this);
-        this.index.set_reverse_map(engine.reverse_maps().add(map));
+        let registered = engine.reverse_maps().add(map);
+        this.index.set_reverse_map(registered.number());
+        *this.registered.lock().unwrap() = Some(registered);
         this
     }
 

@@ -48,9 +48,9 @@ fn a_map_that_leaves_in_mid_move_unblocks_what_it_blocked() {
         let maps = lab.engine.reverse_maps().clone();
         let map = Arc::new(Leaves { processes, leave: Mutex::default() });
         let weak: std::sync::Weak<Leaves> = Arc::downgrade(&map);
-        let number = maps.add(weak);
-        device.driver.index.set_reverse_map(number);
-        *map.leave.lock().unwrap() = Some(Box::new(move || maps.remove(number)));
+        let registered = maps.add(weak);
+        device.driver.index.set_reverse_map(registered.number());
+        *map.leave.lock().unwrap() = Some(Box::new(move || drop(registered)));
         let [at, beside] = [device, other].map(|device| shared(&process, device, 2, RW).start());
         for address in [at, beside, beside.up(1)] {
             process.store(address, address.get()).unwrap();
@@ -100,7 +100,8 @@ fn a_fault_on_an_entry_that_was_left_behind_ends() {
         let device = Device::open(&lab);
         let map = Arc::new(Forgets(device.driver.index.reverse_map().clone()));
         let weak: std::sync::Weak<Forgets> = Arc::downgrade(&map);
-        device.driver.index.set_reverse_map(lab.engine.reverse_maps().add(weak));
+        let registered = lab.engine.reverse_maps().add(weak);
+        device.driver.index.set_reverse_map(registered.number());
         let at = shared(&process, device.clone(), 1, RW).start();
         process.store(at, 1).unwrap();
         lab.migrate(pfn_at(&process, at), Mode::Sync).unwrap();

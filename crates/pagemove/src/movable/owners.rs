@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use super::{MovableOps, Purposes};
 use crate::{
     port::{Machine, might_wait},
-    rmap::Registry,
+    rmap::{Registered, Registry},
     sync::{AtomicU32, Ordering},
     units::Pfn,
     zone::Physical,
@@ -38,8 +38,8 @@ impl Owners {
     pub fn register(&self, ops: Arc<dyn MovableOps>) -> Registration {
         let (purposes, below) = (ops.purposes(), ops.below());
         let owner = Arc::new(Owner { ops, purposes, below, uses: AtomicU32::new(0), physical: self.physical.clone() });
-        let number = self.registry.add(Arc::downgrade(&owner));
-        Registration { registry: self.registry.clone(), owner, number }
+        let registered = self.registry.add(Arc::downgrade(&owner));
+        Registration { owner, registered }
     }
 
     /// Finds the driver that frames name by `number`.
@@ -113,15 +113,14 @@ pub struct StillMoving {
 
 /// A driver's registration; ends when dropped, as [`Registration::unregister`] does.
 pub struct Registration {
-    registry: Arc<Registry<Owner>>,
     owner: Arc<Owner>,
-    number: u32,
+    registered: Registered<Owner>,
 }
 
 impl Registration {
     /// Gives the number that frames name the driver by.
     pub fn number(&self) -> u32 {
-        self.number
+        self.registered.number()
     }
 
     /// Gives the memory of the driver's folios.
@@ -163,6 +162,5 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.unregister();
-        self.registry.remove(self.number);
     }
 }

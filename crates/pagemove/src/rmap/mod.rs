@@ -9,7 +9,7 @@ mod registry;
 
 pub(crate) use ranges::entry_removed;
 pub use ranges::{Mapping, RangeMap};
-pub use registry::Registry;
+pub use registry::{Registered, Registry};
 
 use crate::{
     folio::{LockedFolio, Migration},
@@ -21,7 +21,8 @@ use crate::{
 
 /// Answers who maps the pages of one object, and points the mappings elsewhere.
 ///
-/// Both calls get pages of this map only, whose frames the move holds locked, and keep each frame's counts: an entry
+/// The calls get pages whose keys name this map, and whose frames are locked. Who made the key may have been wrong, so an entry is changed
+/// only if it leads to the page's frame. The calls keep each frame's counts: an entry
 /// taken out gives its map count and its reference back, an entry put in takes them
 /// (with [`mapping_removed`] and [`mapping_rebound`]). Outside of a move a device counts its entries with
 /// [`device_mapped`] and [`device_unmapped`].

@@ -11,7 +11,7 @@ use core::ops::Range;
 
 use iset::IntervalMap;
 
-use super::{Registry, ReverseMap, mapping_rebound, mapping_removed};
+use super::{Registered, Registry, ReverseMap, mapping_rebound, mapping_removed};
 use crate::{
     folio::{LockedFolio, Migration},
     frame::Marks,
@@ -40,8 +40,7 @@ const FEW: usize = 8;
 
 /// Mappings of one object.
 pub struct RangeMap {
-    id: u32,
-    registry: Arc<Registry<dyn ReverseMap>>,
+    registered: Registered<dyn ReverseMap>,
     tree: RwLock<Tree>,
 }
 
@@ -49,20 +48,19 @@ impl RangeMap {
     /// Makes a map without mappings.
     pub fn new(registry: &Arc<Registry<dyn ReverseMap>>) -> Arc<Self> {
         Arc::new_cyclic(|this: &Weak<Self>| Self {
-            id: registry.add(this.clone()),
-            registry: registry.clone(),
+            registered: registry.add(this.clone()),
             tree: RwLock::new(IntervalMap::new()),
         })
     }
 
     /// Tells whether it's registered there.
     pub(crate) fn is_of(&self, registry: &Arc<Registry<dyn ReverseMap>>) -> bool {
-        Arc::ptr_eq(&self.registry, registry)
+        Arc::ptr_eq(self.registered.registry(), registry)
     }
 
     /// Gives the number that frames name it by.
     pub fn id(&self) -> u32 {
-        self.id
+        self.registered.number()
     }
 
     /// Gives the number of mappings.
@@ -118,12 +116,6 @@ impl Changing<'_> {
         let removed =
             self.tree.remove_where(pages, |mapping| mapping.table.space().id == space.id && mapping.start == start);
         debug_assert!(removed.is_some(), "a mapping was missing from its reverse map");
-    }
-}
-
-impl Drop for RangeMap {
-    fn drop(&mut self) {
-        self.registry.remove(self.id);
     }
 }
 

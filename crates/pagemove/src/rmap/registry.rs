@@ -23,23 +23,42 @@ impl<T: ?Sized> Default for Registry<T> {
     }
 }
 
+/// A number in a registry; given back when this is dropped.
+#[must_use = "the number is given back when this is dropped"]
+pub struct Registered<T: ?Sized> {
+    registry: Arc<Registry<T>>,
+    number: u32,
+}
+
+impl<T: ?Sized> Registered<T> {
+    /// Gives the number.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(crate) fn registry(&self) -> &Arc<Registry<T>> {
+        &self.registry
+    }
+}
+
+impl<T: ?Sized> Drop for Registered<T> {
+    fn drop(&mut self) {
+        self.registry.table.write().entries.remove(&self.number);
+    }
+}
+
 impl<T: ?Sized> Registry<T> {
-    /// Gives `holder` a number, until [`Self::remove`].
-    pub fn add(&self, holder: Weak<T>) -> u32 {
+    /// Gives `holder` a number.
+    pub fn add(self: &Arc<Self>, holder: Weak<T>) -> Registered<T> {
         let mut table = self.table.write();
         loop {
             let number = table.next;
             table.next = number.checked_add(1).unwrap_or(1);
             if let Entry::Vacant(entry) = table.entries.entry(number) {
                 entry.insert(holder);
-                return number;
+                return Registered { registry: self.clone(), number };
             }
         }
-    }
-
-    /// Takes the number back.
-    pub fn remove(&self, number: u32) {
-        self.table.write().entries.remove(&number);
     }
 
     /// Finds who has the number, if he still lives.
