@@ -44,7 +44,7 @@ pub unsafe trait ReverseMap: Send + Sync {
 
     /// Removes every mapping of `folio`, which is the page at `index` and is being taken out of its object (truncation): nobody that
     /// the map answers for uses it once `debt` is paid, which is of the same memory. Its lock says that no move is under way. May wait
-    /// for the map's own locks.
+    /// for the map's own locks, whose holders wait for no folio: the caller may hold the locks of other pages of the object, too.
     fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>);
 }
 
