@@ -7,10 +7,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use pagemove::{
-    port::{CpuClaim, FlushRange, InterruptMask, LentMemory, Machine, Ram, Space, SpaceId},
-    units::Pfn,
-};
+use pagemove::port::{FlushRange, Machine};
 use pagemove_hosted::Hosted;
 
 /// The machine.
@@ -34,21 +31,7 @@ impl Lonely {
 // SAFETY: as the hosted machine's. A flush that is left out breaks the engine's promises to processes, which is what it's for;
 // frames are memory of the machine all the time.
 unsafe impl Machine for Lonely {
-    fn take_ram(&self) -> Option<Ram> {
-        self.inner.take_ram()
-    }
-
-    fn lend(&self, bytes: usize) -> Option<LentMemory> {
-        self.inner.lend(bytes)
-    }
-
-    fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
-        self.inner.root_made(id, root)
-    }
-
-    fn root_freed(&self, space: Space) {
-        self.inner.root_freed(space);
-    }
+    pagemove_hosted::pass_on!(inner: take_ram lend root_made root_freed cpus cpu_claim interrupt_mask might_wait barrier wake pause now_ns);
 
     fn flush(&self, ranges: &[FlushRange]) {
         if !self.skips_flushes.load(Ordering::Relaxed) {
@@ -56,39 +39,7 @@ unsafe impl Machine for Lonely {
         }
     }
 
-    fn cpus(&self) -> usize {
-        self.inner.cpus()
-    }
-
-    fn cpu_claim(&self) -> CpuClaim {
-        self.inner.cpu_claim()
-    }
-
-    fn interrupt_mask(&self) -> Option<InterruptMask> {
-        self.inner.interrupt_mask()
-    }
-
-    fn might_wait(&self) {
-        self.inner.might_wait();
-    }
-
-    fn barrier(&self) {
-        self.inner.barrier();
-    }
-
     fn wait(&self, word: &AtomicU32, value: u32) {
         assert_ne!(word.load(Ordering::Acquire), value, "waits, and nobody is there to wake it");
-    }
-
-    fn wake(&self, word: &AtomicU32) {
-        self.inner.wake(word);
-    }
-
-    fn pause(&self) {
-        self.inner.pause();
-    }
-
-    fn now_ns(&self) -> u64 {
-        self.inner.now_ns()
     }
 }

@@ -8,6 +8,7 @@ mod error;
 mod machine;
 mod native;
 mod os;
+mod overlay;
 mod process;
 mod roots;
 mod tlb;

@@ -22,8 +22,8 @@ use pagemove::{
     folio::{FolioRef, PinnedPage},
     frame::Kind,
     movable::PageIndex,
-    port::{CpuClaim, FlushRange, InterruptMask, LentMemory, Machine, Ram, Space, SpaceId},
-    units::{Order, Pfn},
+    port::{CpuClaim, InterruptMask, Machine},
+    units::Order,
     zone::{self, Effort, Physical, Request},
 };
 use pagemove_hosted::{Hosted, TlbKind};
@@ -91,52 +91,21 @@ struct Interrupted {
 
 // SAFETY: as the hosted machine's; a handler gets the number of the thread that it interrupts, and ends before that goes on.
 unsafe impl Machine for Interrupted {
-    fn take_ram(&self) -> Option<Ram> {
-        self.inner.take_ram()
-    }
-    fn lend(&self, bytes: usize) -> Option<LentMemory> {
-        self.inner.lend(bytes)
-    }
-    fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
-        self.inner.root_made(id, root)
-    }
+    pagemove_hosted::pass_on!(inner: take_ram lend root_made root_freed flush cpus barrier wait wake pause now_ns);
 
-    fn root_freed(&self, space: Space) {
-        self.inner.root_freed(space);
-    }
-
-    fn flush(&self, ranges: &[FlushRange]) {
-        self.inner.flush(ranges);
-    }
-    fn cpus(&self) -> usize {
-        self.inner.cpus()
-    }
     fn cpu_claim(&self) -> CpuClaim {
         self.claim
     }
+
     fn interrupt_mask(&self) -> Option<InterruptMask> {
         Some(InterruptMask { mask, restore })
     }
+
     fn might_wait(&self) {
         // It's masked in handlers, too.
         let was_masked = mask();
         restore(was_masked);
         assert_eq!(was_masked, 0, "a call that may wait was made in an interrupt, or while they are masked");
-    }
-    fn barrier(&self) {
-        self.inner.barrier();
-    }
-    fn wait(&self, word: &AtomicU32, value: u32) {
-        self.inner.wait(word, value);
-    }
-    fn wake(&self, word: &AtomicU32) {
-        self.inner.wake(word);
-    }
-    fn pause(&self) {
-        self.inner.pause();
-    }
-    fn now_ns(&self) -> u64 {
-        self.inner.now_ns()
     }
 }
 

@@ -11,7 +11,7 @@ use pagemove::{
     Engine,
     frame::Kind,
     migrate::{AnyFree, Mode, Mover, Options},
-    port::{Contents, CpuClaim, FlushRange, InterruptMask, LentMemory, Machine, Ram, Space, SpaceId},
+    port::{Contents, FlushRange, Machine},
     space::{Access, AddressSpace, Map, Source},
     units::{FrameRange, Order, Pfn, VirtAddr, VirtRange},
     zone,
@@ -30,19 +30,7 @@ struct Spy {
 
 // SAFETY: as the hosted machine's.
 unsafe impl Machine for Spy {
-    fn take_ram(&self) -> Option<Ram> {
-        self.machine.take_ram()
-    }
-    fn lend(&self, bytes: usize) -> Option<LentMemory> {
-        self.machine.lend(bytes)
-    }
-    fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
-        self.machine.root_made(id, root)
-    }
-
-    fn root_freed(&self, space: Space) {
-        self.machine.root_freed(space);
-    }
+    pagemove_hosted::pass_on!(machine: take_ram lend root_made root_freed cpus cpu_claim interrupt_mask might_wait barrier wait wake now_ns);
 
     fn flush(&self, ranges: &[FlushRange]) {
         self.flushes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
@@ -50,30 +38,6 @@ unsafe impl Machine for Spy {
             look();
         }
         self.machine.flush(ranges);
-    }
-    fn cpus(&self) -> usize {
-        self.machine.cpus()
-    }
-    fn cpu_claim(&self) -> CpuClaim {
-        self.machine.cpu_claim()
-    }
-    fn interrupt_mask(&self) -> Option<InterruptMask> {
-        self.machine.interrupt_mask()
-    }
-    fn might_wait(&self) {
-        self.machine.might_wait();
-    }
-    fn barrier(&self) {
-        self.machine.barrier();
-    }
-    fn wait(&self, word: &AtomicU32, value: u32) {
-        self.machine.wait(word, value);
-    }
-    fn wake(&self, word: &AtomicU32) {
-        self.machine.wake(word);
-    }
-    fn now_ns(&self) -> u64 {
-        self.machine.now_ns()
     }
 }
 

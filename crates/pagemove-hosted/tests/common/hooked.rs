@@ -111,22 +111,12 @@ impl Hooked {
 #[allow(unsafe_code, reason = "a machine is an unsafe trait; this one passes all on to a real one")]
 // SAFETY: as the hosted machine's.
 unsafe impl Machine for Hooked {
-    fn take_ram(&self) -> Option<Ram> {
-        self.inner.take_ram()
-    }
+    pagemove_hosted::pass_on!(inner: take_ram root_made root_freed cpus cpu_claim interrupt_mask might_wait wake);
 
     fn lend(&self, bytes: usize) -> Option<LentMemory> {
         self.loans.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
         self.lent.fetch_add(bytes, Ordering::Relaxed);
         self.inner.lend(bytes)
-    }
-
-    fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
-        self.inner.root_made(id, root)
-    }
-
-    fn root_freed(&self, space: Space) {
-        self.inner.root_freed(space);
     }
 
     fn flush(&self, ranges: &[FlushRange]) {
@@ -135,22 +125,6 @@ unsafe impl Machine for Hooked {
             hook(ranges);
         }
         self.inner.flush(ranges);
-    }
-
-    fn cpus(&self) -> usize {
-        self.inner.cpus()
-    }
-
-    fn cpu_claim(&self) -> CpuClaim {
-        self.inner.cpu_claim()
-    }
-
-    fn interrupt_mask(&self) -> Option<InterruptMask> {
-        self.inner.interrupt_mask()
-    }
-
-    fn might_wait(&self) {
-        self.inner.might_wait();
     }
 
     fn barrier(&self) {
@@ -168,10 +142,6 @@ unsafe impl Machine for Hooked {
         } else {
             self.inner.wait(word, value);
         }
-    }
-
-    fn wake(&self, word: &AtomicU32) {
-        self.inner.wake(word);
     }
 
     fn pause(&self) {

@@ -13,9 +13,8 @@ use pagemove::{
     frame::Kind,
     migrate::{AnyFree, Destination, Mode, Mover, Options},
     movable::Refusal,
-    port::{CpuClaim, FlushRange, InterruptMask, LentMemory, Machine, Ram, Space, SpaceId},
+    port::{CpuClaim, FlushRange, Machine},
     report::Reason,
-    sync::AtomicU32,
     units::{Order, Pfn, VirtRange},
     zone::Physical,
 };
@@ -121,21 +120,7 @@ struct Claiming {
 #[allow(unsafe_code, reason = "a machine is an unsafe trait; this one passes all on to a real one")]
 // SAFETY: as the hosted machine's.
 unsafe impl Machine for Claiming {
-    fn take_ram(&self) -> Option<Ram> {
-        self.inner.take_ram()
-    }
-
-    fn lend(&self, bytes: usize) -> Option<LentMemory> {
-        self.inner.lend(bytes)
-    }
-
-    fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
-        self.inner.root_made(id, root)
-    }
-
-    fn root_freed(&self, space: Space) {
-        self.inner.root_freed(space);
-    }
+    pagemove_hosted::pass_on!(inner: take_ram lend root_made root_freed cpus interrupt_mask might_wait barrier wait wake pause now_ns);
 
     fn flush(&self, ranges: &[FlushRange]) {
         let hook = self.flush.lock().unwrap().take();
@@ -143,10 +128,6 @@ unsafe impl Machine for Claiming {
             hook();
         }
         self.inner.flush(ranges);
-    }
-
-    fn cpus(&self) -> usize {
-        self.inner.cpus()
     }
 
     fn cpu_claim(&self) -> CpuClaim {
@@ -159,34 +140,6 @@ unsafe impl Machine for Claiming {
             (INNER.get().unwrap().claim)()
         };
         CpuClaim { claim, release: inner.release }
-    }
-
-    fn interrupt_mask(&self) -> Option<InterruptMask> {
-        self.inner.interrupt_mask()
-    }
-
-    fn might_wait(&self) {
-        self.inner.might_wait();
-    }
-
-    fn barrier(&self) {
-        self.inner.barrier();
-    }
-
-    fn wait(&self, word: &AtomicU32, value: u32) {
-        self.inner.wait(word, value);
-    }
-
-    fn wake(&self, word: &AtomicU32) {
-        self.inner.wake(word);
-    }
-
-    fn pause(&self) {
-        self.inner.pause();
-    }
-
-    fn now_ns(&self) -> u64 {
-        self.inner.now_ns()
     }
 }
 

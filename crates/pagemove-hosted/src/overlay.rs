@@ -1,0 +1,77 @@
+//! A machine over another one: for tests that watch or change some of what the engine asks of its machine.
+
+/// Within an `impl Machine`, passes the calls that are named on to the machine in a field: `pass_on!(inner: take_ram lend flush);`.
+#[macro_export]
+macro_rules! pass_on {
+    ($inner:ident: $($call:ident)*) => { $( $crate::pass_on!(@ $call $inner); )* };
+    (@ take_ram $inner:ident) => {
+        fn take_ram(&self) -> Option<::pagemove::port::Ram> {
+            self.$inner.take_ram()
+        }
+    };
+    (@ lend $inner:ident) => {
+        fn lend(&self, bytes: usize) -> Option<::pagemove::port::LentMemory> {
+            self.$inner.lend(bytes)
+        }
+    };
+    (@ root_made $inner:ident) => {
+        fn root_made(&self, id: ::pagemove::port::SpaceId, root: ::pagemove::units::Pfn) -> u64 {
+            self.$inner.root_made(id, root)
+        }
+    };
+    (@ root_freed $inner:ident) => {
+        fn root_freed(&self, space: ::pagemove::port::Space) {
+            self.$inner.root_freed(space);
+        }
+    };
+    (@ flush $inner:ident) => {
+        fn flush(&self, ranges: &[::pagemove::port::FlushRange]) {
+            self.$inner.flush(ranges);
+        }
+    };
+    (@ cpus $inner:ident) => {
+        fn cpus(&self) -> usize {
+            self.$inner.cpus()
+        }
+    };
+    (@ cpu_claim $inner:ident) => {
+        fn cpu_claim(&self) -> ::pagemove::port::CpuClaim {
+            self.$inner.cpu_claim()
+        }
+    };
+    (@ interrupt_mask $inner:ident) => {
+        fn interrupt_mask(&self) -> Option<::pagemove::port::InterruptMask> {
+            self.$inner.interrupt_mask()
+        }
+    };
+    (@ barrier $inner:ident) => {
+        fn barrier(&self) {
+            self.$inner.barrier();
+        }
+    };
+    (@ wait $inner:ident) => {
+        fn wait(&self, word: &::pagemove::sync::AtomicU32, value: u32) {
+            self.$inner.wait(word, value);
+        }
+    };
+    (@ wake $inner:ident) => {
+        fn wake(&self, word: &::pagemove::sync::AtomicU32) {
+            self.$inner.wake(word);
+        }
+    };
+    (@ might_wait $inner:ident) => {
+        fn might_wait(&self) {
+            self.$inner.might_wait();
+        }
+    };
+    (@ pause $inner:ident) => {
+        fn pause(&self) {
+            self.$inner.pause();
+        }
+    };
+    (@ now_ns $inner:ident) => {
+        fn now_ns(&self) -> u64 {
+            self.$inner.now_ns()
+        }
+    };
+}
