@@ -37,10 +37,12 @@ impl<'p> Ahead<'p> {
     fn pop(&mut self, below: Option<Pfn>) -> Option<FrozenFolio<'p>> {
         let blocks = self.physical.blocks();
         loop {
-            // Mostly there is no bound, and the last one is taken.
-            let at = self.frames.iter().rposition(|&pfn| below.is_none_or(|below| pfn < below))?;
-            let folio = FrozenFolio::from_exclusive(self.physical, self.frames.remove(at));
-            if !blocks.is_isolated(blocks.number(folio.pfn())) {
+            let pfn = match below {
+                None => self.frames.pop()?,
+                Some(below) => self.frames.remove(self.frames.iter().rposition(|&pfn| pfn < below)?),
+            };
+            let folio = FrozenFolio::from_exclusive(self.physical, pfn);
+            if !blocks.is_isolated(blocks.number(pfn)) {
                 return Some(folio);
             }
         }

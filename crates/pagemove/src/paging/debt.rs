@@ -39,32 +39,35 @@ impl<'p> FlushDebt<'p> {
 
     /// Owes the flush of an entry that maps 2^`order` pages from `start`.
     pub(crate) fn owe(&mut self, root: &Arc<Root>, start: VirtAddr, order: Order) {
-        let space = root.space();
-        if let Some(last) = self.ranges.last_mut()
-            && last.space.id == space.id
+        // The last range is of the last root.
+        if self.keep_root(root)
+            && let Some(last) = self.ranges.last_mut()
+            && last.start.up(last.pages) == start
             && last.order == order
             && !last.tables_changed
-            && last.start.up(last.pages) == start
         {
             last.pages += order.frames();
-        } else {
-            self.keep_root(root);
-            self.ranges.push(FlushRange { space, start, pages: order.frames(), order, tables_changed: false });
+            return;
         }
+        let space = root.space();
+        self.ranges.push(FlushRange { space, start, pages: order.frames(), order, tables_changed: false });
     }
 
     /// Owes the flush of a table, taken out of its tree, that serves `pages` pages from `start`; keeps it until then.
     pub(crate) fn owe_table(&mut self, root: &Arc<Root>, start: VirtAddr, pages: u32, table: Pfn) {
-        let space = root.space();
         self.keep_root(root);
+        let space = root.space();
         self.ranges.push(FlushRange { space, start, pages, order: Order::ZERO, tables_changed: true });
         self.tables.push(table);
     }
 
-    fn keep_root(&mut self, root: &Arc<Root>) {
-        if self.roots.last().is_none_or(|last| !Arc::ptr_eq(last, root)) {
+    /// Keeps a root until the flush; tells whether it was the last one already.
+    fn keep_root(&mut self, root: &Arc<Root>) -> bool {
+        let is_last = self.roots.last().is_some_and(|last| Arc::ptr_eq(last, root));
+        if !is_last {
             self.roots.push(root.clone());
         }
+        is_last
     }
 
     /// Keeps a reference until the flush.
