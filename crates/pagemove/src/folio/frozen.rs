@@ -75,7 +75,7 @@ impl<'p> FrozenFolio<'p> {
     /// Gives the folio its first reference: from now on others can get one.
     ///
     /// Panics if it's what a [`Destination`](crate::migrate::Destination) gives: that can only be given back, or moved to.
-    #[inline]
+    // Not `inline`: in a caller's crate it would be five calls.
     pub fn publish(self) -> FolioRef<'p> {
         self.check_allocated();
         let (physical, pfn) = (self.physical, self.into_raw());
@@ -96,8 +96,9 @@ impl<'p> FrozenFolio<'p> {
     }
 
     fn check_allocated(&self) {
-        let kind = self.physical.frame(self.pfn).state().kind();
-        assert!(kind.is_allocation(), "folio {} was set aside for a move; it can't be used as {kind:?}", self.pfn);
+        if !self.physical.frame(self.pfn).state().kind().is_allocation() {
+            used_as_destination(self.pfn);
+        }
     }
 
     /// Gives the folio its key, and one mapping with its reference, which are those of an entry that the caller puts in place next.
@@ -128,6 +129,12 @@ impl<'p> FrozenFolio<'p> {
     pub(crate) fn from_exclusive(physical: &'p Arc<Physical>, pfn: Pfn) -> Self {
         Self { physical, pfn }
     }
+}
+
+// Cold and out of line, to keep formatting off the hot path.
+#[cold]
+fn used_as_destination(pfn: Pfn) -> ! {
+    panic!("folio {pfn} was set aside for a move; it can't be used otherwise")
 }
 
 impl Drop for FrozenFolio<'_> {

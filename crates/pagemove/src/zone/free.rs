@@ -36,14 +36,21 @@ impl Physical {
     /// Frees a folio that has no reference. Panics if somebody has one or maps it, or it's free already.
     pub(crate) fn free_frozen(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
-        let kind = frame.state().kind();
-        if frame.is_unused() && kind == Kind::Destination {
-            return self.return_destinations(core::iter::once(pfn));
+        if frame.is_unused() && frame.state().kind().is_allocation() {
+            self.release(pfn, frame);
+        } else {
+            self.free_destination(pfn);
         }
-        if !frame.is_unused() || !kind.is_allocation() {
+    }
+
+    // Cold and out of line, to keep it off the hot path.
+    #[cold]
+    fn free_destination(&self, pfn: Pfn) {
+        let frame = &self.frames[pfn];
+        if !frame.is_unused() || frame.state().kind() != Kind::Destination {
             freed_in_use(pfn, frame);
         }
-        self.release(pfn, frame);
+        self.return_destinations(core::iter::once(pfn));
     }
 
     #[inline(always)]
