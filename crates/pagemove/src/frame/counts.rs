@@ -1,4 +1,4 @@
-//! The word that decides who may use a folio: its references, its mappings, its lock, and whether somebody waits for that.
+//! The word that says how a folio is used: references, mappings, lock, and whether a thread waits for the lock.
 //!
 //! | bits | field |
 //! | --- | --- |
@@ -81,8 +81,8 @@ pub struct TooManyMappings;
 pub(super) struct CountsWord(AtomicU64);
 
 impl CountsWord {
-    /// Reads the word. Acquire pairs with the Release of `put` and of the calls that uncount mappings: what those did who
-    /// are gone is done.
+    /// Reads the word. Acquire pairs with the Release of `put` and of the calls that uncount mappings: what earlier holders did
+    /// is seen.
     pub(super) fn load(&self) -> Counts {
         Counts(self.0.load(Ordering::Acquire))
     }
@@ -96,7 +96,7 @@ impl CountsWord {
     /// Takes a reference, unless there is none.
     pub(super) fn try_get(&self) -> bool {
         // Acquire pairs with the Release of `publish`, `thaw` and `put`: fields written before the frame got its count are seen.
-        // Relaxed on failure: who finds it frozen finds the lock held in the same word, and waits.
+        // Relaxed on failure: a frozen folio's lock is held in the same word, so the caller waits for that.
         let get = |counts| (counts & REFERENCES != 0).then(|| added(counts, REFERENCE));
         self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, get).is_ok()
     }
@@ -157,7 +157,7 @@ impl CountsWord {
 
     /// Releases the lock; tells whether somebody waits for that.
     pub(super) fn unlock(&self) -> bool {
-        // Release pairs with the Acquire of the next holder, and of who waited.
+        // Release pairs with the Acquire of the next holder and of waiters.
         let before = self.0.fetch_and(!(LOCKED | WAITERS), Ordering::Release);
         unlocked(before)
     }

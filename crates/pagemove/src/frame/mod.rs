@@ -2,18 +2,18 @@
 //!
 //! # Protocol
 //!
-//! | field | who may change it |
+//! | field | changed by |
 //! | --- | --- |
-//! | `counts`: references | +1 by who has one, or by [`Physical::get`](crate::zone::Physical::get); 0 means free **or frozen by a move** |
-//! | `counts`: mappings | who puts an entry into a page table, before it does; who takes one out, after it did |
-//! | `counts`: lock | who has a reference |
-//! | `wakes` | who releases the lock and finds waiters: +1, then wakes them |
-//! | `pins` | who pins, holding a reference meanwhile; so `pins > 0` implies `refs > 0` |
-//! | `state` | kind and order: who allocates; marks: one bit each, set and cleared by that mark's own calls only |
-//! | `owner`, `key` | who allocates, before the frame is published; its owner, while it's locked. Free: the zone |
+//! | `counts`: references | +1 by a holder of one, or by [`Physical::get`](crate::zone::Physical::get); 0 means free **or frozen by a move** |
+//! | `counts`: mappings | +1 before an entry is put into a page table, -1 after one is taken out |
+//! | `counts`: lock | a holder of a reference |
+//! | `wakes` | +1 by the thread that releases the lock and finds waiters; it wakes them afterwards |
+//! | `pins` | +1 by a holder of a reference, which the pin keeps; so `pins > 0` implies `refs > 0` |
+//! | `state` | kind and order: the allocator; marks: one bit each, set and cleared by that mark's own calls only |
+//! | `owner`, `key` | the allocation, before the frame is published; the owner, under the lock. Free: the zone |
 //!
 //! A reference is held by each page-table entry (with a map count), by the owner that keeps the frame in an index, by
-//! pins, and for short by whoever looks at a frame. A migration entry holds none: the lock of its frame stands for it.
+//! pins, and for a short time by look-ups. A migration entry holds none: the lock of its frame stands for it.
 //!
 //! A move claims the frame (reference and lock), turns its entries into migration entries, flushes, and *freezes*: from the
 //! references that it expects, and no mapping, to none at all. Others then fail to get a reference, and wait for the lock.
@@ -41,7 +41,7 @@ use crate::{
 /// What is known of one frame.
 ///
 /// # Invariants
-/// All zero is a free frame inside a free block. See the module's table for who changes what.
+/// All zero is a free frame inside a free block. The module's table says what changes each field.
 #[derive(Debug, Default)]
 #[repr(C, align(32))]
 pub struct Frame {
@@ -228,7 +228,7 @@ impl Frame {
     /// Swaps the class that the frame counts as; gives the old one.
     pub(crate) fn swap_class(&self, class: Class) -> Class {
         let update = |bits| Some(State::from_bits(bits).with_class(class).bits());
-        // AcqRel: of two who settle a class at once the second one sees what the first one had done before.
+        // AcqRel: of two threads that set a class at once, the second one sees what the first one did before.
         match self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, update) {
             Ok(before) | Err(before) => State::from_bits(before).class(),
         }

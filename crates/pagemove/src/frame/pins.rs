@@ -46,12 +46,12 @@ impl Pins {
         }
     }
 
-    /// Tells who pins `pfn`, oldest first.
+    /// Gives the pins of `pfn`, oldest first.
     pub fn of(&self, pfn: Pfn) -> Vec<PinRecord> {
         self.records.lock().get(&pfn).cloned().unwrap_or_default()
     }
 
-    /// Gives all pinned frames with who pins them, by frame number.
+    /// Gives all pinned frames with their pins, by frame number.
     pub fn all(&self) -> Vec<(Pfn, Vec<PinRecord>)> {
         self.records.lock().iter().map(|(&pfn, records)| (pfn, records.clone())).collect()
     }

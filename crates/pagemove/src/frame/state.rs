@@ -90,7 +90,7 @@ pub enum Class {
     DriverUnmapped = 2,
     /// A driver's movable page that processes map: the founding case.
     DriverMapped = 3,
-    /// Movable but for somebody who holds it: by a pin, or though it was truncated.
+    /// Movable by its kind, but pinned, or truncated while still referenced.
     Pinned = 4,
     /// A slab.
     Slab = 5,

@@ -113,7 +113,7 @@ impl FrameTable {
     #[cold]
     fn wake_waiters(&self, pfn: Pfn) {
         let wakes = &self[pfn].wakes;
-        // Release pairs with the Acquire of `Frame::wakes`: who reads the new value finds the lock released.
+        // Release pairs with the Acquire of `Frame::wakes`: a thread that reads the new value finds the lock released.
         wakes.fetch_add(1, Ordering::Release);
         self.machine.wake(wakes);
     }

@@ -118,7 +118,7 @@ pub struct TheseFrames<'p> {
 }
 
 impl<'p> TheseFrames<'p> {
-    /// Frames set aside at once: few, since who allocates meanwhile can't have them.
+    /// Frames set aside at once: few, since allocations can't have them meanwhile.
     const MOST: usize = 64;
 
     /// Fills the pageblocks `blocks`, the first one first.

@@ -243,8 +243,8 @@ impl PageIndex {
 
     /// Takes pages out that the caller has locked, and gives them up.
     fn take_out(&self, pages: Vec<(u32, LockedFolio<'_>)>) {
-        // Unmapped first: who finds a place empty may rely on nobody seeing the page any more. Nobody maps it again, for
-        // that needs the lock that we hold.
+        // Unmapped first: a thread that finds the place empty may rely on nobody seeing the page any more. Nobody maps it again,
+        // since that needs the lock that we hold.
         let mut debt = FlushDebt::new(&self.physical);
         let mut maps: Vec<(u32, Option<Arc<dyn ReverseMap>>)> = Vec::new();
         for (index, page) in &pages {

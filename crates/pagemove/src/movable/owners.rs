@@ -148,7 +148,7 @@ impl Registration {
 
     /// Ends the registration: begins no further use of the callbacks, and waits for those under way. Afterwards none runs.
     ///
-    /// Must not be called by a callback, nor by who holds a frame's lock.
+    /// Must not be called by a callback, nor with a folio's lock, nor with a lock that the driver's callbacks take.
     pub fn unregister(&self) {
         might_wait(self.owner.machine());
         let mut uses = self.owner.close();

@@ -84,7 +84,7 @@ impl LockedFolio<'_> {
         let (physical, pfn) = (self.physical(), self.pfn());
         let frame = physical.frame(pfn);
         frame.set_owner(0, Key::default());
-        // Besides the owner's reference and ours: who has one holds a folio that belongs to nobody, and can't move.
+        // There are others than the owner's reference and ours: the folio belongs to nobody now, and can't move.
         if frame.refs() > 2 {
             frame.mark(Marks::TRUNCATED);
             physical.update_class(pfn);

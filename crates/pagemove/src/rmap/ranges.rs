@@ -74,7 +74,7 @@ impl RangeMap {
     }
 }
 
-/// Collects an entry's dirty mark: on the frame, whoever owns it; trap 2 was to look for a page cache here.
+/// Moves an entry's dirty mark to the frame, whatever owns it. (Trap 2 of 2016 was to look for a page cache here.)
 fn mark_dirty(physical: &Physical, pfn: Pfn) {
     let frame = physical.frame(pfn);
     // Looked at first: mostly it's there already, and a look costs nothing beside a change.

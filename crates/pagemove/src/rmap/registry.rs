@@ -61,7 +61,7 @@ impl<T: ?Sized> Registry<T> {
         }
     }
 
-    /// Finds who has the number, if he still lives.
+    /// Finds the holder of a number, if it still exists.
     pub fn get(&self, number: u32) -> Option<Arc<T>> {
         self.table.read().entries.get(&number)?.upgrade()
     }

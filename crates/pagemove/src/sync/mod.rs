@@ -31,7 +31,7 @@ pub use spin::{
     mutex::{Mutex, MutexGuard},
 };
 
-/// The light side of an asymmetric barrier: costs nothing here, since who takes the heavy side
+/// The light side of an asymmetric barrier: costs nothing here, since the heavy side
 /// ([`Machine::barrier`](crate::port::Machine::barrier)) makes every processor pass a full barrier.
 #[cfg(not(any(feature = "shuttle", feature = "loom")))]
 #[inline(always)]

@@ -32,7 +32,7 @@ impl Physical {
             if before != want {
                 self.count(pfn, frame.state().order(), before, want);
             }
-            // Another thread may map or unmap between our look and our swap. Whoever swaps last looks again.
+            // Another thread may map or unmap between our look and our swap. The one that swaps last looks again.
             if self.class_of(frame) == want {
                 return;
             }
@@ -40,7 +40,7 @@ impl Physical {
     }
 
     /// Does what [`Self::update_class`] does, without a change where there is none to make. The caller has locked the folio,
-    /// so that nobody adds a mapping; who removes one updates the class as well.
+    /// so that nobody adds a mapping; a thread that removes one updates the class as well.
     pub(crate) fn update_class_if_changed(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
         if frame.state().class() != self.class_of(frame) {

@@ -1,4 +1,4 @@
-//! Zones: who gets which frame. Buddy lists, lists for each CPU, pageblocks with migratetypes and summaries.
+//! Zones: allocating and freeing frames. Buddy lists, lists for each CPU, pageblocks with migratetypes and summaries.
 //!
 //! | file | does |
 //! | --- | --- |

@@ -89,7 +89,7 @@ impl CpuLists {
     }
 }
 
-/// The lists of one CPU, and who uses them. On cache lines of its own.
+/// The lists of one CPU, with the flags that say who uses them. On cache lines of its own.
 #[repr(align(128))]
 pub(crate) struct CpuLocal {
     inside: AtomicBool,

@@ -182,7 +182,7 @@ impl Physical {
         &self.blocks
     }
 
-    /// Gives who pins which frame.
+    /// Gives the pins of all frames.
     pub fn pins(&self) -> &Pins {
         &self.pins
     }
