@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use cargo_metadata::{MetadataCommand, Package};
+use cargo_metadata::{Metadata, MetadataCommand, Package};
 
 use crate::cargo::cargo;
 
@@ -29,18 +29,24 @@ const LICENCES: &[(&str, &str)] =
 /// # Errors
 /// When one can't be packaged, doesn't build, or lacks something.
 pub(crate) fn run(root: &Path) -> Result<()> {
-    let metadata = MetadataCommand::new()
-        .manifest_path(root.join("Cargo.toml"))
-        .no_deps()
-        .exec()
-        .context("cargo can't read the workspace")?;
+    let metadata = workspace(root)?;
+    check(root, &metadata, metadata.target_directory.as_std_path())
+}
+
+/// What cargo tells of a workspace.
+fn workspace(root: &Path) -> Result<Metadata> {
+    let mut command = MetadataCommand::new();
+    command.manifest_path(root.join("Cargo.toml")).no_deps().exec().context("cargo can't read the workspace")
+}
+
+/// Packages and builds in `target`.
+fn check(root: &Path, metadata: &Metadata, target: &Path) -> Result<()> {
     let may_be_published =
         |package: &&Package| package.publish.as_ref().is_none_or(|registries| !registries.is_empty());
     let published: Vec<&Package> = metadata.workspace_packages().into_iter().filter(may_be_published).collect();
     if published.is_empty() {
         bail!("no crate may be published, so nothing was checked");
     }
-    let target = metadata.target_directory.as_std_path();
 
     let mut command = cargo();
     // Dirty: what is checked is what stands in the folder.
@@ -137,8 +143,14 @@ mod tests {
         fs::write(file, text).expect("writes");
     }
 
+    /// In a target folder of its own, also where `CARGO_TARGET_DIR` names one for all.
+    fn run(folder: &TempDir) -> Result<()> {
+        let root = folder.path();
+        check(root, &workspace(root)?, &root.join("target"))
+    }
+
     /// A workspace in which crate `upper` uses crate `lower`.
-    fn workspace() -> TempDir {
+    fn two_crates() -> TempDir {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path();
         write(root, "Cargo.toml", "[workspace]\nresolver = \"3\"\nmembers = [\"lower\", \"upper\"]\n");
@@ -159,37 +171,37 @@ mod tests {
 
     #[test]
     fn crates_build_from_their_packages_as_they_are_now() {
-        let folder = workspace();
-        run(folder.path()).expect("both are whole");
+        let folder = two_crates();
+        run(&folder).expect("both are whole");
         // The same version, and other code: what was unpacked and built before must not count.
         write(folder.path(), "lower/src/lib.rs", "pub fn other() {}\n");
-        run(folder.path()).expect_err("upper uses what is gone");
+        run(&folder).expect_err("upper uses what is gone");
         write(folder.path(), "upper/src/lib.rs", "pub fn two() { pagemove_check_lower::other() }\n");
-        run(folder.path()).expect("both are whole again");
+        run(&folder).expect("both are whole again");
     }
 
     #[test]
     fn a_file_from_outside_is_refused() {
-        let folder = workspace();
+        let folder = two_crates();
         write(folder.path(), "outside.md", "words");
         write(folder.path(), "lower/src/lib.rs", "#![doc = include_str!(\"../../outside.md\")]\npub fn one() {}\n");
-        let error = run(folder.path()).expect_err("it isn't in the package");
+        let error = run(&folder).expect_err("it isn't in the package");
         assert!(error.to_string().starts_with("the packages don't build by themselves"), "{error}");
         // A link is packaged as what it leads to.
         std::os::unix::fs::symlink("../outside.md", folder.path().join("lower/inside.md")).expect("links");
         write(folder.path(), "lower/src/lib.rs", "#![doc = include_str!(\"../inside.md\")]\npub fn one() {}\n");
-        run(folder.path()).expect("now it is");
+        run(&folder).expect("now it is");
     }
 
     #[test]
     fn what_a_page_would_lack_is_told() {
-        let folder = workspace();
+        let folder = two_crates();
         fs::remove_file(folder.path().join("upper/LICENSE-MIT")).expect("removed");
         fs::remove_file(folder.path().join("lower/README.md")).expect("removed");
         let manifest = fs::read_to_string(folder.path().join("lower/Cargo.toml")).expect("read");
         let bare = manifest.replace("keywords = [\"one\"]\n", "").replace("metadata.docs.rs.features = []\n", "");
         write(folder.path(), "lower/Cargo.toml", &bare);
-        let error = run(folder.path()).expect_err("much is lacking").to_string();
+        let error = run(&folder).expect_err("much is lacking").to_string();
         let expected = "pagemove-check-lower has no README.md; pagemove-check-lower has no keywords; \
                         pagemove-check-lower has no [package.metadata.docs.rs]; pagemove-check-upper has no LICENSE-MIT";
         assert_eq!(error, expected);
@@ -197,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_workspace_without_a_published_crate_is_no_success() {
-        let folder = workspace();
+        let folder = two_crates();
         for name in ["lower", "upper"] {
             let manifest = fs::read_to_string(folder.path().join(name).join("Cargo.toml")).expect("read");
             write(
@@ -206,6 +218,6 @@ mod tests {
                 &manifest.replace("version = \"0.1.0\"\ne", "publish = false\nversion = \"0.1.0\"\ne"),
             );
         }
-        run(folder.path()).expect_err("nothing to check must not pass for a check");
+        run(&folder).expect_err("nothing to check must not pass for a check");
     }
 }

@@ -31,7 +31,7 @@ impl Lonely {
 // SAFETY: as the hosted machine's. A flush that is left out breaks the engine's promises to processes, which is what it's for;
 // frames are memory of the machine all the time.
 unsafe impl Machine for Lonely {
-    pagemove_hosted::pass_on!(inner: take_ram lend root_made root_freed cpus cpu_claim interrupt_mask might_wait barrier wake pause now_ns);
+    pagemove_hosted::pass_on!(inner: take_ram return_ram lend root_made root_freed cpus cpu_claim interrupt_mask might_wait barrier wake pause now_ns);
 
     fn flush(&self, ranges: &[FlushRange]) {
         if !self.skips_flushes.load(Ordering::Relaxed) {

@@ -127,7 +127,12 @@ impl Hosted {
 // SAFETY: no two threads have the same number; the barrier is the host's, and without one no processor is ever claimed.
 unsafe impl Machine for Hosted {
     fn take_ram(&self) -> Option<Ram> {
-        (!self.is_taken.swap(true, Ordering::Relaxed)).then(|| self.ram())
+        // Acquire and Release: an engine sees what the one before it did with the RAM.
+        (!self.is_taken.swap(true, Ordering::Acquire)).then(|| self.ram())
+    }
+
+    fn return_ram(&self) {
+        self.is_taken.store(false, Ordering::Release);
     }
 
     fn lend(&self, bytes: usize) -> Option<LentMemory> {

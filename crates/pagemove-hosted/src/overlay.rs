@@ -9,6 +9,11 @@ macro_rules! pass_on {
             self.$inner.take_ram()
         }
     };
+    (@ return_ram $inner:ident) => {
+        fn return_ram(&self) {
+            self.$inner.return_ram();
+        }
+    };
     (@ lend $inner:ident) => {
         fn lend(&self, bytes: usize) -> Option<::pagemove::port::LentMemory> {
             self.$inner.lend(bytes)

@@ -2,14 +2,18 @@
 //! a clock of the test's own.
 mod common;
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{
+    Arc, Mutex, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use common::*;
 use pagemove::{
+    compact::{Goal, compact},
     folio::LockedFolio,
     frame::Kind,
     migrate::{AnyFree, Batch, Mode, Mover, Options},
-    movable::{IsolationRun, MigrationRun, MovableOps, PageIndex, Registration},
+    movable::{IsolationRun, MigrationRun, MovableOps, PageIndex, Refusal, Registration},
     paging::Entry,
     rmap::RangeMap,
     space::{FileError, Mappable},
@@ -26,6 +30,8 @@ struct Slow {
     ns: Mutex<u64>,
     batches: Mutex<Vec<usize>>,
     parts: Mutex<Vec<Vec<u32>>>,
+    /// Refuses all but each tenth page.
+    refuses: AtomicBool,
     /// Sees each part before it's copied.
     sees: OnceLock<Look>,
 }
@@ -36,12 +42,15 @@ impl MovableOps for Slow {
     }
 
     fn isolate(&self, run: &mut IsolationRun<'_>) {
-        let mut pages = 0;
-        run.decide(|_| {
-            pages += 1;
+        let mut granted = 0;
+        run.decide(|folio| {
+            if self.refuses.load(Ordering::Relaxed) && folio.index % 10 != 0 {
+                return Err(Refusal::No);
+            }
+            granted += 1;
             Ok(())
         });
-        self.batches.lock().unwrap().push(pages);
+        self.batches.lock().unwrap().push(granted);
     }
 
     fn copy(&self, run: &mut MigrationRun<'_>) {
@@ -86,8 +95,8 @@ impl Mappable for File {
 fn file(lab: &Lab, hooked: &Arc<Hooked>, ns: u64) -> Arc<File> {
     hooked.advance(1);
     let index = lab.engine.new_index(Kind::Driver, "slow");
-    let (batches, parts, sees) = Default::default();
-    let driver = Arc::new(Slow { index, hooked: hooked.clone(), ns: Mutex::new(ns), batches, parts, sees });
+    let (batches, parts, refuses, sees) = Default::default();
+    let driver = Arc::new(Slow { index, hooked: hooked.clone(), ns: Mutex::new(ns), batches, parts, refuses, sees });
     let registration = lab.engine.owners().register(driver.clone());
     driver.index.set_owner(&registration);
     Arc::new(File { driver, _registration: registration })
@@ -125,6 +134,48 @@ fn a_batch_takes_as_long_as_it_may() {
     let alone = sizes(50);
     assert!(alone[alone.len() - 500..].iter().all(|&pages| pages == 1), "{alone:?}");
     lab.validate();
+}
+
+/// Folios that stay cost nothing, and aren't cheap ones.
+#[test]
+fn folios_that_stay_do_not_make_batches_too_long() {
+    let (lab, hooked) = Hooked::lab(BOTH[0], 6);
+    let file = file(&lab, &hooked, 5_000);
+    let mut mover = Mover::new(&lab.engine);
+    let mut to = AnyFree::new(lab.physical(), 512);
+    let options = Options { batch: Batch::Micros(50), ..Options::new(Mode::Async) };
+    file.driver.refuses.store(true, Ordering::Relaxed);
+    mover.migrate(&pfns(&file, 1000), &mut to, options);
+    file.driver.refuses.store(false, Ordering::Relaxed);
+    file.driver.batches.lock().unwrap().clear();
+    mover.migrate(&pfns(&file, 1000), &mut to, options);
+    let batches = file.driver.batches.lock().unwrap();
+    assert!(batches[0] <= 20, "10 pages take the 50 µs; batches of {batches:?}");
+}
+
+/// What one compaction has measured the next one knows.
+#[test]
+fn a_compaction_knows_what_the_last_one_measured() {
+    let (lab, hooked) = Hooked::lab(BOTH[0], 6);
+    let file = file(&lab, &hooked, 5_000);
+    let index = &file.driver.index;
+    let mut firsts = Vec::new();
+    for round in 0..3 {
+        // A hundred pages in a block of their own, and another block that is partly used.
+        for page in 0..100 {
+            for (page, block) in [(page, 2 + round), (1000 + page, 1)] {
+                index.remove(page);
+                let folio = lab.physical().alloc_exactly(Pfn::new(512 * block + page % 1000 * 2), Kind::Driver);
+                if let Some(folio) = folio {
+                    drop(index.insert(page, folio).unwrap());
+                }
+            }
+        }
+        file.driver.batches.lock().unwrap().clear();
+        compact(&lab.engine, range(512, 5 * 512), Goal::Blocks(1), Options::new(Mode::Async));
+        firsts.push(file.driver.batches.lock().unwrap().first().copied());
+    }
+    assert!(firsts[1..].iter().all(|&first| first <= Some(20)), "first batches: {firsts:?}; 10 pages take 50 µs");
 }
 
 fn map(lab: &Lab, file: &Arc<File>, pages: u32) -> (Process, VirtAddr) {

@@ -94,7 +94,7 @@ fn a_zone_gives_all_it_has_of_each_order_and_then_says_which_is_missing() {
         assert!(error.to_string().contains(&order.frames().to_string()));
         assert_eq!(got.len() as u32 * order.frames(), 2048);
         lab.validate();
-        let mut pfns: Vec<Pfn> = got.iter().map(FolioRef::pfn).collect();
+        let mut pfns: Vec<Pfn> = got.iter().map(|folio| folio.pfn()).collect();
         pfns.sort();
         pfns.dedup();
         assert_eq!(pfns.len() as u32 * order.frames(), 2048);

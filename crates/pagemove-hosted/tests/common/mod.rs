@@ -55,6 +55,11 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// One that is never dropped, for tests that leave a batch half done: its pages stay locked.
+    pub fn leaked(blocks: u32) -> &'static Self {
+        Box::leak(Box::new(Self::new(TlbKind::Soft, blocks)))
+    }
+
     /// `blocks` pageblocks of 2 MiB, all in one zone.
     pub fn new(tlb: TlbKind, blocks: u32) -> Self {
         Self::with(tlb, blocks, Contents::All, 4)
@@ -209,7 +214,7 @@ pub fn take_all(physical: &Arc<Physical>, kind: Kind) -> Vec<FrozenFolio<'_>> {
 
 /// The first frame of each.
 pub fn pfns(folios: &[FrozenFolio<'_>]) -> Vec<Pfn> {
-    folios.iter().map(FrozenFolio::pfn).collect()
+    folios.iter().map(|folio| folio.pfn()).collect()
 }
 
 /// Runs `test` in a lab of `blocks` pageblocks on each TLB. What the test made is gone afterwards; so all is valid, all

@@ -120,7 +120,7 @@ struct Claiming {
 #[allow(unsafe_code, reason = "a machine is an unsafe trait; this one passes all on to a real one")]
 // SAFETY: as the hosted machine's.
 unsafe impl Machine for Claiming {
-    pagemove_hosted::pass_on!(inner: take_ram lend root_made root_freed cpus interrupt_mask might_wait barrier wait wake pause now_ns);
+    pagemove_hosted::pass_on!(inner: take_ram return_ram lend root_made root_freed cpus interrupt_mask might_wait barrier wait wake pause now_ns);
 
     fn flush(&self, ranges: &[FlushRange]) {
         let hook = self.flush.lock().unwrap().take();

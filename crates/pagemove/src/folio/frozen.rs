@@ -2,12 +2,11 @@
 #![allow(unsafe_code, reason = "`from_raw` has a contract")]
 
 use alloc::sync::Arc;
-use core::mem::ManuallyDrop;
+use core::{mem::ManuallyDrop, ops::Deref};
 
-use super::{FolioRef, LockedFolio};
+use super::{Folio, FolioRef, LockedFolio};
 use crate::{
     frame::{Key, Kind},
-    sync::AtomicU64,
     units::{Order, Pfn},
     zone::{AllocError, Physical, Request},
 };
@@ -19,8 +18,7 @@ use crate::{
 /// All others call [`Self::publish`].
 #[must_use = "the folio is freed when this is dropped"]
 pub struct FrozenFolio<'p> {
-    physical: &'p Arc<Physical>,
-    pfn: Pfn,
+    folio: Folio<'p>,
 }
 
 impl Physical {
@@ -31,45 +29,25 @@ impl Physical {
     #[inline]
     pub fn alloc(self: &Arc<Self>, order: Order, kind: Kind) -> Result<FrozenFolio<'_>, AllocError> {
         let pfn = self.take(order, kind)?;
-        Ok(FrozenFolio { physical: self, pfn })
+        Ok(FrozenFolio::from_exclusive(self, pfn))
     }
 
     /// Allocates what `request` asks for, going as far as it allows. Contents are what they were.
     pub fn alloc_with(self: &Arc<Self>, request: &Request) -> Result<FrozenFolio<'_>, AllocError> {
         let pfn = self.take_with(request)?;
-        Ok(FrozenFolio { physical: self, pfn })
+        Ok(FrozenFolio::from_exclusive(self, pfn))
     }
 
     /// Allocates just the frame `pfn`, if it's free and its pageblock isn't isolated; to rebuild a layout.
     pub fn alloc_exactly(self: &Arc<Self>, pfn: Pfn, kind: Kind) -> Option<FrozenFolio<'_>> {
-        self.take_exactly(pfn, kind).then(|| FrozenFolio { physical: self, pfn })
+        self.take_exactly(pfn, kind).then(|| FrozenFolio::from_exclusive(self, pfn))
     }
 }
 
 impl<'p> FrozenFolio<'p> {
-    /// Names the first frame.
-    pub fn pfn(&self) -> Pfn {
-        self.pfn
-    }
-
-    /// Gives the memory that it's a part of.
-    pub fn physical(&self) -> &'p Arc<Physical> {
-        self.physical
-    }
-
-    /// Gives the order.
-    pub fn order(&self) -> Order {
-        self.physical.frame(self.pfn).state().order()
-    }
-
-    /// Views the contents of frame number `frame` of the folio. Panics if it has no such frame.
-    pub fn words(&self, frame: u32) -> &[AtomicU64; 512] {
-        self.physical.folio_words(self.pfn, frame)
-    }
-
     /// Clears the contents.
     pub fn zero(&mut self) {
-        self.physical.ram().zero(self.pfn, self.order());
+        self.physical().ram().zero(self.pfn(), self.order());
     }
 
     /// Gives the folio its first reference: from now on others can get one.
@@ -78,7 +56,7 @@ impl<'p> FrozenFolio<'p> {
     // Not `inline`: in a caller's crate it would be five calls.
     pub fn publish(self) -> FolioRef<'p> {
         self.check_allocated();
-        let (physical, pfn) = (self.physical, self.into_raw());
+        let (physical, pfn) = (self.physical(), self.into_raw());
         physical.frame(pfn).publish();
         FolioRef::from_counted(physical, pfn)
     }
@@ -86,7 +64,7 @@ impl<'p> FrozenFolio<'p> {
     /// Gives the folio its owner and key, a reference for the owner, and one with the lock for the caller.
     pub(crate) fn publish_owned(self, owner: u32, key: Key) -> LockedFolio<'p> {
         self.check_allocated();
-        let (physical, pfn) = (self.physical, self.into_raw());
+        let (physical, pfn) = (self.physical(), self.into_raw());
         let frame = physical.frame(pfn);
         frame.set_owner(owner, key);
         // Locked before anybody can get a reference, so that no move sees it half made.
@@ -96,14 +74,14 @@ impl<'p> FrozenFolio<'p> {
     }
 
     fn check_allocated(&self) {
-        if !self.physical.frame(self.pfn).state().kind().is_allocation() {
-            used_as_destination(self.pfn);
+        if !self.physical().frame(self.pfn()).state().kind().is_allocation() {
+            used_as_destination(self.pfn());
         }
     }
 
     /// Gives the folio its key, and one mapping with its reference, which are those of an entry that the caller puts in place next.
     pub(crate) fn publish_mapped(self, key: Key) -> Pfn {
-        let (physical, pfn) = (self.physical, self.into_raw());
+        let (physical, pfn) = (self.physical(), self.into_raw());
         let frame = physical.frame(pfn);
         frame.set_owner(0, key);
         frame.thaw(1, 1);
@@ -113,7 +91,7 @@ impl<'p> FrozenFolio<'p> {
     /// Gives the number, for a container that keeps it; the folio is freed only by [`Self::from_raw`] and a drop.
     #[inline]
     pub fn into_raw(self) -> Pfn {
-        ManuallyDrop::new(self).pfn
+        ManuallyDrop::new(self).pfn()
     }
 
     /// Makes the handle again.
@@ -122,12 +100,22 @@ impl<'p> FrozenFolio<'p> {
     /// `pfn` was given by [`Self::into_raw`] of a folio of this memory, and no other handle has been made of it since.
     #[inline]
     pub unsafe fn from_raw(physical: &'p Arc<Physical>, pfn: Pfn) -> Self {
-        Self { physical, pfn }
+        Self::from_exclusive(physical, pfn)
     }
 
-    /// As [`Self::from_raw`], for what the engine has set aside itself.
+    /// As [`Self::from_raw`], for what the engine has taken itself.
+    #[inline]
     pub(crate) fn from_exclusive(physical: &'p Arc<Physical>, pfn: Pfn) -> Self {
-        Self { physical, pfn }
+        Self { folio: Folio { physical, pfn } }
+    }
+}
+
+impl<'p> Deref for FrozenFolio<'p> {
+    type Target = Folio<'p>;
+
+    #[inline]
+    fn deref(&self) -> &Folio<'p> {
+        &self.folio
     }
 }
 
@@ -140,6 +128,6 @@ fn used_as_destination(pfn: Pfn) -> ! {
 impl Drop for FrozenFolio<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.physical.free_frozen(self.pfn);
+        self.physical().free_frozen(self.pfn());
     }
 }

@@ -2,15 +2,10 @@
 #![allow(unsafe_code, reason = "`from_raw` has a contract")]
 
 use alloc::sync::Arc;
-use core::mem::ManuallyDrop;
+use core::{mem::ManuallyDrop, ops::Deref};
 
-use super::{FolioRef, PinnedPage};
-use crate::{
-    frame::Marks,
-    sync::AtomicU64,
-    units::{Order, Pfn},
-    zone::Physical,
-};
+use super::{Folio, FolioRef, PinnedPage};
+use crate::{frame::Marks, units::Pfn, zone::Physical};
 
 /// A reference and the lock: the folio can't move, be freed or truncated, and no fault maps it, until this is dropped. (A fork may add
 /// mappings beside those that are there.)
@@ -19,15 +14,15 @@ use crate::{
 /// mapping).
 #[must_use = "lock and reference are given back when this is dropped"]
 pub struct LockedFolio<'p> {
-    physical: &'p Arc<Physical>,
-    pfn: Pfn,
+    // Given back together with the lock.
+    reference: ManuallyDrop<FolioRef<'p>>,
     fresh: bool,
 }
 
 impl<'p> LockedFolio<'p> {
     /// Wraps a reference and a lock of the caller's.
     pub(crate) fn from_locked(physical: &'p Arc<Physical>, pfn: Pfn) -> Self {
-        Self { physical, pfn, fresh: false }
+        Self { reference: ManuallyDrop::new(FolioRef::from_counted(physical, pfn)), fresh: false }
     }
 
     /// Says that the folio has just been allocated and cleared.
@@ -36,35 +31,14 @@ impl<'p> LockedFolio<'p> {
         self
     }
 
-    /// Names the first frame.
-    pub fn pfn(&self) -> Pfn {
-        self.pfn
-    }
-
-    /// Gives the memory that it's a part of.
-    pub fn physical(&self) -> &'p Arc<Physical> {
-        self.physical
-    }
-
-    /// Gives the order.
-    pub fn order(&self) -> Order {
-        self.physical.frame(self.pfn).state().order()
-    }
-
     /// Tells whether the look-up that gave the folio has just allocated and cleared it.
     pub fn is_fresh(&self) -> bool {
         self.fresh
     }
 
-    /// Views the contents of frame number `frame` of the folio, which others may change at the same time. Panics if it has no
-    /// such frame.
-    pub fn words(&self, frame: u32) -> &[AtomicU64; 512] {
-        self.physical.folio_words(self.pfn, frame)
-    }
-
     /// Marks the folio as written to.
     pub fn mark_dirty(&self) {
-        self.physical.frame(self.pfn).mark(Marks::DIRTY);
+        self.physical().frame(self.pfn()).mark(Marks::DIRTY);
     }
 
     /// Pins the folio for `who`, a device that reads and writes it: it stays where it is until the pin is dropped, also if it's
@@ -75,13 +49,12 @@ impl<'p> LockedFolio<'p> {
 
     /// Gives one more reference, which outlives the lock.
     pub fn another_reference(&self) -> FolioRef<'p> {
-        self.physical.frame(self.pfn).get();
-        FolioRef::from_counted(self.physical, self.pfn)
+        FolioRef::clone(&self.reference)
     }
 
     /// Gives the number, for a holder that keeps it; lock and reference are given back only by [`Self::from_raw`] and a drop.
     pub fn into_raw(self) -> Pfn {
-        ManuallyDrop::new(self).pfn
+        ManuallyDrop::new(self).pfn()
     }
 
     /// Makes the handle again.
@@ -95,8 +68,17 @@ impl<'p> LockedFolio<'p> {
     /// Releases the lock, and keeps the reference.
     pub fn unlock(self) -> FolioRef<'p> {
         let this = ManuallyDrop::new(self);
-        this.physical.frames().unlock_raw(this.pfn);
-        FolioRef::from_counted(this.physical, this.pfn)
+        this.physical().frames().unlock_raw(this.pfn());
+        FolioRef::from_counted(this.physical(), this.pfn())
+    }
+}
+
+impl<'p> Deref for LockedFolio<'p> {
+    type Target = Folio<'p>;
+
+    #[inline]
+    fn deref(&self) -> &Folio<'p> {
+        &self.reference
     }
 }
 
@@ -118,6 +100,6 @@ impl<'p> FolioRef<'p> {
 
 impl Drop for LockedFolio<'_> {
     fn drop(&mut self) {
-        self.physical.unlock_and_put(self.pfn);
+        self.physical().unlock_and_put(self.pfn());
     }
 }

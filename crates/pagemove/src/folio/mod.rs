@@ -8,7 +8,7 @@
 //! | [`PinnedPage`] | a reference of a device's, by name, for long | the pin |
 //! | [`Writeback`] | a reference, while the contents are written to a backing store | the mark, then the reference |
 //!
-//! [`Migration`] is a folio on its way from one place to another.
+//! All but a pin show the [`Folio`] itself. [`Migration`] is one on its way from one place to another.
 //!
 //! A handle borrows the [`Physical`](crate::zone::Physical) that it belongs to, except for a pin, which keeps it. Calls that change a
 //! handle into another one consume it. Containers that keep a number instead of a handle use `into_raw` and the unsafe `from_raw`.
@@ -18,12 +18,14 @@ use core::fmt;
 mod frozen;
 mod locked;
 mod migration;
+mod named;
 mod pinned;
 mod shared;
 
 pub use frozen::FrozenFolio;
 pub use locked::LockedFolio;
 pub use migration::Migration;
+pub use named::Folio;
 pub use pinned::PinnedPage;
 pub use shared::{FolioRef, Writeback};
 

@@ -2,20 +2,15 @@
 #![allow(unsafe_code, reason = "`from_raw` has a contract")]
 
 use alloc::sync::Arc;
-use core::mem::ManuallyDrop;
+use core::{mem::ManuallyDrop, ops::Deref};
 
-use super::PinnedPage;
-use crate::{
-    sync::AtomicU64,
-    units::{Order, Pfn},
-    zone::Physical,
-};
+use super::{Folio, PinnedPage};
+use crate::{units::Pfn, zone::Physical};
 
 /// A reference to a folio: it's not freed, reused or moved until this is dropped. The last one frees it.
 #[must_use = "the reference is given back when this is dropped"]
 pub struct FolioRef<'p> {
-    physical: &'p Arc<Physical>,
-    pfn: Pfn,
+    folio: Folio<'p>,
 }
 
 impl Physical {
@@ -31,7 +26,7 @@ impl Physical {
                 return None;
             }
             // It may have become another folio since its head was read; with the reference it stays this one.
-            let folio = FolioRef { physical: self, pfn: head };
+            let folio = FolioRef::from_counted(self, head);
             if self.head_of(pfn) == head {
                 return Some(folio);
             }
@@ -43,46 +38,25 @@ impl<'p> FolioRef<'p> {
     /// Wraps a reference of the caller's.
     #[inline]
     pub(crate) fn from_counted(physical: &'p Arc<Physical>, pfn: Pfn) -> Self {
-        Self { physical, pfn }
-    }
-
-    /// Names the first frame.
-    pub fn pfn(&self) -> Pfn {
-        self.pfn
-    }
-
-    /// Gives the memory that it's a part of.
-    pub fn physical(&self) -> &'p Arc<Physical> {
-        self.physical
-    }
-
-    /// Gives the order.
-    pub fn order(&self) -> Order {
-        self.physical.frame(self.pfn).state().order()
-    }
-
-    /// Views the contents of frame number `frame` of the folio, which others may change at the same time. Panics if it has no
-    /// such frame.
-    pub fn words(&self, frame: u32) -> &[AtomicU64; 512] {
-        self.physical.folio_words(self.pfn, frame)
+        Self { folio: Folio { physical, pfn } }
     }
 
     /// Pins the folio for `who`, which reads it, and with `write` also writes it: it stays where it is until the pin is dropped.
     pub fn pin(self, write: bool, who: &str) -> PinnedPage {
-        let (physical, pfn) = (self.physical, self.into_raw());
+        let (physical, pfn) = (self.physical(), self.into_raw());
         PinnedPage::new(physical, pfn, write, who)
     }
 
     /// Marks the folio as being written to its backing store: moves leave it, or wait.
     pub fn start_writeback(self) -> Writeback<'p> {
-        self.physical.frames().start_writeback(self.pfn);
+        self.physical().frames().start_writeback(self.pfn());
         Writeback { folio: ManuallyDrop::new(self) }
     }
 
     /// Gives the number, for a container that keeps it; the reference is given back only by [`Self::from_raw`] and a drop.
     #[inline]
     pub fn into_raw(self) -> Pfn {
-        ManuallyDrop::new(self).pfn
+        ManuallyDrop::new(self).pfn()
     }
 
     /// Makes the handle again.
@@ -92,21 +66,30 @@ impl<'p> FolioRef<'p> {
     /// since.
     #[inline]
     pub unsafe fn from_raw(physical: &'p Arc<Physical>, pfn: Pfn) -> Self {
-        Self { physical, pfn }
+        Self::from_counted(physical, pfn)
+    }
+}
+
+impl<'p> Deref for FolioRef<'p> {
+    type Target = Folio<'p>;
+
+    #[inline]
+    fn deref(&self) -> &Folio<'p> {
+        &self.folio
     }
 }
 
 impl Clone for FolioRef<'_> {
     fn clone(&self) -> Self {
-        self.physical.frame(self.pfn).get();
-        Self { physical: self.physical, pfn: self.pfn }
+        self.physical().frame(self.pfn()).get();
+        Self::from_counted(self.physical(), self.pfn())
     }
 }
 
 impl Drop for FolioRef<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.physical.put(self.pfn);
+        self.physical().put(self.pfn());
     }
 }
 
@@ -119,13 +102,13 @@ pub struct Writeback<'p> {
 impl Writeback<'_> {
     /// Names the first frame.
     pub fn pfn(&self) -> Pfn {
-        self.folio.pfn
+        self.folio.pfn()
     }
 }
 
 impl Drop for Writeback<'_> {
     fn drop(&mut self) {
-        let (physical, pfn) = (self.folio.physical, self.folio.pfn);
+        let (physical, pfn) = (self.folio.physical(), self.folio.pfn());
         physical.frames().end_writeback(pfn);
         physical.put(pfn);
         // Last: a move that waited demands that nobody else has a reference.

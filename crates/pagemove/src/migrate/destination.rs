@@ -150,12 +150,13 @@ impl<'p> Destination<'p> for TheseFrames<'p> {
             // The first block of the plan that has something below the bound.
             let first = |&block: &u32| below.is_none_or(|below| physical.blocks().range(block).start < below);
             let at = self.blocks.iter().position(first)?;
-            let mut frames = Vec::new();
+            let frames = &mut self.ahead.frames;
+            let before = frames.len();
             if physical.set_aside_from_block(self.blocks[at], most, |pfn| frames.push(pfn)) == 0 {
                 self.blocks.remove(at);
             }
-            // Upwards, so that the block fills without holes.
-            self.ahead.frames.extend(frames.into_iter().rev());
+            // Taken from the end: upwards, so that the block fills without holes.
+            frames[before..].reverse();
         }
     }
 

@@ -81,7 +81,7 @@ impl<'e> Mover<'e> {
             owners: Vec::with_capacity(Options::MOST),
             known: Vec::with_capacity(Options::MOST),
             maps: Vec::with_capacity(Options::MOST),
-            exhausted: Vec::new(),
+            exhausted: Vec::with_capacity(Options::MOST),
             debt,
             times: None,
         }

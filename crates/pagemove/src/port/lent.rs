@@ -42,7 +42,7 @@ impl LentMemory {
     }
 }
 
-/// LentMemory memory as values that are all shared.
+/// Lent memory as values that are all shared.
 #[cfg_attr(feature = "loom", allow(dead_code, reason = "the memory is only kept"))]
 pub(crate) struct Table<T> {
     start: NonNull<T>,

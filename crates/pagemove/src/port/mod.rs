@@ -60,6 +60,9 @@ pub unsafe trait Machine: Send + Sync + 'static {
     /// the same frames.
     fn take_ram(&self) -> Option<Ram>;
 
+    /// Takes note that an engine has ended, or didn't boot, and uses the RAM no longer: a machine may give it to another one.
+    fn return_ram(&self) {}
+
     /// Lends `bytes` of zeroed memory, aligned to 64 bytes, for the engine's metadata; `None` if it can't be had.
     fn lend(&self, bytes: usize) -> Option<LentMemory>;
 

@@ -21,13 +21,13 @@ const DESTINATION: State = State::new(Kind::Destination, Class::Free, Order::ZER
 const LOOKS: u32 = 64;
 
 impl Physical {
-    /// Sets aside up to `most` free base frames as destinations, from this CPU's list first. They lie in any zone.
+    /// Sets aside free base frames as destinations, of any zone, from this CPU's list first, until `out` has `most`.
     pub(crate) fn set_aside(&self, most: usize, out: &mut Vec<Pfn>) {
         let before = out.len();
         for zone in self.zones.iter().rev() {
             self.with_own_lists(zone, |lists| {
                 if let Some(list) = lists.map(|lists| lists.list(Migratetype::Movable)) {
-                    let from = list.len() - (most - out.len()).min(list.len());
+                    let from = list.len().saturating_sub(most.saturating_sub(out.len()));
                     out.extend(list.drain(from..));
                 }
             });

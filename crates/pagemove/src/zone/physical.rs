@@ -59,12 +59,29 @@ impl Zone {
 /// Numbers for memories, so that what names a frame outside of its memory can be told apart. Not of `sync`: it orders nothing.
 static NEXT_ID: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
 
+/// A machine whose RAM is taken until this is dropped.
+struct Taken {
+    machine: Arc<dyn Machine>,
+    ram: Ram,
+}
+
+impl Taken {
+    fn new(machine: Arc<dyn Machine>) -> Option<Self> {
+        let ram = machine.take_ram()?;
+        Some(Self { machine, ram })
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.machine.return_ram();
+    }
+}
+
 /// The physical memory of a machine.
 pub struct Physical {
     id: u32,
-    machine: Arc<dyn Machine>,
     pub(super) cpu_claim: CpuClaim,
-    ram: Ram,
     pub(super) frames: FrameTable,
     pub(super) blocks: Pageblocks,
     pub(super) zones: Vec<Zone>,
@@ -74,16 +91,19 @@ pub struct Physical {
     pub(super) pressure: Pressure,
     #[cfg(feature = "loom")]
     words: Vec<std::sync::OnceLock<Box<[AtomicU64; 512]>>>,
+    /// Last, so that nothing is left when the RAM is given back.
+    taken: Taken,
 }
 
 impl Physical {
     /// Takes over the machine's RAM: all frames of the zones are free.
     pub fn boot(machine: Arc<dyn Machine>, config: &Config) -> Result<Self, BootError> {
-        let ram = machine.take_ram().ok_or(BootError::TakenOver)?;
+        let taken = Taken::new(machine).ok_or(BootError::TakenOver)?;
+        let (machine, ram) = (&taken.machine, taken.ram);
         check(config, ram.frames())?;
         let no_metadata = BootError::NoMetadata(ram.frames());
         let frames = FrameTable::new(machine.clone(), ram.frames()).ok_or(no_metadata)?;
-        let blocks = Pageblocks::new(&*machine, ram.frames(), config.pageblock_order).ok_or(no_metadata)?;
+        let blocks = Pageblocks::new(&**machine, ram.frames(), config.pageblock_order).ok_or(no_metadata)?;
         let cpus = machine.cpus().max(1);
         let mask = machine.interrupt_mask();
         let zones = config
@@ -107,9 +127,8 @@ impl Physical {
         assert_ne!(id, u32::MAX, "more memories were booted in one program than can be told apart");
         Ok(Self {
             id,
-            machine,
+            taken,
             cpu_claim,
-            ram,
             frames,
             blocks,
             zones,
@@ -129,12 +148,12 @@ impl Physical {
 
     /// Gives the machine.
     pub fn machine(&self) -> &dyn Machine {
-        &*self.machine
+        &*self.taken.machine
     }
 
     /// Gives the direct map.
     pub fn ram(&self) -> Ram {
-        self.ram
+        self.taken.ram
     }
 
     /// Views a frame's contents as words. The caller keeps the frame, by a reference or as its owner.
@@ -143,7 +162,7 @@ impl Physical {
         #[allow(unsafe_code)]
         // SAFETY: bound to `self`, which keeps the machine.
         unsafe {
-            self.ram.words(pfn)
+            self.taken.ram.words(pfn)
         }
     }
 

@@ -1,7 +1,7 @@
-//! Making room for an allocation that found none: for a base page destinations of moves are
-//! recalled, for a larger folio memory is compacted.
+//! Trying again after an allocation that found nothing: for a base page destinations of moves are recalled, for a larger folio
+//! memory is compacted.
 //!
-//! `zone` lies below compaction, which therefore hangs in here at boot.
+//! `zone` lies below compaction, so it's given what compacts ([`Physical::set_compactor`]).
 
 use alloc::sync::Arc;
 

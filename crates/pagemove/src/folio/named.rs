@@ -1,0 +1,40 @@
+//! What all handles tell of their folio.
+
+use alloc::sync::Arc;
+
+use crate::{
+    sync::AtomicU64,
+    units::{Order, Pfn},
+    zone::Physical,
+};
+
+/// A folio, as its handles show it. Seen through a handle only, and no longer than that is held.
+pub struct Folio<'p> {
+    pub(super) physical: &'p Arc<Physical>,
+    pub(super) pfn: Pfn,
+}
+
+impl<'p> Folio<'p> {
+    /// Names the first frame.
+    #[inline]
+    pub fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
+    /// Gives the memory that it's a part of.
+    #[inline]
+    pub fn physical(&self) -> &'p Arc<Physical> {
+        self.physical
+    }
+
+    /// Gives the order.
+    pub fn order(&self) -> Order {
+        self.physical.frame(self.pfn).state().order()
+    }
+
+    /// Views the contents of frame number `frame` of the folio, which others may change at the same time, unless the handle is
+    /// exclusive. Panics if it has no such frame.
+    pub fn words(&self, frame: u32) -> &[AtomicU64; 512] {
+        self.physical.folio_words(self.pfn, frame)
+    }
+}
