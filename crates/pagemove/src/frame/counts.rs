@@ -7,8 +7,8 @@
 //! | 31 | WAITERS: a thread sleeps until the lock is released. Set only while LOCKED |
 //! | 32 to 63 | mappings |
 //!
-//! One word, since each decision of a move needs several fields: a claim takes a reference and the lock; a freeze needs the
-//! expected references, no mapping, and the lock held. Each legal change is one method.
+//! One word, since each decision of a move needs several fields: a claim takes a reference and the lock; a freeze needs
+//! the expected references, no mapping, and the lock held. Each legal change is one method.
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -18,8 +18,8 @@ const LOCKED: u64 = 1 << 30;
 const WAITERS: u64 = 1 << 31;
 const MAPPING: u64 = 1 << 32;
 
-/// At so many references no mapping is added. Short-lived references may still come on top: there are too few threads to
-/// overflow the field.
+/// At so many references no mapping is added. Short-lived references may still come on top: there are too few threads
+/// to overflow the field.
 const MAX_MAPPED_REFERENCES: u64 = 1 << 29;
 
 /// A value of the word.
@@ -81,8 +81,8 @@ pub struct TooManyMappings;
 pub(super) struct CountsWord(AtomicU64);
 
 impl CountsWord {
-    /// Reads the word. Acquire pairs with the Release of `put` and of the calls that uncount mappings: what earlier holders
-    /// did is seen.
+    /// Reads the word. Acquire pairs with the Release of `put` and of the calls that uncount mappings: what earlier
+    /// holders did is seen.
     pub(super) fn load(&self) -> Counts {
         Counts(self.0.load(Ordering::Acquire))
     }
@@ -120,8 +120,8 @@ impl CountsWord {
     pub(super) fn claim(&self) -> Claim {
         let claim =
             |counts| (counts & REFERENCES != 0 && counts & LOCKED == 0).then(|| added(counts, REFERENCE) | LOCKED);
-        // Acquire as in `try_get` and `try_lock`. An owner that is asked afterwards sees what the last holder recorded. On
-        // failure the caller only tries again.
+        // Acquire as in `try_get` and `try_lock`. An owner that is asked afterwards sees what the last holder recorded.
+        // On failure the caller only tries again.
         match self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, claim) {
             Ok(_) => Claim::Claimed,
             Err(before) if before & LOCKED != 0 => Claim::Locked,
@@ -129,8 +129,8 @@ impl CountsWord {
         }
     }
 
-    /// Takes the lock; if it is held, gives the word. Panics without any reference: the frame may be freed, and its next user
-    /// would find it locked.
+    /// Takes the lock; if it is held, gives the word. Panics without any reference: the frame may be freed, and its
+    /// next user would find it locked.
     pub(super) fn try_lock(&self) -> Result<(), Counts> {
         let lock = |counts| {
             let is_free = counts & LOCKED == 0;
@@ -170,10 +170,11 @@ impl CountsWord {
         (unlocked(before), put_of(before))
     }
 
-    /// Freezes: from `expected` references, the lock and no mapping to the lock alone. False if the word is anything else.
+    /// Freezes: from `expected` references, the lock and no mapping to the lock alone. False if the word is anything
+    /// else.
     pub(super) fn freeze(&self, expected: u32) -> bool {
-        // AcqRel: Acquire pairs with the Release in `put` and `unmap` of earlier users, so that their stores are copied;
-        // Release orders the blocked entries before the zero that `try_get` sees.
+        // AcqRel: Acquire pairs with the Release in `put` and `unmap` of earlier users, so that their stores are
+        // copied; Release orders the blocked entries before the zero that `try_get` sees.
         self.0
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |counts| {
                 (counts & !WAITERS == u64::from(expected) | LOCKED).then_some(counts & (LOCKED | WAITERS))

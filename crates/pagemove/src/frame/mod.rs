@@ -15,9 +15,10 @@
 //! A reference is held by each page-table entry (with a map count), by the owner that keeps the frame in an index, by
 //! pins, and for a short time by look-ups. A migration entry holds none: the lock of its frame stands for it.
 //!
-//! A move claims the frame (reference and lock), turns its entries into migration entries, flushes, and *freezes*: from the
-//! expected references and no mapping to none at all. Others then fail to get a reference, and wait for the lock. A waiter
-//! holds no reference, so the frame may be freed and reused meanwhile; afterwards it reads the entry or index again.
+//! A move claims the frame (reference and lock), turns its entries into migration entries, flushes, and *freezes*: from
+//! the expected references and no mapping to none at all. Others then fail to get a reference, and wait for the lock. A
+//! waiter holds no reference, so the frame may be freed and reused meanwhile; afterwards it reads the entry or index
+//! again.
 
 mod counts;
 mod pins;
@@ -85,8 +86,8 @@ impl Frame {
 
     /// Reads the event count on which waiters for the lock sleep; call it before reading the lock.
     fn wakes(&self) -> u32 {
-        // Acquire pairs with the Release of `FrameTable::wake_waiters`: a waiter that reads the new count finds the lock
-        // released, so it never sleeps on a count that is raised for an earlier holder only.
+        // Acquire pairs with the Release of `FrameTable::wake_waiters`: a waiter that reads the new count finds the
+        // lock released, so it never sleeps on a count that is raised for an earlier holder only.
         self.wakes.load(Ordering::Acquire)
     }
 
@@ -131,8 +132,8 @@ impl Frame {
         self.counts.publish();
     }
 
-    /// Counts an entry before it is put into a table, and its reference. The caller has a reference, or the lock of a frozen
-    /// or new frame.
+    /// Counts an entry before it is put into a table, and its reference. The caller has a reference, or the lock of a
+    /// frozen or new frame.
     pub(crate) fn map(&self) -> Result<(), TooManyMappings> {
         self.counts.map()
     }
@@ -203,8 +204,8 @@ impl Frame {
 
     /// Reads kind, class, order and marks.
     pub fn state(&self) -> State {
-        // Relaxed, here and where marks are set: the word publishes nothing else. The frame's lock, a reference, or the wait
-        // for the end of a writeback does.
+        // Relaxed, here and where marks are set: the word publishes nothing else. The frame's lock, a reference, or the
+        // wait for the end of a writeback does.
         State::from_bits(self.state.load(Ordering::Relaxed))
     }
 

@@ -1,10 +1,10 @@
 //! The table of all frames, in storage lent by the machine, and the folios' locks.
 //!
 //! # Waiting for a lock
-//! The lock is a bit of the folio's word. A thread can't sleep on that word, since it changes all the time. So each frame has
-//! an event count, `wakes`: a waiter reads it, reads the lock, sets WAITERS, and sleeps while the event count is unchanged.
-//! Releasing a lock with WAITERS raises the event count and wakes all, since most waiters don't want the lock: they wait for
-//! the end of a move.
+//! The lock is a bit of the folio's word. A thread can't sleep on that word, since it changes all the time. So each
+//! frame has an event count, `wakes`: a waiter reads it, reads the lock, sets WAITERS, and sleeps while the event count
+//! is unchanged. Releasing a lock with WAITERS raises the event count and wakes all, since most waiters don't want the
+//! lock: they wait for the end of a move.
 
 use alloc::sync::Arc;
 use core::ops::Index;
@@ -49,8 +49,8 @@ impl FrameTable {
         self.frames.get(pfn.index())
     }
 
-    /// Waits until the lock is free at some moment; tells whether it was held. Needs no reference: see the protocol of the
-    /// module [`crate::frame`].
+    /// Waits until the lock is free at some moment; tells whether it was held. Needs no reference: see the protocol of
+    /// the module [`crate::frame`].
     pub fn wait_unlocked(&self, pfn: Pfn) -> bool {
         might_wait(&*self.machine);
         let frame = &self[pfn];

@@ -71,8 +71,8 @@ impl AddressSpace {
         self.fault_for(address, access, false)
     }
 
-    /// As [`Self::fault`]. With `unshare`, an anonymous page also becomes exclusive to this mapping, even if a store isn't
-    /// allowed now (Linux: `FAULT_FLAG_UNSHARE`, since 5.19).
+    /// As [`Self::fault`]. With `unshare`, an anonymous page also becomes exclusive to this mapping, even if a store
+    /// isn't allowed now (Linux: `FAULT_FLAG_UNSHARE`, since 5.19).
     pub(super) fn fault_for(&self, address: VirtAddr, access: Access, unshare: bool) -> Result<(), FaultError> {
         self.might_wait();
         self.physical().counters().add(Counter::Pgfault, 1);

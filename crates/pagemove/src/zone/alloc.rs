@@ -12,8 +12,8 @@ use crate::{
 impl Physical {
     /// Takes frames for a folio of `order` and makes them one of `kind`, without a reference.
     ///
-    /// Fast path first: most allocations take a base page from this CPU's list. Zones are tried from the last one down, since
-    /// low memory is scarcer. Panics if nothing can be allocated as `kind` (free, tail).
+    /// Fast path first: most allocations take a base page from this CPU's list. Zones are tried from the last one down,
+    /// since low memory is scarcer. Panics if nothing can be allocated as `kind` (free, tail).
     #[inline]
     pub(crate) fn take(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
         assert!(kind.is_allocation(), "nothing is allocated as {kind:?}");

@@ -1,7 +1,7 @@
 //! The buddy allocator of one zone: free lists by order and migratetype, linked through the free frames themselves.
 //!
-//! All calls need the zone's lock. The list of a free block depends on its head's pageblock: that of its migratetype, or if
-//! isolated, a list that no allocation takes from.
+//! All calls need the zone's lock. The list of a free block depends on its head's pageblock: that of its migratetype,
+//! or if isolated, a list that no allocation takes from.
 
 use super::pageblock::{Migratetype, Pageblocks};
 use crate::{
@@ -36,7 +36,8 @@ pub(super) struct Tables<'a> {
 }
 
 impl Buddy {
-    /// Makes the lists of a zone in which the ranges `free` are free, of the largest blocks that fit; writes only their heads.
+    /// Makes the lists of a zone in which the ranges `free` are free, of the largest blocks that fit; writes only their
+    /// heads.
     pub(super) fn new(tables: Tables<'_>, range: FrameRange, free: &[FrameRange]) -> Self {
         let empty = List { head: NIL, blocks: 0 };
         let mut buddy = Self { range, lists: [[empty; _]; _], free_frames: 0 };
@@ -125,8 +126,8 @@ impl Buddy {
         None
     }
 
-    /// Finds the first block of a list whose lowest part of `order` is below `below`. A bound makes it walk the list, so
-    /// callers pass `None` for zones that are entirely below.
+    /// Finds the first block of a list whose lowest part of `order` is below `below`. A bound makes it walk the list,
+    /// so callers pass `None` for zones that are entirely below.
     fn first(
         &self,
         tables: Tables<'_>,
@@ -278,7 +279,8 @@ impl Buddy {
         }
     }
 
-    /// Isolates pageblock `number`, or ends that. Its free blocks are meanwhile on the list that no allocation takes from.
+    /// Isolates pageblock `number`, or ends that. Its free blocks are meanwhile on the list that no allocation takes
+    /// from.
     pub(super) fn set_isolated(&mut self, tables: Tables<'_>, number: u32, isolated: bool) {
         let range = tables.blocks.range(number);
         self.split_to_pageblock(tables, range.start);

@@ -39,8 +39,8 @@ impl Physical {
         }
     }
 
-    /// As [`Self::update_class`], but writes only if the class differs. The caller holds the folio's lock, so nobody adds a
-    /// mapping; a thread that removes one updates the class as well.
+    /// As [`Self::update_class`], but writes only if the class differs. The caller holds the folio's lock, so nobody
+    /// adds a mapping; a thread that removes one updates the class as well.
     pub(crate) fn update_class_if_changed(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
         if frame.state().class() != self.class_of(frame) {

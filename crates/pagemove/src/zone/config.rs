@@ -15,7 +15,8 @@ pub struct Config {
     pub zones: Vec<FrameRange>,
     /// The node of each zone; 0 where none is given.
     pub nodes: Vec<u32>,
-    /// Ranges in zones that the engine doesn't use: holes, firmware, the kernel's image. In any order; they may overlap.
+    /// Ranges in zones that the engine doesn't use: holes, firmware, the kernel's image. In any order; they may
+    /// overlap.
     pub reserved: Vec<FrameRange>,
     /// Order of a pageblock, 1 to 10; 9 is 2 MiB.
     pub pageblock_order: Order,
@@ -38,10 +39,11 @@ impl Config {
         Self { nodes, ..self }
     }
 
-    /// Makes the layout of a firmware's map: `usable` has ranges of any size, with their nodes. Makes a zone for each node, and
-    /// one more for each of `borders` inside it (16 MiB, 4 GiB: for devices that can't address more). Frames of a zone outside
-    /// of the usable ranges are reserved: holes, and the rest of pageblocks that a range fills only in part. Ranges of two
-    /// nodes that interleave get a zone each. The last pageblock is left out if the machine's `frames` end within it.
+    /// Makes the layout of a firmware's map: `usable` has ranges of any size, with their nodes. Makes a zone for each
+    /// node, and one more for each of `borders` inside it (16 MiB, 4 GiB: for devices that can't address more). Frames
+    /// of a zone outside of the usable ranges are reserved: holes, and the rest of pageblocks that a range fills only
+    /// in part. Ranges of two nodes that interleave get a zone each. The last pageblock is left out if the machine's
+    /// `frames` end within it.
     pub fn from_map(usable: &[(FrameRange, u32)], borders: &[Pfn], frames: u32, pageblock_order: Order) -> Self {
         let block = u64::from(pageblock_order.frames());
         // In 64 bits, since the end after the last frame may not fit into 32.
@@ -89,8 +91,9 @@ impl Config {
     }
 
     /// Gives the bytes that [`Engine::boot`](crate::Engine::boot) borrows from a machine of `frames` frames
-    /// ([`Machine::lend`](crate::port::Machine::lend)), in three pieces. The rest is on the heap: for each zone CPU lists of at
-    /// most an eighth of its frames, 4 bytes each. So a kernel needs a heap of that size before it boots the engine.
+    /// ([`Machine::lend`](crate::port::Machine::lend)), in three pieces. The rest is on the heap: for each zone CPU
+    /// lists of at most an eighth of its frames, 4 bytes each. So a kernel needs a heap of that size before it boots
+    /// the engine.
     pub fn lent_bytes(&self, frames: u32) -> usize {
         FrameTable::bytes(frames) + Pageblocks::bytes(frames, self.pageblock_order)
     }

@@ -1,7 +1,7 @@
 //! Frames set aside as destinations of moves: neither free nor in use, each reserved for one mover.
 //!
-//! A mover sets several aside at once, so that it takes the zone's lock rarely. A failing allocation recalls them: movers then
-//! return theirs, and take one at a time.
+//! A mover sets several aside at once, so that it takes the zone's lock rarely. A failing allocation recalls them:
+//! movers then return theirs, and take one at a time.
 
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -115,8 +115,8 @@ impl Physical {
         self.pressure.recalls.load(Ordering::Relaxed) > 0
     }
 
-    /// Makes movers return destinations, for an allocation that failed; tells whether to try again. Waits, so the caller holds
-    /// no lock that a mover may need.
+    /// Makes movers return destinations, for an allocation that failed; tells whether to try again. Waits, so the
+    /// caller holds no lock that a mover may need.
     pub(crate) fn recall_destinations(&self) -> bool {
         let before = self.pressure.set_aside.load(Ordering::Relaxed);
         if before == 0 {

@@ -15,8 +15,8 @@ use crate::{
 };
 
 impl Physical {
-    /// Calls `f` with this CPU's lists of `zone`; with `None` if they are being drained, or the interrupted code has entered
-    /// them.
+    /// Calls `f` with this CPU's lists of `zone`; with `None` if they are being drained, or the interrupted code has
+    /// entered them.
     #[inline(always)]
     pub(super) fn with_own_lists<R>(&self, zone: &Zone, f: impl FnOnce(Option<&mut CpuLists>) -> R) -> R {
         let cpu = zone.cpus.get((self.cpu_claim.claim)());
@@ -31,7 +31,8 @@ impl Physical {
         result
     }
 
-    /// Takes frames from the buddy lists until `list` has `most`, or none are left; they are counted under the list's class.
+    /// Takes frames from the buddy lists until `list` has `most`, or none are left; they are counted under the list's
+    /// class.
     pub(super) fn refill(&self, zone: &Zone, migratetype: Migratetype, list: &mut Vec<Pfn>, most: usize) {
         let class = listed_class(migratetype);
         let mut run = ClassRun::default();
@@ -46,8 +47,8 @@ impl Physical {
         run.finish(&self.blocks);
     }
 
-    /// Returns all frames on the CPUs' lists to the buddy lists; then the summaries are exact. Interrupts every CPU once, for
-    /// any number of zones. Doesn't allocate, since a kernel's heap may be built on the engine.
+    /// Returns all frames on the CPUs' lists to the buddy lists; then the summaries are exact. Interrupts every CPU
+    /// once, for any number of zones. Doesn't allocate, since a kernel's heap may be built on the engine.
     pub fn drain_cpu_lists(&self) {
         self.drain_zones(&self.zones);
     }

@@ -1,8 +1,8 @@
 //! Pageblocks: the unit of grouping and compaction (order 9 unless configured), each with a summary of its frames.
 //!
-//! A summary is two words of 12-bit counts by [`Class`], changed by one atomic addition when a frame changes its class. An
-//! index has one bit for each block, set if compaction may empty or fill it. So a search for work costs by the blocks in use,
-//! not by the size of memory (Illuminator, ASPLOS'18, shows what such knowledge saves).
+//! A summary is two words of 12-bit counts by [`Class`], changed by one atomic addition when a frame changes its class.
+//! An index has one bit for each block, set if compaction may empty or fill it. So a search for work costs by the
+//! blocks in use, not by the size of memory (Illuminator, ASPLOS'18, shows what such knowledge saves).
 
 use crate::{
     frame::Class,
@@ -216,8 +216,8 @@ impl Pageblocks {
         self.block(number).migratetype.store(word & !TYPE | migratetype as u32, Ordering::Relaxed);
     }
 
-    /// Tells whether block `number` is isolated. A thread that frees checks this inside its CPU's lists, and isolating drains
-    /// these afterwards: so either the bit is seen, or the frame is drained.
+    /// Tells whether block `number` is isolated. A thread that frees checks this inside its CPU's lists, and isolating
+    /// drains these afterwards: so either the bit is seen, or the frame is drained.
     pub fn is_isolated(&self, number: u32) -> bool {
         self.block(number).migratetype.load(Ordering::Relaxed) & ISOLATED != 0
     }

@@ -1,13 +1,14 @@
-//! Per-CPU lists of free order-0 frames, by migratetype. Most allocations take no shared lock, and change no atomic but the
-//! frame's own.
+//! Per-CPU lists of free order-0 frames, by migratetype. Most allocations take no shared lock, and change no atomic but
+//! the frame's own.
 //!
 //! # Protocol
-//! The owning CPU enters with plain stores and loads: it sets `inside`, then reads `revoked`; if that is set it uses the
-//! zone's lists instead. A draining thread sets `revoked`, makes all CPUs pass a memory barrier ([`Machine::barrier`]), and
-//! waits until `inside` is clear. One of the two stores comes before that barrier, so at least one of the two threads sees
-//! the other's. This is biased locking: the rare side pays for both.
+//! The owning CPU enters with plain stores and loads: it sets `inside`, then reads `revoked`; if that is set it uses
+//! the zone's lists instead. A draining thread sets `revoked`, makes all CPUs pass a memory barrier
+//! ([`Machine::barrier`]), and waits until `inside` is clear. One of the two stores comes before that barrier, so at
+//! least one of the two threads sees the other's. This is biased locking: the rare side pays for both.
 //!
-//! `unsafe`: access to the lists through a shared reference. Relies on this protocol and on the contract of [`Machine`].
+//! `unsafe`: access to the lists through a shared reference. Relies on this protocol and on the contract of
+//! [`Machine`].
 #![allow(unsafe_code)]
 
 use alloc::vec::Vec;
@@ -46,8 +47,8 @@ pub(crate) struct CpuLists {
 }
 
 impl CpuLists {
-    /// Makes empty lists for a zone of `frames` frames shared by `cpus` CPUs; all lists together keep at most an eighth of it,
-    /// as in Linux since 5.14.
+    /// Makes empty lists for a zone of `frames` frames shared by `cpus` CPUs; all lists together keep at most an eighth
+    /// of it, as in Linux since 5.14.
     fn new(frames: u32, cpus: usize) -> Self {
         let high = Self::most(frames, cpus);
         Self { lists: core::array::from_fn(|_| Vec::with_capacity(high + BATCH)), high }
@@ -149,7 +150,8 @@ impl CpuLocal {
     /// Waits until the owning CPU has left.
     ///
     /// # Safety
-    /// The caller has begun to revoke these lists, and has then made all CPUs pass a barrier; one barrier serves many lists.
+    /// The caller has begun to revoke these lists, and has then made all CPUs pass a barrier; one barrier serves many
+    /// lists.
     pub(crate) unsafe fn finish_revoking(&self, machine: &dyn Machine) -> CpuGuard<'_> {
         // Acquire pairs with the Release of the CPU when it leaves.
         while self.inside.load(Ordering::Acquire) {
@@ -174,9 +176,9 @@ impl Deref for CpuGuard<'_> {
     type Target = CpuLists;
 
     fn deref(&self) -> &CpuLists {
-        // SAFETY: one guard at a time. The owning CPU's and a draining thread's: the CPU found `revoked` clear after it had set
-        // `inside`, so before the thread's barrier; the thread then waited for `inside`. Two draining threads exclude each
-        // other by `revoked`. Two guards of the owning CPU would break `enter`'s contract.
+        // SAFETY: one guard at a time. The owning CPU's and a draining thread's: the CPU found `revoked` clear after it
+        // had set `inside`, so before the thread's barrier; the thread then waited for `inside`. Two draining threads
+        // exclude each other by `revoked`. Two guards of the owning CPU would break `enter`'s contract.
         unsafe { &*self.local.lists.get() }
     }
 }

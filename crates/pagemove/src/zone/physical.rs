@@ -56,7 +56,8 @@ impl Zone {
     }
 }
 
-/// The next memory's number, by which tokens and debts of another memory are recognized. Not of `sync`: it orders nothing.
+/// The next memory's number, by which tokens and debts of another memory are recognized. Not of `sync`: it orders
+/// nothing.
 static NEXT_ID: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
 
 /// The physical memory of a machine.
@@ -160,7 +161,8 @@ impl Physical {
         self.ram_words(head.up(frame))
     }
 
-    /// Gives the head frame of `pfn`'s folio at this moment: folios are aligned to their size, and a tail has its order.
+    /// Gives the head frame of `pfn`'s folio at this moment: folios are aligned to their size, and a tail has its
+    /// order.
     pub(crate) fn head_of(&self, pfn: Pfn) -> Pfn {
         let state = self.frames[pfn].state();
         if state.kind() == Kind::Tail { pfn.align_down(state.order()) } else { pfn }

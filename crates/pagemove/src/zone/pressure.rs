@@ -1,5 +1,5 @@
-//! State for failing allocations: the number of frames set aside by movers, the number of allocations that recall them, and the
-//! compactor. Plain data.
+//! State for failing allocations: the number of frames set aside by movers, the number of allocations that recall them,
+//! and the compactor. Plain data.
 
 use alloc::sync::Arc;
 use core::sync::atomic::AtomicU32;

@@ -15,8 +15,8 @@ pub enum Effort {
     Lists,
     /// Drains all CPUs' lists, which interrupts every CPU. Doesn't sleep.
     Drain,
-    /// Compacts for an order above 0; for order 0 makes movers return destinations. Sleeps, so the caller may hold no lock of
-    /// the engine: of an address space, a folio, a reverse map, an index.
+    /// Compacts for an order above 0; for order 0 makes movers return destinations. Sleeps, so the caller may hold no
+    /// lock of the engine: of an address space, a folio, a reverse map, an index.
     Compact,
 }
 
