@@ -63,7 +63,7 @@ impl Mover<'_> {
             call(context, &mut folios[of_owner], |folios| used.ops().copy(folios));
         }
         copy_contents(context.physical, &folios[copied..part.end]);
-        context.physical.ram().settle_copies();
+        context.physical.ram().order_copies();
     }
 
     /// Calls the owners' `migrate`, which points their tables to the copies. A folio whose token was exchanged can't be

@@ -99,7 +99,7 @@ impl MigrationRun<'_> {
     }
 }
 
-/// Copies the contents of folios that still move; `Ram::settle_copies` must follow.
+/// Copies the contents of folios that still move; `Ram::order_copies` must follow.
 pub(crate) fn copy_contents(physical: &Physical, folios: &[Migration]) {
     let mut moving = folios.iter().filter(|folio| !folio.stays()).peekable();
     while let Some(first) = moving.next() {

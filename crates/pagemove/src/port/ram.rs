@@ -112,7 +112,7 @@ impl Ram {
 
     /// Copies the contents of `frames` consecutive frames past the caches: a page that moves is mostly not in use, and
     /// would only evict data that is. It also saves reading the destination first: measured, a page takes two thirds of
-    /// the time of `memcpy`. FreeBSD's `pagecopy` does the same. [`Self::settle_copies`] must follow before others read
+    /// the time of `memcpy`. FreeBSD's `pagecopy` does the same. [`Self::order_copies`] must follow before others read
     /// the destinations.
     pub(crate) fn copy_streaming(self, from: Pfn, to: Pfn, frames: u32) {
         if self.contents == Contents::TablesOnly {
@@ -125,7 +125,7 @@ impl Ram {
     }
 
     /// Orders all copies of [`Self::copy_streaming`] before later stores; once for a batch.
-    pub(crate) fn settle_copies(self) {
+    pub(crate) fn order_copies(self) {
         fence();
     }
 
