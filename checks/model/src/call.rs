@@ -21,7 +21,7 @@ pub struct Address {
     pub process: usize,
     /// The page, counted from the first that a process can map.
     pub page: u32,
-    /// The position in [`WORDS`].
+    /// The position of the word among the used ones.
     pub word: usize,
 }
 
