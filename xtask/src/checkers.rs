@@ -1,4 +1,4 @@
-//! The rungs that choose who goes on: loom's models and shuttle's schedules of the same code.
+//! The levels that choose the next thread: loom's models and shuttle's schedules of the same code.
 //!
 //! Takes how much to explore; gives cargo's output, and an error if a check failed. Promises a folder of its own for the
 //! build, since the core is built with other atomics there.

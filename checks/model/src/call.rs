@@ -1,4 +1,4 @@
-//! A call: an operation whose objects are found, the same for the model and the engine; and the answer, which both give.
+//! Calls: operations with their objects, the same for model and engine; and the answers of both.
 
 use pagemove::{
     migrate::Options,
@@ -9,19 +9,19 @@ use pagemove::{
 
 use crate::moody::Mood;
 
-/// Words of a page that are used: its edges, and its middle.
+/// The words of a page that are used: its edges and its middle.
 pub(crate) const WORDS: [usize; 4] = [0, 255, 256, 511];
-/// TLBs that loads and stores go through in turn.
+/// The number of TLBs that loads and stores use.
 pub(crate) const TLBS: usize = 3;
 
 /// A word of a process's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
-    /// The process's place in the list of those that live.
+    /// The process's position in the list of live ones.
     pub process: usize,
-    /// Page, from the first that a process can map.
+    /// The page, counted from the first that a process can map.
     pub page: u32,
-    /// Which of the words of a page that are used.
+    /// The position of the word among the used ones.
     pub word: usize,
 }
 
@@ -34,7 +34,7 @@ pub struct Pages {
     pub pages: u32,
 }
 
-/// What a mapping maps; numbers are those of files.
+/// The source of a mapping; `file` is a file's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Backing {
@@ -77,7 +77,7 @@ pub enum Call {
     Drain,
 }
 
-/// What a call gives.
+/// The answer to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Answer {
@@ -88,13 +88,13 @@ pub enum Answer {
         page: u32,
         pages: u32,
     },
-    /// Pages asked to move that stayed, and why.
+    /// The pages that should move but stayed, and why.
     Stayed(Vec<(u32, Reason)>),
     Space(SpaceError),
     Fault(FaultError),
     Pin(PinError),
     File(FileError),
-    /// Only the engine says so; the model then does nothing, and what can be seen must stay as it was.
+    /// Only the engine answers this; then the model does nothing, and nothing visible may have changed.
     OutOfMemory,
 }
 
@@ -135,9 +135,9 @@ impl From<FileError> for Answer {
 }
 
 impl Answer {
-    /// Tells whether the engine may give this where the model expects `expected`: the model has no frames, so it doesn't know
-    /// which pages find no room to move to. Those are asked for nothing else.
-    pub(crate) fn is_as(&self, expected: &Answer) -> bool {
+    /// Tells whether the engine may answer this if the model expects `expected`. The model has no frames, so it doesn't
+    /// know for which pages there is no destination: these are not compared.
+    pub(crate) fn is_allowed_for(&self, expected: &Answer) -> bool {
         let (Answer::Stayed(found), Answer::Stayed(expected)) = (self, expected) else { return self == expected };
         let has_no_room = |page: u32| {
             let no_room = |reason| matches!(reason, Reason::NoDestination | Reason::Order);
@@ -148,7 +148,7 @@ impl Answer {
     }
 }
 
-/// Gives the answer of either outcome.
+/// Turns an error into its answer.
 pub(crate) fn answer<E: Into<Answer>>(outcome: Result<Answer, E>) -> Answer {
     outcome.unwrap_or_else(Into::into)
 }

@@ -1,4 +1,4 @@
-//! Compares all that can be seen without changing it: mappings, marks of pages, which pages share contents, pins.
+//! Compares all that is visible without a change: mappings, pages' marks, shared contents, pins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,9 +17,9 @@ use crate::{
     space::{Mapping, Touched, address},
 };
 
-/// Says what differs. With `vague` only contents and mappings are compared: after a call that failed for want of memory,
-/// the engine may have brought in pages of which the model knows nothing.
-pub(crate) fn compare(model: &Model, engine: &Engine<'_>, vague: bool) -> Result<(), String> {
+/// Reports a difference. With `contents_only` only contents and mappings are compared: a call that ran out of memory may
+/// have brought in pages that the model doesn't know.
+pub(crate) fn compare(model: &Model, engine: &Engine<'_>, contents_only: bool) -> Result<(), String> {
     if model.processes.len() != engine.processes.len() || model.pins.len() != engine.pins.len() {
         return Err("the numbers of processes or pins differ".into());
     }
@@ -31,12 +31,12 @@ pub(crate) fn compare(model: &Model, engine: &Engine<'_>, vague: bool) -> Result
     }
     let mut seen = Seen { dirty: dirty_frames(engine), ..Seen::default() };
     for process in 0..model.processes.len() {
-        pages(model, engine, process, vague, &mut seen).map_err(|what| format!("process {process}, {what}"))?;
+        pages(model, engine, process, contents_only, &mut seen).map_err(|what| format!("process {process}, {what}"))?;
     }
     pins(model, engine, &seen)
 }
 
-/// Which contents were found in which frame.
+/// The frame in which each cell was found.
 #[derive(Default)]
 struct Seen {
     dirty: BTreeSet<Pfn>,
@@ -61,7 +61,7 @@ fn mappings(model: &Model, engine: &Engine<'_>, process: usize) -> Result<(), St
     if found == expected { Ok(()) } else { Err(format!("mappings are {found:?}, expected {expected:?}")) }
 }
 
-/// Lists the frames that are dirty by any entry, or by their own mark.
+/// Finds the frames that are dirty by an entry, or by their own mark.
 fn dirty_frames(engine: &Engine<'_>) -> BTreeSet<Pfn> {
     let physical = engine.core().physical();
     let mut dirty = BTreeSet::new();
@@ -75,7 +75,13 @@ fn dirty_frames(engine: &Engine<'_>) -> BTreeSet<Pfn> {
     dirty
 }
 
-fn pages(model: &Model, engine: &Engine<'_>, process: usize, vague: bool, seen: &mut Seen) -> Result<(), String> {
+fn pages(
+    model: &Model,
+    engine: &Engine<'_>,
+    process: usize,
+    contents_only: bool,
+    seen: &mut Seen,
+) -> Result<(), String> {
     let space = &model.processes[process];
     let mut result = Ok(());
     engine.processes[process].space().for_each_entry(|at, entry| {
@@ -83,12 +89,13 @@ fn pages(model: &Model, engine: &Engine<'_>, process: usize, vague: bool, seen: 
         let checked = match (space.find(page), space.touched.get(&page)) {
             _ if entry.is_migration() => Err("is still blocked, but nothing moves".into()),
             (None, _) => Err("is there, but nothing is mapped".into()),
-            // The engine brings in 2 MiB at once; the model only what was used.
+            // The engine brings in 2 MiB at once, the model only used pages.
             (Some((_, mapping)), _) if mapping.is_huge() => rights(entry, mapping),
-            (Some((_, mapping)), None) if vague => rights(entry, mapping),
+            (Some((_, mapping)), None) if contents_only => rights(entry, mapping),
             (Some(_), None) => Err("is there, but nobody used it".into()),
             (Some((_, mapping)), Some(touched)) => {
-                let marks = if vague { Ok(()) } else { marks(entry, touched, &model.cells[touched.cell], seen) };
+                let marks =
+                    if contents_only { Ok(()) } else { marks(entry, touched, &model.cells[touched.cell], seen) };
                 rights(entry, mapping).and(marks).and_then(|()| same(entry, touched.cell, seen))
             }
         };
@@ -103,7 +110,7 @@ fn pages(model: &Model, engine: &Engine<'_>, process: usize, vague: bool, seen: 
         if !entry.is_present() {
             return Err(format!("page {page}: was there, and is gone"));
         }
-        // A dirty page of 2 MiB is dirty as a whole: more than the model knows, but never less.
+        // A 2 MiB page is dirty as a whole, so the engine may have more dirty pages than the model, never fewer.
         let (cell, is_dirty) = (&model.cells[touched.cell], seen.dirty.contains(&entry.pfn()));
         if (touched.soft_dirty && !entry.has(Flags::SOFT_DIRTY)) || (cell.dirty && !is_dirty) {
             return Err(format!("page {page}: a mark is lost ({:?}, dirty: {is_dirty})", entry.flags()));
@@ -115,7 +122,7 @@ fn pages(model: &Model, engine: &Engine<'_>, process: usize, vague: bool, seen: 
     Ok(())
 }
 
-/// No right that the mapping doesn't give, and those that are taken at once are.
+/// The entry has no right beyond the mapping's, and all those that are set at once.
 fn rights(entry: Entry, mapping: &Mapping) -> Result<(), String> {
     let can = |right| mapping.rights.contains(right);
     let wrong = (entry.has(Flags::WRITE) && !can(Protection::WRITE))
@@ -124,7 +131,7 @@ fn rights(entry: Entry, mapping: &Mapping) -> Result<(), String> {
     if wrong { Err(format!("rights are wrong for {:?}", mapping.rights)) } else { Ok(()) }
 }
 
-/// The marks are those expected; and who may store shares the page with nobody that must not see it.
+/// The marks are as expected, and a store through a writable entry would be marked.
 fn marks(entry: Entry, touched: &Touched, cell: &crate::model::Cell, seen: &Seen) -> Result<(), String> {
     let found = (entry.has(Flags::SOFT_DIRTY), entry.has(Flags::EXCLUSIVE), seen.dirty.contains(&entry.pfn()));
     let expected = (touched.soft_dirty, touched.exclusive, cell.dirty);
@@ -137,7 +144,7 @@ fn marks(entry: Entry, touched: &Touched, cell: &crate::model::Cell, seen: &Seen
     Ok(())
 }
 
-/// The same contents are in the same frame, and others in another.
+/// Each cell is in one frame, and different cells are in different frames.
 fn same(entry: Entry, cell: usize, seen: &mut Seen) -> Result<(), String> {
     let pfn = entry.pfn();
     let frame = *seen.frame_of.entry(cell).or_insert(pfn);
@@ -155,7 +162,7 @@ fn contents(engine: &Engine<'_>, pfn: Pfn, expected: &[u64; WORDS.len()]) -> Res
     if found == *expected { Ok(()) } else { Err(format!("frame {pfn} holds {found:x?}, expected {expected:x?}")) }
 }
 
-/// What devices see is what processes see.
+/// Devices see the same contents as processes.
 fn pins(model: &Model, engine: &Engine<'_>, seen: &Seen) -> Result<(), String> {
     for (number, (expected, pin)) in model.pins.iter().zip(&engine.pins).enumerate() {
         let told = |what| format!("pin {number}: {what}");

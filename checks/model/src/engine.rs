@@ -1,4 +1,4 @@
-//! The engine on a hosted machine with the soft TLB: does what calls say, and gives what became of it.
+//! The engine on a hosted machine with the soft TLB: makes calls, and gives their answers.
 
 use std::{
     collections::BTreeMap,
@@ -26,14 +26,14 @@ use pagemove_hosted::{Config, ForkError, Hosted, Process, TlbKind, enter_cpu};
 
 use crate::{
     call::{Address, Answer, Backing, Call, Pages, TLBS, WORDS, answer},
-    machine::Lonely,
+    machine::SingleThreaded,
     model::{FILE_PAGES, MOODY, stored},
     moody::Moody,
     sabotage::Sabotage,
     space::address,
 };
 
-/// Virtual processors: more than TLBs in use, so that tests on several threads have lists of free frames as well.
+/// Virtual CPUs: more than TLBs in use, so that tests on several threads have CPU lists as well.
 const CPUS: usize = 2 * TLBS;
 
 /// A file of either kind.
@@ -43,39 +43,39 @@ enum File {
     Moody(Arc<Moody>),
 }
 
-/// What the kernel has taken.
+/// A folio that the kernel has allocated.
 enum Folio<'b> {
     Frozen(FrozenFolio<'b>),
     Counted(FolioRef<'b>),
 }
 
-/// The same, filled so that a stray store shows.
+/// An allocated folio, filled so that a stray store shows.
 struct Taken<'b> {
     folio: Folio<'b>,
     fill: u64,
 }
 
-/// The machine and its core, which outlive all that is on them.
+/// The machine and its core, which outlive everything on them.
 pub(crate) struct Base {
     core: Arc<Core>,
-    machine: Arc<Lonely>,
+    machine: Arc<SingleThreaded>,
     hosted: Arc<Hosted>,
 }
 
 impl Base {
-    /// Makes a machine of so many 2 MiB blocks.
+    /// Makes a machine of `blocks` 2 MiB blocks.
     pub(crate) fn new(blocks: u32) -> Result<Self, String> {
         let frames = blocks * HUGE_ORDER.frames();
         let config = Config { frames, cpus: CPUS, tlb: TlbKind::Soft, contents: Contents::All };
-        let hosted = Hosted::new(config).map_err(told)?;
-        let machine = Lonely::new(hosted.clone());
+        let hosted = Hosted::new(config).map_err(to_text)?;
+        let machine = SingleThreaded::new(hosted.clone());
         let zones = vec![FrameRange { start: Pfn::new(0), frames }];
-        let core = Core::boot(machine.clone(), &zone::Config::new(zones, HUGE_ORDER)).map_err(told)?;
+        let core = Core::boot(machine.clone(), &zone::Config::new(zones, HUGE_ORDER)).map_err(to_text)?;
         Ok(Self { core, machine, hosted })
     }
 }
 
-/// All that is on the machine. Fields are dropped in order: what uses the engine goes before it.
+/// Everything on the machine. Fields are dropped in order: users of the engine before it.
 pub(crate) struct Engine<'b> {
     pub(crate) pins: Vec<PinnedPage>,
     pub(crate) processes: Vec<Process>,
@@ -86,16 +86,16 @@ pub(crate) struct Engine<'b> {
     free: u32,
     bounds: VirtRange,
     core: &'b Arc<Core>,
-    machine: &'b Lonely,
+    machine: &'b SingleThreaded,
     hosted: &'b Arc<Hosted>,
 }
 
-fn told(error: impl std::fmt::Display) -> String {
+fn to_text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
 impl<'b> Engine<'b> {
-    /// Starts one process on a machine that has none. `sabotage` is done at each move.
+    /// Starts a process on a machine without one. Each move applies `sabotage`.
     pub(crate) fn new(base: &'b Base, sabotage: Option<Sabotage>) -> Result<Self, String> {
         let Base { core, machine, hosted } = base;
         let free = core.physical().free_frames();
@@ -108,7 +108,7 @@ impl<'b> Engine<'b> {
             File::Device(CharDevice::new(core, NAMES[2]).open(FILE_PAGES)),
             File::Moody(Moody::open(core, FILE_PAGES)),
         ];
-        let process = Process::new(hosted, core).map_err(told)?;
+        let process = Process::new(hosted, core).map_err(to_text)?;
         Ok(Self {
             bounds: process.space().bounds(),
             pins: Vec::new(),
@@ -139,7 +139,7 @@ impl<'b> Engine<'b> {
         self.core.physical().counters().get(Counter::PgmigrateSuccess)
     }
 
-    /// Does what a call says. An error is something that may never be, whatever the model says.
+    /// Makes a call. An error is wrong whatever the model expects.
     pub(crate) fn apply(&mut self, call: &Call) -> Result<Answer, String> {
         Ok(match *call {
             Call::Load { at, cpu } => {
@@ -180,7 +180,7 @@ impl<'b> Engine<'b> {
                     self.processes.push(process);
                     Answer::Done
                 }
-                // The machine has no other reason.
+                // There is no other reason.
                 Err(_) => Answer::OutOfMemory,
             },
             Call::Fork { process } => match self.processes[process].fork() {
@@ -189,7 +189,7 @@ impl<'b> Engine<'b> {
                     Answer::Done
                 }
                 Err(ForkError::Space(error)) => error.into(),
-                Err(error) => return Err(told(error)),
+                Err(error) => return Err(to_text(error)),
             },
             Call::Exit { process } => {
                 drop(self.processes.remove(process));
@@ -305,7 +305,7 @@ impl<'b> Engine<'b> {
         Mover::new(self.core).migrate(pfns, &mut destination, options).stayed
     }
 
-    /// Moves pages that a process has; gives which stayed, and why.
+    /// Moves pages of a process; gives those that stayed, and why.
     fn move_pages(&mut self, process: usize, pages: &[u32], options: Options) -> Result<Answer, String> {
         let mut frames = BTreeMap::new();
         for &page in pages {
@@ -315,7 +315,7 @@ impl<'b> Engine<'b> {
             }
             frames.insert(page, entry.pfn());
         }
-        // Each once, in an order of their own: pages that share a frame would find it moving.
+        // Each frame once: the second of two pages that share one would find it moving.
         let mut pfns: Vec<Pfn> = frames.values().copied().collect();
         pfns.sort();
         pfns.dedup();
@@ -324,13 +324,13 @@ impl<'b> Engine<'b> {
         Ok(Answer::Stayed(frames.into_iter().filter_map(|(page, pfn)| Some((page, *stayed.get(&pfn)?))).collect()))
     }
 
-    /// Does something that moves pages: no entry may come, go, or change in anything but its frame.
-    fn moving<R>(&mut self, act: impl FnOnce(&mut Self) -> R) -> Result<R, String> {
+    /// Calls `f`, which moves pages. Entries may change only their frame; none may be added or removed.
+    fn moving<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> Result<R, String> {
         let before = self.entries();
         self.machine.skip_flushes(self.sabotage == Some(Sabotage::SkipFlushes));
-        let result = act(self);
+        let result = f(self);
         self.machine.skip_flushes(false);
-        self.spoil(&before);
+        self.apply_sabotage(&before);
         let after = self.entries();
         let flags = |entry: Entry| entry.flags();
         for (at, &entry) in &before {
@@ -359,8 +359,8 @@ impl<'b> Engine<'b> {
         entries
     }
 
-    /// Does what a broken engine would have done to the pages that moved.
-    fn spoil(&self, before: &BTreeMap<(usize, u64), Entry>) {
+    /// Damages the moved pages as a broken engine would.
+    fn apply_sabotage(&self, before: &BTreeMap<(usize, u64), Entry>) {
         for ((process, at), now) in self.entries() {
             if before.get(&(process, at)).is_none_or(|before| before.pfn() == now.pfn()) {
                 continue;
@@ -393,9 +393,9 @@ impl<'b> Engine<'b> {
         Ok(Answer::Done)
     }
 
-    /// Ends everything; nothing may be left.
+    /// Ends everything; then all frames must be free.
     pub(crate) fn finish(mut self) -> Result<(), String> {
-        self.core.physical().validate().map_err(told)?;
+        self.core.physical().validate().map_err(to_text)?;
         self.pins.clear();
         self.processes.clear();
         self.files.clear();
@@ -405,7 +405,7 @@ impl<'b> Engine<'b> {
         }
         let physical = self.core.physical();
         physical.drain_cpu_lists();
-        physical.validate().map_err(told)?;
+        physical.validate().map_err(to_text)?;
         if !physical.pins().all().is_empty() {
             return Err("a pin is left that nobody has".into());
         }
@@ -438,7 +438,7 @@ impl Folio<'_> {
 }
 
 impl Taken<'_> {
-    /// Frees it; nobody else may have stored to it.
+    /// Frees it. A stray store to it is an error.
     fn free(self) -> Result<(), String> {
         let mut stray = false;
         self.folio.for_each_word(|word| stray |= word.load(Ordering::Acquire) != self.fill);

@@ -1,4 +1,4 @@
-//! Runs a history on both, and compares: each answer, and in the end all that can be seen, by every TLB.
+//! Runs a history on engine and model, and compares each answer, and at the end all that is visible, through every TLB.
 
 use std::{
     fmt,
@@ -15,23 +15,23 @@ use crate::{
     sabotage::Sabotage,
 };
 
-/// Blocks of the smaller machine, where memory runs out, and of the larger one, where it mostly doesn't.
+/// Blocks of the larger machine, where memory rarely runs out, and of the smaller one, where it does.
 const BLOCKS: [u32; 2] = [12, 2];
 
-/// A list of operations, and where to run it.
+/// A list of operations, and the size of its machine.
 #[derive(Clone, PartialEq, Eq)]
 pub struct History {
-    /// On a machine in which memory runs out.
+    /// On a machine where memory runs out.
     pub small: bool,
-    /// What to do.
+    /// The operations.
     pub operations: Vec<Operation>,
 }
 
 impl History {
-    /// Operations at most; a longer list is cut.
+    /// The most operations; a longer list is cut.
     pub const MOST: usize = 256;
 
-    /// Makes a history of any bytes.
+    /// Makes a history from any bytes.
     pub fn decode(bytes: &[u8]) -> Self {
         let (&first, rest) = bytes.split_first().unwrap_or((&0, &[]));
         let (chunks, _) = rest.as_chunks::<BYTES>();
@@ -39,7 +39,7 @@ impl History {
         Self { small: first % 2 == 1, operations }
     }
 
-    /// Gives the bytes of which [`History::decode`] makes this one.
+    /// Gives the bytes from which [`History::decode`] makes this history.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![u8::from(self.small)];
         self.operations.iter().for_each(|operation| bytes.extend(operation.encode()));
@@ -47,7 +47,7 @@ impl History {
     }
 }
 
-/// As Rust code, to be pasted into a test.
+/// As Rust code, to paste into a test.
 impl fmt::Debug for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "History {{ small: {}, operations: vec![", self.small)?;
@@ -56,25 +56,25 @@ impl fmt::Debug for History {
     }
 }
 
-/// What a history that was as it should be came to.
+/// The statistics of a successful history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Summary {
-    /// Calls made and compared.
+    /// Compared calls.
     pub calls: u64,
-    /// Operations that named nothing.
+    /// Operations without an object.
     pub nothing: u64,
-    /// Calls that failed for want of memory.
+    /// Calls that ran out of memory.
     pub out_of_memory: u64,
-    /// Pages moved.
+    /// Moved pages.
     pub moved: u64,
 }
 
-/// How the engine differed from the model.
+/// A difference between engine and model.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// What was done, to the call that failed.
+    /// The calls, up to the failing one.
     pub calls: Vec<Call>,
-    /// What was wrong.
+    /// The failure.
     pub what: String,
 }
 
@@ -87,16 +87,16 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Runs a history; gives what it came to, or how the engine failed.
+/// Runs a history; gives its statistics, or the failure.
 ///
 /// # Errors
-/// When the engine's answer, or what is seen of its memory, differs from the model's; when it panics, contradicts itself, or
-/// loses a frame.
+/// When the engine's answer or visible memory differs from the model's; when it panics, is inconsistent, or loses a
+/// frame.
 pub fn run(history: &History) -> Result<Summary, Failure> {
     run_with(history, None)
 }
 
-/// Runs a history with a fault put into the machine.
+/// Runs a history on a machine with a deliberate fault.
 ///
 /// # Errors
 /// As [`run`].
@@ -109,7 +109,7 @@ fn run_with(history: &History, sabotage: Option<Sabotage>) -> Result<Summary, Fa
     let failed = |what| Failure { calls: Vec::new(), what };
     let base = Base::new(BLOCKS[usize::from(history.small)]).map_err(failed)?;
     let engine = Engine::new(&base, sabotage).map_err(failed)?;
-    // An engine that has failed is left as it is: a frame that a failed move holds locked would be waited for.
+    // A failed engine is not dropped: that would wait for the frames that a failed move left locked.
     let mut engine = ManuallyDrop::new(engine);
     let outcome = caught(|| steps(history, &mut engine, &mut calls));
     let outcome = outcome.and_then(|summary| caught(|| ManuallyDrop::into_inner(engine).finish()).map(|()| summary));
@@ -117,8 +117,8 @@ fn run_with(history: &History, sabotage: Option<Sabotage>) -> Result<Summary, Fa
 }
 
 /// Makes a panic an error.
-fn caught<R>(act: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
-    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| {
+fn caught<R>(f: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         Err(format!("panicked: {}", text.or(panic.downcast_ref().copied()).unwrap_or("?")))
     })
@@ -127,17 +127,17 @@ fn caught<R>(act: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
 fn steps(history: &History, engine: &mut Engine<'_>, calls: &mut Vec<Call>) -> Result<Summary, String> {
     let mut model = Model::new(engine.bounds());
     let mut summary = Summary::default();
-    // Each store's value is its own, so that any other one shows.
+    // Each store has a unique value, so that a wrong one shows.
     for (value, &operation) in (1..).zip(&history.operations) {
         match model.resolve(operation, value) {
             None => summary.nothing += 1,
             Some(call) => step(call, &mut model, engine, calls, &mut summary)?,
         }
     }
-    let vague = summary.out_of_memory > 0;
-    compare(&model, engine, vague)?;
+    let contents_only = summary.out_of_memory > 0;
+    compare(&model, engine, contents_only)?;
     for process in 0..model.processes.len() {
-        for page in model.processes[process].ever.clone() {
+        for page in model.processes[process].ever_used.clone() {
             for (cpu, word) in (0..TLBS).flat_map(|cpu| (0..WORDS.len()).map(move |word| (cpu, word))) {
                 let call = Call::Load { at: Address { process, page, word }, cpu };
                 step(call, &mut model, engine, calls, &mut summary)?;
@@ -164,9 +164,9 @@ fn step(
     }
     summary.calls += 1;
     let expected = model.apply(&call);
-    // How many pages are clean depends on who has touched them, which is unknown after a call that failed half-way.
+    // The number of clean pages depends on accesses, which are unknown after a call that failed half-way.
     let unknown = summary.out_of_memory > 0 && matches!(call, Call::DropClean { .. });
-    if found.is_as(&expected) || unknown {
+    if found.is_allowed_for(&expected) || unknown {
         Ok(())
     } else {
         Err(format!("the engine gave {found:?}, the model {expected:?}"))

@@ -1,13 +1,12 @@
 //! Histories: lists of operations, run on the engine and on a deliberately simple model of it, and compared.
 //!
-//! Takes bytes or [`Operation`]s; gives what the engine did otherwise than the model, or what of the engine's memory
-//! contradicts itself. Promises that every list means something (operations name objects by small numbers, taken modulo what
-//! exists), and that a list which fails goes on failing when it is run again. The machine has one thread, so whoever would
-//! wait for another one panics, and doesn't hang.
+//! Takes bytes or [`Operation`]s; reports where the engine differs from the model, or its memory is inconsistent. Every
+//! list is valid: operations name objects by small numbers, modulo the number that exists. A list that fails once
+//! always fails. The machine has one thread, so a wait panics instead of hanging.
 //!
-//! The modules, in the order in which a list goes through them: `operation` names what can be done; `resolve` finds
-//! the objects and gives a `call`; `model` answers it by the book; `engine` answers it by doing it, on a `machine`
-//! that a `sabotage` can break, with a `moody` driver among its objects; `history` compares, and `shrink` makes short what failed.
+//! The modules, in the order of use: `operation` defines the operations; `resolve` finds their objects, and makes a
+//! `call`; `model` computes the expected answer; `engine` makes the call, on a `machine` that a `sabotage` can break,
+//! with a `moody` driver, which can refuse moves; `history` compares, and `shrink` shortens a failing list.
 
 mod call;
 mod compare;

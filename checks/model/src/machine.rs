@@ -1,5 +1,5 @@
-//! The hosted machine, for one thread: waiting is a failure, since nobody is there to wake; and flushes can be left out, to
-//! see that this is found.
+//! The hosted machine, for one thread: a wait panics, since no other thread can wake it. Flushes can be skipped, to
+//! check that this is found.
 #![allow(unsafe_code, reason = "a machine is an unsafe trait; this one passes all on to a real one")]
 
 use std::sync::{
@@ -11,26 +11,26 @@ use pagemove::port::{FlushRange, Machine};
 use pagemove_hosted::Hosted;
 
 /// The machine.
-pub(crate) struct Lonely {
+pub(crate) struct SingleThreaded {
     inner: Arc<Hosted>,
     skips_flushes: AtomicBool,
 }
 
-impl Lonely {
+impl SingleThreaded {
     pub(crate) fn new(inner: Arc<Hosted>) -> Arc<Self> {
         Arc::new(Self { inner, skips_flushes: AtomicBool::new(false) })
     }
 
-    /// Leaves flushes out from now on, or does them again.
+    /// Skips flushes from now on, or makes them again.
     pub(crate) fn skip_flushes(&self, skip: bool) {
         // Relaxed: one thread.
         self.skips_flushes.store(skip, Ordering::Relaxed);
     }
 }
 
-// SAFETY: as the hosted machine's. A flush that is left out breaks the engine's promises to processes, which is what it's for;
-// frames are memory of the machine all the time.
-unsafe impl Machine for Lonely {
+// SAFETY: as the hosted machine's. A skipped flush breaks the engine's guarantees to processes, on purpose; frames
+// remain memory of the machine.
+unsafe impl Machine for SingleThreaded {
     pagemove_hosted::pass_on!(inner: take_ram return_ram lend root_made root_freed cpus cpu_claim interrupt_mask might_wait barrier wake pause now_ns);
 
     fn flush(&self, ranges: &[FlushRange]) {

@@ -1,5 +1,5 @@
-//! The model: what each process reads at each address, which marks its pages have, which pages are pinned, and which calls
-//! are errors. No frames, no TLB, no batches, and nothing at the same time as anything else; so moving is nothing at all.
+//! The model: the word at each address of each process, marks and pins of pages, and the errors of calls. It has no
+//! frames, no TLB, no batches and no concurrency, so a move changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -19,28 +19,28 @@ use crate::{
 
 /// Pages of each file.
 pub(crate) const FILE_PAGES: u32 = 12;
-/// A file in memory; one that is read from a store; a character device's; the moody driver's.
+/// A memory file, one with a backing store, a character device's, the moody driver's.
 pub(crate) const FILES: usize = 4;
 pub(crate) const STORED: usize = 1;
 pub(crate) const FIRST_DEVICE: usize = 2;
 pub(crate) const MOODY: usize = 3;
 
-/// Gives what the store holds in a word of a page.
+/// Gives a word of a page in the backing store.
 pub(crate) fn stored(page: u32, word: usize) -> u64 {
     1 << 32 | u64::from(page) << 8 | word as u64
 }
 
-/// The contents of a page, wherever it is.
+/// The contents of a page.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cell {
     pub(crate) words: [u64; WORDS.len()],
-    /// Written to since it was last clean.
+    /// Written to since it was last cleaned.
     pub(crate) dirty: bool,
-    /// The file whose page it is, or was; none: anonymous.
+    /// The file of which it is, or was, a page; `None`: anonymous.
     file: Option<usize>,
 }
 
-/// A page that a device pins.
+/// A pinned page.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pin {
     pub(crate) cell: usize,
@@ -51,7 +51,7 @@ pub(crate) struct Pin {
 pub(crate) struct Model {
     pub(crate) bounds: VirtRange,
     pub(crate) processes: Vec<Space>,
-    /// The page of a file at each index, by number of its cell.
+    /// For each file: the cell of the page at each index.
     pub(crate) files: [BTreeMap<u32, usize>; FILES],
     pub(crate) cells: Vec<Cell>,
     pub(crate) pins: Vec<Pin>,
@@ -60,7 +60,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Makes a machine with one process, whose mappings lie within `bounds`.
+    /// Makes a machine with one process, with mappings within `bounds`.
     pub(crate) fn new(bounds: VirtRange) -> Self {
         Self {
             bounds,
@@ -73,7 +73,7 @@ impl Model {
         }
     }
 
-    /// Does what a call says.
+    /// Makes a call.
     pub(crate) fn apply(&mut self, call: &Call) -> Answer {
         match *call {
             Call::Load { at, .. } => {
@@ -124,7 +124,7 @@ impl Model {
             Call::Truncate { file, page, pages } => self.truncate(file, page, pages),
             Call::DropClean { file } => self.drop_clean(file),
             Call::Mood(mood) => {
-                // Who has unregistered doesn't come back.
+                // An unregistered driver doesn't come back.
                 self.mood = if self.mood == Mood::Gone { Mood::Gone } else { mood };
                 Answer::Done
             }
@@ -138,7 +138,7 @@ impl Model {
                 self.balloon -= freed;
                 Answer::Count(freed)
             }
-            // Nothing that anybody can see.
+            // Changes nothing visible.
             Call::MoveAll(_)
             | Call::Compact(_)
             | Call::Take { .. }
@@ -158,7 +158,7 @@ impl Model {
         self.cells.len() - 1
     }
 
-    /// Makes anonymous memory with the contents of `cell`.
+    /// Makes an anonymous copy of `cell`.
     fn copy_of(&mut self, cell: usize) -> usize {
         self.new_cell(Cell { words: self.cells[cell].words, ..Cell::default() })
     }
@@ -177,19 +177,19 @@ impl Model {
     }
 
     fn access(&mut self, at: Address, right: Protection) -> Result<usize, FaultError> {
-        self.processes[at.process].ever.insert(at.page);
+        self.processes[at.process].ever_used.insert(at.page);
         let place = address(self.bounds, at.page, WORDS[at.word]);
         self.fault(at.process, at.page, place, right, false)
     }
 
-    /// Makes a page present with a right; with `own` it is made this process's alone as well, if it is anonymous.
+    /// Makes a page present with a right; with `unshare` an anonymous page also becomes exclusive.
     fn fault(
         &mut self,
         process: usize,
         page: u32,
         place: VirtAddr,
         right: Protection,
-        own: bool,
+        unshare: bool,
     ) -> Result<usize, FaultError> {
         let space = &self.processes[process];
         let (_, mapping) = space.find(page).ok_or(FaultError::NotMapped(place))?;
@@ -207,7 +207,7 @@ impl Model {
                 Touched { cell: self.copy_of(cell), soft_dirty: true, exclusive: true }
             }
             Some(Touched { cell, soft_dirty, exclusive: false })
-                if self.cells[cell].file.is_none() && (write || own) =>
+                if self.cells[cell].file.is_none() && (write || unshare) =>
             {
                 let cell = if self.mappings_of(cell) == 1 { cell } else { self.copy_of(cell) };
                 Touched { cell, soft_dirty: soft_dirty || writable, exclusive: true }
@@ -223,7 +223,7 @@ impl Model {
         let end = address(self.bounds, page, 0);
         let beyond = |_| FaultError::BeyondEnd(end);
         match self.processes[process].backing(page) {
-            // A page of 2 MiB may have been brought in with another one, and its marks been cleared since.
+            // The 2 MiB page may have been brought in by another page's access, and its marks cleared since.
             None | Some(Backing::Anonymous { huge: true }) => {
                 Ok(Touched { cell: self.new_cell(Cell::default()), soft_dirty: write, exclusive: true })
             }
@@ -241,7 +241,7 @@ impl Model {
         }
     }
 
-    /// Counts the pages of processes that have these contents.
+    /// Counts the processes' pages with this cell.
     fn mappings_of(&self, cell: usize) -> usize {
         self.processes.iter().flat_map(|space| space.touched.values()).filter(|touched| touched.cell == cell).count()
     }
@@ -329,7 +329,7 @@ impl Model {
                 continue;
             }
             if touched.exclusive && self.is_pinned(touched.cell) {
-                // What a device writes into stays the parent's.
+                // The parent keeps a page that a device may write, the child gets a copy.
                 touched.cell = self.copy_of(touched.cell);
             } else {
                 touched.exclusive = false;
@@ -348,7 +348,7 @@ impl Model {
             match self.pin_page(process, page, write) {
                 Ok(cell) => self.pins.push(Pin { cell, write }),
                 Err(error) => {
-                    // All or none; those that were pinned may have been written to.
+                    // All or none. Pages already pinned may have been written to.
                     for pin in self.pins.drain(before..) {
                         self.cells[pin.cell].dirty |= pin.write;
                     }
@@ -361,10 +361,10 @@ impl Model {
 
     fn pin_page(&mut self, process: usize, page: u32, write: bool) -> Result<usize, FaultError> {
         let space = &mut self.processes[process];
-        space.ever.insert(page);
+        space.ever_used.insert(page);
         let mapping = space.find(page).map(|(_, mapping)| mapping);
         let copied = mapping.is_some_and(|mapping| !mapping.is_shared() && mapping.is_writable());
-        // It may be there already with others of 2 MiB, and then nothing marks it.
+        // It may be present already, as part of 2 MiB, and then nothing marks it.
         let unmarked = mapping.is_some_and(Mapping::is_huge) && !space.touched.contains_key(&page);
         let readable = mapping.is_some_and(|mapping| mapping.rights.contains(Protection::READ));
         if let Some(touched) = space.touched.get(&page).filter(|_| readable && !write) {
@@ -373,8 +373,8 @@ impl Model {
                 return Ok(touched.cell);
             }
         }
-        // A page that would be copied at the next store is made the process's own now: else that store would go to a page
-        // that the device doesn't see.
+        // A page that the next store would copy becomes exclusive now: otherwise that store would go to a page that the
+        // device doesn't see.
         let right = if write || (copied && !unmarked) { Protection::WRITE } else { Protection::READ };
         self.fault(process, page, address(self.bounds, page, 0), right, true)
     }
@@ -396,7 +396,7 @@ impl Model {
         Answer::Count(clean.len() as u32)
     }
 
-    /// Tells which of the pages can't move, and why.
+    /// Gives the pages that can't move, and why.
     fn stayed(&self, process: usize, pages: &[u32], options: Options) -> Answer {
         let touched = &self.processes[process].touched;
         let reason = |page| self.reason(touched.get(page)?.cell, options.policy);
@@ -410,7 +410,7 @@ impl Model {
         let file = self.cells[cell].file.filter(|&file| file >= FIRST_DEVICE)?;
         match (policy, self.mood) {
             (Policy::Unmovable, _) => Some(Reason::Unmovable),
-            // Only mapped pages are asked for.
+            // All pages of `Move` are mapped.
             (Policy::Unmapped, _) => Some(Reason::Mapped),
             (Policy::Any, _) if file != MOODY => None,
             (Policy::Any, Mood::Moves) => None,

@@ -1,4 +1,4 @@
-//! A driver that refuses moves when told to, at any of its callbacks.
+//! A driver that can be set to refuse moves, at any of its callbacks.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,15 +11,15 @@ use pagemove::{
     space::{FileError, Mappable},
 };
 
-/// How it answers.
+/// The driver's answer to moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mood {
     /// Lets its pages move.
     #[default]
     Moves,
-    /// Refuses at this step.
+    /// Refuses in this callback.
     Refuses(Step, Refusal),
-    /// Has unregistered; that is for ever.
+    /// Has unregistered, for good.
     Gone,
 }
 
@@ -61,7 +61,7 @@ impl Moody {
         &self.driver.index
     }
 
-    /// Changes how it answers from now on.
+    /// Sets the answer from now on.
     pub(crate) fn set(&self, mood: Mood) {
         *self.driver.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
         if mood == Mood::Gone {

@@ -1,5 +1,5 @@
-//! What can be done, as small numbers that mean something whatever they are: [`crate::resolve`] takes them modulo what
-//! exists. An operation is eight bytes, its kind and up to seven numbers, so that any bytes are a history.
+//! Operations, with small numbers as arguments. All numbers are valid, since [`crate::resolve`] takes them modulo the
+//! number of objects. An operation is eight bytes, its kind and up to seven numbers, so any bytes are a history.
 
 /// Bytes of an encoded operation.
 pub const BYTES: usize = 8;
@@ -20,7 +20,7 @@ macro_rules! operations {
         #[repr(u8)]
         enum Kind { $($name),* }
 
-        /// How to make each kind from its numbers, and how often among random ones.
+        /// For each kind: its weight among random operations, and the function that makes it.
         const KINDS: &[(u32, fn(Numbers) -> Operation)] = &[
             $(($weight, |numbers| {
                 let [$($field,)* ..] = numbers;
@@ -29,7 +29,7 @@ macro_rules! operations {
         ];
 
         impl Operation {
-            /// Gives the bytes that [`Operation::decode`] makes this one of.
+            /// Gives the bytes from which [`Operation::decode`] makes this operation.
             pub fn encode(self) -> [u8; BYTES] {
                 let mut bytes = [0; BYTES];
                 match self {
@@ -49,15 +49,15 @@ operations! {
     12 Load { process, mapping, offset, word, cpu },
     /// A process stores to a word.
     16 Store { process, mapping, offset, word, cpu },
-    /// A process asks for the right to fetch instructions.
+    /// A process's instruction fetch faults.
     1 Fetch { process, mapping, offset },
     /// mmap of anonymous memory.
     5 MapAnonymous { process, pages, at, rights },
-    /// mmap of anonymous memory, 2 MiB at once where that fits.
+    /// mmap of anonymous memory, with 2 MiB pages where they fit.
     2 MapHuge { process, pages, at, rights },
-    /// mmap of a file or device, stores seen by all.
+    /// mmap of a file or device, shared.
     6 MapShared { process, pages, at, rights, file, first },
-    /// mmap of a file or device, copied when written to.
+    /// mmap of a file or device, private.
     4 MapPrivate { process, pages, at, rights, file, first },
     /// munmap.
     4 Unmap { process, mapping, offset, pages },
@@ -75,48 +75,48 @@ operations! {
     2 Exit { process },
     /// A device pins pages of a process.
     4 Pin { process, mapping, offset, pages, write },
-    /// It lets go of them.
+    /// The device drops a pin.
     3 Unpin { pin },
-    /// It writes to a page that it pins.
+    /// The device writes to a pinned page.
     3 PinStore { pin, word },
     /// The owner of a file reads a word.
     2 FileLoad { file, page, word },
     /// The owner of a file writes a word.
     3 FileStore { file, page, word },
-    /// The owner frees pages, whoever has them mapped.
+    /// The owner frees pages, also mapped ones.
     3 Truncate { file, page, pages },
-    /// The pages of a file that can be read again are dropped.
+    /// Drops a file's clean pages.
     2 DropClean { file },
-    /// How the moody driver answers to moves from now on.
+    /// Sets the moody driver's answer to moves.
     2 Mood { mood },
     /// Moves the pages of a range.
     10 Move { process, mapping, offset, pages, mode, batch, policy },
-    /// Moves whatever is movable.
+    /// Moves all movable pages.
     5 MoveAll { mode, batch, policy },
     /// Compacts all memory.
     3 Compact { mode, batch, policy },
-    /// The kernel takes frames, counted or frozen.
+    /// The kernel allocates a folio, published or frozen.
     2 Take { order, frozen },
-    /// The kernel takes 2 MiB, compacting if need be.
+    /// The kernel allocates 2 MiB, with compaction if needed.
     2 TakeHuge { mode, batch, policy },
-    /// The kernel gives frames back.
+    /// The kernel frees a folio.
     3 Give { taken },
     /// The balloon grows.
     2 Inflate { pages },
     /// The balloon shrinks.
     1 Deflate { pages },
-    /// Free frames on processors' lists go back to the zone.
+    /// Drains the CPUs' lists.
     1 Drain {},
 }
 
 impl Operation {
-    /// Makes an operation of any bytes.
+    /// Makes an operation from any bytes.
     pub fn decode([kind, numbers @ ..]: [u8; BYTES]) -> Self {
         let (_, make) = KINDS[usize::from(kind) % KINDS.len()];
         make(numbers)
     }
 
-    /// Gives, for each kind, its weight among random operations, and what makes it of any numbers.
+    /// Gives, for each kind, its weight among random operations, and the function that makes it.
     pub fn kinds() -> impl Iterator<Item = (u32, fn([u8; BYTES - 1]) -> Operation)> {
         KINDS.iter().copied()
     }

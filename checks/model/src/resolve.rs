@@ -1,6 +1,6 @@
-//! Finds the objects that an operation names, by what the model has; nothing if there is none.
+//! Finds the objects of an operation among the model's; `None` if there is none.
 //!
-//! Numbers of 0 name what is simplest (the first mapping, one page, full rights), so that a list shrinks towards it.
+//! 0 means the simplest (the first mapping, one page, full rights), so that a list shrinks towards that.
 
 use pagemove::{
     migrate::{Batch, Mode, Options, Policy, Purpose},
@@ -17,19 +17,19 @@ use crate::{
     space::Space,
 };
 
-/// Processes at most.
+/// Most processes.
 const PROCESSES: usize = 4;
-/// Pages that one call pins at most.
+/// Most pages that one call pins.
 const PINNED: u32 = 4;
-/// Numbers below this one let the engine choose a place.
+/// Numbers below this one let the engine choose the address.
 const ANYWHERE: u8 = 96;
 
 impl Model {
-    /// Gives the call; what it stores is `value`.
+    /// Gives the call; a store stores `value`.
     pub(crate) fn resolve(&self, operation: Operation, value: u64) -> Option<Call> {
         let word = |word: u8| usize::from(word) % WORDS.len();
         let file = |file: u8| usize::from(file) % FILES;
-        // One beyond the end, too.
+        // Also one page after the end.
         let file_page = |page: u8| u32::from(page) % (FILE_PAGES + 1);
         Some(match operation {
             Operation::Load { process, mapping, offset, word: number, cpu } => {
@@ -131,7 +131,7 @@ impl Model {
     }
 }
 
-/// Finds a page of a process: mostly one that is mapped.
+/// Finds a page of a process, mostly a mapped one.
 fn page(space: &Space, mapping: u8, offset: u8) -> u32 {
     let number = usize::from(mapping).checked_rem(space.mappings.len());
     match number.filter(|_| mapping < 240).and_then(|number| space.mappings.iter().nth(number)) {
@@ -140,7 +140,7 @@ fn page(space: &Space, mapping: u8, offset: u8) -> u32 {
     }
 }
 
-/// Names a place for a mapping, in one of four ranges of 2 MiB, or leaves it open.
+/// Gives the place of a mapping, in one of four ranges of 2 MiB; `None`: the engine chooses.
 fn place(number: u8) -> Option<u32> {
     let within = u32::from(number - ANYWHERE.min(number)) % 40;
     let page = match (number - ANYWHERE.min(number)) / 40 {
@@ -150,14 +150,14 @@ fn place(number: u8) -> Option<u32> {
     (number >= ANYWHERE).then_some(page)
 }
 
-/// Mostly few pages, at times more than 2 MiB.
+/// Mostly few pages, sometimes more than 2 MiB.
 fn length(number: u8) -> u32 {
     if number < 208 { 1 + u32::from(number) % 13 } else { 1 << (number % 11) }
 }
 
 fn rights(number: u8) -> Protection {
     let read_write = Protection::READ | Protection::WRITE;
-    // Rights to store but not to load are none of x86-64's.
+    // x86-64 has no right to store without the right to load.
     [read_write, Protection::READ, read_write | Protection::EXECUTE, Protection::empty(), read_write]
         [usize::from(number) % 5]
 }

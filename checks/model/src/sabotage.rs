@@ -1,12 +1,12 @@
-//! What can be broken in the machine on purpose.
+//! Deliberate faults.
 
-/// A fault put into the machine on purpose, to see that it's found.
+/// A deliberate fault, to check that it is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sabotage {
     /// Moves flush no TLB.
     SkipFlushes,
     /// Moves don't copy a page's last word.
     LoseContents,
-    /// Moves take the right to store, and the soft-dirty mark, out of entries.
+    /// Moves remove the right to store and the soft-dirty mark from entries.
     LoseWrite,
 }

@@ -1,14 +1,14 @@
-//! Makes a history that fails shorter: takes operations out and numbers down to 0 until nothing more goes. What a property
-//! test has shrunk already gets shorter still, since it tries no operation twice; and what a fuzzer found gets readable.
+//! Shortens a failing history: removes operations and reduces numbers to 0 as far as possible. A property test's
+//! shrinking stops earlier, since it tries each operation once; and a fuzzer's finding becomes readable.
 
 use crate::{history::History, operation::Operation};
 
-/// Gives the shortest history that is found from `history`, which `fails`.
+/// Gives the shortest failing history found from `history`, which `fails`.
 pub fn shrink(history: &History, fails: impl Fn(&History) -> bool) -> History {
     let mut best = history.clone();
     loop {
         let before = best.clone();
-        // From the end: what comes later depends on what was before.
+        // From the end, since later operations depend on earlier ones.
         for at in (0..best.operations.len()).rev() {
             let mut shorter = best.clone();
             shorter.operations.remove(at);

@@ -1,4 +1,4 @@
-//! A process of the model: which pages it maps, and which of them it has touched. Sorted lists, and nothing clever.
+//! A process of the model: its mappings, and the pages it has touched. Sorted maps, nothing clever.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use pagemove::{
 
 use crate::call::Backing;
 
-/// A mapping. One that is cut in two is two from then on, as with the engine's.
+/// A mapping. Once split it stays two, as the engine's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mapping {
     pub(crate) pages: u32,
@@ -30,7 +30,7 @@ impl Mapping {
         self.rights.contains(Protection::WRITE)
     }
 
-    /// Gives what it maps from page `offset` on.
+    /// Gives its source from page `offset` on.
     fn backing_at(&self, offset: u32) -> Backing {
         match self.backing {
             Backing::Anonymous { huge } => Backing::Anonymous { huge },
@@ -40,14 +40,14 @@ impl Mapping {
     }
 }
 
-/// A page that is there.
+/// A present page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Touched {
-    /// Its contents, by number.
+    /// The number of its cell.
     pub(crate) cell: usize,
-    /// Stored to, or made to be stored to, since the marks were cleared.
+    /// Stored to, or made writable, since the marks were cleared.
     pub(crate) soft_dirty: bool,
-    /// Anonymous, and this page's alone.
+    /// Anonymous, and not shared with another process.
     pub(crate) exclusive: bool,
 }
 
@@ -58,8 +58,8 @@ pub(crate) struct Space {
     pub(crate) mappings: BTreeMap<u32, Mapping>,
     /// By page.
     pub(crate) touched: BTreeMap<u32, Touched>,
-    /// All pages that were ever used: what a TLB may remember.
-    pub(crate) ever: BTreeSet<u32>,
+    /// All pages ever used: a TLB may have translations of them.
+    pub(crate) ever_used: BTreeSet<u32>,
 }
 
 /// Gives the address of a page, and of the word in it.
@@ -74,7 +74,7 @@ impl Space {
         (page < start + mapping.pages).then_some((start, mapping))
     }
 
-    /// Gives what `page` maps.
+    /// Gives the source of `page`.
     pub(crate) fn backing(&self, page: u32) -> Option<Backing> {
         self.find(page).map(|(start, mapping)| mapping.backing_at(page - start))
     }
@@ -85,7 +85,7 @@ impl Space {
         reaching_in.or_else(|| self.mappings.range(page..page + pages).next().map(|(&start, _)| start))
     }
 
-    /// Gives the lowest place for so many pages.
+    /// Gives the lowest free place for `pages` pages.
     pub(crate) fn lowest_free(&self, pages: u32, huge: bool) -> u32 {
         let step = if huge { HUGE_ORDER.frames() } else { 1 };
         let mut page = 0;
@@ -95,7 +95,7 @@ impl Space {
         page
     }
 
-    /// Cuts the mapping that reaches over `page` in two.
+    /// Splits the mapping of `page` there, unless it starts there.
     pub(crate) fn cut(&mut self, page: u32) {
         let Some((start, mapping)) = self.find(page).map(|(start, mapping)| (start, mapping.clone())) else { return };
         let below = page - start;
@@ -106,7 +106,7 @@ impl Space {
         }
     }
 
-    /// Cuts at both ends of a range; gives the first pages of the mappings inside.
+    /// Splits at both ends of a range; gives the first pages of the mappings inside.
     pub(crate) fn isolate(&mut self, page: u32, pages: u32) -> Vec<u32> {
         self.cut(page);
         self.cut(page + pages);

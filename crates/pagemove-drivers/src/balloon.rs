@@ -1,4 +1,4 @@
-//! A balloon: pages given to the hypervisor, which a driver owns and nothing maps. They move like any others.
+//! A balloon: pages given to the hypervisor, owned by a driver and not mapped. They move like any other page.
 
 use std::sync::{
     Arc,
@@ -29,7 +29,7 @@ impl Balloon {
         Self { pages, _registration: registration, next: AtomicU32::new(0) }
     }
 
-    /// Takes `pages` pages from the machine; gives back what it took if there are not so many.
+    /// Takes `pages` pages from the machine; if there are too few, returns those taken.
     pub fn inflate(&self, pages: u32) -> Result<(), AllocError> {
         for taken in 0..pages {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
@@ -41,12 +41,12 @@ impl Balloon {
         Ok(())
     }
 
-    /// Takes over one page, allocated as [`Kind::Driver`], for rebuilding a layout.
+    /// Inserts a page allocated as [`Kind::Driver`], to rebuild a layout.
     pub fn adopt(&self, page: FrozenFolio<'_>) -> bool {
         self.pages.insert(self.next.fetch_add(1, Ordering::Relaxed), page).is_ok()
     }
 
-    /// Gives up to `pages` pages back, also ones that are being moved; gives their number.
+    /// Returns up to `pages` pages, waiting for moves of them; gives their number.
     pub fn deflate(&self, pages: u32) -> u32 {
         let mut freed = 0;
         while freed < pages

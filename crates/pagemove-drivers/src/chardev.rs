@@ -1,7 +1,7 @@
 //! A character device with private pages for each open file, mapped by `mmap` and `fault`: the founding case.
 //!
-//! Its pages carry the driver's operations **and** the reverse map of the file. They can be mapped in several processes
-//! at once, at different addresses and protections, and read and written by the driver itself; and they move meanwhile.
+//! Its pages have the driver's operations **and** the file's reverse map. Several processes can map them at once, at
+//! different addresses and with different protections, and the driver itself can access them; they move meanwhile.
 
 use std::sync::{
     Arc,
@@ -25,14 +25,14 @@ pub struct CharDevice {
     name: String,
 }
 
-/// An open file of the device, with pages of its own. Its pages live until it is dropped: closed, and mapped nowhere.
+/// An open file of the device, with private pages. They exist until it is dropped: closed, and not mapped any more.
 pub struct DeviceFile {
     driver: Arc<Driver>,
     registration: Registration,
     pages: u32,
 }
 
-/// The driver's side of a move.
+/// The owner of a file's pages.
 struct Driver {
     name: String,
     index: Arc<PageIndex>,
@@ -56,7 +56,7 @@ impl CharDevice {
         Self { engine: engine.clone(), name: name.into() }
     }
 
-    /// Opens the device: a file of `pages` pages, each allocated and cleared when it is first used.
+    /// Opens the device: a file of `pages` pages, each allocated and cleared at first use.
     pub fn open(&self, pages: u32) -> Arc<DeviceFile> {
         let index = self.engine.new_index(Kind::Driver, self.name.clone());
         let driver = Arc::new(Driver { name: self.name.clone(), index, moves: AtomicU64::new(0) });
@@ -74,13 +74,13 @@ impl DeviceFile {
         Ok(self.driver.index.lock_or_insert(page)?)
     }
 
-    /// Reads a word, as the driver does by itself. The page stays where it is meanwhile, no longer.
+    /// Reads a word, as the driver's own access. The page can't move meanwhile.
     pub fn read(&self, page: u32, word: usize) -> Result<u64, FileError> {
         let words = self.page(page)?;
         Ok(words.words(0).get(word).ok_or(FileError::BeyondEnd(page))?.load(Ordering::Acquire))
     }
 
-    /// Writes a word, as the driver does by itself.
+    /// Writes a word, as the driver's own access.
     pub fn write(&self, page: u32, word: usize, value: u64) -> Result<(), FileError> {
         let words = self.page(page)?;
         words.words(0).get(word).ok_or(FileError::BeyondEnd(page))?.store(value, Ordering::Release);
@@ -88,28 +88,28 @@ impl DeviceFile {
         Ok(())
     }
 
-    /// Allocates all pages now, not with their first use.
+    /// Allocates all pages now, not at first use.
     pub fn populate(&self) -> Result<(), AllocError> {
         (0..self.pages).try_for_each(|page| self.driver.index.lock_or_insert(page).map(drop))
     }
 
-    /// Puts a folio, allocated as [`Kind::Driver`], at `page`, for rebuilding a layout. False, and the folio is freed, if there is
-    /// a page already, or `page` is beyond the end.
+    /// Inserts a folio allocated as [`Kind::Driver`] at `page`, to rebuild a layout. False, and the folio is freed, if
+    /// there is a page already, or `page` is after the end.
     pub fn adopt(&self, page: u32, folio: FrozenFolio<'_>) -> bool {
         page < self.pages && self.driver.index.insert(page, folio).is_ok()
     }
 
-    /// Frees a page while others may have it mapped, or a move may be under way; the next use gets a cleared one.
+    /// Frees a page, also while it is mapped or being moved; the next use gets a cleared one.
     pub fn free(&self, page: u32) -> bool {
         self.driver.index.remove(page)
     }
 
-    /// Tells how many moves the driver has carried out.
+    /// Gives the number of pages that have moved.
     pub fn moves(&self) -> u64 {
         self.driver.moves.load(Ordering::Relaxed)
     }
 
-    /// Tells the frame of a page right now.
+    /// Gives the current frame of a page.
     pub fn peek(&self, page: u32) -> Option<Pfn> {
         self.driver.index.peek(page)
     }
@@ -119,7 +119,7 @@ impl DeviceFile {
         self.pages
     }
 
-    /// Gives the registration, for unregistering while the file is open: its pages then stay where they are.
+    /// Gives the registration, to unregister while the file is open: then its pages can't move any more.
     pub fn registration(&self) -> &Registration {
         &self.registration
     }

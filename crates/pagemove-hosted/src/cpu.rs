@@ -1,7 +1,8 @@
-//! Which virtual processor a thread is.
+//! The virtual CPU of a thread.
 //!
-//! Every thread that lives has a number of its own, the smallest that is free when it first asks. Those below a machine's
-//! number of processors are its processors; a machine's TLBs, which threads may share, are taken modulo.
+//! Every live thread has its own number, the smallest that was free when it first asked. A number below a machine's
+//! number of CPUs is the thread's CPU. TLBs may be shared: a thread's TLB is its number modulo the machine's number of
+//! CPUs.
 
 use std::{
     cell::Cell,
@@ -11,13 +12,13 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// Numbers given back, all below `NEXT`.
+/// Returned numbers, all below `NEXT`.
 #[cfg(not(feature = "shuttle"))]
 static FREE: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
 #[cfg(not(feature = "shuttle"))]
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-// Those of one execution, so that it's the same when it's replayed.
+// New ones for each execution, so that a replay is the same.
 #[cfg(feature = "shuttle")]
 shuttle::lazy_static! {
     static ref FREE: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
@@ -29,14 +30,14 @@ struct Number(usize);
 impl Number {
     fn new() -> Self {
         let mut free = FREE.lock();
-        // Under the lock, so that the smallest one is given.
+        // Under the lock, so that the smallest number is taken.
         Self(free.pop_first().unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 }
 
 impl Drop for Number {
     fn drop(&mut self) {
-        // First: whoever gets the number next must have it alone.
+        // First, since the number's next thread must have it alone.
         let _ = KNOWN.try_with(|known| known.set(NONE));
         FREE.lock().insert(self.0);
     }
@@ -49,13 +50,13 @@ use shuttle::thread_local;
 
 thread_local! {
     static NUMBER: Number = Number::new();
-    // What the other one holds, without a look at whether that still lives: allocations ask for it.
+    // The value of `NUMBER`, without its destructor check, since each allocation reads it.
     static KNOWN: Cell<usize> = const { Cell::new(NONE) };
     static TLB: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// Makes this thread use the TLB of virtual processor `cpu` (modulo the machine's number of them) from now on, so that one
-/// thread can act for several. Its own lists of free frames stay those of its number.
+/// Makes this thread use the TLB of virtual CPU `cpu` (modulo the machine's number of CPUs) from now on, so that one
+/// thread can act for several. Its lists of free frames remain those of its number.
 pub fn enter(cpu: usize) {
     TLB.with(|tlb| tlb.set(Some(cpu)));
 }
@@ -65,7 +66,7 @@ pub(crate) fn tlb() -> usize {
     TLB.with(Cell::get).unwrap_or_else(number)
 }
 
-/// Gives this thread's number; while the thread ends, [`NONE`], beyond all processors.
+/// Gives this thread's number; [`NONE`], above all CPUs, while the thread ends.
 pub(crate) fn number() -> usize {
     match KNOWN.with(Cell::get) {
         NONE => first(),

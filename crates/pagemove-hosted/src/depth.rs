@@ -1,7 +1,7 @@
-//! How many masked locks a thread holds.
+//! Counts the masked locks that a thread holds.
 //!
-//! Takes the engine's masking and restoring of interrupts, of which this machine has none; promises a panic where a call that may wait
-//! is made while they are masked. A kernel would hang there, at times.
+//! This machine has no interrupts. It counts where the engine masks them, and panics if a call that may wait is made
+//! meanwhile: a kernel could deadlock there.
 
 use std::cell::Cell;
 
@@ -14,7 +14,7 @@ thread_local! {
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Counts instead of masking.
+/// An interrupt mask that only counts.
 pub(crate) const COUNTING: InterruptMask = InterruptMask { mask, restore };
 
 fn mask() -> usize {

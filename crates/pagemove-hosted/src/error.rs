@@ -1,19 +1,19 @@
-//! Why a machine can't be had.
+//! Why a machine can't be made.
 
 use std::io;
 
-/// Why a machine can't be had.
+/// Why a machine can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum HostedError {
     /// More memory than the host has free.
     #[error("{asked} MiB of memory were asked for, but only {available} MiB are available; ask for less")]
     NotEnoughMemory {
-        /// MiB asked for.
+        /// Requested MiB.
         asked: u64,
-        /// MiB available.
+        /// Available MiB.
         available: u64,
     },
-    /// Nothing was asked for.
+    /// No frames or no CPUs were requested.
     #[error("a machine needs at least one frame and one processor")]
     Nothing,
     /// The host TLB needs map areas, and too few are left.
@@ -21,19 +21,19 @@ pub enum HostedError {
         "the host TLB needs at least {needed} free map areas, but of vm.max_map_count = {most} only {free} are left; raise it (sysctl vm.max_map_count=65530) or take the soft TLB"
     )]
     MapAreas {
-        /// What is needed.
+        /// The number needed.
         needed: usize,
         /// The host's limit.
         most: usize,
-        /// What is left of it.
+        /// The number left.
         free: usize,
     },
     /// The host refused memory.
     #[error("the host gave no memory for {what}: {source}")]
     Host {
-        /// What for.
+        /// The use of the memory.
         what: &'static str,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
 }

@@ -1,4 +1,4 @@
-//! The hosted machine: RAM, virtual processors, and the TLB of choice.
+//! The hosted machine: RAM, virtual CPUs, and one of two TLBs.
 
 use std::{
     sync::{
@@ -23,25 +23,25 @@ use crate::{
     wait,
 };
 
-/// Which TLB the virtual processors have.
+/// The kind of the virtual CPUs' TLBs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TlbKind {
-    /// In software: slow, and stale until flushed.
+    /// In software: slow; keeps entries until they are flushed.
     Soft,
     /// The host's MMU.
     Host,
 }
 
-/// What machine to make.
+/// The configuration of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// Frames of RAM.
     pub frames: u32,
-    /// Virtual processors.
+    /// Virtual CPUs.
     pub cpus: usize,
     /// Their TLB.
     pub tlb: TlbKind,
-    /// Whether data frames have contents.
+    /// Which frames have contents.
     pub contents: Contents,
 }
 
@@ -51,18 +51,18 @@ pub struct Hosted {
     config: Config,
     tlb: Tlb,
     started: Instant,
-    // Without one, no processor can be claimed.
+    // Without `membarrier` no CPU can be claimed.
     has_barrier: bool,
-    // By an engine.
+    // RAM was given to an engine.
     is_taken: AtomicBool,
     roots: Roots,
 }
 
-/// Memory beyond the frames' that a machine needs, at most: metadata, and the program's own.
+/// The most memory needed besides RAM: metadata, and the program's own.
 const MARGIN: u64 = 64 << 20;
 
 impl Hosted {
-    /// Makes a machine. Its RAM is taken from the host page by page, as it is first used.
+    /// Makes a machine. The host allocates its RAM page by page, at first use.
     pub fn new(config: Config) -> Result<Arc<Self>, HostedError> {
         if config.frames == 0 || config.cpus == 0 {
             return Err(HostedError::Nothing);
@@ -97,7 +97,7 @@ impl Hosted {
         }))
     }
 
-    /// Gives what the machine was made as.
+    /// Gives the configuration.
     pub fn config(&self) -> Config {
         self.config
     }
@@ -105,14 +105,14 @@ impl Hosted {
     /// Gives the number of the TLB that this thread uses.
     pub(crate) fn tlb_number(&self) -> usize {
         let number = cpu::tlb();
-        // Mostly it is below already, and a division costs as much as the look-up.
+        // Mostly below already, and a division costs as much as the look-up.
         if number < self.config.cpus { number } else { number % self.config.cpus }
     }
 
     pub(crate) fn ram(&self) -> Ram {
         #[allow(unsafe_code)]
-        // SAFETY: the area is mapped for reading and writing as long as `self`, page-aligned, of that many frames. Besides
-        // the engine only processes' accesses reach it, through the engine's page tables.
+        // SAFETY: the area is mapped readable and writable as long as `self`, page-aligned, with that many frames.
+        // Besides the engine only processes access it, through the engine's page tables.
         unsafe {
             Ram::new(self.ram.start(), self.config.frames, self.config.contents)
         }
@@ -124,7 +124,7 @@ impl Hosted {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: no two threads have the same number; the barrier is the host's, and without one no processor is ever claimed.
+// SAFETY: no two threads have the same number; the barrier is the host's, and without one no CPU is ever claimed.
 unsafe impl Machine for Hosted {
     fn take_ram(&self) -> Option<Ram> {
         // Acquire and Release: an engine sees what the one before it did with the RAM.
@@ -139,7 +139,7 @@ unsafe impl Machine for Hosted {
         let area = Area::zeroed(bytes.max(1)).ok()?;
         let (start, bytes) = (area.start(), area.bytes());
         #[allow(unsafe_code)]
-        // SAFETY: fresh zeroed memory, page-aligned, the borrower's alone until the area, which is kept, is dropped.
+        // SAFETY: new zeroed memory, page-aligned, used only by the borrower until the area is dropped with it.
         Some(unsafe { LentMemory::new(start, bytes, Box::new(area)) })
     }
 
@@ -169,12 +169,12 @@ unsafe impl Machine for Hosted {
     }
 
     fn cpu_claim(&self) -> CpuClaim {
-        // A thread has its number alone as long as it lives, so there is nothing to end.
+        // A live thread's number is unique, so there is nothing to release.
         if self.has_barrier { CpuClaim { claim: cpu::number, release: None } } else { CpuClaim::NONE }
     }
 
     fn interrupt_mask(&self) -> Option<InterruptMask> {
-        // There are no interrupts. With debug assertions it's counted where they would be masked.
+        // There are no interrupts. With debug assertions, count where they would be masked.
         cfg!(debug_assertions).then_some(depth::COUNTING)
     }
 

@@ -1,6 +1,6 @@
-//! System calls, typed: memory files, mappings, and what the host has of memory and map areas.
+//! Typed system calls: memory files, mappings, available memory and map areas.
 //!
-//! `unsafe`: calls of mmap and its kin on ranges that this module mapped itself, or that a caller's type vouches for.
+//! `unsafe`: calls of mmap and the like on ranges that this module has mapped itself.
 #![allow(unsafe_code)]
 
 use std::{
@@ -15,14 +15,14 @@ pub(crate) struct Area {
     bytes: usize,
 }
 
-// SAFETY: a range of addresses; what is in it is shared as atomics, or by the engine's protocol, as its users say.
+// SAFETY: a range of addresses; its memory is shared as atomics, or by the engine's protocol, as its users say.
 unsafe impl Send for Area {}
 // SAFETY: as above.
 unsafe impl Sync for Area {}
 
 impl Area {
     fn map(bytes: usize, protection: i32, flags: i32, file: i32) -> io::Result<Self> {
-        // SAFETY: a new range, wherever the kernel puts it.
+        // SAFETY: a new range, at an address that the kernel chooses.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, file, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -32,11 +32,11 @@ impl Area {
             .ok_or_else(|| io::Error::other("mmap gave address 0"))
     }
 
-    /// Maps zeroed private memory; huge pages where the host likes, since it is walked at random.
+    /// Maps zeroed private memory, with huge pages if the host has them, since accesses to it are random.
     pub(crate) fn zeroed(bytes: usize) -> io::Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         let area = Self::map(bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1)?;
-        // SAFETY: the range is ours; advice changes no contents. Refused advice is no matter.
+        // SAFETY: the range is ours; advice changes no contents. The advice may fail.
         unsafe { libc::madvise(area.start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
         Ok(area)
     }
@@ -60,7 +60,7 @@ impl Area {
         self.bytes
     }
 
-    /// Maps `bytes` of `file` from `at` on over the range from `offset` on, for loads, or also for stores.
+    /// Maps `bytes` of `file` from `at` on at `offset` of the area, for loads, and if `store` also for stores.
     pub(crate) fn show(
         &self,
         offset: usize,
@@ -71,20 +71,20 @@ impl Area {
     ) -> io::Result<()> {
         assert!(offset + bytes <= self.bytes && at + bytes <= file.bytes, "a mapping outside its area");
         let protection = if store { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
-        // Populated: else the first access would fault once more, in the kernel.
+        // Populated: otherwise the first access would fault again, in the kernel.
         let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE | libc::MAP_POPULATE;
         self.replace(offset, bytes, protection, flags, file.fd.as_raw_fd(), at)
     }
 
-    /// Makes every access to the range fault again. When it returns no processor of the host uses the old mapping.
+    /// Makes every access to the range fault again. When it returns, no CPU of the host uses the old mapping.
     pub(crate) fn hide(&self, offset: usize, bytes: usize) -> io::Result<()> {
         assert!(offset + bytes <= self.bytes, "a mapping outside its area");
         self.replace(offset, bytes, libc::PROT_NONE, RESERVED | libc::MAP_FIXED, -1, 0)
     }
 
     fn replace(&self, offset: usize, bytes: usize, protection: i32, flags: i32, fd: i32, at: usize) -> io::Result<()> {
-        // SAFETY: within this area, by the callers' assertions; Rust references into it are to atomics in shared memory,
-        // which any frame of RAM is, and an access to a hidden part traps.
+        // SAFETY: within this area, by the callers' assertions. Rust references into it are to atomics in shared
+        // memory, as every frame of RAM is, and an access to a hidden part traps.
         let got = unsafe {
             let start = self.start.as_ptr().add(offset).cast();
             libc::mmap(start, bytes, protection, flags, fd, at as libc::off_t)
@@ -97,12 +97,12 @@ const RESERVED: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESE
 
 impl Drop for Area {
     fn drop(&mut self) {
-        // SAFETY: the range is this value's alone.
+        // SAFETY: only this value uses the range.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
     }
 }
 
-/// Memory without a name in any file system. Its pages exist from the first store on.
+/// A memfd. Its pages are allocated at the first store.
 pub(crate) struct MemoryFile {
     fd: OwnedFd,
     bytes: usize,
@@ -125,14 +125,14 @@ impl MemoryFile {
     }
 }
 
-/// Gives the bytes of memory that can be had without swapping, as far as the host tells.
+/// Gives the host's `MemAvailable` in bytes, if known.
 pub(crate) fn available_memory() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-/// Gives how many mappings this program may have, and how many it has.
+/// Gives the limit of this program's mappings, and their number.
 pub(crate) fn map_areas() -> Option<(usize, usize)> {
     let most = fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok()?;
     Some((most, fs::read_to_string("/proc/self/maps").ok()?.lines().count()))
@@ -143,7 +143,7 @@ pub(crate) fn register_barrier() -> bool {
     membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
 }
 
-/// Makes every thread of this program that runs pass a full memory barrier; those that don't, pass one before they do.
+/// Makes every running thread of this program pass a full memory barrier; others pass one before they run.
 pub(crate) fn barrier() {
     assert!(membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED), "membarrier failed after it was registered");
 }

@@ -1,6 +1,6 @@
-//! A machine over another one: for tests that watch or change some of what the engine asks of its machine.
+//! A machine that wraps another one: for tests that watch or change some of the engine's calls.
 
-/// Within an `impl Machine`, passes the calls that are named on to the machine in a field: `pass_on!(inner: take_ram lend flush);`.
+/// In an `impl Machine`, forwards the named calls to the machine in a field: `pass_on!(inner: take_ram lend flush);`.
 #[macro_export]
 macro_rules! pass_on {
     ($inner:ident: $($call:ident)*) => { $( $crate::pass_on!(@ $call $inner); )* };

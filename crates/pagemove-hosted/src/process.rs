@@ -24,7 +24,7 @@ pub struct Process {
     window: Option<Arc<Window>>,
 }
 
-/// First address and pages of every process: 64 GiB from 4 MiB on, so that address 0 is never mapped.
+/// First address and number of pages of every process: 64 GiB from 4 MiB on, so that address 0 is never mapped.
 const FIRST: u64 = 4 << 20;
 const PAGES: u32 = 16 << 20;
 
@@ -58,10 +58,9 @@ impl Process {
         &self.space
     }
 
-    /// Loads the word at `address`, a multiple of 8, on this thread's virtual processor.
+    /// Loads the word at `address`, a multiple of 8, on this thread's virtual CPU.
     ///
-    /// With the host TLB a true violation kills the program with SIGSEGV, as it would kill a process; the soft TLB
-    /// returns it.
+    /// An access violation is returned with the soft TLB; with the host TLB it kills the program with SIGSEGV.
     pub fn load(&self, address: VirtAddr) -> Result<u64, FaultError> {
         self.access(address, false, |word| word.load(Ordering::Acquire), native::Word::load)
     }
@@ -85,33 +84,34 @@ impl Process {
             (None, Tlb::Soft(tlb)) => {
                 let cpu = self.machine.tlb_number();
                 let ram = self.machine.ram();
-                // SAFETY: bound to the machine; a processor's access by a translation in its TLB, which excludes a flush meanwhile.
+                // SAFETY: bound to the machine; a CPU's access by a translation in its TLB, which excludes a flush
+                // meanwhile.
                 let words = |pfn| unsafe { ram.words(pfn) };
                 tlb.access(cpu, ram, &self.space, address, store, |pfn, word| by_frame(&words(pfn)[word]))
             }
             (Some(window), _) => {
                 let pointer = window.host_address(address).ok_or(FaultError::NotMapped(address))?;
-                // SAFETY: aligned, within a window that stays reserved as long as `self`; what is mapped there is shared
-                // memory that all access as atomics, and where nothing is, the access traps.
+                // SAFETY: aligned, within a window that stays reserved as long as `self`. Memory mapped there is
+                // accessed by all as atomics; elsewhere the access traps.
                 Ok(native(unsafe { native::Word::new(pointer.cast()) }))
             }
             (None, Tlb::Host(_)) => Err(FaultError::NotMapped(address)),
         }
     }
 
-    /// Gives where `address` lies in this program, for native code; `None` with the soft TLB, or outside the bounds.
+    /// Gives the host address of `address`, for native code; `None` with the soft TLB, or outside the bounds.
     pub fn host_address(&self, address: VirtAddr) -> Option<*mut u8> {
         self.window.as_ref()?.host_address(address)
     }
 }
 
-/// Why there is no child.
+/// Why a fork failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ForkError {
     /// The address space could not be copied.
     #[error(transparent)]
     Space(#[from] SpaceError),
-    /// The host has no room for another process.
+    /// The host can't hold another process.
     #[error(transparent)]
     Host(#[from] HostedError),
 }

@@ -1,6 +1,6 @@
-//! The roots of address spaces, as a kernel on this machine would keep them: with a half of its own, and with a word for each.
+//! The roots of address spaces, as a kernel would keep them: with a kernel's half in the table, and a word for each.
 //!
-//! Takes what the engine says of roots; promises a panic if it uses one that it hasn't made or has freed, or changes the kernel's half.
+//! Panics if the engine uses a root that it hasn't made or has freed, or changes the kernel's half.
 #![allow(unsafe_code, reason = "writes and reads the kernel's half of a root by its frame")]
 
 use pagemove::{
@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 /// First entry of the kernel's half.
 const FIRST: usize = 256;
-/// In each of its entries, with the number: not present, so that no processor walks there.
+/// The kernel's entries, with the entry's number added: not present, so that no CPU walks there.
 const KERNEL: u64 = 0x5afe_0000_0000_0000;
 
 /// All roots in use.
@@ -22,7 +22,7 @@ pub(crate) struct Roots {
 }
 
 impl Roots {
-    /// Fills the kernel's half of a new root in; gives its word.
+    /// Fills in the kernel's half of a new root, and gives its word.
     pub(crate) fn add(&self, ram: Ram, id: SpaceId, root: Pfn) -> u64 {
         // SAFETY: the engine has made this table, and nobody uses it yet.
         let words = unsafe { ram.words(root) };
@@ -35,18 +35,18 @@ impl Roots {
         space.word
     }
 
-    /// Checks the kernel's half of a root that is freed, and forgets it.
+    /// Checks the kernel's half of a root that is being freed, and removes it.
     pub(crate) fn remove(&self, ram: Ram, space: Space) {
         assert_eq!(self.by_space.lock().remove(&space.id), Some(space), "a root was freed that wasn't made so");
-        // SAFETY: the frame is freed after this.
+        // SAFETY: the frame is freed only after this.
         let words = unsafe { ram.words(space.root) };
-        let is_as_it_was =
+        let is_unchanged =
             |(number, word): (usize, u64)| word == if number < FIRST { 0 } else { KERNEL | (number as u64) << 12 };
         let mut words = words.iter().map(|word| word.load(Ordering::Relaxed)).enumerate();
-        assert!(words.all(is_as_it_was), "a root was freed with entries in it, or with changes in the kernel's half");
+        assert!(words.all(is_unchanged), "a root was freed with entries in it, or with changes in the kernel's half");
     }
 
-    /// Checks that flushes name address spaces as they were made.
+    /// Checks that flushes name known address spaces, with the right root and word.
     pub(crate) fn check(&self, ranges: &[FlushRange]) {
         let by_space = self.by_space.lock();
         for range in ranges {

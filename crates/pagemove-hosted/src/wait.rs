@@ -1,4 +1,4 @@
-//! Waiting on a word until somebody wakes, and letting others run: the host's, or shuttle's under its check.
+//! Waiting on a word, waking, and yielding: the host's, or shuttle's.
 
 #[cfg(not(feature = "shuttle"))]
 pub(crate) use atomic_wait::{wait, wake_all};
@@ -10,7 +10,7 @@ pub(crate) use checked::{wait, wake_all};
 #[cfg(feature = "shuttle")]
 pub(crate) use shuttle::thread::yield_now;
 
-/// One queue for all words, as a futex has one for all words of the same hash: who is woken looks again.
+/// One queue for all words, as futexes of the same hash share one: a woken thread checks its word again.
 #[cfg(feature = "shuttle")]
 mod checked {
     use pagemove::sync::{AtomicU32, Ordering};
@@ -22,7 +22,7 @@ mod checked {
 
     pub(crate) fn wait(word: &AtomicU32, value: u32) {
         let guard = QUEUE.0.lock().expect("nobody panics with it");
-        // Under the lock, so that no wake-up falls between the look and the sleep.
+        // Under the lock, so that no wake-up comes between the check and the sleep.
         if word.load(Ordering::SeqCst) == value {
             drop(QUEUE.1.wait(guard));
         }

@@ -1,4 +1,4 @@
-//! The engine: physical memory, and the registries in which frames' reverse maps and owners are found.
+//! The engine: physical memory, and the registries of reverse maps and owners.
 
 use alloc::{boxed::Box, string::String, sync::Arc};
 
@@ -11,13 +11,13 @@ use crate::{
     zone::{BootError, Config, Physical},
 };
 
-/// What a kernel holds one of.
+/// Physical memory and its registries; a kernel boots one.
 pub struct Engine {
     physical: Arc<Physical>,
     rmaps: Arc<Registry<dyn ReverseMap>>,
     owners: Owners,
     next_space: AtomicU64,
-    // A hint, so not an atomic of `sync`.
+    // A hint that orders nothing, so not an atomic of `sync`.
     move_cost: core::sync::atomic::AtomicU64,
 }
 
@@ -39,7 +39,8 @@ impl Engine {
         &self.physical
     }
 
-    /// What moving a base page has cost, in nanoseconds; 0 before any was moved. Kept here, since movers come and go.
+    /// The average cost of moving a base page, in nanoseconds; 0 before the first move. Kept here, since movers are
+    /// short-lived.
     pub(crate) fn move_cost(&self) -> &core::sync::atomic::AtomicU64 {
         &self.move_cost
     }
@@ -49,19 +50,19 @@ impl Engine {
         &self.rmaps
     }
 
-    /// Gives the drivers by number.
+    /// Gives the owners by number.
     pub fn owners(&self) -> &Owners {
         &self.owners
     }
 
     /// Makes an empty index of pages of `kind` ([`Kind::Driver`] or [`Kind::File`]), for a driver or a file.
     ///
-    /// Its pages are movable once the owner that it belongs to is registered and named by [`PageIndex::set_owner`].
+    /// Its pages can move once its owner is registered and set by [`PageIndex::set_owner`].
     pub fn new_index(&self, kind: Kind, name: impl Into<String>) -> Arc<PageIndex> {
         self.new_index_with_store(kind, name, None)
     }
 
-    /// Makes an index as [`Self::new_index`] does, each of whose pages `read` fills when it is made.
+    /// As [`Self::new_index`]; `read` fills each page when it is allocated.
     pub fn new_index_with_store(
         &self,
         kind: Kind,
@@ -72,7 +73,7 @@ impl Engine {
         PageIndex::new(&self.physical, &self.rmaps, kind, name.into(), read)
     }
 
-    /// Gives a name to a new address space.
+    /// Gives the number of a new address space.
     pub(crate) fn name_space(&self) -> SpaceId {
         SpaceId(self.next_space.fetch_add(1, Ordering::Relaxed))
     }

@@ -1,4 +1,4 @@
-//! Each module uses only those above it here: this list is the table of contents.
+//! Each module uses only those above it in this list.
 #![doc = include_str!("../README.md")]
 #![no_std]
 

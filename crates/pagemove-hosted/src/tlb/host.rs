@@ -1,14 +1,14 @@
-//! The host TLB: a process's addresses are a window of this program, and the host's MMU enforces the engine's tables.
+//! The host TLB: a process's addresses are a window of this program, in which the host's MMU enforces the engine's
+//! tables.
 //!
-//! A window starts with nothing mapped. A load or store that misses raises SIGSEGV; the handler lets the engine make the
-//! access good, walks its tables, and maps the frame of the memory file there, for stores only once the dirty mark is set.
-//! A flush unmaps. The number of translations is bounded by the host's limit of map areas, by evicting the oldest, which
-//! a TLB may do at any time.
+//! A window starts with nothing mapped. A load or store that misses raises SIGSEGV. The handler has the engine handle
+//! the fault, walks its tables, and maps the frame of the memory file there; for stores only once the dirty mark is
+//! set. A flush unmaps. The host's limit of map areas bounds the number of translations; the oldest are evicted, as a
+//! TLB may do at any time.
 //!
-//! `unsafe`: installing a signal handler, and reading what the kernel hands to it. The handler takes locks and may
-//! allocate: it is safe since it does so only for faults at addresses of windows, which nobody touches while he holds a
-//! lock of the engine, of this module or of an allocator: only `Process::load` and `Process::store`, and user code that
-//! was handed a window's addresses, do.
+//! `unsafe`: installing a signal handler, and reading its arguments. The handler takes locks and may allocate, but only
+//! for faults at addresses of windows. These are accessed only by `Process::load` and `Process::store`, and by user
+//! code that got such an address: never by a thread that holds a lock of the engine, of this module or of an allocator.
 #![allow(unsafe_code)]
 
 use std::{
@@ -37,17 +37,17 @@ use crate::{
 /// Windows of all machines by their first address, for the signal handler.
 static WINDOWS: RwLock<BTreeMap<usize, Weak<Window>>> = RwLock::new(BTreeMap::new());
 
-/// Translations that all windows hold together, and how many they may.
+/// The number of translations in all windows.
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
-/// Map areas that are left for the rest of the program, and the least that is worth starting with.
+/// Map areas reserved for the rest of the program, and the fewest that a machine needs besides.
 const RESERVE: usize = 4096;
-const LEAST: usize = 1024;
+const MIN_FREE: usize = 1024;
 
 /// The windows of one machine.
 pub(crate) struct HostTlb {
     windows: RwLock<FxHashMap<SpaceId, Arc<Window>>>,
-    // What the machine's frames are in; gone with the machine.
+    // The machine's RAM; closed with the machine.
     frames: Arc<MemoryFile>,
     most: usize,
 }
@@ -56,10 +56,10 @@ impl HostTlb {
     pub(crate) fn new(frames: MemoryFile) -> Result<Self, HostedError> {
         let (most, used) = os::map_areas().unwrap_or((65530, 0));
         let free = most.saturating_sub(used);
-        if free < RESERVE + LEAST {
-            return Err(HostedError::MapAreas { needed: RESERVE + LEAST, most, free });
+        if free < RESERVE + MIN_FREE {
+            return Err(HostedError::MapAreas { needed: RESERVE + MIN_FREE, most, free });
         }
-        // A translation can cost two areas: its own, and the cut in what is reserved around it.
+        // A translation can cost two areas: its own, and by splitting the reserved area around it.
         Ok(Self { windows: RwLock::default(), frames: Arc::new(frames), most: (free - RESERVE) / 2 })
     }
 
@@ -102,9 +102,9 @@ impl HostTlb {
 /// Translations of one window.
 #[derive(Default)]
 struct Held {
-    // By virtual page number of the page's start: its size, and the number of its fill.
+    // By virtual page number of the page's start: its order, and the number of its fill.
     pages: FxHashMap<u64, (Order, u64)>,
-    // Page and number of its fill, oldest first; may name fills whose page was flushed since.
+    // Pages and the numbers of their fills, oldest first; may have fills that were flushed since.
     ages: VecDeque<(u64, u64)>,
     fills: u64,
 }
@@ -120,7 +120,7 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Gives where `address` lies in this program; `None` outside the window.
+    /// Gives the host address of `address`; `None` outside the window.
     pub(crate) fn host_address(&self, address: VirtAddr) -> Option<*mut u8> {
         let offset = address.get().checked_sub(self.first.get())? as usize;
         // SAFETY: within the area, by the check.
@@ -131,14 +131,14 @@ impl Window {
         ((vpn - self.first.vpn()) << PAGE_SHIFT) as usize
     }
 
-    /// Makes the access at `offset` good, so that it can be repeated; false if it's a genuine violation.
+    /// Handles a fault at `offset`, so that the access can be retried; false for an access violation.
     fn fault(&self, offset: usize, access: Access) -> bool {
         let (Some(frames), Some(space)) = (self.frames.upgrade(), self.space.upgrade()) else { return false };
         let Some(address) = VirtAddr::new(self.first.get() + offset as u64) else { return false };
         let walk = match access {
             Access::Write => Walk::Store,
             Access::Read => Walk::Load,
-            // Frames are never mapped for execution: no program's code is in them.
+            // Frames are never mapped executable: no program's code is in them.
             Access::Execute => return false,
         };
         loop {
@@ -147,7 +147,7 @@ impl Window {
                 Filled::WalkFaults if space.fault(address, access).is_ok() => {}
                 Filled::WalkFaults => return false,
                 Filled::HostRefuses(error) => {
-                    // Without this page the program can't go on, and nobody is there to return an error to.
+                    // The program can't continue without this page, and there is no caller to return an error to.
                     eprintln!("pagemove: the host maps no more pages for the host TLB: {error}");
                     return false;
                 }
@@ -155,11 +155,11 @@ impl Window {
         }
     }
 
-    /// Walks, and maps what was found.
+    /// Walks the tables, and maps the frame found.
     fn fill(&self, frames: &MemoryFile, space: &AddressSpace, address: VirtAddr, walk: Walk) -> Filled {
-        // Over walk and map: a flush comes before, and then the walk sees the change, or after, and then it unmaps.
+        // Held over walk and map: a flush comes before, so the walk sees the change; or after, so it unmaps.
         let mut held = self.held.lock();
-        // SAFETY: a processor's walk; a flush of this window waits for `held`.
+        // SAFETY: a CPU's walk; a flush of this window waits for `held`.
         let Some(found) = (unsafe { space.table().translate(address, walk) }) else { return Filled::WalkFaults };
         let start = if found.order == HUGE_ORDER { address.align_down_huge() } else { address.page() };
         let bytes = (found.order.frames() as usize) << PAGE_SHIFT;
@@ -174,7 +174,7 @@ impl Window {
             }
         }
         let show = || self.area.show(self.offset(start.vpn()), bytes, frames, at, found.storable);
-        // The rest of the program may have taken the areas that were counted on: make room once more, and try again.
+        // The rest of the program may have used up the reserved areas: evict again, and retry.
         match show().or_else(|_| {
             self.evict(&mut held);
             show()
@@ -184,17 +184,17 @@ impl Window {
         }
     }
 
-    /// Unmaps the oldest translations of this window; if it has few, of others first.
+    /// Evicts the oldest translations of this window; if it has few, first those of others.
     fn evict(&self, held: &mut Held) {
-        if held.pages.len() < EVICTED {
+        if held.pages.len() < EVICT_BATCH {
             let others: Vec<Arc<Window>> = WINDOWS.read().values().filter_map(Weak::upgrade).collect();
             let mut evicted = 0;
             for other in others.iter().filter(|other| !std::ptr::eq(&***other, self)) {
-                // Never waits: two windows could wait for each other.
+                // Without waiting, since two windows could wait for each other.
                 if let Some(mut theirs) = other.held.try_lock() {
                     evicted += other.evict_oldest(&mut theirs);
                 }
-                if evicted >= EVICTED {
+                if evicted >= EVICT_BATCH {
                     return;
                 }
             }
@@ -203,11 +203,11 @@ impl Window {
     }
 
     fn evict_oldest(&self, held: &mut Held) -> usize {
-        let mut pages = Vec::with_capacity(EVICTED);
+        let mut pages = Vec::with_capacity(EVICT_BATCH);
         // Not the newest, which is being filled.
-        while pages.len() < EVICTED && held.ages.len() > 1 {
+        while pages.len() < EVICT_BATCH && held.ages.len() > 1 {
             let Some((vpn, fill)) = held.ages.pop_front() else { break };
-            // Filled anew since: that one's age stands further behind.
+            // If the page was filled again since, that fill has its own place in `ages`.
             if let Some(&(order, now)) = held.pages.get(&vpn)
                 && now == fill
             {
@@ -245,33 +245,33 @@ impl Window {
             (first..behind).for_each(|vpn| forget(vpn, Order::ZERO));
         }
         self.hide(gone);
-        if held.ages.len() > held.pages.len() * 2 + EVICTED {
+        if held.ages.len() > held.pages.len() * 2 + EVICT_BATCH {
             held.ages.retain(|(vpn, fill)| held.pages.get(vpn).is_some_and(|(_, now)| now == fill));
         }
     }
 
-    /// Unmaps pages, those that lie in a row with one call.
+    /// Unmaps pages, consecutive ones with one call.
     fn hide(&self, mut pages: Vec<(u64, Order)>) {
         HELD.fetch_sub(pages.len(), Ordering::Relaxed);
         pages.sort_unstable();
         for run in pages.chunk_by(|(one, order), (next, _)| one + u64::from(order.frames()) == *next) {
             let frames: u64 = run.iter().map(|(_, order)| u64::from(order.frames())).sum();
             let hidden = self.area.hide(self.offset(run[0].0), (frames << PAGE_SHIFT) as usize);
-            // Unmapping only fails when it would need one more area than the limit; we stay far below.
+            // Unmapping fails only if it would exceed the limit of areas; we stay far below.
             assert!(hidden.is_ok(), "the host did not unmap a translation: {hidden:?}");
         }
     }
 }
 
-/// What a fill came to.
+/// The result of a fill.
 enum Filled {
     Yes,
     WalkFaults,
     HostRefuses(std::io::Error),
 }
 
-/// Translations evicted at once: neighbours go with one call.
-const EVICTED: usize = 64;
+/// Translations evicted at once, since consecutive ones need only one call.
+const EVICT_BATCH: usize = 64;
 
 impl Drop for Window {
     fn drop(&mut self) {
@@ -279,12 +279,12 @@ impl Drop for Window {
     }
 }
 
-/// What handled SIGSEGV before us.
+/// The previous action of SIGSEGV.
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
 /// Installs the handler, once for the program.
 pub(crate) fn install_handler() {
-    // On the thread's own stack: the engine needs more of it than the alternate stack has.
+    // On the thread's stack: the alternate stack is too small for the engine.
     // SAFETY: zeroes are a valid sigaction.
     let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
     action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_RESTART;
@@ -299,14 +299,14 @@ pub(crate) fn install_handler() {
 }
 
 extern "C" fn on_segv(_signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: errno's place is valid in every thread.
+    // SAFETY: errno's address is valid in every thread.
     let errno = unsafe { *libc::__errno_location() };
-    // SAFETY: the kernel hands both to a handler of this form.
+    // SAFETY: the kernel passes both to a handler of this form.
     let (address, code) = unsafe {
         let context = &*context.cast::<libc::ucontext_t>();
         ((*info).si_addr() as usize, context.uc_mcontext.gregs[libc::REG_ERR as usize])
     };
-    // Intel SDM volume 3, section 4.7: bit 1 a store, bit 4 fetching an instruction.
+    // Intel SDM volume 3, section 4.7: bit 1 is a store, bit 4 an instruction fetch.
     let access = match code {
         code if code & 2 != 0 => Access::Write,
         code if code & 16 != 0 => Access::Execute,
@@ -316,9 +316,9 @@ extern "C" fn on_segv(_signal: libc::c_int, info: *mut libc::siginfo_t, context:
         let windows = WINDOWS.read();
         windows.range(..=address).next_back().and_then(|(&start, window)| Some((address - start, window.upgrade()?)))
     };
-    let good = window.is_some_and(|(offset, window)| offset < window.area.bytes() && window.fault(offset, access));
-    if !good {
-        // Not ours, or a true violation: the handler before us, or the kernel, sees it when the access is repeated.
+    let handled = window.is_some_and(|(offset, window)| offset < window.area.bytes() && window.fault(offset, access));
+    if !handled {
+        // Not ours, or a violation: the previous handler, or the kernel, gets it when the access is retried.
         if let Some(previous) = PREVIOUS.get() {
             // SAFETY: an action that was in force before.
             unsafe { libc::sigaction(libc::SIGSEGV, previous, std::ptr::null_mut()) };

@@ -1,8 +1,8 @@
 //! The two TLBs.
 //!
-//! Both keep what hardware keeps: a fill excludes a flush of the same processor (soft) or window (host), so that no
-//! translation read before a change becomes visible after the flush that covers it; an access in progress ends before
-//! the flush returns; and the access itself sets the accessed and dirty marks.
+//! Both guarantee what hardware does. A fill excludes a flush of the same CPU (soft) or window (host), so that no
+//! translation read before a change becomes visible after the flush that covers it. An access in progress ends before
+//! the flush returns. The access itself sets the accessed and dirty marks.
 
 mod host;
 mod soft;

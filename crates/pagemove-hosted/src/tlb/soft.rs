@@ -1,6 +1,6 @@
-//! The soft TLB: each virtual processor remembers its translations until they are flushed, and forgets none before. It remembers as
-//! well which lowest-level table serves an address, until a flush says that tables have changed.
-#![allow(unsafe_code, reason = "a walk reads tables by their frames, as a processor's does")]
+//! The soft TLB: each virtual CPU keeps all its translations until they are flushed. It also caches the lowest-level
+//! table of an address, until a flush says that tables have changed.
+#![allow(unsafe_code, reason = "a walk reads tables by their frames, as a CPU's does")]
 
 use pagemove::{
     paging::{Translation, Walk, translate_in},
@@ -11,15 +11,15 @@ use pagemove::{
 };
 use rustc_hash::FxHashMap;
 
-/// Pages beyond which a flush forgets the whole address space, as Linux does on x86 (`tlb_single_page_flush_ceiling`).
+/// A flush of more pages flushes the whole address space, as Linux does on x86 (`tlb_single_page_flush_ceiling`).
 const CEILING: u64 = 33;
 
-/// Pages that a lowest-level table serves.
+/// Pages of a lowest-level table.
 const TABLE_PAGES: u64 = HUGE_ORDER.frames() as u64;
 
 #[derive(Default)]
 struct Cpu {
-    // By address space, then by virtual page number of the page's start; 4 KiB and 2 MiB pages apart.
+    // By address space, then by virtual page number of the page's start; 4 KiB and 2 MiB pages separately.
     spaces: FxHashMap<SpaceId, Pages>,
 }
 
@@ -27,11 +27,11 @@ struct Cpu {
 struct Pages {
     base: FxHashMap<u64, Translation>,
     huge: FxHashMap<u64, Translation>,
-    // The frames of lowest-level tables, by virtual page number of the first page that they serve.
+    // The frames of lowest-level tables, by virtual page number of their first page.
     tables: FxHashMap<u64, Pfn>,
 }
 
-/// The TLBs of all virtual processors.
+/// The TLBs of all virtual CPUs.
 pub(crate) struct SoftTlb {
     cpus: Box<[Mutex<Cpu>]>,
 }
@@ -41,7 +41,7 @@ impl SoftTlb {
         Self { cpus: (0..cpus).map(|_| Mutex::default()).collect() }
     }
 
-    /// Makes an access on virtual processor `cpu`: `act` gets the frame and the word's number in it.
+    /// Makes an access on virtual CPU `cpu`: calls `f` with the frame and the word's number in it.
     pub(crate) fn access<R>(
         &self,
         cpu: usize,
@@ -49,13 +49,13 @@ impl SoftTlb {
         space: &AddressSpace,
         address: VirtAddr,
         store: bool,
-        act: impl Fn(Pfn, usize) -> R,
+        f: impl Fn(Pfn, usize) -> R,
     ) -> Result<R, FaultError> {
         let word = (address.get() / 8 % 512) as usize;
         loop {
             {
-                // Held over the access, so that a flush waits for its end, and over walk and fill, so that it comes
-                // before or after both.
+                // Held over the access, so that a flush waits for its end; and over walk and fill, so that a flush
+                // comes before or after both.
                 let mut cpu = self.cpus[cpu].lock();
                 let pages = cpu.spaces.entry(space.id()).or_default();
                 let hit = pages.get(address).filter(|hit| !store || hit.storable);
@@ -66,14 +66,14 @@ impl SoftTlb {
                 };
                 if let Some(hit) = hit.or_else(|| fill(pages)) {
                     let within = address.vpn() as u32 & (hit.order.frames() - 1);
-                    return Ok(act(hit.first.up(within), word));
+                    return Ok(f(hit.first.up(within), word));
                 }
             }
             space.fault(address, if store { Access::Write } else { Access::Read })?;
         }
     }
 
-    /// Forgets what `ranges` name on all processors, and waits for accesses in progress.
+    /// Removes `ranges` on all CPUs, and waits for accesses in progress.
     pub(crate) fn flush(&self, ranges: &[FlushRange]) {
         for cpu in &self.cpus {
             let mut cpu = cpu.lock();
@@ -99,7 +99,7 @@ impl SoftTlb {
         }
     }
 
-    /// Forgets an address space that is gone.
+    /// Removes an address space that has ended.
     pub(crate) fn forget(&self, space: SpaceId) {
         for cpu in &self.cpus {
             cpu.lock().spaces.remove(&space);
@@ -113,21 +113,21 @@ impl Pages {
         base.or_else(|| self.huge.get(&address.align_down_huge().vpn())).copied()
     }
 
-    /// Walks: by the table that is remembered, or else from the root.
+    /// Walks by the cached table, or else from the root.
     fn walk(&mut self, ram: Ram, space: &AddressSpace, address: VirtAddr, walk: Walk) -> Option<Translation> {
         let first = address.align_down_huge().vpn();
         let table = self.tables.get(&first).copied().or_else(|| space.table().leaf_table(address));
         let Some(table) = table else {
-            // SAFETY: a processor's walk; a flush waits for its lock, which our caller has.
+            // SAFETY: a CPU's walk; a flush waits for the CPU's lock, which our caller holds.
             return unsafe { space.table().translate(address, walk) };
         };
         self.tables.insert(first, table);
-        // SAFETY: the machine keeps its RAM while an access is under way. A table that is remembered wrongly may be another one's frame
-        // by now, as it may be on a real machine.
+        // SAFETY: the machine keeps its RAM during an access. A stale cached table may be a reused frame by now, as on
+        // a real machine.
         translate_in(unsafe { ram.words(table) }, address, walk)
     }
 
-    /// Remembers what a walk found. For a store it may be another frame than a stale translation for loads had.
+    /// Stores a walk's result. A store may find another frame than a stale translation for loads has.
     fn fill(&mut self, address: VirtAddr, found: Translation) -> Translation {
         if found.order == HUGE_ORDER {
             self.huge.insert(address.align_down_huge().vpn(), found);

@@ -1,4 +1,4 @@
-//! The exclusive handle, and the allocations that give it.
+//! The exclusive handle, and the allocation calls.
 #![allow(unsafe_code, reason = "`from_raw` has a contract")]
 
 use alloc::sync::Arc;
@@ -11,34 +11,34 @@ use crate::{
     zone::{AllocError, Physical, Request},
 };
 
-/// A folio that nobody has a reference to, and so nobody else can get one: its contents and fields are the holder's alone.
-/// Freed when dropped (Linux 6.14: `alloc_frozen_pages`).
+/// A folio without references: nobody else can get one, so only the holder uses its contents and fields. Freed when
+/// dropped (Linux 6.14: `alloc_frozen_pages`).
 ///
-/// Memory that never moves, is never mapped and has one owner can stay frozen for good: page tables, slabs, a kernel's own data.
-/// All others call [`Self::publish`].
+/// Memory that never moves, is never mapped and has one owner can stay frozen: page tables, slabs, a kernel's own data.
+/// Other folios are published.
 #[must_use = "the folio is freed when this is dropped"]
 pub struct FrozenFolio<'p> {
     folio: Folio<'p>,
 }
 
 impl Physical {
-    /// Allocates a folio of `order` for `kind`. Contents are what they were.
+    /// Allocates a folio of `order` for `kind`. Doesn't clear it.
     ///
-    /// Goes as far as [`Effort::Drain`](crate::zone::Effort::Drain), so it doesn't sleep. Panics if `kind` is none that memory is
-    /// allocated for (free, a tail).
+    /// Uses [`Effort::Drain`](crate::zone::Effort::Drain), so it doesn't sleep. Panics if nothing can be allocated as
+    /// `kind` (free, tail).
     #[inline]
     pub fn alloc(self: &Arc<Self>, order: Order, kind: Kind) -> Result<FrozenFolio<'_>, AllocError> {
         let pfn = self.take(order, kind)?;
         Ok(FrozenFolio::from_exclusive(self, pfn))
     }
 
-    /// Allocates what `request` asks for, going as far as it allows. Contents are what they were.
+    /// Allocates a folio by `request`. Doesn't clear it.
     pub fn alloc_with(self: &Arc<Self>, request: &Request) -> Result<FrozenFolio<'_>, AllocError> {
         let pfn = self.take_with(request)?;
         Ok(FrozenFolio::from_exclusive(self, pfn))
     }
 
-    /// Allocates just the frame `pfn`, if it's free and its pageblock isn't isolated; to rebuild a layout.
+    /// Allocates exactly the frame `pfn`, if it's free and its pageblock isn't isolated; to rebuild a layout.
     pub fn alloc_exactly(self: &Arc<Self>, pfn: Pfn, kind: Kind) -> Option<FrozenFolio<'_>> {
         self.take_exactly(pfn, kind).then(|| FrozenFolio::from_exclusive(self, pfn))
     }
@@ -50,9 +50,9 @@ impl<'p> FrozenFolio<'p> {
         self.physical().ram().zero(self.pfn(), self.order());
     }
 
-    /// Gives the folio its first reference: from now on others can get one.
+    /// Gives the folio its first reference: now others can get one.
     ///
-    /// Panics if it's what a [`Destination`](crate::migrate::Destination) gives: that can only be given back, or moved to.
+    /// Panics if a [`Destination`](crate::migrate::Destination) gave it: that can only be moved to, or given back.
     // Not `inline`: in a caller's crate it would be five calls.
     pub fn publish(self) -> FolioRef<'p> {
         self.check_allocated();
@@ -61,13 +61,13 @@ impl<'p> FrozenFolio<'p> {
         FolioRef::from_counted(physical, pfn)
     }
 
-    /// Gives the folio its owner and key, a reference for the owner, and one with the lock for the caller.
+    /// Sets owner and key; takes a reference for the owner, and a reference and the lock for the caller.
     pub(crate) fn publish_owned(self, owner: u32, key: Key) -> LockedFolio<'p> {
         self.check_allocated();
         let (physical, pfn) = (self.physical(), self.into_raw());
         let frame = physical.frame(pfn);
         frame.set_owner(owner, key);
-        // Locked before anybody can get a reference, so that no move sees it half made.
+        // Locked before anybody can get a reference, so that no move sees it half initialized.
         physical.frames().lock_exclusive(pfn);
         frame.thaw(2, 0);
         LockedFolio::from_locked(physical, pfn)
@@ -79,7 +79,7 @@ impl<'p> FrozenFolio<'p> {
         }
     }
 
-    /// Gives the folio its key, and one mapping with its reference, which are those of an entry that the caller puts in place next.
+    /// Sets the key, and counts one mapping and its reference, for the entry that the caller puts into a table next.
     pub(crate) fn publish_mapped(self, key: Key) -> Pfn {
         let (physical, pfn) = (self.physical(), self.into_raw());
         let frame = physical.frame(pfn);
@@ -88,13 +88,13 @@ impl<'p> FrozenFolio<'p> {
         pfn
     }
 
-    /// Gives the number, for a container that keeps it; the folio is freed only by [`Self::from_raw`] and a drop.
+    /// Gives the frame number, for a container. The folio is freed only by [`Self::from_raw`] and a drop.
     #[inline]
     pub fn into_raw(self) -> Pfn {
         ManuallyDrop::new(self).pfn()
     }
 
-    /// Makes the handle again.
+    /// Makes a handle from a frame number.
     ///
     /// # Safety
     /// `pfn` was given by [`Self::into_raw`] of a folio of this memory, and no other handle has been made of it since.

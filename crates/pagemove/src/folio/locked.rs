@@ -7,11 +7,11 @@ use core::{mem::ManuallyDrop, ops::Deref};
 use super::{Folio, FolioRef, PinnedPage};
 use crate::{frame::Marks, units::Pfn, zone::Physical};
 
-/// A reference and the lock: the folio can't move, be freed or truncated, and no fault maps it, until this is dropped. (A fork may add
-/// mappings beside those that are there.)
+/// A reference and the lock: until this is dropped the folio can't move, be freed or truncated, and no fault maps it.
+/// (A fork may copy its mappings.)
 ///
-/// Its holder must not access user memory that may map the folio: a fault there waits for the lock (also copy-on-write of a private
-/// mapping).
+/// The holder must not access user memory that may map the folio: a fault there waits for the lock (also copy-on-write
+/// of a private mapping).
 #[must_use = "lock and reference are given back when this is dropped"]
 pub struct LockedFolio<'p> {
     // Given back together with the lock.
@@ -20,18 +20,18 @@ pub struct LockedFolio<'p> {
 }
 
 impl<'p> LockedFolio<'p> {
-    /// Wraps a reference and a lock of the caller's.
+    /// Takes over the caller's reference and lock.
     pub(crate) fn from_locked(physical: &'p Arc<Physical>, pfn: Pfn) -> Self {
         Self { reference: ManuallyDrop::new(FolioRef::from_counted(physical, pfn)), fresh: false }
     }
 
-    /// Says that the folio has just been allocated and cleared.
+    /// Marks the handle's folio as just allocated and cleared.
     pub(crate) fn fresh(mut self) -> Self {
         self.fresh = true;
         self
     }
 
-    /// Tells whether the look-up that gave the folio has just allocated and cleared it.
+    /// Tells whether the look-up has just allocated and cleared the folio.
     pub fn is_fresh(&self) -> bool {
         self.fresh
     }
@@ -41,23 +41,24 @@ impl<'p> LockedFolio<'p> {
         self.physical().frame(self.pfn()).mark(Marks::DIRTY);
     }
 
-    /// Pins the folio for `who`, a device that reads and writes it: it stays where it is until the pin is dropped, also if it's
-    /// freed meanwhile.
+    /// Pins the folio for `who`, a device that reads and writes it: until the pin is dropped it doesn't move, even if
+    /// its owner frees it.
     pub fn pin(&self, who: &str) -> PinnedPage {
         self.another_reference().pin(true, who)
     }
 
-    /// Gives one more reference, which outlives the lock.
+    /// Takes another reference, independent of the lock.
     pub fn another_reference(&self) -> FolioRef<'p> {
         FolioRef::clone(&self.reference)
     }
 
-    /// Gives the number, for a holder that keeps it; lock and reference are given back only by [`Self::from_raw`] and a drop.
+    /// Gives the frame number, for a container. Lock and reference are given back only by [`Self::from_raw`] and a
+    /// drop.
     pub fn into_raw(self) -> Pfn {
         ManuallyDrop::new(self).pfn()
     }
 
-    /// Makes the handle again.
+    /// Makes a handle from a frame number.
     ///
     /// # Safety
     /// `pfn` was given by [`Self::into_raw`] of a folio of this memory, and no other handle has been made of it since.
@@ -83,13 +84,13 @@ impl<'p> Deref for LockedFolio<'p> {
 }
 
 impl<'p> FolioRef<'p> {
-    /// Locks the folio; waits while somebody else, a move for example, has the lock.
+    /// Locks the folio; waits while the lock is held, for example by a move.
     pub fn lock(self) -> LockedFolio<'p> {
         self.physical().frames().lock_raw(self.pfn());
         LockedFolio::from_locked(self.physical(), self.into_raw())
     }
 
-    /// Locks the folio if that needs no waiting; otherwise gives the reference again.
+    /// Locks the folio if that needs no wait; otherwise returns the reference.
     pub fn try_lock(self) -> Result<LockedFolio<'p>, Self> {
         if !self.physical().frames().try_lock_raw(self.pfn()) {
             return Err(self);

@@ -1,4 +1,4 @@
-//! A folio on its way from one place to another, as the steps of a move hand it on.
+//! The state of one folio's move.
 
 use crate::{
     frame::Key,
@@ -6,22 +6,22 @@ use crate::{
     units::{Order, Pfn},
 };
 
-/// A folio on its way; made and kept by the mover, which holds the locks of both places.
+/// A folio's move from `src` to `dst`. The mover makes it, and holds the locks of both folios.
 #[derive(Debug)]
 pub struct Migration {
     pub(crate) src: Pfn,
     pub(crate) dst: Pfn,
     pub(crate) key: Key,
     pub(crate) order: Order,
-    /// Why it stays, once that is known.
+    /// The reason, if it stays.
     pub(crate) stay: Option<Reason>,
-    /// Its reverse map has looked for mappings to block; else there is nothing to rebind.
+    /// Some of its mappings may be blocked; otherwise there is nothing to rebind.
     pub(crate) is_blocked: bool,
-    /// Its owner has granted the move, and gets it back at the end.
+    /// Its owner has granted the move, and gets a `putback` at the end.
     pub(crate) is_isolated: bool,
-    /// Nobody can get a reference to it.
+    /// The source is frozen.
     pub(crate) is_frozen: bool,
-    /// Its owner's tables point to the destination.
+    /// Its owner has exchanged the token: its tables point to the destination.
     pub(crate) is_exchanged: bool,
     /// Its last step is done.
     pub(crate) is_released: bool,
@@ -43,17 +43,17 @@ impl Migration {
         }
     }
 
-    /// Names the first frame of where it is.
+    /// Gives the head frame of the source.
     pub fn src(&self) -> Pfn {
         self.src
     }
 
-    /// Names the first frame of where it's to be.
+    /// Gives the head frame of the destination.
     pub fn dst(&self) -> Pfn {
         self.dst
     }
 
-    /// Gives the place in its object, by which its mappings are found.
+    /// Gives the key, by which its mappings are found.
     pub fn key(&self) -> Key {
         self.key
     }
@@ -63,27 +63,27 @@ impl Migration {
         self.order
     }
 
-    /// Tells whether it stays where it is.
+    /// Tells whether it stays in its place.
     pub fn stays(&self) -> bool {
         self.stay.is_some()
     }
 
-    /// Lets it stay; the first reason counts. For a reverse map that can't block it.
+    /// Makes it stay; the first reason counts. For a reverse map that can't block it.
     pub fn stay(&mut self, reason: Reason) {
         self.stay.get_or_insert(reason);
     }
 
-    /// Tells whether its reverse map may have blocked mappings of it.
+    /// Tells whether some of its mappings may be blocked.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked
     }
 
-    /// Says that some or all of its mappings may be blocked, so that they are rebound. For a reverse map.
+    /// Says that some of its mappings may be blocked, so that they will be rebound. For a reverse map.
     pub fn set_blocked(&mut self) {
         self.is_blocked = true;
     }
 
-    /// Names the place that blocked mappings are to point to: the destination, or the source if the folio stays.
+    /// Gives the frame to which blocked mappings are rebound: the destination, or the source if the folio stays.
     pub fn target(&self) -> Pfn {
         if self.stays() { self.src } else { self.dst }
     }

@@ -1,17 +1,18 @@
-//! Folios, by handles: what a caller may do with an allocation follows from what it holds.
+//! Handles of folios: the handle's type says what the caller may do.
 //!
-//! | handle | means | gives back when dropped |
+//! | handle | means | dropping it gives back |
 //! | --- | --- | --- |
-//! | [`FrozenFolio`] | no reference exists: contents, owner and key are the holder's alone | the frames |
+//! | [`FrozenFolio`] | no reference exists: only the holder uses contents, owner and key | the frames |
 //! | [`FolioRef`] | a reference: not freed, reused or moved; contents as atomics | the reference |
 //! | [`LockedFolio`] | a reference and the lock: not mapped, truncated or taken over either | both |
-//! | [`PinnedPage`] | a reference of a device's, by name, for long | the pin |
+//! | [`PinnedPage`] | a device's long-term reference, by name | the pin |
 //! | [`Writeback`] | a reference, while the contents are written to a backing store | the mark, then the reference |
 //!
-//! All but a pin show the [`Folio`] itself. [`Migration`] is one on its way from one place to another.
+//! All but a pin dereference to [`Folio`]. [`Migration`] is the state of a folio's move.
 //!
-//! A handle borrows the [`Physical`](crate::zone::Physical) that it belongs to, except for a pin, which keeps it. Calls that change a
-//! handle into another one consume it. Containers that keep a number instead of a handle use `into_raw` and the unsafe `from_raw`.
+//! A handle borrows its [`Physical`](crate::zone::Physical); a pin owns an `Arc` of it. Calls that turn a handle into
+//! another one consume it. Containers that keep a frame number instead of a handle use `into_raw` and the unsafe
+//! `from_raw`.
 
 use core::fmt;
 
@@ -31,7 +32,7 @@ pub use shared::{FolioRef, Writeback};
 
 macro_rules! shows_its_number {
     ($($handle:ident),*) => {$(
-        // By its number alone: what a folio holds changes meanwhile.
+        // Only the number, since a folio's fields may change meanwhile.
         impl fmt::Debug for $handle<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.debug_tuple(stringify!($handle)).field(&self.pfn()).finish()

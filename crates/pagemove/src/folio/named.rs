@@ -15,13 +15,13 @@ pub struct Folio<'p> {
 }
 
 impl<'p> Folio<'p> {
-    /// Names the first frame.
+    /// Gives the head frame.
     #[inline]
     pub fn pfn(&self) -> Pfn {
         self.pfn
     }
 
-    /// Gives the memory that it's a part of.
+    /// Gives its memory.
     #[inline]
     pub fn physical(&self) -> &'p Arc<Physical> {
         self.physical

@@ -1,7 +1,6 @@
-//! A pinned page: a frame that stays where it is for a device, by name.
+//! A pinned page: a device's reference to a folio, by name.
 //!
-//! Takes a reference of the caller's; promises that the frame isn't moved, freed or reused until the pin is dropped, and that
-//! [`Pins`](crate::frame::Pins) names who holds it for as long.
+//! Until the pin is dropped the folio isn't moved, freed or reused, and [`Pins`](crate::frame::Pins) names the holder.
 
 use alloc::{string::String, sync::Arc};
 
@@ -16,7 +15,7 @@ pub struct PinnedPage {
 }
 
 impl PinnedPage {
-    /// Turns a reference of the caller's into a pin for `who`, for reading or also for writing.
+    /// Turns the caller's reference into a pin for `who`, for reading, or with `write` for both.
     pub(crate) fn new(physical: &Arc<Physical>, pfn: Pfn, write: bool, who: &str) -> Self {
         physical.frame(pfn).pin();
         physical.pins().add(pfn, who, physical.machine().now_ns());
@@ -24,7 +23,7 @@ impl PinnedPage {
         Self { physical: physical.clone(), pfn, write, who: who.into() }
     }
 
-    /// Names the frame, which stays the page's until this is dropped.
+    /// Gives the frame, which the page keeps until this is dropped.
     pub fn pfn(&self) -> Pfn {
         self.pfn
     }

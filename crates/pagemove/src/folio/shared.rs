@@ -1,4 +1,4 @@
-//! The shared handle: a reference. And the same while a folio is written to its backing store.
+//! The shared handle: a reference; and one for a folio that is being written to its backing store.
 #![allow(unsafe_code, reason = "`from_raw` has a contract")]
 
 use alloc::sync::Arc;
@@ -7,15 +7,15 @@ use core::{mem::ManuallyDrop, ops::Deref};
 use super::{Folio, PinnedPage};
 use crate::{units::Pfn, zone::Physical};
 
-/// A reference to a folio: it's not freed, reused or moved until this is dropped. The last one frees it.
+/// A reference to a folio: until it is dropped, the folio isn't freed, reused or moved. The last one frees it.
 #[must_use = "the reference is given back when this is dropped"]
 pub struct FolioRef<'p> {
     folio: Folio<'p>,
 }
 
 impl Physical {
-    /// Takes a reference to the folio that frame `pfn` belongs to, whether it's the first one or a tail. `None` if the frame is
-    /// free, isn't published yet, or is frozen by a move.
+    /// Takes a reference to the folio of frame `pfn`, its head or a tail. `None` if the frame is free, not published,
+    /// or frozen by a move.
     ///
     /// Doesn't wait, and may be called in an interrupt.
     pub fn get(self: &Arc<Self>, pfn: Pfn) -> Option<FolioRef<'_>> {
@@ -25,7 +25,8 @@ impl Physical {
             if !self.frame(head).try_get() {
                 return None;
             }
-            // It may have become another folio since its head was read; with the reference it stays this one.
+            // The frame may have become part of another folio since its head was read. With the reference it can't any
+            // more.
             let folio = FolioRef::from_counted(self, head);
             if self.head_of(pfn) == head {
                 return Some(folio);
@@ -35,31 +36,32 @@ impl Physical {
 }
 
 impl<'p> FolioRef<'p> {
-    /// Wraps a reference of the caller's.
+    /// Takes over the caller's reference.
     #[inline]
     pub(crate) fn from_counted(physical: &'p Arc<Physical>, pfn: Pfn) -> Self {
         Self { folio: Folio { physical, pfn } }
     }
 
-    /// Pins the folio for `who`, which reads it, and with `write` also writes it: it stays where it is until the pin is dropped.
+    /// Pins the folio for `who`, which reads it, and with `write` also writes it. It can't move until the pin is
+    /// dropped.
     pub fn pin(self, write: bool, who: &str) -> PinnedPage {
         let (physical, pfn) = (self.physical(), self.into_raw());
         PinnedPage::new(physical, pfn, write, who)
     }
 
-    /// Marks the folio as being written to its backing store: moves leave it, or wait.
+    /// Marks the folio as being written to its backing store: moves skip it, or wait.
     pub fn start_writeback(self) -> Writeback<'p> {
         self.physical().frames().start_writeback(self.pfn());
         Writeback { folio: ManuallyDrop::new(self) }
     }
 
-    /// Gives the number, for a container that keeps it; the reference is given back only by [`Self::from_raw`] and a drop.
+    /// Gives the frame number, for a container. The reference is given back only by [`Self::from_raw`] and a drop.
     #[inline]
     pub fn into_raw(self) -> Pfn {
         ManuallyDrop::new(self).pfn()
     }
 
-    /// Makes the handle again.
+    /// Makes a handle from a frame number.
     ///
     /// # Safety
     /// `pfn` was given by [`Self::into_raw`] of a reference to a folio of this memory, and no other handle has been made of it
@@ -93,14 +95,14 @@ impl Drop for FolioRef<'_> {
     }
 }
 
-/// A folio that is being written to its backing store, until this is dropped.
+/// A folio that is being written to its backing store; dropping this ends that.
 #[must_use = "the writing ends when this is dropped"]
 pub struct Writeback<'p> {
     folio: ManuallyDrop<FolioRef<'p>>,
 }
 
 impl Writeback<'_> {
-    /// Names the first frame.
+    /// Gives the head frame.
     pub fn pfn(&self) -> Pfn {
         self.folio.pfn()
     }
@@ -111,7 +113,7 @@ impl Drop for Writeback<'_> {
         let (physical, pfn) = (self.folio.physical(), self.folio.pfn());
         physical.frames().end_writeback(pfn);
         physical.put(pfn);
-        // Last: a move that waited demands that nobody else has a reference.
+        // Last, since a woken move needs our reference to be gone.
         physical.frames().wake_writeback(pfn);
     }
 }

@@ -7,8 +7,8 @@
 //! | 31 | WAITERS: a thread sleeps until the lock is released. Set only while LOCKED |
 //! | 32 to 63 | mappings |
 //!
-//! One word, since each decision of a move is about several of them: a claim takes a reference and the lock, a freeze
-//! demands that references are those expected, that nothing maps the folio and that the lock is held. Each legal change is one method.
+//! One word, since each decision of a move needs several fields: a claim takes a reference and the lock; a freeze needs
+//! the expected references, no mapping, and the lock held. Each legal change is one method.
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -18,9 +18,9 @@ const LOCKED: u64 = 1 << 30;
 const WAITERS: u64 = 1 << 31;
 const MAPPING: u64 = 1 << 32;
 
-/// References beyond which nothing more is mapped. References that are held for short may come on top: so many threads as
-/// would overflow the field don't exist.
-const MOST: u64 = 1 << 29;
+/// At so many references no mapping is added. Short-lived references may still come on top: there are too few threads
+/// to overflow the field.
+const MAX_MAPPED_REFERENCES: u64 = 1 << 29;
 
 /// A value of the word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,36 +44,36 @@ impl Counts {
         self.0 & WAITERS != 0
     }
 
-    /// Tells whether each reference is a mapping's, but for `others`.
+    /// Tells whether all references but `others` are those of mappings.
     pub(crate) fn has_only_mappings_and(self, others: u32) -> bool {
         self.refs() == self.maps() + others
     }
 }
 
-/// What became of a reference that was given back.
+/// The result of giving a reference back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "the last reference obliges to free the frame"]
 pub(crate) enum Put {
-    /// Others are left.
+    /// References are left.
     Shared,
-    /// It was the last one; the frame is the caller's alone, to be freed.
+    /// It was the last one: the caller must free the frame.
     Last,
 }
 
-/// What became of a claim.
+/// The result of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim {
     /// The caller has a reference and the lock.
     Claimed,
-    /// Somebody else has the lock.
+    /// The lock is held.
     Locked,
     /// There is no reference: free, or not yet published.
     Free,
 }
 
-/// More mappings of one frame than can be counted.
+/// The frame has too many mappings to count one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the page has {MOST} references; no more mappings of it can be counted")]
+#[error("the page has {MAX_MAPPED_REFERENCES} references; no more mappings of it can be counted")]
 pub struct TooManyMappings;
 
 /// The word.
@@ -81,8 +81,8 @@ pub struct TooManyMappings;
 pub(super) struct CountsWord(AtomicU64);
 
 impl CountsWord {
-    /// Reads the word. Acquire pairs with the Release of `put` and of the calls that uncount mappings: what earlier holders did
-    /// is seen.
+    /// Reads the word. Acquire pairs with the Release of `put` and of the calls that uncount mappings: what earlier
+    /// holders did is seen.
     pub(super) fn load(&self) -> Counts {
         Counts(self.0.load(Ordering::Acquire))
     }
@@ -93,17 +93,17 @@ impl CountsWord {
         self.0.load(Ordering::Relaxed) == 0
     }
 
-    /// Takes a reference, unless there is none.
+    /// Takes a reference, unless the count is 0.
     pub(super) fn try_get(&self) -> bool {
-        // Acquire pairs with the Release of `publish`, `thaw` and `put`: fields written before the frame got its count are seen.
+        // Acquire pairs with the Release of `publish`, `thaw` and `put`: fields written before the count are seen.
         // Relaxed on failure: a frozen folio's lock is held in the same word, so the caller waits for that.
         let get = |counts| (counts & REFERENCES != 0).then(|| added(counts, REFERENCE));
         self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, get).is_ok()
     }
 
-    /// Takes one more reference; the caller has one.
+    /// Takes another reference; the caller has one.
     pub(super) fn get(&self) {
-        // Relaxed: the caller's own reference keeps the frame as it is.
+        // Relaxed: the caller's reference keeps the frame allocated.
         let before = self.0.fetch_add(REFERENCE, Ordering::Relaxed);
         assert_ne!(before & REFERENCES, 0, "a reference was taken without having one");
         added(before, REFERENCE);
@@ -111,7 +111,7 @@ impl CountsWord {
 
     /// Gives a reference back.
     pub(super) fn put(&self) -> Put {
-        // AcqRel: what each holder did with the frame is before its freeing, which the last one does.
+        // AcqRel: each holder's accesses come before the freeing, which the last one does.
         let before = self.0.fetch_sub(REFERENCE, Ordering::AcqRel);
         put_of(before)
     }
@@ -120,8 +120,8 @@ impl CountsWord {
     pub(super) fn claim(&self) -> Claim {
         let claim =
             |counts| (counts & REFERENCES != 0 && counts & LOCKED == 0).then(|| added(counts, REFERENCE) | LOCKED);
-        // Acquire as in `try_get` and `try_lock`. An owner that is asked afterwards sees what the last holder wrote down. On failure
-        // nothing follows but another try.
+        // Acquire as in `try_get` and `try_lock`. An owner that is asked afterwards sees what the last holder recorded.
+        // On failure the caller only tries again.
         match self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, claim) {
             Ok(_) => Claim::Claimed,
             Err(before) if before & LOCKED != 0 => Claim::Locked,
@@ -129,8 +129,8 @@ impl CountsWord {
         }
     }
 
-    /// Takes the lock; otherwise gives what the word is. Panics if nobody has a reference: the frame may be freed, and its next
-    /// user would take the word for its own.
+    /// Takes the lock; if it is held, gives the word. Panics without any reference: the frame may be freed, and its
+    /// next user would find it locked.
     pub(super) fn try_lock(&self) -> Result<(), Counts> {
         let lock = |counts| {
             let is_free = counts & LOCKED == 0;
@@ -141,21 +141,21 @@ impl CountsWord {
         self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, lock).map(drop).map_err(Counts)
     }
 
-    /// Takes the lock of a frame that nobody else can use: it is new, or set aside.
+    /// Takes the lock of a frame that only the caller can use: a new one, or a reserved destination.
     pub(super) fn lock_exclusive(&self) {
-        // No compare-and-swap: others only look at the word, as it isn't locked.
+        // No compare-and-swap: others only read the word, since it isn't locked and has no reference.
         debug_assert!(self.is_zero(), "a frame in use was taken for a new one");
         self.0.store(LOCKED, Ordering::Relaxed);
     }
 
-    /// Says that somebody waits for the lock, which was held when `seen` was read; false if the word has changed since.
+    /// Sets WAITERS for a lock that was held when `seen` was read; false if the word has changed since.
     pub(super) fn announce_waiter(&self, seen: Counts) -> bool {
         // Relaxed: the event count orders waiters and wakers (`FrameTable`).
         let set = || self.0.compare_exchange(seen.0, seen.0 | WAITERS, Ordering::Relaxed, Ordering::Relaxed);
         seen.0 & WAITERS != 0 || set().is_ok()
     }
 
-    /// Releases the lock; tells whether somebody waits for that.
+    /// Releases the lock; tells whether threads wait for it.
     pub(super) fn unlock(&self) -> bool {
         // Release pairs with the Acquire of the next holder and of waiters.
         let before = self.0.fetch_and(!(LOCKED | WAITERS), Ordering::Release);
@@ -170,9 +170,10 @@ impl CountsWord {
         (unlocked(before), put_of(before))
     }
 
-    /// From `expected` references, the lock and no mapping to the lock alone; false if the word is anything else.
+    /// Freezes: from `expected` references, the lock and no mapping to the lock alone. False if the word is anything
+    /// else.
     pub(super) fn freeze(&self, expected: u32) -> bool {
-        // AcqRel: Acquire pairs with the Release in `put` and `unmap` of those that are gone, so that their stores are
+        // AcqRel: Acquire pairs with the Release in `put` and `unmap` of earlier users, so that their stores are
         // copied; Release orders the blocked entries before the zero that `try_get` sees.
         self.0
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |counts| {
@@ -181,9 +182,9 @@ impl CountsWord {
             .is_ok()
     }
 
-    /// Gives a frozen frame references, and so admits others again.
+    /// Ends a freeze: `try_get` succeeds again.
     pub(super) fn thaw(&self, refs: u32, maps: u32) {
-        // An addition, since waiters may be announced meanwhile. Release pairs with the Acquire of `try_get`.
+        // An addition, since WAITERS may be set meanwhile. Release pairs with the Acquire of `try_get`.
         let before = self.0.fetch_add(u64::from(refs) * REFERENCE + u64::from(maps) * MAPPING, Ordering::Release);
         debug_assert_eq!(before & !(LOCKED | WAITERS), 0, "a frame was thawed that wasn't frozen");
     }
@@ -195,38 +196,38 @@ impl CountsWord {
         self.0.store(REFERENCE, Ordering::Release);
     }
 
-    /// Counts an entry that is about to be put into a table, and a reference for it.
+    /// Counts an entry before it is put into a table, and its reference.
     pub(super) fn map(&self) -> Result<(), TooManyMappings> {
-        // Relaxed: the entry itself, written next with Release, publishes them.
+        // Relaxed: the entry, written next with Release, publishes them.
         let before = self.0.fetch_add(MAPPING + REFERENCE, Ordering::Relaxed);
-        if before & REFERENCES < MOST {
+        if before & REFERENCES < MAX_MAPPED_REFERENCES {
             return Ok(());
         }
         self.0.fetch_sub(MAPPING + REFERENCE, Ordering::Relaxed);
         Err(TooManyMappings)
     }
 
-    /// Counts an entry whose reference the caller already has and hands over.
+    /// Counts an entry that takes over the caller's reference.
     pub(super) fn map_with_reference(&self) {
-        // Relaxed as in `map`. Can't overflow, as there are no fewer references than mappings.
+        // Relaxed as in `map`. Can't overflow: mappings never exceed references.
         self.0.fetch_add(MAPPING, Ordering::Relaxed);
     }
 
-    /// Counts an entry again that was counted before its move blocked it.
+    /// Counts an entry again that its move uncounted when it blocked it.
     pub(super) fn map_again(&self) {
         // Relaxed as in `map`.
         let before = self.0.fetch_add(MAPPING + REFERENCE, Ordering::Relaxed);
         added(before, MAPPING + REFERENCE);
     }
 
-    /// Uncounts an entry that was taken out of a table; its reference is still the caller's.
+    /// Uncounts an entry after it was taken out of a table; the caller keeps its reference.
     pub(super) fn unmap(&self) {
         // Release pairs with the Acquire of `load` and `freeze`.
         let before = self.0.fetch_sub(MAPPING, Ordering::Release);
         assert!(before >= MAPPING, "more entries were removed than the frame had");
     }
 
-    /// Uncounts an entry that was taken out of a table, and its reference; the caller has another one.
+    /// Uncounts an entry after it was taken out of a table, and its reference; the caller has another one.
     pub(super) fn unmap_with_reference(&self) {
         // Release as in `unmap`.
         let before = self.0.fetch_sub(MAPPING + REFERENCE, Ordering::Release);
@@ -291,14 +292,17 @@ mod tests {
         let _ = CountsWord::default().try_lock();
     }
 
-    /// One mapping more than can be counted is refused, and leaves no trace.
+    /// One mapping too many is refused, and changes nothing.
     #[test]
     fn mappings_do_not_overflow() {
         let word = CountsWord::default();
-        word.thaw(MOST as u32 - 1, MOST as u32 - 1);
+        word.thaw(MAX_MAPPED_REFERENCES as u32 - 1, MAX_MAPPED_REFERENCES as u32 - 1);
         word.map().unwrap();
         assert_eq!(word.map(), Err(TooManyMappings));
-        assert_eq!((word.load().refs(), word.load().maps()), (MOST as u32, MOST as u32));
+        assert_eq!(
+            (word.load().refs(), word.load().maps()),
+            (MAX_MAPPED_REFERENCES as u32, MAX_MAPPED_REFERENCES as u32)
+        );
         assert!(!word.load().is_locked());
         word.get();
         assert!(word.try_get(), "short references go on");

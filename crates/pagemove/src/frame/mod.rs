@@ -1,4 +1,4 @@
-//! The frame table: 32 bytes for each frame of physical memory, lent by the machine.
+//! The frame table: 32 bytes for each frame of physical memory, in storage lent by the machine.
 //!
 //! # Protocol
 //!
@@ -15,10 +15,10 @@
 //! A reference is held by each page-table entry (with a map count), by the owner that keeps the frame in an index, by
 //! pins, and for a short time by look-ups. A migration entry holds none: the lock of its frame stands for it.
 //!
-//! A move claims the frame (reference and lock), turns its entries into migration entries, flushes, and *freezes*: from the
-//! references that it expects, and no mapping, to none at all. Others then fail to get a reference, and wait for the lock.
-//! A waiter holds no claim on the frame, and reads the entry or index again afterwards; so a frame that was freed and reused
-//! meanwhile is not mistaken for the old one.
+//! A move claims the frame (reference and lock), turns its entries into migration entries, flushes, and *freezes*: from
+//! the expected references and no mapping to none at all. Others then fail to get a reference, and wait for the lock. A
+//! waiter holds no reference, so the frame may be freed and reused meanwhile; afterwards it reads the entry or index
+//! again.
 
 mod counts;
 mod pins;
@@ -38,7 +38,7 @@ use crate::{
     sync::{AtomicU32, AtomicU64, Ordering},
 };
 
-/// What is known of one frame.
+/// The metadata of one frame (Linux: `struct page`).
 ///
 /// # Invariants
 /// All zero is a free frame inside a free block. The module's table says what changes each field.
@@ -60,22 +60,22 @@ const _: () = assert!(size_of::<Frame>() == 32, "Linux has 64; what is here is p
 // SAFETY: atomics only.
 unsafe impl Zeroed for Frame {}
 
-/// Where a frame stands in the object that its mappings map: which reverse map, and at which page of it.
+/// The place of a folio in its object: the reverse map that finds its mappings, and the page offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Key {
-    /// Number of the reverse map in its registry; 0: nothing can map the frame.
+    /// Number of the reverse map in its registry; 0: none, the folio can't be mapped.
     pub rmap: u32,
-    /// Page offset in the object; an owner without reverse map may use it for itself.
+    /// Page offset in the object; an owner without reverse map may use it as it likes.
     pub index: u32,
 }
 
 impl Frame {
-    /// Takes a reference, unless there is none: then the frame is free or frozen (Linux: `folio_try_get`).
+    /// Takes a reference, unless the count is 0: then the frame is free or frozen (Linux: `folio_try_get`).
     pub(crate) fn try_get(&self) -> bool {
         self.counts.try_get()
     }
 
-    /// Takes one more reference; the caller has one.
+    /// Takes another reference; the caller has one (Linux: `folio_get`).
     pub(crate) fn get(&self) {
         self.counts.get();
     }
@@ -84,14 +84,14 @@ impl Frame {
         self.counts.put()
     }
 
-    /// Reads the event count on which waiters for the lock sleep; before the lock is looked at.
+    /// Reads the event count on which waiters for the lock sleep; call it before reading the lock.
     fn wakes(&self) -> u32 {
-        // Acquire pairs with the Release of `FrameTable::wake_waiters`: a waiter that reads the new count finds the lock released,
-        // so it never sleeps on a count that is raised for an earlier holder only.
+        // Acquire pairs with the Release of `FrameTable::wake_waiters`: a waiter that reads the new count finds the
+        // lock released, so it never sleeps on a count that is raised for an earlier holder only.
         self.wakes.load(Ordering::Acquire)
     }
 
-    /// Takes a reference and the lock, if both can be had at once.
+    /// Takes a reference and the lock in one change, without waiting.
     pub(crate) fn claim(&self) -> Claim {
         self.counts.claim()
     }
@@ -106,61 +106,61 @@ impl Frame {
         self.counts.load().refs()
     }
 
-    /// Reads how many page-table entries map the frame.
+    /// Reads the number of page-table entries that map the frame.
     pub fn maps(&self) -> u32 {
         self.counts.load().maps()
     }
 
-    /// Tells whether nobody has a reference or the lock, and nothing maps the frame.
+    /// Tells whether the frame has no reference, no mapping and no lock holder.
     pub(crate) fn is_unused(&self) -> bool {
         self.counts.is_zero()
     }
 
-    /// Freezes: from `expected` references and no mapping to none, if the counts are just that. The caller holds the lock
-    /// and one of the references.
+    /// Freezes: from exactly `expected` references and no mapping to none. The caller holds the lock and one of the
+    /// references (Linux: `folio_ref_freeze`).
     pub(crate) fn freeze(&self, expected: u32) -> bool {
         self.counts.freeze(expected)
     }
 
-    /// Ends a freeze with so many references and mappings: of a source that stays, or of a destination at its commit.
+    /// Ends a freeze with these counts: of a source that stays, or of a destination at its commit.
     pub(crate) fn thaw(&self, refs: u32, maps: u32) {
         self.counts.thaw(refs, maps);
     }
 
-    /// Gives a frame that nobody else has seen its first reference.
+    /// Gives a frame its first reference; nobody else has seen it yet.
     pub(crate) fn publish(&self) {
         self.counts.publish();
     }
 
-    /// Counts an entry that is about to be put into a table, and a reference for it. The caller has a reference, or the
-    /// lock of a frame that is frozen or new.
+    /// Counts an entry before it is put into a table, and its reference. The caller has a reference, or the lock of a
+    /// frozen or new frame.
     pub(crate) fn map(&self) -> Result<(), TooManyMappings> {
         self.counts.map()
     }
 
-    /// Counts an entry whose reference the caller already holds and hands over.
+    /// Counts an entry that takes over the caller's reference.
     pub(crate) fn map_with_reference(&self) {
         self.counts.map_with_reference();
     }
 
-    /// Counts an entry again that was counted before its move blocked it; for rebinding, which can't fail.
+    /// Counts an entry again that its move uncounted when it blocked it; for rebinding, which can't fail.
     pub(crate) fn map_again(&self) {
         self.counts.map_again();
     }
 
-    /// Uncounts an entry that was taken out of a table; its reference is still the caller's.
+    /// Uncounts an entry after it was taken out of a table; the caller keeps its reference.
     pub(crate) fn unmap(&self) {
         self.counts.unmap();
     }
 
-    /// Uncounts an entry that was taken out of a table, and its reference; the caller has another one.
+    /// Uncounts an entry after it was taken out of a table, and its reference; the caller has another one.
     pub(crate) fn unmap_with_reference(&self) {
         self.counts.unmap_with_reference();
     }
 
-    /// Reads how many pins hold the frame.
+    /// Reads the number of pins.
     pub fn pins(&self) -> u32 {
-        // Relaxed, here and below: each pin comes with a reference, whose count orders.
+        // Relaxed, here and below: each pin holds a reference, whose count orders.
         self.pins.load(Ordering::Relaxed)
     }
 
@@ -178,20 +178,20 @@ impl Frame {
         self.owner.load(Ordering::Relaxed)
     }
 
-    /// Gives where the frame stands in its object.
+    /// Gives the folio's place in its object.
     pub fn key(&self) -> Key {
         let key = self.key.load(Ordering::Relaxed);
         Key { rmap: (key >> 32) as u32, index: key as u32 }
     }
 
-    /// Names owner and place; the frame is locked or not yet visible.
+    /// Sets owner and place; the frame is locked or not yet visible.
     pub(crate) fn set_owner(&self, owner: u32, key: Key) {
-        // Relaxed: published by the lock, the reference count or the entry that leads others here.
+        // Relaxed: the lock, the reference count, or the entry that maps the frame publishes both.
         self.owner.store(owner, Ordering::Relaxed);
         self.key.store(u64::from(key.rmap) << 32 | u64::from(key.index), Ordering::Relaxed);
     }
 
-    /// Reads the links of a free block's head: previous and next on its list. Under the zone's lock.
+    /// Reads a free block's links: previous and next on its list. Under the zone's lock.
     pub(crate) fn links(&self) -> (u32, u32) {
         let Key { rmap, index } = self.key();
         (rmap, index)
@@ -204,12 +204,12 @@ impl Frame {
 
     /// Reads kind, class, order and marks.
     pub fn state(&self) -> State {
-        // Relaxed, here and where marks are set: the word stands for itself. Who relies on more has the frame's lock or a
-        // reference, or waits for the end of a writeback.
+        // Relaxed, here and where marks are set: the word publishes nothing else. The frame's lock, a reference, or the
+        // wait for the end of a writeback does.
         State::from_bits(self.state.load(Ordering::Relaxed))
     }
 
-    /// Writes the whole state of a frame that nobody else can see.
+    /// Sets the whole state of a frame that nobody else can see.
     pub(crate) fn set_state(&self, state: State) {
         self.state.store(state.bits(), Ordering::Relaxed);
     }
@@ -221,11 +221,11 @@ impl Frame {
 
     /// Clears marks.
     pub(crate) fn unmark(&self, marks: Marks) {
-        // Release pairs with the Acquire of `wait_writeback`: what was written back is.
+        // Release pairs with the Acquire of `wait_writeback`: a waiter sees the page written back.
         self.state.fetch_and(!marks.bits(), Ordering::Release);
     }
 
-    /// Swaps the class that the frame counts as; gives the old one.
+    /// Sets the class that the frame is counted under; gives the old one.
     pub(crate) fn swap_class(&self, class: Class) -> Class {
         let update = |bits| Some(State::from_bits(bits).with_class(class).bits());
         // AcqRel: of two threads that set a class at once, the second one sees what the first one did before.
@@ -239,7 +239,7 @@ impl Frame {
 mod tests {
     use super::*;
 
-    /// Trap 1 of 2016: naming the owner must not overwrite what leads to the mappings.
+    /// Trap 1 of 2016: naming the owner must not overwrite the key of the reverse map.
     #[test]
     fn trap_1_owner_and_reverse_map_key_are_two_fields() {
         let frame = Frame::default();
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!((frame.owner(), frame.key()), (0xffff_ffff, key));
     }
 
-    /// Trap 3 of 2016: a page is isolated while it's locked, and nothing but its unlocking clears that.
+    /// Trap 3 of 2016: a page is isolated while it's locked, and only unlocking clears that.
     #[test]
     fn trap_3_the_isolation_mark_shares_no_bit() {
         let frame = Frame::default();

@@ -1,6 +1,6 @@
-//! Who pins which frame, and since when. Pins are few and long; so a side table, not bytes of every frame.
+//! Who pins which frame, and since when. Pins are few and long-lived, so a side table, not bytes of every frame.
 //!
-//! On the heap, and changed with interrupts masked, as an interrupt handler may drop a pin.
+//! On the heap. Locked with interrupts masked, since an interrupt handler may drop a pin.
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
@@ -12,9 +12,9 @@ use crate::{
 /// One pin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PinRecord {
-    /// Who pinned, as the pinning call named itself.
+    /// Name of the holder, as given to the pinning call.
     pub who: String,
-    /// When, in the machine's nanoseconds.
+    /// Time of the pin, by the machine's clock.
     pub since_ns: u64,
 }
 

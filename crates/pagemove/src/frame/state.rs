@@ -1,4 +1,4 @@
-//! The state word of a frame: kind, the class it counts as in its pageblock, order, and marks of one bit each.
+//! The state word of a frame: kind, class in its pageblock's summary, order, and marks of one bit each.
 
 use bitflags::bitflags;
 
@@ -8,25 +8,25 @@ use crate::units::Order;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
-    /// Free: head of a free block (marked [`Marks::HEAD`]) or inside one.
+    /// Free: head of a free block (marked [`Marks::HEAD`]), or inside one.
     Free = 0,
-    /// Free, on a CPU's list: not to be merged with its buddy.
+    /// Free, on a CPU's list: not merged with its buddy.
     PerCpu = 1,
-    /// Not head of a larger allocation.
+    /// Part of a folio, not its head.
     Tail = 2,
-    /// Not the engine's to use.
+    /// Not available to the engine.
     Reserved = 3,
-    /// The kernel's own use.
+    /// The kernel's own data.
     Kernel = 4,
     /// A slab.
     Slab = 5,
     /// A page table.
     PageTable = 6,
-    /// Anonymous memory of processes, on the LRU.
+    /// Anonymous memory, on the LRU.
     Anon = 7,
     /// Page cache, on the LRU.
     File = 8,
-    /// A driver's, movable by its [`crate::movable::MovableOps`].
+    /// Owned by a driver, movable by its [`crate::movable::MovableOps`].
     Driver = 9,
     /// Free, set aside as the destination of a move.
     Destination = 10,
@@ -47,23 +47,23 @@ impl Kind {
         Kind::Destination,
     ];
 
-    /// Tells whether memory is allocated for it.
+    /// Tells whether memory can be allocated as this kind.
     pub const fn is_allocation(self) -> bool {
         !matches!(self, Kind::Free | Kind::PerCpu | Kind::Destination | Kind::Tail)
     }
 
-    /// Tells whether a move is possible at all.
+    /// Tells whether folios of this kind can move at all.
     pub const fn is_movable(self) -> bool {
         matches!(self, Kind::Anon | Kind::File | Kind::Driver)
     }
 
-    /// Gives the class that a new frame of this kind counts as.
+    /// Gives the class of a new frame of this kind.
     pub const fn first_class(self) -> Class {
         FIRST_CLASSES[self as usize]
     }
 }
 
-/// By the kinds' numbers.
+/// Indexed by kind.
 const FIRST_CLASSES: [Class; Kind::ALL.len()] = [
     Class::Free,
     Class::Free,
@@ -78,17 +78,17 @@ const FIRST_CLASSES: [Class; Kind::ALL.len()] = [
     Class::Free,
 ];
 
-/// What a frame counts as in the summary of its pageblock.
+/// The class that a frame is counted under in its pageblock's summary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Class {
-    /// Free, or on a processor's list.
+    /// Free. A frame on a CPU's list stays under that list's usual class.
     Free = 0,
     /// On the LRU: anonymous memory and page cache.
     Lru = 1,
-    /// A driver's movable page that nothing maps.
+    /// A driver's movable page, not mapped.
     DriverUnmapped = 2,
-    /// A driver's movable page that processes map: the founding case.
+    /// A driver's movable page, mapped: the founding case.
     DriverMapped = 3,
     /// Movable by its kind, but pinned, or truncated while still referenced.
     Pinned = 4,
@@ -96,9 +96,9 @@ pub enum Class {
     Slab = 5,
     /// A page table.
     PageTable = 6,
-    /// The kernel's own use.
+    /// The kernel's own data.
     Kernel = 7,
-    /// Not the engine's to use.
+    /// Not available to the engine.
     Reserved = 8,
 }
 
@@ -116,7 +116,7 @@ impl Class {
         Class::Reserved,
     ];
 
-    /// Gives the name that reports print.
+    /// Gives the name for reports.
     pub const fn name(self) -> &'static str {
         match self {
             Class::Free => "free",
@@ -133,21 +133,21 @@ impl Class {
 }
 
 bitflags! {
-    /// Marks of a frame. Each has a bit of its own, which nothing but that mark's calls touch.
+    /// Marks of a frame. Each has its own bit, changed only by that mark's calls.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct Marks: u32 {
-        /// Head of a free block of the buddy allocator; the order is the block's.
+        /// Head of a free block of the buddy allocator; the state's order is the block's.
         const HEAD = 1 << 16;
-        /// Written to since it was last clean; collected from page-table entries.
+        /// Written to since it was last cleaned; collected from page-table entries.
         const DIRTY = 1 << 18;
         /// Being written to its backing store.
         const WRITEBACK = 1 << 19;
-        /// Taken out of its index while somebody else held it: it can't move, and is free when they let go.
+        /// Removed from its index while others held references: it can't move, and the last of these frees it.
         const TRUNCATED = 1 << 20;
     }
 }
 
-// Filled up to what four bits can say, so that reading a field needs no check.
+// Padded to 16, so that a 4-bit field needs no bounds check.
 const KINDS: [Kind; 16] = filled(&Kind::ALL, Kind::Reserved);
 const CLASSES: [Class; 16] = filled(&Class::ALL, Class::Reserved);
 const ORDERS: [Order; 16] = {
@@ -193,12 +193,12 @@ impl State {
         KINDS[(self.0 & 0xf) as usize]
     }
 
-    /// Gives the class that the frame counts as.
+    /// Gives the class.
     pub const fn class(self) -> Class {
         CLASSES[(self.0 >> 4 & 0xf) as usize]
     }
 
-    /// Gives the order of the allocation or free block that the frame heads.
+    /// Gives the order of the folio (also for a tail), or of the free block that the frame heads.
     pub const fn order(self) -> Order {
         ORDERS[(self.0 >> 8 & 0xf) as usize]
     }
@@ -217,7 +217,7 @@ impl State {
         Self(self.0 & !0xf0 | (class as u32) << 4)
     }
 
-    /// Tells whether the frame is an allocation of order 0 that counts as `class`.
+    /// Tells whether order is 0 and the class is `class`, whatever the kind.
     pub(crate) const fn is_base_page_of(self, class: Class) -> bool {
         self.0 & 0xff0 == (class as u32) << 4
     }

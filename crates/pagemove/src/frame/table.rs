@@ -1,9 +1,10 @@
-//! The table of all frames, over storage that the machine lends, and their locks.
+//! The table of all frames, in storage lent by the machine, and the folios' locks.
 //!
 //! # Waiting for a lock
-//! The lock is a bit of the folio's word, which a thread can't sleep on, since it changes all the time. So each frame has an
-//! event count, `wakes`: a waiter reads it, looks at the lock, sets WAITERS, and sleeps while the event count is unchanged.
-//! Releasing a lock that has WAITERS raises the event count and wakes all: most waiters want no lock, but the end of a move.
+//! The lock is a bit of the folio's word. A thread can't sleep on that word, since it changes all the time. So each
+//! frame has an event count, `wakes`: a waiter reads it, reads the lock, sets WAITERS, and sleeps while the event count
+//! is unchanged. Releasing a lock with WAITERS raises the event count and wakes all, since most waiters don't want the
+//! lock: they wait for the end of a move.
 
 use alloc::sync::Arc;
 use core::ops::Index;
@@ -15,14 +16,14 @@ use crate::{
     units::Pfn,
 };
 
-/// All frames from 0 up to the end of RAM.
+/// All frames from 0 to the end of RAM.
 pub struct FrameTable {
     machine: Arc<dyn Machine>,
     frames: Table<Frame>,
 }
 
 impl FrameTable {
-    /// Gives the bytes of storage that `frames` frames need.
+    /// Gives the storage that `frames` frames need, in bytes.
     pub const fn bytes(frames: u32) -> usize {
         frames as usize * size_of::<Frame>()
     }
@@ -48,8 +49,8 @@ impl FrameTable {
         self.frames.get(pfn.index())
     }
 
-    /// Waits until nobody holds the lock at one moment; tells whether somebody did. Needs no reference: see the module's
-    /// protocol.
+    /// Waits until the lock is free at some moment; tells whether it was held. Needs no reference: see the protocol of
+    /// the module [`crate::frame`].
     pub fn wait_unlocked(&self, pfn: Pfn) -> bool {
         might_wait(&*self.machine);
         let frame = &self[pfn];
@@ -65,12 +66,12 @@ impl FrameTable {
         }
     }
 
-    /// Locks the frame if that needs no waiting. The caller has a reference.
+    /// Locks the frame if that needs no wait. The caller has a reference.
     pub(crate) fn try_lock_raw(&self, pfn: Pfn) -> bool {
         self[pfn].counts.try_lock().is_ok()
     }
 
-    /// Locks the frame; waits while somebody else, a move for example, has the lock. The caller has a reference.
+    /// Locks the frame; waits while the lock is held, for example by a move. The caller has a reference.
     pub(crate) fn lock_raw(&self, pfn: Pfn) {
         might_wait(&*self.machine);
         let frame = &self[pfn];
@@ -83,14 +84,14 @@ impl FrameTable {
         }
     }
 
-    /// Sleeps until the lock is released, which was held when `counts` were read, after `wakes`. May return early.
+    /// Sleeps until the lock is released. `counts`, read after `wakes`, showed it held. May return early.
     fn sleep(&self, frame: &Frame, counts: Counts, wakes: u32) {
         if frame.counts.announce_waiter(counts) {
             self.machine.wait(&frame.wakes, wakes);
         }
     }
 
-    /// Locks a frame that nobody else can use: it's new or set aside, and has no reference.
+    /// Locks a frame that only the caller can use: new or set aside, and without reference.
     pub(crate) fn lock_exclusive(&self, pfn: Pfn) {
         self[pfn].counts.lock_exclusive();
     }
@@ -118,22 +119,22 @@ impl FrameTable {
         self.machine.wake(wakes);
     }
 
-    /// Marks the folio as being written to its backing store: moves leave it, or wait. The caller has a reference.
+    /// Marks the folio as being written to its backing store: moves skip it, or wait. The caller has a reference.
     pub(crate) fn start_writeback(&self, pfn: Pfn) {
         self[pfn].mark(Marks::WRITEBACK);
     }
 
-    /// Ends what [`Self::start_writeback`] began; [`Self::wake_writeback`] must follow.
+    /// Ends the writeback; [`Self::wake_writeback`] must follow.
     pub(crate) fn end_writeback(&self, pfn: Pfn) {
         self[pfn].unmark(Marks::WRITEBACK);
     }
 
-    /// Wakes those that wait for the end of a writeback.
+    /// Wakes the threads that wait for the end of a writeback.
     pub(crate) fn wake_writeback(&self, pfn: Pfn) {
         self.machine.wake(&self[pfn].state);
     }
 
-    /// Waits until the folio isn't being written to its backing store.
+    /// Waits for the end of a writeback.
     pub(crate) fn wait_writeback(&self, pfn: Pfn) {
         might_wait(&*self.machine);
         loop {
@@ -145,7 +146,7 @@ impl FrameTable {
         }
     }
 
-    /// Tells whether somebody holds the lock right now.
+    /// Tells whether the lock is held right now.
     pub fn is_locked(&self, pfn: Pfn) -> bool {
         self[pfn].counts.load().is_locked()
     }

@@ -1,27 +1,27 @@
-//! What moving costs, from which the size of a batch follows; and the runs of a batch cut to a part of it. Plain data.
+//! The size of a batch, from the measured cost of moves; and the runs of a part of a batch. Plain data.
 
 use core::ops::Range;
 
 use super::Options;
 
-/// What moving a base page is taken to cost before any was moved, in nanoseconds.
+/// The assumed cost of moving a base page before the first move, in nanoseconds.
 const FIRST_COST: u64 = 1000;
 
-/// Tells how many base pages are moved in `micros`, if one costs `cost` nanoseconds (0: not known yet).
+/// Gives the number of base pages that move in `micros`, at `cost` nanoseconds for each (0: not known yet).
 pub(super) fn pages_in(micros: u32, cost: u64) -> usize {
     let cost = if cost == 0 { FIRST_COST } else { cost };
     (u64::from(micros) * 1000 / cost).clamp(1, Options::MOST as u64) as usize
 }
 
-/// Gives the cost of a base page after a batch of which `pages` moved in `ns`: a running average.
+/// Gives the new cost of a base page after a batch that moved `pages` in `ns`: a running average.
 pub(super) fn cost_after(cost: u64, pages: usize, ns: u64) -> u64 {
     let before = if cost == 0 { FIRST_COST } else { cost };
-    // What stayed says nothing about the cost; nor does a mover that lost its processor for a while.
+    // Pages that stayed say nothing about the cost. The clamp limits the effect of a mover that was preempted.
     let Some(now) = ns.checked_div(pages as u64) else { return cost };
     ((before * 3 + now.clamp(1, before * 4)) / 4).max(1)
 }
 
-/// Finds the runs, of those in their order, that have something in `part`; gives each with what it has there.
+/// Gives the runs that overlap `part`, each with its folios in `part`. `runs` is in ascending order.
 pub(super) fn runs_in<'r, R: AsRef<Range<usize>>>(
     runs: &'r [R],
     part: &Range<usize>,

@@ -1,4 +1,4 @@
-//! First step of a move: reference and lock of each folio, a destination for it, and its owner's consent.
+//! First step of a move: reference and lock of each folio, its destination, and its owner's consent.
 
 use alloc::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl<'e> Mover<'e> {
-    /// Claims a folio: reference, lock, destination. An error without reason: it was freed meanwhile.
+    /// Claims a folio: reference, lock, destination. `Err(None)`: it was freed meanwhile.
     pub(super) fn claim(
         &mut self,
         pfn: Pfn,
@@ -44,7 +44,7 @@ impl<'e> Mover<'e> {
         })
     }
 
-    /// Goes on with a folio that is locked: checks that it may move, takes a destination, and adds it to the batch.
+    /// Continues with a locked folio: checks that it may move, takes a destination, and adds it to the batch.
     fn claim_locked(
         &mut self,
         pfn: Pfn,
@@ -63,14 +63,14 @@ impl<'e> Mover<'e> {
         if owner.is_some_and(|owner| !owner.purposes().include(options.purpose)) {
             return Err(Reason::Purpose);
         }
-        // Before the owner is asked: if it stops a device for the folio it may rely on nobody else using it. (A reference that comes
-        // later fails the freeze.)
+        // Before the owner is asked, so that it doesn't stop a device for a folio that others use. (A later reference
+        // makes the freeze fail.)
         if !frame.counts().has_only_mappings_and(expected(run.is_some())) {
             return Err(Reason::Referenced);
         }
         let below = owner.and_then(|owner| owner.below());
         let reason = if order == Order::ZERO { Reason::NoDestination } else { Reason::Order };
-        // Once for the batch: looking for the last free frames interrupts all CPUs.
+        // Once for the batch, since looking for the last free frames interrupts all CPUs.
         if self.exhausted.contains(&(order, below)) {
             return Err(reason);
         }
@@ -78,7 +78,7 @@ impl<'e> Mover<'e> {
             self.exhausted.push((order, below));
             return Err(reason);
         };
-        // Locked before its kind says that it can be used: a fault that finds it by an entry waits for us.
+        // Locked before its kind is set, so that a fault that finds it by an entry waits for us.
         physical.frames().lock_exclusive(dst);
         self.folios.push(Migration::new(pfn, dst, frame.key(), order));
         if let Some(run) = run {
@@ -87,7 +87,7 @@ impl<'e> Mover<'e> {
         Ok(())
     }
 
-    /// Tells the order of a locked folio that may move, or why it may not.
+    /// Gives the order of a locked folio that may move, or the reason why it may not.
     fn check(&self, pfn: Pfn, options: Options, wait: bool) -> Result<Order, Reason> {
         let frame = self.physical().frame(pfn);
         let state = frame.state();
@@ -98,7 +98,7 @@ impl<'e> Mover<'e> {
             return Err(Reason::Pinned);
         }
         if state.marks().contains(Marks::WRITEBACK) {
-            // Alone only: what ends the writing may need a folio of our batch first.
+            // Only for a folio alone: to end the writeback somebody may first need another folio of our batch.
             if options.mode < Mode::Sync || !wait {
                 return Err(Reason::Writeback);
             }
@@ -112,13 +112,13 @@ impl<'e> Mover<'e> {
             }
         }
         if state.kind() != Kind::Anon && frame.owner() == 0 {
-            // Never registered, or taken out of its index while somebody holds it: nobody could be told of a new place.
+            // Never owned, or taken out of its index while referenced: no owner could learn its new place.
             return Err(Reason::OwnerGone);
         }
         Ok(state.order())
     }
 
-    /// Gives the place in `owners` of the run that the next folio of owner `number` belongs to.
+    /// Gives the position in `owners` of the run for the next folio, which owner `number` owns.
     fn owner_run(&mut self, number: u32) -> Result<usize, Reason> {
         let next = self.folios.len();
         if let Some(last) = self.owners.last()
@@ -135,7 +135,7 @@ impl<'e> Mover<'e> {
         Ok(self.owners.len() - 1)
     }
 
-    /// Asks the owners for their folios.
+    /// Calls the owners' `isolate`.
     pub(super) fn isolate(&mut self, context: Context<'_>) {
         for run in &mut self.owners {
             let folios = &mut self.folios[run.folios.clone()];
@@ -145,7 +145,7 @@ impl<'e> Mover<'e> {
                 continue;
             };
             for folio in &mut *folios {
-                // Once more, since others of the batch were claimed meanwhile.
+                // Checked again, since time passed while the rest of the batch was claimed.
                 if !context.physical.frame(folio.src).counts().has_only_mappings_and(expected(true)) {
                     folio.stay(Reason::Referenced);
                 }
@@ -159,7 +159,7 @@ impl<'e> Mover<'e> {
     }
 }
 
-/// Takes a destination that fits, and sets it aside if it isn't; `None` if there is none.
+/// Takes a destination that fits, and marks it set aside if it isn't; `None` if there is none.
 fn take_destination<'p>(
     physical: &Arc<Physical>,
     destination: &mut dyn Destination<'p>,

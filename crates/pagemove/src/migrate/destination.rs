@@ -1,4 +1,4 @@
-//! Where folios move to.
+//! Destinations: the folios that moves fill.
 
 use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
 
@@ -9,20 +9,19 @@ use crate::{
     zone::{Physical, Request},
 };
 
-/// Gives folios to move to. Both calls are made while the move has its sources locked: they must not lock folios.
+/// A supply of destinations. Both calls are made while the move holds its sources' locks: they must not lock folios.
 pub trait Destination<'p> {
-    /// Gives a folio of `order`, all of it below `below` if that is given; `None` if there is none. The move leaves its source where
-    /// it is if it gets a folio of another order, memory or place, which is freed.
+    /// Gives a folio of `order`, entirely below `below` if given; `None` if there is none. A folio of another order,
+    /// memory or place is freed, and the source stays.
     fn take(&mut self, order: Order, below: Option<Pfn>) -> Option<FrozenFolio<'p>>;
 
-    /// Takes back a folio that was not used. It's one to move to, as [`Self::take`] of [`AnyFree`] gives, though it was allocated as
-    /// something else.
+    /// Takes back an unused folio. It is a destination, as [`AnyFree`] gives, even if it was allocated as another kind.
     fn give_back(&mut self, folio: FrozenFolio<'p>) {
         drop(folio);
     }
 }
 
-/// Base pages that have been set aside, to be given one by one.
+/// Base pages set aside ahead.
 struct Ahead<'p> {
     physical: &'p Arc<Physical>,
     frames: Vec<Pfn>,
@@ -33,7 +32,7 @@ impl<'p> Ahead<'p> {
         Self { physical, frames: Vec::with_capacity(most) }
     }
 
-    /// Takes a frame; those of a pageblock that has been isolated since go back.
+    /// Takes a frame; returns those whose pageblock has been isolated meanwhile to the allocator.
     fn pop(&mut self, below: Option<Pfn>) -> Option<FrozenFolio<'p>> {
         let blocks = self.physical.blocks();
         loop {
@@ -66,14 +65,14 @@ impl Drop for Ahead<'_> {
     }
 }
 
-/// Any free frame, as the allocator would give it.
+/// Any free frames.
 pub struct AnyFree<'p> {
     ahead: Ahead<'p>,
     most: usize,
 }
 
 impl<'p> AnyFree<'p> {
-    /// Sets `most` base pages aside at once.
+    /// Sets aside `most` base pages at once.
     pub fn new(physical: &'p Arc<Physical>, most: usize) -> Self {
         let most = most.max(1);
         Self { ahead: Ahead::new(physical, most), most }
@@ -89,7 +88,7 @@ impl<'p> Destination<'p> for AnyFree<'p> {
             most = 1;
         }
         if order > Order::ZERO || below.is_some() {
-            // From movable pageblocks, where what moves there belongs.
+            // From movable pageblocks.
             let request = Request::new(order, Kind::Anon);
             let request = below.map_or(request, |below| request.below(below));
             return Some(FrozenFolio::from_exclusive(physical, physical.set_aside_folio(&request).ok()?));
@@ -99,7 +98,7 @@ impl<'p> Destination<'p> for AnyFree<'p> {
         }
         physical.set_aside(most, &mut self.ahead.frames);
         if self.ahead.frames.is_empty() {
-            // The last free frames may lie on other processors' lists.
+            // The last free frames may be on other CPUs' lists.
             physical.drain_cpu_lists();
             physical.set_aside(most, &mut self.ahead.frames);
         }
@@ -111,7 +110,7 @@ impl<'p> Destination<'p> for AnyFree<'p> {
     }
 }
 
-/// The free frames of chosen pageblocks, in their order: the places that a plan fills. Base pages only.
+/// The free frames of given pageblocks, in their order: those that a plan fills. Base pages only.
 pub struct TheseFrames<'p> {
     ahead: Ahead<'p>,
     blocks: VecDeque<u32>,
@@ -126,7 +125,7 @@ impl<'p> TheseFrames<'p> {
         Self { ahead: Ahead::new(physical, Self::MOST), blocks: blocks.into_iter().collect() }
     }
 
-    /// Returns what is set aside and not used; more can be taken afterwards.
+    /// Returns the unused frames that are set aside; more can be taken afterwards.
     pub(crate) fn return_all(&mut self) {
         self.ahead.return_all();
     }
@@ -155,7 +154,7 @@ impl<'p> Destination<'p> for TheseFrames<'p> {
             if physical.set_aside_from_block(self.blocks[at], most, |pfn| frames.push(pfn)) == 0 {
                 self.blocks.remove(at);
             }
-            // Taken from the end: upwards, so that the block fills without holes.
+            // Taken from the end: ascending, so that the block fills without holes.
             frames[before..].reverse();
         }
     }

@@ -1,18 +1,18 @@
-//! The move of a folio, and of many in batches: claim, block, flush, freeze, copy, commit, rebind, release (DESIGN, section 4).
+//! Moves of folios in batches: claim, block, flush, freeze, copy, commit, rebind, release (DESIGN, section 4).
 //!
 //! | step | file | undone by |
 //! | --- | --- | --- |
 //! | claim: reference, lock, destination; owners isolate | `claim` | `release` |
 //! | block: migration entries for all mappings | `transfer`, [`crate::rmap::ReverseMap::block`] | rebind to the source |
 //! | flush: once for the batch | [`crate::paging::FlushDebt::pay`] | – |
-//! | freeze: references from what is expected to none | `transfer` | the count is set back |
+//! | freeze: from the expected references to none | `transfer` | thaw |
 //! | copy: contents | `transfer`, [`crate::movable::MovableOps::copy`] | – |
 //! | commit: owners' tables, then the destination's counts | `transfer`, [`crate::movable::MovableOps::migrate`] | can't fail once a token is exchanged |
 //! | rebind: mappings to the destination | `transfer`, [`crate::rmap::ReverseMap::rebind`] | can't fail |
 //! | release: putback, wake, free the source | `release` | can't fail |
 //!
-//! A batch takes locks without waiting, so that two batches can't wait for each other; what it finds locked is tried
-//! again alone, where the mode may wait.
+//! A batch takes folio locks without waiting, so that two batches can't wait for each other. A folio found locked is
+//! tried again alone, if the mode may wait.
 
 mod claim;
 mod budget;
@@ -32,17 +32,17 @@ use alloc::vec::Vec;
 pub use crate::movable::{Mode, Purpose};
 use crate::{report::Reason, units::Pfn};
 
-/// References of a folio that is claimed and blocked: ours, and its owner's.
+/// The expected references of a claimed and blocked folio: ours, and its owner's.
 fn expected(has_owner: bool) -> u32 {
     1 + u32::from(has_owner)
 }
 
-/// Which drivers' pages move; for comparing what each rule costs.
+/// Which drivers' pages may move; to compare the policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Policy {
-    /// None do.
+    /// None.
     Unmovable,
-    /// Those that nothing maps, as in Linux since 4.8.
+    /// Unmapped ones, as in Linux since 4.8.
     Unmapped,
     /// All.
     Any,
@@ -52,7 +52,7 @@ impl Policy {
     /// All policies, the strictest first.
     pub const ALL: [Policy; 3] = [Policy::Unmovable, Policy::Unmapped, Policy::Any];
 
-    /// Gives the name that the command takes and prints.
+    /// Gives the name, for the command line and reports.
     pub const fn name(self) -> &'static str {
         match self {
             Policy::Unmovable => "unmovable",
@@ -62,45 +62,45 @@ impl Policy {
     }
 }
 
-/// How to move.
+/// The options of a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// What may be waited for.
     pub mode: Mode,
-    /// What is tried at all.
+    /// Which drivers' pages may move.
     pub policy: Policy,
-    /// What it's for; owners may allow some purposes only.
+    /// The purpose; owners may allow only some.
     pub purpose: Purpose,
-    /// How many share one flush.
+    /// The size of a batch, whose folios share one flush.
     pub batch: Batch,
 }
 
-/// How many folios share one flush, and are blocked at the same time.
+/// The size of a batch: its folios are blocked at the same time, and share one flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Batch {
-    /// So many folios, 1 to [`Options::MOST`]. All of them take each step before any takes the next one.
+    /// A number of folios, 1 to [`Options::MOST`]. All take each step before any takes the next one.
     Folios(usize),
-    /// As many as can be moved in so many microseconds, by what base pages have cost before: a thread that touches one waits about that
-    /// long at most, if the owners' callbacks don't take longer. Each is unblocked a few folios after its own copy, and those that
-    /// somebody waits for go first.
+    /// As many folios as move in this many microseconds, by the measured cost of base pages: a thread that touches one
+    /// waits at most about that long, unless owners' callbacks take longer. Folios are unblocked in small parts, and
+    /// those with waiters go first.
     Micros(u32),
 }
 
 impl Options {
-    /// Largest batch, as Linux's (`NR_MAX_BATCHED_MIGRATION`).
+    /// The largest batch (Linux: `NR_MAX_BATCHED_MIGRATION`).
     pub const MOST: usize = 512;
 
-    /// Moves anything, in batches of 50 microseconds.
+    /// Any page may move, in batches of 50 microseconds, for compaction.
     pub const fn new(mode: Mode) -> Self {
         Self { mode, policy: Policy::Any, purpose: Purpose::Compaction, batch: Batch::Micros(50) }
     }
 
-    /// The same in full batches: the most moves a second, but long waits.
+    /// The same with the largest batches: the highest rate of moves, but long waits.
     pub const fn in_full_batches(self) -> Self {
         Self { batch: Batch::Folios(Self::MOST), ..self }
     }
 
-    /// Gives how often a page is tried that stays for a reason that passes; Linux 6.12 tries 3 times, then 7 in SYNC.
+    /// Gives how often a page is tried that stays for a transient reason; Linux 6.12 tries 3 times, then 7 in SYNC.
     const fn tries(&self) -> u32 {
         match self.mode {
             Mode::Async => 3,
@@ -109,11 +109,11 @@ impl Options {
     }
 }
 
-/// What became of the pages.
+/// The result of a move.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outcome {
     /// Base pages moved.
     pub moved: u64,
-    /// Those that stayed, and why.
+    /// The folios that stayed, each with the reason.
     pub stayed: Vec<(Pfn, Reason)>,
 }

@@ -1,4 +1,4 @@
-//! A mover: the buffers of a batch, kept from batch to batch, and the order of the steps.
+//! A mover: the order of a batch's steps, and the buffers, which it reuses for each batch.
 
 use alloc::{sync::Arc, vec::Vec};
 use core::ops::Range;
@@ -19,40 +19,40 @@ use crate::{
     zone::Physical,
 };
 
-/// Moves the folios at `sources`, each named by its first frame, to any free memory. Callers that move more than once keep a [`Mover`].
+/// Moves the folios with the head frames `sources` to any free memory. To move more than once, keep a [`Mover`].
 pub fn migrate(engine: &Engine, sources: &[Pfn], options: Options) -> Outcome {
     let mut destination = AnyFree::new(engine.physical(), sources.len().min(Options::MOST));
     Mover::new(engine).migrate(sources, &mut destination, options)
 }
 
-/// Moves folios. Keeps its buffers, so that a batch allocates nothing.
+/// Moves folios. Reuses its buffers, so that a batch allocates nothing.
 pub struct Mover<'e> {
     pub(super) engine: &'e Engine,
     pub(super) folios: Vec<Migration>,
-    /// Runs of folios that have the same owner.
+    /// Runs of folios with the same owner.
     pub(super) owners: Vec<OwnerRun>,
-    /// The owner that was looked up last.
+    /// The owners that were looked up, the current one last.
     pub(super) known: Vec<(u32, Arc<Owner>)>,
-    /// Runs of folios that have the same reverse map. Each map is looked up once a batch: its entries are unblocked by the map that
-    /// blocked them, also if it leaves the registry meanwhile. These and `known` are kept until the batch's locks are released:
-    /// dropping the last hold of one that is closed meanwhile frees its folios, and waits for their locks.
+    /// Runs of folios with the same reverse map. Each map is looked up once for a batch, so that the map that blocked
+    /// entries also unblocks them, even if it leaves the registry meanwhile. These and `known` are kept until the
+    /// batch's locks are released: dropping the last `Arc` of a closed one frees its folios, and waits for their locks.
     pub(super) maps: Vec<MapRun>,
-    /// What the destination had none of, of which order and below which frame.
+    /// The orders and bounds for which the destination had no folio.
     pub(super) exhausted: Vec<(Order, Option<Pfn>)>,
     pub(super) debt: FlushDebt<'e>,
     times: Option<StepTimes>,
 }
 
-/// Folios in a row of a batch that have the same owner.
+/// Consecutive folios of a batch with the same owner.
 pub(super) struct OwnerRun {
     pub(super) folios: Range<usize>,
     pub(super) number: u32,
     pub(super) owner: Arc<Owner>,
-    /// The use of its callbacks, from `isolate` on.
+    /// The use of its callbacks, from `isolate` to `putback`.
     pub(super) used: Option<CallbackGuard>,
 }
 
-/// Folios in a row of a batch that have the same reverse map.
+/// Consecutive folios of a batch with the same reverse map.
 pub(super) struct MapRun {
     pub(super) folios: Range<usize>,
     pub(super) map: Arc<dyn ReverseMap>,
@@ -87,12 +87,12 @@ impl<'e> Mover<'e> {
         }
     }
 
-    /// Measures the steps from now on; that costs two looks at the clock for each step of a batch.
+    /// Measures the steps from now on, which reads the clock after each step of a batch.
     pub fn measure_steps(&mut self) {
         self.times = Some(StepTimes::default());
     }
 
-    /// Gives where the time went since [`Self::measure_steps`].
+    /// Gives the time of each step since [`Self::measure_steps`].
     pub fn step_times(&self) -> Option<StepTimes> {
         self.times
     }
@@ -101,8 +101,8 @@ impl<'e> Mover<'e> {
         self.engine.physical()
     }
 
-    /// Moves the folios at `sources`, each named by its first frame, to folios of `destination`. One that was freed meanwhile counts
-    /// as neither moved nor stayed. Programs may use them all along.
+    /// Moves the folios with the head frames `sources` to folios of `destination`, while programs use them. A folio
+    /// freed meanwhile counts as neither moved nor stayed.
     pub fn migrate(&mut self, sources: &[Pfn], destination: &mut dyn Destination<'e>, options: Options) -> Outcome {
         might_wait(self.physical().machine());
         let mut outcome = Outcome::default();
@@ -116,7 +116,7 @@ impl<'e> Mover<'e> {
             let (again, settled): (Vec<_>, _) = stayed.into_iter().partition(|(_, reason)| reason.is_transient());
             outcome.stayed = settled;
             let again: Vec<Pfn> = again.into_iter().map(|(pfn, _)| pfn).collect();
-            // Alone a folio may wait for locks: nobody waits for anything that we hold.
+            // A folio alone may wait for locks: we hold nothing that others wait for.
             let alone = options.mode > Mode::Async && attempt > 1;
             self.run_all(&again, destination, options, alone, &mut outcome);
         }
@@ -127,7 +127,7 @@ impl<'e> Mover<'e> {
         outcome
     }
 
-    /// Moves all of `sources`, by batches, or each alone.
+    /// Moves all of `sources`, in batches or each alone.
     fn run_all(
         &mut self,
         mut sources: &[Pfn],
@@ -157,7 +157,7 @@ impl<'e> Mover<'e> {
         let context = Context { physical, mode: options.mode, purpose: options.purpose };
         let mut watch = Stopwatch::new(physical, self.times.is_some());
         let mut times = StepTimes::default();
-        // From here on threads that look a folio up wait for its lock; those that use mappings, from its block.
+        // Look-ups wait for the folio's lock from claim on, accesses through mappings from block on.
         let since = matches!(options.batch, Batch::Micros(_)).then(|| physical.machine().now_ns());
         self.exhausted.clear();
         for &pfn in batch {

@@ -1,4 +1,4 @@
-//! How many folios make a batch, and which of them go through the last steps together.
+//! The size of a batch, and the parts of it that take the last steps together.
 
 use core::{ops::Range, sync::atomic::Ordering};
 
@@ -11,12 +11,12 @@ use crate::{
     units::{Order, Pfn},
 };
 
-/// Folios that are unblocked together when waits are to be short. More would wait longer, fewer would cost more: each look at a
-/// reverse map is one for all of them.
+/// Folios that are unblocked together when waits must be short. A larger part means longer waits; a smaller one costs
+/// more, since each walk of a reverse map serves the whole part.
 const PART: usize = 16;
 
 impl Mover<'_> {
-    /// Tells how many of the first `sources` make a batch; one at least.
+    /// Gives the number of `sources` that make the next batch; at least one.
     pub(super) fn batch_of(&self, sources: &[Pfn], batch: Batch) -> usize {
         let most = match batch {
             Batch::Folios(folios) => return sources.len().min(folios.clamp(1, Options::MOST)),
@@ -32,18 +32,18 @@ impl Mover<'_> {
         sources.iter().take_while(fits).count().max(1)
     }
 
-    /// Takes into account that the batch took `ns` nanoseconds, if all of it are base pages: what a larger folio costs says little about
-    /// those.
+    /// Updates the cost of a base page by the batch's time `ns`, unless the batch has larger folios, whose cost
+    /// differs.
     pub(super) fn measure(&self, ns: u64) {
         if self.folios.iter().all(|folio| folio.order == Order::ZERO) {
             let moved = self.folios.iter().filter(|folio| !folio.stays()).count();
-            // Two movers at once lose one of their figures, which doesn't matter.
+            // Of two movers' concurrent updates one may be lost, which does no harm.
             let cost = self.engine.move_cost();
             cost.store(cost_after(cost.load(Ordering::Relaxed), moved, ns), Ordering::Relaxed);
         }
     }
 
-    /// Gives the next folios of the batch to be frozen, copied, committed, rebound and released; `None` if all are.
+    /// Gives the next part of the batch to freeze, copy, commit, rebind and release; `None` after the last one.
     pub(super) fn next_part(&self, batch: Batch) -> Option<Range<usize>> {
         let first = self.folios.iter().position(|folio| !folio.is_released)?;
         let left = &self.folios[first..];

@@ -1,4 +1,4 @@
-//! Last step of a move: folios back to their owners, locks released, sources or unused destinations given back.
+//! Last step of a move: putback, unlock, and freeing sources or unused destinations.
 
 use core::ops::Range;
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl<'e> Mover<'e> {
-    /// Releases some folios of the batch.
+    /// Releases a part of the batch.
     pub(super) fn release(
         &mut self,
         part: &Range<usize>,
@@ -36,7 +36,7 @@ impl<'e> Mover<'e> {
                 None => {
                     outcome.moved += u64::from(folio.order.frames());
                     physical.unlock_and_put(folio.dst);
-                    // Still frozen, so nobody has a reference. Waiters re-read the entry or the index.
+                    // Still frozen, so there are no references. Waiters re-read the entry or the index.
                     frames.unlock_raw(folio.src);
                     if folio.order > Order::ZERO {
                         physical.free(folio.src);
@@ -54,14 +54,15 @@ impl<'e> Mover<'e> {
         physical.free_all(moved.map(|folio| folio.src));
     }
 
-    /// Ends the batch, all of whose folios are released.
+    /// Ends the batch after all its folios are released.
     pub(super) fn finish(&mut self) {
         let physical = self.physical();
         self.folios.retain(|folio| !folio.stays());
         physical.destinations_used(self.folios.len() as u32);
         physical.events().push(self.folios.iter().map(|folio| Event::Moved { from: folio.src, to: folio.dst }));
         self.folios.clear();
-        // After all locks: the last use of an owner that is gone may free its folios. Nothing is kept between batches.
+        // After all locks, since dropping the last `Arc` of an owner may free its folios. Nothing is kept between
+        // batches.
         self.owners.clear();
         self.known.clear();
         self.maps.clear();

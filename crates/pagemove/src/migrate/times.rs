@@ -1,23 +1,23 @@
-//! Where the time of moves goes. Plain data, and a clock that is read only on demand.
+//! The time of a move's steps. Plain data, and a stopwatch that reads the clock only if it is on.
 
 use crate::zone::Physical;
 
-/// Where the time of moves went, in nanoseconds, by step.
+/// The time of each step of moves, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StepTimes {
-    /// References, locks, owners, destinations.
+    /// References, locks, destinations, `isolate`.
     pub claim: u64,
     /// Migration entries.
     pub block: u64,
     /// TLB flushes.
     pub flush: u64,
-    /// Freezing, and making the destination what the source is.
+    /// Freezing, and preparing destinations.
     pub freeze: u64,
     /// Contents, and owners' tables.
     pub copy: u64,
-    /// Entries for the destination.
+    /// Present entries for the destinations.
     pub rebind: u64,
-    /// Waking, freeing, putting back.
+    /// `putback`, waking, freeing.
     pub release: u64,
 }
 

@@ -21,7 +21,7 @@ impl Mover<'_> {
         for run in folios.chunk_by_mut(|one, next| one.key.rmap == next.key.rmap) {
             let (first, number) = (start, run[0].key.rmap);
             start += run.len();
-            // A map that is gone has no mappings left.
+            // A map that is not registered any more has no mappings.
             if number != 0
                 && let Some(map) = engine.reverse_maps().get(number)
             {
@@ -31,7 +31,7 @@ impl Mover<'_> {
         }
     }
 
-    /// Freezes each folio, and makes its destination what it is. The destination stays frozen until `commit`.
+    /// Freezes each folio, and prepares its destination, which stays frozen until `commit`.
     pub(super) fn freeze(&mut self, part: &Range<usize>) {
         let physical = self.physical();
         let mut classes = ClassRun::default();
@@ -43,7 +43,7 @@ impl Mover<'_> {
             }
             folio.stay(match src {
                 src if src.pins() > 0 => Reason::Pinned,
-                // A mapping was on its way in or out while we looked.
+                // A mapping was being added or removed meanwhile.
                 src if src.maps() > 0 => Reason::Raced,
                 _ => Reason::Referenced,
             });
@@ -51,23 +51,24 @@ impl Mover<'_> {
         classes.finish(physical.blocks());
     }
 
-    /// Copies the contents of all folios, those of owners by their callbacks.
+    /// Copies the contents of all folios, owners' folios by their callbacks.
     pub(super) fn copy(&mut self, part: &Range<usize>, context: Context<'_>) {
         let Self { folios, owners, .. } = self;
         let mut copied = part.start;
         for (run, of_owner) in runs_in(owners, part) {
             let Some(used) = &run.used else { continue };
-            // Anonymous ones, which lie between the owners' runs.
+            // Anonymous folios, which are between the owners' runs.
             copy_contents(context.physical, &folios[copied..of_owner.start]);
             copied = of_owner.end;
             call(context, &mut folios[of_owner], |folios| used.ops().copy(folios));
         }
         copy_contents(context.physical, &folios[copied..part.end]);
-        context.physical.ram().settle_copies();
+        context.physical.ram().order_copies();
     }
 
-    /// Has the owners point their tables to the copies. Those that did can't refuse any more: the destination's counts are published,
-    /// once. A look-up meanwhile waits at the source's lock or the destination's.
+    /// Calls the owners' `migrate`, which points their tables to the copies. A folio whose token was exchanged can't be
+    /// refused any more, so its destination's counts are published. A look-up meanwhile waits for the source's or the
+    /// destination's lock.
     pub(super) fn commit(&mut self, part: &Range<usize>, context: Context<'_>) {
         let Self { folios, owners, .. } = self;
         for (run, of_owner) in runs_in(owners, part) {
@@ -84,12 +85,12 @@ impl Mover<'_> {
         }
     }
 
-    /// Points what was blocked to the new places, or to the old ones of folios that stay.
+    /// Rebinds blocked mappings: to the destination, or to the source if the folio stays.
     pub(super) fn rebind(&mut self, part: &Range<usize>) {
         let physical = self.physical();
         for (run, of_map) in runs_in(&self.maps, part) {
             let folios = &self.folios[of_map];
-            // Where nothing was blocked the map's lock may be held, as it was when we tried.
+            // If nothing was blocked, don't wait for the map's lock, which may be what kept us from blocking.
             if folios.iter().any(Migration::is_blocked) {
                 run.map.rebind(physical, folios);
             }
@@ -97,7 +98,7 @@ impl Mover<'_> {
     }
 }
 
-/// Calls an owner's callback for frozen folios, and undoes the freeze of those that it refuses.
+/// Calls an owner's callback for frozen folios, and thaws those that it refuses.
 fn call(context: Context<'_>, folios: &mut [Migration], callback: impl FnOnce(&mut MigrationRun<'_>)) {
     if folios.iter().all(Migration::stays) {
         return;
@@ -108,20 +109,20 @@ fn call(context: Context<'_>, folios: &mut [Migration], callback: impl FnOnce(&m
     }
 }
 
-/// Gives a folio its references again, and makes its destination what it was.
+/// Thaws the source, and resets the destination.
 fn undo_freeze(physical: &Physical, folio: &mut Migration) {
     folio.is_frozen = false;
     physical.reset_destination(folio.dst);
     physical.frame(folio.src).thaw(expected(true), 0);
 }
 
-/// Makes the destination what the source is: kind, order, owner, key and marks. Its counts stay zero, so that others who find
-/// it meanwhile get no reference, and wait for its lock.
+/// Gives the destination the source's kind, order, owner, key and dirty mark. Its counts stay zero, so a thread that
+/// finds it meanwhile gets no reference, and waits for its lock.
 fn prepare_destination(physical: &Physical, folio: &mut Migration, classes: &mut ClassRun) {
     folio.is_frozen = true;
     let (src, dst) = (physical.frame(folio.src), physical.frame(folio.dst));
     let state = src.state();
-    // Its mappings will be the same, too.
+    // The class will be the same, since the mappings will.
     let class = state.class();
     if folio.order == Order::ZERO {
         classes.add(physical.blocks(), folio.dst, dst.state().class(), class);

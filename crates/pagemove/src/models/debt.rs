@@ -1,4 +1,4 @@
-//! Flush debt against reuse of the source: a frame is nobody else's while a TLB still leads to it.
+//! Flush debt against reuse of the source: a frame is not reused while a TLB still has a translation to it.
 
 use alloc::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     units::{Order, Pfn, VirtAddr},
 };
 
-/// A TLB of one entry: held over an access and over a fill, so that a flush waits for either.
+/// A TLB of one entry. Locked during an access and a fill, so that a flush waits for either.
 type Tlb = Mutex<Option<Pfn>>;
 
 #[test]
@@ -24,7 +24,7 @@ fn a_source_is_reused_after_the_flush() {
     all("flush debt against an access and reuse", || {
         let tlb: Arc<Tlb> = Arc::new(Mutex::new(None));
         let flushed = tlb.clone();
-        let machine = Model::with(Waiting::Looking, move || *flushed.lock().expect("no panic") = None);
+        let machine = Model::with(Waiting::Polling, move || *flushed.lock().expect("no panic") = None);
         let engine = machine.boot();
         let physical = engine.physical().clone();
         let root = Root::new(physical.clone(), SpaceId(1)).expect("a root");
@@ -51,10 +51,10 @@ fn a_source_is_reused_after_the_flush() {
         debt.owe(&root, VirtAddr::new(1 << 12).expect("an address"), Order::ZERO);
         debt.keep_reference(&physical, pfn);
         debt.pay();
-        // Free now: the next one has it alone.
+        // Free now: the next owner has it alone.
         assert_eq!(physical.frame(pfn).refs(), 0);
         page.write(2);
         program.join().expect("no panic");
-        assert_eq!(page.read(), 2, "a program stored to a frame that was somebody else's");
+        assert_eq!(page.read(), 2, "a program stored to a frame that had been reused");
     });
 }

@@ -20,18 +20,18 @@ fn table(machine: Arc<Model>) -> FrameTable {
     FrameTable::new(machine, 1).expect("a table")
 }
 
-/// A table whose frame is in use, as all that are locked are.
+/// A table whose frame has a reference, which locking requires.
 fn table_in_use(machine: Arc<Model>) -> FrameTable {
     let table = table(machine);
     table[PFN].publish();
     table
 }
 
-/// Locks once on each of `threads` threads; what the lock guards is used by one at a time, each seeing the last one's.
+/// Locks once on each of `threads` threads: one at a time uses the guarded value, and sees the previous one's store.
 fn lock(threads: u64, machine: fn() -> Arc<Model>) -> impl Fn() + Send + Sync + 'static {
     move || {
         let shared = Arc::new((table_in_use(machine()), Guarded::new()));
-        let deed = |shared: &(FrameTable, Guarded)| {
+        let worker = |shared: &(FrameTable, Guarded)| {
             shared.0.lock_raw(PFN);
             shared.1.write(shared.1.read() + 1);
             shared.0.unlock_raw(PFN);
@@ -39,10 +39,10 @@ fn lock(threads: u64, machine: fn() -> Arc<Model>) -> impl Fn() + Send + Sync + 
         let others: alloc::vec::Vec<_> = (1..threads)
             .map(|_| {
                 let shared = shared.clone();
-                thread::spawn(move || deed(&shared))
+                thread::spawn(move || worker(&shared))
             })
             .collect();
-        deed(&shared);
+        worker(&shared);
         others.into_iter().for_each(|thread| thread.join().expect("no panic"));
         assert_eq!(shared.1.read(), threads);
     }
@@ -50,23 +50,23 @@ fn lock(threads: u64, machine: fn() -> Arc<Model>) -> impl Fn() + Send + Sync + 
 
 #[test]
 fn lock_excludes_and_orders() {
-    all("lock, waiting by looking", lock(2, Model::looking));
+    all("lock, polling", lock(2, Model::polling));
 }
 
 #[test]
-fn lock_wakes_who_sleeps() {
-    all("lock, waiting asleep", lock(2, Model::sleeping));
+fn lock_wakes_a_sleeper() {
+    all("lock, sleeping", lock(2, Model::sleeping));
 }
 
 #[test]
-fn lock_wakes_all_who_sleep() {
-    within(2, "lock of three, waiting asleep", lock(3, Model::sleeping));
+fn lock_wakes_all_sleepers() {
+    within(2, "lock of three, sleeping", lock(3, Model::sleeping));
 }
 
 #[test]
 fn try_lock_excludes_and_orders() {
     all("try-lock against lock", || {
-        let shared = Arc::new((table_in_use(Model::looking()), Guarded::new()));
+        let shared = Arc::new((table_in_use(Model::polling()), Guarded::new()));
         let other = shared.clone();
         let thread = thread::spawn(move || {
             if other.0.try_lock_raw(PFN) {
@@ -81,7 +81,7 @@ fn try_lock_excludes_and_orders() {
     });
 }
 
-/// Who waits for the end of a move without wanting the lock: sees all that the move did, and is woken.
+/// A thread that only waits for the end of a move sees all that the move did, and is woken.
 fn wait<const WAITERS: usize>(machine: fn() -> Arc<Model>) -> impl Fn() + Send + Sync + 'static {
     move || {
         let shared = Arc::new((table_in_use(machine()), Guarded::new()));
@@ -101,18 +101,18 @@ fn wait<const WAITERS: usize>(machine: fn() -> Arc<Model>) -> impl Fn() + Send +
 
 #[test]
 fn migration_entry_wait_sees_the_move() {
-    all("migration-entry wait against wake, waiting by looking", wait::<1>(Model::looking));
+    all("migration-entry wait against wake, polling", wait::<1>(Model::polling));
 }
 
 #[test]
 fn migration_entry_wait_is_woken() {
-    all("migration-entry wait against wake, waiting asleep", wait::<1>(Model::sleeping));
-    within(2, "migration-entry wait of two against wake, waiting asleep", wait::<2>(Model::sleeping));
+    all("migration-entry wait against wake, sleeping", wait::<1>(Model::sleeping));
+    within(2, "migration-entry wait of two against wake, sleeping", wait::<2>(Model::sleeping));
 }
 
 #[test]
 fn writeback_wait_is_woken() {
-    for machine in [Model::looking, Model::sleeping] {
+    for machine in [Model::polling, Model::sleeping] {
         all("writeback: wait against end, another mark set meanwhile", move || {
             let shared = Arc::new((table_in_use(machine()), Guarded::new()));
             shared.0.start_writeback(PFN);
@@ -133,7 +133,7 @@ fn writeback_wait_is_woken() {
     }
 }
 
-/// An allocation becomes visible by its count alone: who gets a reference sees what it is.
+/// An allocation becomes visible only by its count: a thread with a reference sees owner, key and kind.
 #[test]
 fn a_reference_shows_what_the_frame_is() {
     all("get-unless-zero against allocation", || {
@@ -153,7 +153,7 @@ fn a_reference_shows_what_the_frame_is() {
     });
 }
 
-/// The last reference frees: once, and after all that others did with theirs.
+/// The last reference frees: once, and after all accesses by other references.
 #[test]
 fn the_last_reference_frees_once_and_last() {
     all("get-unless-zero against free", || {
@@ -161,7 +161,7 @@ fn the_last_reference_frees_once_and_last() {
         shared.0.publish();
         let give_back = |shared: &(Frame, Guarded, Guarded)| {
             if shared.0.put() == Put::Last {
-                // Reuse: as if nobody else knew of the frame.
+                // Reuse: nobody else may use the frame.
                 shared.1.write(9);
                 shared.2.write(shared.2.read() + 1);
             }
@@ -181,17 +181,17 @@ fn the_last_reference_frees_once_and_last() {
     });
 }
 
-/// Gives the frame `refs` references and `maps` mappings, and locks it, as a move has it when it has claimed it.
+/// Makes the frame as a move has claimed it: `refs` references, `maps` mappings, locked.
 fn claimed(frame: &Frame, refs: u32, maps: u32) {
     frame.thaw(refs - 1, maps);
     assert!(matches!(frame.claim(), Claim::Claimed));
 }
 
-/// Claims exclude each other, and each sees what the one before did; the last reference may go with a claim's end.
+/// Claims exclude each other, and each sees what the previous one did; the end of a claim may drop the last reference.
 #[test]
 fn a_claim_excludes_and_orders() {
     all("claim against claim, and against the last reference", || {
-        let shared = Arc::new((table_in_use(Model::looking()), Guarded::new(), Guarded::new()));
+        let shared = Arc::new((table_in_use(Model::polling()), Guarded::new(), Guarded::new()));
         let free = |shared: &(FrameTable, Guarded, Guarded), put| {
             if put == Put::Last {
                 shared.1.write(9);
@@ -214,11 +214,11 @@ fn a_claim_excludes_and_orders() {
     });
 }
 
-/// A destination's references are published by its commit: who gets one sees the contents and what the frame is.
+/// A commit publishes the destination's references: a thread with one sees the contents and the owner.
 #[test]
 fn a_commit_shows_what_the_frame_is() {
     all("commit of a destination against get", || {
-        let shared = Arc::new((table(Model::looking()), Guarded::new()));
+        let shared = Arc::new((table(Model::polling()), Guarded::new()));
         shared.0.lock_exclusive(PFN);
         let other = shared.clone();
         let looker = thread::spawn(move || {
@@ -235,10 +235,10 @@ fn a_commit_shows_what_the_frame_is() {
     });
 }
 
-/// Who waits on a frozen frame is remembered over freeze and commit, and woken.
+/// The waiter of a frozen frame is kept over freeze and commit, and woken.
 #[test]
 fn a_commit_keeps_waiters() {
-    all("freeze and commit against a waiter, waiting asleep", || {
+    all("freeze and commit against a waiter, sleeping", || {
         let shared = Arc::new(table_in_use(Model::sleeping()));
         assert!(matches!(shared[PFN].claim(), Claim::Claimed));
         let other = shared.clone();
@@ -250,7 +250,7 @@ fn a_commit_keeps_waiters() {
     });
 }
 
-/// Freezing against a reference, by which somebody writes: either the move sees the reference, or the writer gets none.
+/// Freezing against a writer with a reference: either the move sees the reference, or the writer gets none.
 #[test]
 fn freeze_against_get() {
     all("freeze against get", || {
@@ -341,7 +341,7 @@ fn freeze_against_unmap_that_keeps_its_reference() {
     });
 }
 
-/// An owner is asked for a page when nobody else holds it: it sees what the last holder wrote down.
+/// The owner is asked for a page when nobody else holds it: it sees what the last holder recorded.
 #[test]
 fn asking_the_owner_against_a_holder() {
     all("asking the owner against a holder", || {
@@ -360,12 +360,12 @@ fn asking_the_owner_against_a_holder() {
     });
 }
 
-/// Copy-on-write takes a page as its own when nobody else has a reference left: they have read all that they will.
+/// Copy-on-write reuses a page when nobody else has a reference: all their reads are over.
 #[test]
 fn reuse_against_unmap() {
     all("copy-on-write reuse against unmap", || {
         let shared = Arc::new((Frame::default(), Guarded::new()));
-        // Two mappings, and the reference of who looks.
+        // Two mappings, and the reference of the copying thread.
         claimed(&shared.0, 3, 2);
         let other = shared.clone();
         let sharer = thread::spawn(move || {
@@ -380,7 +380,7 @@ fn reuse_against_unmap() {
     });
 }
 
-/// Who unmaps last, seen by the count, has seen all entries go.
+/// A map count of 0 means that all stores through mappings are seen.
 #[test]
 fn no_mapping_left_means_all_is_stored() {
     all("maps against unmap", || {
@@ -398,7 +398,7 @@ fn no_mapping_left_means_all_is_stored() {
     });
 }
 
-/// Trap 3 of 2016: marks set and cleared at the same time don't touch each other, nor the class.
+/// Trap 3 of 2016: marks set and cleared concurrently don't change each other, nor the class.
 #[test]
 fn marks_are_apart() {
     all("marks against marks and class", || {

@@ -1,4 +1,4 @@
-//! A processor's own lists: plain stores on its side, a barrier on the other; and the class that a frame counts as.
+//! A CPU's lists: plain stores on its side, a barrier on the other. And the class of a frame.
 
 use alloc::sync::Arc;
 
@@ -16,34 +16,34 @@ use crate::{
 };
 
 #[test]
-fn lists_are_one_processors_or_who_revoked_them() {
-    all("a processor's lists against draining, twice each", || {
+fn a_cpus_lists_have_one_user() {
+    all("a CPU's lists against draining, twice each", || {
         let shared = Arc::new((CpuLocal::new(1, 1), Guarded::new()));
         let other = shared.clone();
-        let processor = thread::spawn(move || {
+        let cpu = thread::spawn(move || {
             for _ in 0..2 {
                 #[allow(unsafe_code)]
-                // SAFETY: this thread is the processor that they belong to.
-                if let Some(_inside) = unsafe { other.0.enter() } {
+                // SAFETY: this thread is the owning CPU.
+                if let Some(_guard) = unsafe { other.0.enter() } {
                     other.1.write(other.1.read() + 1);
                 }
             }
         });
-        let machine = Model::looking();
+        let machine = Model::polling();
         for _ in 0..2 {
-            let _inside = shared.0.revoke(&*machine);
+            let _guard = shared.0.revoke(&*machine);
             shared.1.write(shared.1.read() + 1);
         }
-        processor.join().expect("no panic");
+        cpu.join().expect("no panic");
     });
 }
 
 #[test]
-fn two_who_revoke_exclude_each_other() {
+fn two_draining_threads_exclude_each_other() {
     all("draining against draining", || {
         let shared = Arc::new((CpuLocal::new(1, 1), Guarded::new()));
         let drain = |shared: &(CpuLocal, Guarded)| {
-            let _inside = shared.0.revoke(&*Model::without_barrier());
+            let _guard = shared.0.revoke(&*Model::without_barrier());
             shared.1.write(shared.1.read() + 1);
         };
         let other = shared.clone();
@@ -54,11 +54,11 @@ fn two_who_revoke_exclude_each_other() {
     });
 }
 
-/// The class follows mappings that come and go at the same time, and the pageblock's summary follows the class.
+/// The class follows concurrent mapping and unmapping, and the pageblock's summary follows the class.
 #[test]
-fn the_class_settles() {
+fn the_class_follows_mappings() {
     all("class: map against unmap", || {
-        let engine = Model::looking().boot();
+        let engine = Model::polling().boot();
         let physical = engine.physical().clone();
         let pfn = Pfn::new(1);
         let _ = physical.alloc_exactly(pfn, Kind::Driver).expect("free").publish().into_raw();
@@ -80,15 +80,14 @@ fn the_class_settles() {
     });
 }
 
-/// The index of blocks with work in them: none with work is missing when all is quiet, though stale bits are cleared on
-/// the way.
+/// The index of candidate blocks misses none at a quiet point, though scans clear stale bits.
 #[test]
 fn no_block_with_work_is_forgotten() {
     all("index of pageblocks: a count against a scan that clears", || {
-        let engine = Model::looking().boot();
+        let engine = Model::polling().boot();
         let physical = engine.physical().clone();
         let range = physical.zones().next().expect("a zone");
-        // A bit that is stale: set by a page that is gone.
+        // A stale bit: the page that set it is gone.
         physical.blocks().moved(Pfn::new(1), Class::Free, Class::Lru, 1);
         physical.blocks().moved(Pfn::new(1), Class::Lru, Class::Free, 1);
         let other = physical.clone();
@@ -101,20 +100,20 @@ fn no_block_with_work_is_forgotten() {
     });
 }
 
-/// Allocating and freeing on two threads: no frame is given twice, and none is lost.
+/// Allocating and freeing on two threads: no frame is allocated twice, and none is lost.
 #[test]
 fn allocations_are_apart() {
     within(4, "allocation and freeing against the same", || {
-        let engine = Model::looking().boot();
+        let engine = Model::polling().boot();
         let shared = Arc::new((engine.physical().clone(), [(); 4].map(|()| Guarded::new())));
-        let deed = |shared: &(Arc<crate::zone::Physical>, [Guarded; 4])| {
+        let worker = |shared: &(Arc<crate::zone::Physical>, [Guarded; 4])| {
             let folio = shared.0.alloc(Order::ZERO, Kind::Kernel).expect("enough").publish();
             let frame = &shared.1[folio.pfn().index()];
             frame.write(frame.read() + 1);
         };
         let other = shared.clone();
-        let thread = thread::spawn(move || deed(&other));
-        deed(&shared);
+        let thread = thread::spawn(move || worker(&other));
+        worker(&shared);
         thread.join().expect("no panic");
         assert_eq!(shared.0.free_frames(), 4);
         shared.0.validate().expect("invariant 8");

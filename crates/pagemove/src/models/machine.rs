@@ -1,4 +1,4 @@
-//! Machines for models: no memory but metadata; one waits by looking again, the other sleeps.
+//! Machines for models: metadata only, no RAM. One polls to wait, the other sleeps.
 
 use alloc::{boxed::Box, sync::Arc, vec};
 use core::ptr::NonNull;
@@ -24,9 +24,9 @@ const MORE_FRAMES: u32 = 8;
 
 /// How [`Machine::wait`] waits.
 pub(super) enum Waiting {
-    /// By looking again: whatever order is missing is missing, since nothing else orders anything.
-    Looking,
-    /// Until woken: a lost wake-up is a deadlock.
+    /// Polls. That orders nothing, so a missing ordering shows.
+    Polling,
+    /// Sleeps until woken. A lost wake-up is a deadlock.
     Sleeping(Mutex<()>, Condvar),
 }
 
@@ -38,8 +38,8 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn looking() -> Arc<Self> {
-        Self::with(Waiting::Looking, || ())
+    pub(super) fn polling() -> Arc<Self> {
+        Self::with(Waiting::Polling, || ())
     }
 
     pub(super) fn sleeping() -> Arc<Self> {
@@ -50,16 +50,16 @@ impl Model {
         Arc::new(Self { waiting, flush: Box::new(flush), has_barrier: true })
     }
 
-    /// One without a barrier; there no processor has lists of its own, and only who drains comes to them.
+    /// One without a barrier. No CPU uses its lists there; only draining threads do.
     pub(super) fn without_barrier() -> Arc<Self> {
-        Arc::new(Self { waiting: Waiting::Looking, flush: Box::new(|| ()), has_barrier: false })
+        Arc::new(Self { waiting: Waiting::Polling, flush: Box::new(|| ()), has_barrier: false })
     }
 
     pub(super) fn boot(self: Arc<Self>) -> Arc<Engine> {
         self.boot_with(FRAMES)
     }
 
-    /// Boots with room for page tables.
+    /// Boots with frames for page tables.
     pub(super) fn boot_larger(self: Arc<Self>) -> Arc<Engine> {
         self.boot_with(MORE_FRAMES)
     }
@@ -71,7 +71,7 @@ impl Model {
     }
 }
 
-// Metadata comes from here; aligned as the trait asks.
+// Metadata; aligned as the trait requires.
 #[derive(Clone, Default)]
 #[repr(align(64))]
 struct Line {
@@ -79,11 +79,11 @@ struct Line {
 }
 
 #[allow(unsafe_code)]
-// SAFETY: no processor is ever claimed; the barrier is a full one of the caller, see `light_barrier`.
+// SAFETY: no CPU is ever claimed; the barrier is a full fence in the caller, see `light_barrier`.
 unsafe impl Machine for Model {
     fn take_ram(&self) -> Option<Ram> {
         #[allow(unsafe_code)]
-        // SAFETY: never accessed: data frames have no contents, and page tables are elsewhere under loom.
+        // SAFETY: never accessed: data frames have no contents, and loom keeps page tables elsewhere.
         Some(unsafe { Ram::new(NonNull::dangling(), MORE_FRAMES, Contents::TablesOnly) })
     }
 
@@ -115,7 +115,7 @@ unsafe impl Machine for Model {
 
     fn wait(&self, word: &AtomicU32, value: u32) {
         match &self.waiting {
-            Waiting::Looking => thread::yield_now(),
+            Waiting::Polling => thread::yield_now(),
             Waiting::Sleeping(lock, woken) => {
                 let guard = lock.lock().expect("nobody panics with it");
                 if word.load(Ordering::Relaxed) == value {
@@ -141,7 +141,7 @@ unsafe impl Machine for Model {
     }
 }
 
-/// What a protocol guards: loom fails where two use it at once, or where one is not ordered after the other.
+/// A value that a protocol guards: loom fails if two threads use it at once, or unordered.
 pub(super) struct Guarded(UnsafeCell<u64>);
 
 #[allow(unsafe_code)]

@@ -1,8 +1,9 @@
-//! Small models of the core's protocols, of the code itself, explored by loom: all histories of a few threads, with all
-//! that weak orderings allow. `cargo xtask models` runs them; `docs/orderings.md` names the model for each edge.
+//! Small models of the core's protocols, on the code itself, explored by loom: all histories of a few threads, with all
+//! results that weak orderings allow. `cargo xtask models` runs them; `docs/orderings.md` names the model for each
+//! edge.
 //!
-//! A model prints how many executions there were. Where it has to be bounded it says by how many preemptions: histories
-//! with more changes of thread (other than by waiting) were not tried.
+//! A model prints its number of executions, and its bound if it has one: histories with more preemptions were not
+//! tried.
 
 extern crate std;
 
@@ -25,7 +26,7 @@ fn all(name: &str, model: impl Fn() + Send + Sync + 'static) {
     explore(name, None, model);
 }
 
-/// Explores what `preemptions` changes of thread can do, or less where `PAGEMOVE_PREEMPTIONS` says so.
+/// Explores histories of up to `preemptions` preemptions, or fewer if `PAGEMOVE_PREEMPTIONS` says so.
 fn within(preemptions: usize, name: &str, model: impl Fn() + Send + Sync + 'static) {
     let most = std::env::var("PAGEMOVE_PREEMPTIONS").map_or(preemptions, |text| text.parse().expect("a number"));
     explore(name, Some(preemptions.min(most)), model);

@@ -1,4 +1,4 @@
-//! Whole moves of a driver's page that nothing maps, against what its driver and others do with it.
+//! Whole moves of an unmapped driver's page, against what its driver and others do with it.
 
 use alloc::{boxed::Box, string::ToString, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
     units::Pfn,
 };
 
-/// A driver that counts what it has out, and refuses if asked to.
+/// A driver that counts its isolated pages, and refuses moves if `refuses`.
 struct Driver {
     index: Arc<PageIndex>,
     isolated: Guarded,
@@ -68,7 +68,7 @@ impl Scene {
         Self { engine, driver, registration, pfn }
     }
 
-    /// Moves the page; gives whether it did.
+    /// Moves the page; tells whether it moved.
     fn migrate(engine: &Engine, pfn: Pfn) -> bool {
         let mut destination = AnyFree::new(engine.physical(), 1);
         Mover::new(engine).migrate(&[pfn], &mut destination, Options::new(Mode::Async)).moved == 1
@@ -122,8 +122,8 @@ fn isolate_against_isolate() {
 }
 
 #[test]
-fn a_move_against_a_look() {
-    within(5, "a move against its driver's look at the page", || {
+fn a_move_against_a_lookup() {
+    within(5, "a move against its driver's look-up of the page", || {
         let scene = Scene::new(false);
         let (engine, pfn) = (scene.engine.clone(), scene.pfn);
         let mover = thread::spawn(move || Scene::migrate(&engine, pfn));

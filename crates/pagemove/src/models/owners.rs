@@ -1,4 +1,4 @@
-//! Unregistering a driver against moves of its pages: afterwards no callback runs, and the driver may go.
+//! Unregistering a driver against moves of its pages: afterwards no callback runs, and the driver may be freed.
 
 use alloc::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{
     movable::{CallbackGuard, Context, MigrationRun, MovableOps, PutbackRun},
 };
 
-/// A driver whose callback uses what it frees when it has unregistered.
+/// A driver whose callback uses memory that it frees after unregistering.
 struct Driver(Guarded);
 
 impl MovableOps for Driver {
@@ -59,18 +59,18 @@ fn unregister(name: &str, machine: fn() -> Arc<Model>) {
 
 #[test]
 fn unregister_waits_for_callbacks() {
-    unregister("unregister against isolate, waiting by looking", Model::looking);
+    unregister("unregister against isolate, polling", Model::polling);
 }
 
 #[test]
 fn unregister_is_woken() {
-    unregister("unregister against isolate, waiting asleep", Model::sleeping);
+    unregister("unregister against isolate, sleeping", Model::sleeping);
 }
 
 #[test]
 fn try_unregister_refuses_or_has_ended_it() {
     all("try-unregister against isolate", || {
-        let engine = Model::looking().boot();
+        let engine = Model::polling().boot();
         let driver = Arc::new(Driver(Guarded::new()));
         let registration = engine.owners().register(driver.clone());
         let number = registration.number();

@@ -1,4 +1,4 @@
-//! The ring of events: a reader sees whole events only, though writers go over the oldest meanwhile.
+//! The ring of events: a reader sees whole events only, though writers overwrite the oldest meanwhile.
 
 use alloc::sync::Arc;
 
@@ -26,10 +26,10 @@ fn no_event_is_torn() {
     });
 }
 
-/// Two writers, a whole ring apart, write the same place at once.
+/// Two writers, a whole ring apart, write the same slot at once.
 #[test]
 fn no_event_of_two_writers_is_torn() {
-    all("ring: two writers of the same place", || {
+    all("ring: two writers of the same slot", || {
         let ring = Arc::new(Ring::default());
         let other = ring.clone();
         let writer = thread::spawn(move || other.push([1, 2].map(moved).into_iter()));

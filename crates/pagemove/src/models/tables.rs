@@ -1,4 +1,4 @@
-//! Page tables: what an entry leads to is seen by who sees the entry, on every level.
+//! Page tables: a thread that sees an entry also sees what it points to, on every level.
 
 use alloc::sync::Arc;
 
@@ -14,11 +14,11 @@ use crate::{
     units::{Order, Pfn, VirtAddr},
 };
 
-/// A frame of no model's memory, so that nobody looks at its entry in the frame table.
+/// A frame outside of every model's memory, so that nobody reads its entry in the frame table.
 const PAGE: Pfn = Pfn::new(1000);
 
 fn table() -> Arc<PageTable> {
-    let engine = Model::looking().boot_larger();
+    let engine = Model::polling().boot_larger();
     Arc::new(PageTable::new(engine.physical().clone(), SpaceId(1)).expect("a table"))
 }
 
@@ -31,17 +31,17 @@ fn a_walk_sees_what_a_fault_filled() {
     all("page tables: a fault that adds all levels against a walk", || {
         let shared = Arc::new((table(), Guarded::new()));
         let other = shared.clone();
-        let processor = thread::spawn(move || {
+        let cpu = thread::spawn(move || {
             let Some(slot) = other.0.slot(address(0)) else { return };
             if slot.load().is_present() {
                 assert_eq!(other.1.read(), 1, "the page's contents are not seen");
             }
         });
         let slot = shared.0.slot_or_create(address(0)).expect("enough frames");
-        // After the tables, whose own publishing would order it as well.
+        // After the tables, since publishing these would order the store as well.
         shared.1.write(1);
         slot.swap_if(Entry::NONE, Entry::present(PAGE, Flags::USER)).expect("nobody else fills it");
-        processor.join().expect("no panic");
+        cpu.join().expect("no panic");
     });
 }
 
@@ -65,7 +65,7 @@ fn two_faults_add_the_same_tables() {
     });
 }
 
-/// The split of a 2 MiB entry: who walks down finds the large page or the small one, and never nothing.
+/// The split of a 2 MiB entry: a walk finds the large page or the small one, never a hole.
 #[test]
 fn a_walk_sees_a_table_filled() {
     all("page tables: a split against a walk", || {
@@ -74,7 +74,7 @@ fn a_walk_sees_a_table_filled() {
         let huge = Entry::present(PAGE, Flags::USER | Flags::HUGE);
         slot.swap_if(Entry::NONE, huge).expect("nobody else fills it");
         let other = shared.clone();
-        let processor = thread::spawn(move || {
+        let cpu = thread::spawn(move || {
             let mut seen = None;
             other.for_each_leaf(crate::units::VirtRange::new(address(3), 1).expect("a range"), |_, slot| {
                 seen = Some(slot.load().is_present());
@@ -86,11 +86,11 @@ fn a_walk_sees_a_table_filled() {
         let lower = shared.new_leaf_table(|number| Entry::present(PAGE.up(number), Flags::USER));
         let lower = lower.expect("a frame").into_raw();
         slot.swap_if(huge, Entry::table(lower)).expect("nobody else changes it");
-        processor.join().expect("no panic");
+        cpu.join().expect("no panic");
     });
 }
 
-/// A processor that comes upon a 2 MiB migration entry while that is split never takes the new table for the page.
+/// A CPU that reads a 2 MiB migration entry during its split never takes the new table for the page.
 #[test]
 fn a_table_is_not_taken_for_a_large_page() {
     all("page tables: a split in mid-move against a translation", || {
@@ -99,7 +99,7 @@ fn a_table_is_not_taken_for_a_large_page() {
         let huge = Entry::present(PAGE, Flags::USER | Flags::HUGE);
         slot.swap_if(Entry::NONE, huge.blocked()).expect("nobody else fills it");
         let other = shared.clone();
-        let processor = thread::spawn(move || {
+        let cpu = thread::spawn(move || {
             #[allow(unsafe_code)]
             // SAFETY: no table is freed in this model.
             let found = unsafe { other.translate(address(3), Walk::Load) };
@@ -107,29 +107,29 @@ fn a_table_is_not_taken_for_a_large_page() {
         });
         let lower = shared.new_leaf_table(|number| Entry::present(PAGE.up(number), Flags::USER));
         slot.swap_if(huge.blocked(), Entry::table(lower.expect("a frame").into_raw())).expect("nobody else changes it");
-        processor.join().expect("no panic");
+        cpu.join().expect("no panic");
     });
 }
 
-/// Taking an entry out against the processor's marks: one comes first, and who takes it out knows of all stores before.
+/// Taking an entry out against the CPU's marks: one comes first, and the taker sees all stores before.
 #[test]
-fn taking_out_knows_the_stores() {
+fn taking_out_sees_the_stores() {
     all("page tables: taking an entry out against a store through it", || {
         let shared = Arc::new((table(), Guarded::new()));
         let slot = shared.0.slot_or_create(address(0)).expect("enough frames");
         let entry = Entry::present(PAGE, Flags::USER | Flags::WRITE);
         slot.swap_if(Entry::NONE, entry).expect("nobody else fills it");
         let other = shared.clone();
-        let processor = thread::spawn(move || {
+        let cpu = thread::spawn(move || {
             let slot = other.0.slot(address(0)).expect("a leaf");
             other.1.write(1);
-            // The mark is set in one step with looking at the rights, and says that the store is done.
+            // The CPU checks the rights and sets the mark in one step; the mark says that the store is done.
             slot.swap_if(entry, entry.with(Flags::DIRTY)).is_ok()
         });
         let taken = slot.take();
         if taken.has(Flags::DIRTY) {
-            assert_eq!(shared.1.read(), 1, "a store is not seen by who took its entry");
+            assert_eq!(shared.1.read(), 1, "a store is not seen by the thread that took its entry");
         }
-        processor.join().expect("no panic");
+        cpu.join().expect("no panic");
     });
 }

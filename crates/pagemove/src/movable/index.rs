@@ -1,9 +1,9 @@
-//! An index of pages: what a page cache is, and what most drivers need. Gives each page a place, and moves it in place.
+//! An index of pages by page offset, for page caches and most drivers (Linux: `struct address_space`).
 //!
 //! # Protocol
-//! A place holds one reference to its frame. The index's lock is below the frame's, and held only to read or change a
-//! place. To take a page out its frame must be locked; so a page that moves stays in its place until the move is over,
-//! and who looks it up meanwhile finds it frozen or locked, waits, and looks again.
+//! Each place holds one reference to its frame. The index's lock nests inside the frame's lock, and is held only to
+//! read or change places. Taking a page out needs its frame's lock, so a moving page stays in its place until the move
+//! is over. A look-up meanwhile finds it frozen or locked, waits, and looks again.
 
 use alloc::{boxed::Box, collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 use core::ops::Range;
@@ -22,12 +22,12 @@ use crate::{
 const CHUNK: u32 = 512;
 const EMPTY: u32 = u32::MAX;
 
-/// Pages taken out with one flush.
+/// Most pages that one flush takes out.
 const BATCH: usize = 64;
 
 type Chunk = Box<[u32; CHUNK as usize]>;
 
-/// Pages by index, each movable; with the reverse map of what maps them.
+/// Movable pages by page offset, with their reverse map.
 pub struct PageIndex {
     name: String,
     kind: Kind,
@@ -38,16 +38,16 @@ pub struct PageIndex {
     pages: Mutex<Pages>,
 }
 
-/// What the index's lock guards.
+/// The fields under the index's lock.
 struct Pages {
     chunks: BTreeMap<u32, Chunk>,
     new: NewPages,
 }
 
-/// What pages get that are inserted from now on.
+/// The settings for pages inserted from now on.
 #[derive(Clone, Copy)]
 struct NewPages {
-    /// The number that their keys name: of the processes' map, or of a device's that asks it as well.
+    /// The reverse map in their keys: the processes', or a device's that calls it too.
     mapped_by: u32,
     owner: u32,
     below: Option<Pfn>,
@@ -59,8 +59,8 @@ impl NewPages {
     }
 }
 
-/// Reads a page from its backing store: gets the page offset, and fills the page's words. Called with the page locked, so what
-/// [`LockedFolio`] says holds.
+/// Reads the page at an offset from its backing store into the words. Called with the page locked: the rules of
+/// [`LockedFolio`] apply.
 pub type ReadPage = dyn Fn(u32, &[crate::sync::AtomicU64; 512]) + Send + Sync;
 
 impl PageIndex {
@@ -87,7 +87,7 @@ impl PageIndex {
         })
     }
 
-    /// Names the registration whose callbacks move the pages that are inserted from now on; they are allocated within its bound.
+    /// Sets the owner of pages inserted from now on: its callbacks move them, and they are allocated within its bound.
     /// Panics if it's of another engine.
     pub fn set_owner(&self, registration: &Registration) {
         assert!(registration.is_of(&self.physical), "\"{}\" can't be owned by a driver of another engine", self.name);
@@ -95,14 +95,14 @@ impl PageIndex {
         (new.owner, new.below) = (registration.number(), registration.below());
     }
 
-    /// Names the reverse map in which the mappings of the pages are found that are inserted from now on, by its number in
-    /// [`Engine::reverse_maps`](crate::Engine::reverse_maps): that of a device with page tables of its own. It must pass
-    /// all its calls on to [`Self::reverse_map`] too, where processes' mappings are.
+    /// Sets the reverse map of pages inserted from now on, by its number in
+    /// [`Engine::reverse_maps`](crate::Engine::reverse_maps): that of a device with its own page tables. It must pass
+    /// all calls on to [`Self::reverse_map`], which has the processes' mappings.
     pub fn set_reverse_map(&self, number: u32) {
         self.pages.lock().new.mapped_by = number;
     }
 
-    /// Gives the reverse map of the processes that map the pages: the file's, for a driver's `f_mapping`.
+    /// Gives the reverse map of the processes' mappings (Linux: `f_mapping->i_mmap`).
     pub fn reverse_map(&self) -> &Arc<RangeMap> {
         &self.rmap
     }
@@ -117,19 +117,19 @@ impl PageIndex {
         self.pages.lock().chunks.values().flat_map(|chunk| chunk.iter()).filter(|&&pfn| pfn != EMPTY).count()
     }
 
-    /// Tells whether no page is there.
+    /// Tells whether there is no page.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Tells the frame of the page at `index` right now; it may move at any time.
+    /// Gives the current frame of the page at `index`; the page may move at any time.
     pub fn peek(&self, index: u32) -> Option<Pfn> {
         let pages = self.pages.lock();
         let pfn = pages.chunks.get(&(index / CHUNK))?[(index % CHUNK) as usize];
         (pfn != EMPTY).then(|| Pfn::new(pfn))
     }
 
-    /// Finds the page at `index` and locks it; waits for its move if one is under way.
+    /// Finds and locks the page at `index`; waits for a move of it.
     pub fn lock_page(&self, index: u32) -> Option<LockedFolio<'_>> {
         loop {
             let pfn = {
@@ -139,7 +139,7 @@ impl PageIndex {
                     return None;
                 }
                 let pfn = Pfn::new(pfn);
-                // Our place's own reference is there, unless a move has frozen it.
+                // The place holds a reference, so this fails only if a move has frozen the frame.
                 if !self.physical.frame(pfn).try_get() {
                     drop(pages);
                     self.physical.frames().wait_unlocked(pfn);
@@ -151,11 +151,12 @@ impl PageIndex {
             if self.peek(index) == Some(pfn) {
                 return Some(page);
             }
-            // Moved or taken out while we waited for the lock.
+            // It was moved or taken out while we waited for the lock.
         }
     }
 
-    /// Finds the page at `index`, or puts a new one there, cleared or as its store has it; locked.
+    /// Finds and locks the page at `index`. If there is none, inserts a new one, cleared or read from the backing
+    /// store.
     pub fn lock_or_insert(&self, index: u32) -> Result<LockedFolio<'_>, AllocError> {
         loop {
             if let Some(page) = self.lock_page(index) {
@@ -181,8 +182,8 @@ impl PageIndex {
         }
     }
 
-    /// Puts a page that the caller has allocated and filled at `index`; gives it back if there is a page already. Panics unless it's
-    /// a base page of this index's kind and memory, within the owner's bound.
+    /// Inserts a page that the caller has allocated and filled; returns it if `index` has one already. Panics unless
+    /// it's a base page of this index's kind and memory, within the owner's bound.
     pub fn insert<'p>(&'p self, index: u32, folio: FrozenFolio<'p>) -> Result<LockedFolio<'p>, FrozenFolio<'p>> {
         let state = self.physical.frame(folio.pfn()).state();
         let fits = Arc::ptr_eq(folio.physical(), &self.physical) && state.kind() == self.kind;
@@ -192,7 +193,7 @@ impl PageIndex {
         self.insert_frozen(index, folio)
     }
 
-    /// Gives the folio back if there is a page already, or if the owner has changed and doesn't allow it.
+    /// Returns the folio if there is a page already, or if the owner has changed and its bound excludes it.
     fn insert_frozen<'p>(&'p self, index: u32, folio: FrozenFolio<'p>) -> Result<LockedFolio<'p>, FrozenFolio<'p>> {
         let mut pages = self.pages.lock();
         let new = pages.new;
@@ -205,21 +206,21 @@ impl PageIndex {
         Ok(folio.publish_owned(new.owner, Key { rmap: new.mapped_by, index }))
     }
 
-    /// Takes the page at `index` out, removes every mapping of it, and frees it once the last reference is gone.
-    /// Waits for its move. Gives false if there was none.
+    /// Takes the page at `index` out and removes all its mappings; the last reference frees it. Waits for a move of it.
+    /// False if there was no page.
     pub fn remove(&self, index: u32) -> bool {
         let Some(page) = self.lock_page(index) else { return false };
         self.take_out(alloc::vec![(index, page)]);
         true
     }
 
-    /// Takes out all pages of `range`, as [`Self::remove`] does; with one flush for up to 64 of them.
+    /// Takes out all pages of `range`, as [`Self::remove`] does, with one flush for up to 64 pages.
     pub fn truncate(&self, range: Range<u32>) {
         let mut from = range.start;
         while let Some(first) = self.next_index(from).filter(|index| range.contains(index)) {
             let mut pages = self.try_lock_pages(first..range.end);
             if pages.is_empty() {
-                // Waited for while we hold no other page: its holder may want one of those.
+                // Wait only while we hold no other page, since its holder may need one of those.
                 pages.extend(self.lock_page(first).map(|page| (first, page)));
             }
             let last = pages.last().map_or(first, |&(index, _)| index);
@@ -229,26 +230,27 @@ impl PageIndex {
         }
     }
 
-    /// Locks the pages of `range` from its start on, up to the first that can't be had at once, or to a batch.
+    /// Locks pages of `range` from its start, until one would have to be waited for, or a batch is full.
     fn try_lock_pages(&self, range: Range<u32>) -> Vec<(u32, LockedFolio<'_>)> {
         let pages = self.pages.lock();
         let places = pages.chunks.range(range.start / CHUNK..).flat_map(|(&number, chunk)| {
             (0..CHUNK).zip(chunk.iter()).map(move |(at, &pfn)| (number * CHUNK + at, pfn))
         });
         let present = places.filter(|&(index, pfn)| pfn != EMPTY && range.contains(&index));
-        // With the index's lock: a page stays in its place, and its lock isn't waited for.
+        // Under the index's lock, so each page stays in its place; so its own lock must not be waited for.
         let lock = |(index, pfn)| Some((index, self.physical.get(Pfn::new(pfn))?.try_lock().ok()?));
         present.take(BATCH).map_while(lock).collect()
     }
 
-    /// Takes pages out that the caller has locked, and gives them up.
+    /// Takes out pages that the caller has locked, and drops the index's references.
     fn take_out(&self, pages: Vec<(u32, LockedFolio<'_>)>) {
-        // Unmapped first: a thread that finds the place empty may rely on nobody seeing the page any more. Nobody maps it again,
-        // since that needs the lock that we hold.
+        // Unmapped first: a thread that finds the place empty may rely on the page being unmapped. We hold the lock
+        // that mapping it needs.
         let mut debt = FlushDebt::new(&self.physical);
         let mut maps: Vec<(u32, Option<Arc<dyn ReverseMap>>)> = Vec::new();
         for (index, page) in &pages {
-            // By the map that the page's key names, a device's perhaps. One that is gone has no mappings left; processes may.
+            // By the map in the page's key, which may be a device's. If that is gone, only processes' mappings can be
+            // left.
             let number = self.physical.frame(page.pfn()).key().rmap;
             if maps.last().is_none_or(|(known, _)| *known != number) {
                 maps.push((number, self.rmaps.get(number)));
@@ -271,12 +273,12 @@ impl PageIndex {
         drop(index);
         pages.iter().for_each(|(_, page)| page.give_up());
         drop(pages);
-        // After the pages' locks: the last hold of a device's map may free pages, and wait for their locks.
+        // After the pages' locks, since dropping the last `Arc` of a device's map may free pages, and wait for their
+        // locks.
         drop(maps);
     }
 
-    /// Takes out the pages of `range` that nobody has written to since they were read from their backing store, and that
-    /// nobody uses; as dropping clean caches does. Gives their number.
+    /// Takes out the clean and unused pages of `range`, and gives their number (Linux: `invalidate_mapping_pages`).
     pub fn drop_clean(&self, range: Range<u32>) -> u32 {
         let (mut from, mut dropped) = (range.start, 0);
         while let Some(index) = self.next_index(from).filter(|index| range.contains(index)) {
@@ -293,7 +295,7 @@ impl PageIndex {
         dropped
     }
 
-    /// Finds the first index from `from` on that has a page.
+    /// Finds the first index at or after `from` that has a page.
     pub fn next_index(&self, from: u32) -> Option<u32> {
         let pages = self.pages.lock();
         pages.chunks.range(from / CHUNK..).find_map(|(&number, chunk)| {
@@ -304,10 +306,10 @@ impl PageIndex {
         })
     }
 
-    /// Points the places of moving pages to their destinations; for a driver's `migrate`. Passes over pages of other indexes that the
-    /// same driver has.
+    /// Points the places of moving pages to their destinations; for a driver's `migrate`. Skips pages of the driver's
+    /// other indexes.
     pub fn repoint(&self, run: &mut MigrationRun<'_>) {
-        // Once for the run.
+        // Locked once for the run.
         let mut pages = self.pages.lock();
         run.for_each(|folio| {
             let chunk = pages.chunks.get_mut(&(folio.index() / CHUNK));
@@ -321,7 +323,7 @@ impl PageIndex {
     }
 }
 
-/// The plain case: the copy takes the page's place.
+/// An owner with nothing but the index.
 impl MovableOps for PageIndex {
     fn name(&self) -> &str {
         &self.name

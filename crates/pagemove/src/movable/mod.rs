@@ -1,17 +1,17 @@
-//! Who owns a folio's contents, and so can move them: drivers by their [`MovableOps`], page caches by the same.
+//! Owners: who owns a folio's contents, and can move them. Drivers and page caches implement [`MovableOps`].
 //!
-//! The first of the two questions about a folio. The answer stands in the frame's `owner` field, apart from the key of
-//! the reverse map, so a folio can have both: a driver's page that processes map moves like any other.
-//! Anonymous memory has no owner: its contents are copied, and its mappings are all that points to it.
+//! The first of the two questions of DESIGN. The answer is in the frame's `owner` field, separate from the key of the
+//! reverse map. So a folio can have both: a driver's page that processes map moves like any other. Anonymous memory has
+//! no owner, since only its mappings point to it.
 //!
 //! | file | does |
 //! | --- | --- |
 //! | `terms` | modes, purposes, refusals |
-//! | `token` | the number that an owner keeps for a folio |
-//! | `run` | what callbacks get: the folios of one owner in a batch |
-//! | `ops` | what an owner implements |
-//! | `owners` | registering an owner, and ending that while its folios may be moving |
-//! | `ownership` | owning a folio, looking it up, giving it up |
+//! | `token` | the token that an owner keeps for a folio |
+//! | `run` | the arguments of callbacks: consecutive folios of one owner in a batch |
+//! | `ops` | the trait of an owner |
+//! | `owners` | registering owners, and unregistering while their folios may be moving |
+//! | `ownership` | owning a folio, looking it up, releasing it |
 //! | `index` | an owner for page caches and for most drivers: pages by their offset |
 
 mod index;

@@ -1,4 +1,4 @@
-//! Registering drivers, and unregistering them while their pages may be isolated or moving.
+//! Registering owners, and unregistering them while their folios may be isolated or moving.
 
 use alloc::sync::Arc;
 
@@ -13,8 +13,7 @@ use crate::{
 
 const CLOSING: u32 = 1 << 31;
 
-/// A registered driver. `uses` counts the batches between a first `isolate` and the last `putback`, and has a bit
-/// that admits no more.
+/// A registered owner. `uses` counts the batches between `isolate` and `putback`; its bit CLOSING admits no new ones.
 pub struct Owner {
     ops: Arc<dyn MovableOps>,
     purposes: Purposes,
@@ -23,7 +22,7 @@ pub struct Owner {
     physical: Arc<Physical>,
 }
 
-/// The drivers of an engine.
+/// The owners of an engine.
 pub struct Owners {
     registry: Arc<Registry<Owner>>,
     physical: Arc<Physical>,
@@ -34,7 +33,7 @@ impl Owners {
         Self { registry: Arc::default(), physical }
     }
 
-    /// Registers a driver: its pages can be moved until the registration ends.
+    /// Registers an owner: its folios can move until the registration ends.
     pub fn register(&self, ops: Arc<dyn MovableOps>) -> Registration {
         let (purposes, below) = (ops.purposes(), ops.below());
         let owner = Arc::new(Owner { ops, purposes, below, uses: AtomicU32::new(0), physical: self.physical.clone() });
@@ -42,24 +41,24 @@ impl Owners {
         Registration { owner, registered }
     }
 
-    /// Finds the driver that frames name by `number`.
+    /// Finds the owner by its number in frames.
     pub fn get(&self, number: u32) -> Option<Arc<Owner>> {
         self.registry.get(number)
     }
 }
 
 impl Owner {
-    /// Gives the driver's name.
+    /// Gives the owner's name.
     pub fn name(&self) -> &str {
         self.ops.name()
     }
 
-    /// Tells for what its folios may be moved.
+    /// Gives the purposes for which its folios may move.
     pub fn purposes(&self) -> Purposes {
         self.purposes
     }
 
-    /// Tells the frame below which its folios must stay.
+    /// Gives the frame below which its folios must be.
     pub fn below(&self) -> Option<Pfn> {
         self.below
     }
@@ -68,9 +67,9 @@ impl Owner {
         self.physical.machine()
     }
 
-    /// Begins a use of the driver's callbacks; `None` once it unregisters.
+    /// Begins a use of the owner's callbacks; `None` once it unregisters.
     pub(crate) fn begin(self: &Arc<Self>) -> Option<CallbackGuard> {
-        // Relaxed: callbacks are ordered by their frames' locks, and the driver's beginning by its registration.
+        // Relaxed: the folios' locks order callbacks, and the registry's lock orders the start of the registration.
         self.uses
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |uses| (uses & CLOSING == 0).then_some(uses + 1))
             .ok()
@@ -78,12 +77,12 @@ impl Owner {
     }
 
     fn close(&self) -> u32 {
-        // AcqRel: what moves did (their Release in `drop`) is seen by the driver that unregisters.
+        // AcqRel: the unregistering driver sees what moves did before their Release in `drop`.
         self.uses.fetch_or(CLOSING, Ordering::AcqRel) & !CLOSING
     }
 }
 
-/// A use of a driver's callbacks, from `isolate` to `putback`.
+/// A use of an owner's callbacks, from `isolate` to `putback`.
 pub struct CallbackGuard {
     owner: Arc<Owner>,
 }
@@ -103,32 +102,32 @@ impl Drop for CallbackGuard {
     }
 }
 
-/// Some of the driver's pages are isolated or moving.
+/// Some of the owner's folios are isolated or moving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("unregister: pages of the driver are isolated or moving, in {moving} batch(es)")]
 pub struct StillMoving {
-    /// In how many batches.
+    /// The number of batches with such folios.
     pub moving: u32,
 }
 
-/// A driver's registration; ends when dropped, as [`Registration::unregister`] does.
+/// An owner's registration; dropping it unregisters, as [`Registration::unregister`].
 pub struct Registration {
     owner: Arc<Owner>,
     registered: Registered<Owner>,
 }
 
 impl Registration {
-    /// Gives the number that frames name the driver by.
+    /// Gives the owner's number in frames.
     pub fn number(&self) -> u32 {
         self.registered.number()
     }
 
-    /// Gives the memory of the driver's folios.
+    /// Gives the memory of the owner's folios.
     pub fn physical(&self) -> &Arc<Physical> {
         &self.owner.physical
     }
 
-    /// Tells the frame below which the driver's folios must stay.
+    /// Gives the frame below which the owner's folios must be.
     pub fn below(&self) -> Option<Pfn> {
         self.owner.below
     }
@@ -137,7 +136,7 @@ impl Registration {
         Arc::ptr_eq(&self.owner.physical, physical)
     }
 
-    /// Ends the registration if no page is isolated or moving now; otherwise it goes on unchanged.
+    /// Ends the registration if no folio is isolated or moving now; otherwise changes nothing.
     pub fn try_unregister(&self) -> Result<(), StillMoving> {
         match self.owner.uses.compare_exchange(0, CLOSING, Ordering::AcqRel, Ordering::Relaxed) {
             Ok(_) => Ok(()),
@@ -146,9 +145,9 @@ impl Registration {
         }
     }
 
-    /// Ends the registration: begins no further use of the callbacks, and waits for those under way. Afterwards none runs.
+    /// Ends the registration: admits no new use of the callbacks, and waits for running ones. Afterwards none runs.
     ///
-    /// Must not be called by a callback, nor with a folio's lock, nor with a lock that the driver's callbacks take.
+    /// Must not be called in a callback, nor with a folio's lock or a lock that the owner's callbacks take.
     pub fn unregister(&self) {
         might_wait(self.owner.machine());
         let mut uses = self.owner.close();

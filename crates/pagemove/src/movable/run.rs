@@ -1,6 +1,6 @@
-//! Runs: the folios of one owner that follow each other in a batch, as its callbacks get them.
+//! Runs: the arguments of an owner's callbacks, which are its consecutive folios in a batch.
 //!
-//! A run shows the folios that are still on their way. Those that were refused, or can't move for another reason, are passed over.
+//! A run shows only folios that still move. It skips those that were refused, or stay for another reason.
 
 use alloc::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     zone::Physical,
 };
 
-/// What all calls of a batch have in common.
+/// The common arguments of a batch's calls.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) physical: &'a Arc<Physical>,
@@ -20,35 +20,35 @@ pub(crate) struct Context<'a> {
     pub(crate) purpose: Purpose,
 }
 
-/// A folio that its owner is asked for, or gets back.
+/// A folio in `isolate` or `putback`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IsolatedFolio {
-    /// Its first frame.
+    /// Its head frame.
     pub pfn: Pfn,
-    /// Where the owner keeps it: the index of its key.
+    /// The index of its key: its place in the owner's table.
     pub index: u32,
     /// Its order.
     pub order: Order,
 }
 
-/// Folios that their owner is asked for. Each is locked.
+/// The folios of an `isolate`. Each is locked.
 pub struct IsolationRun<'a> {
     pub(crate) context: Context<'a>,
     pub(crate) folios: &'a mut [Migration],
 }
 
 impl IsolationRun<'_> {
-    /// Tells how far the move goes.
+    /// Gives the mode.
     pub fn mode(&self) -> Mode {
         self.context.mode
     }
 
-    /// Tells what the move is made for.
+    /// Gives the purpose.
     pub fn purpose(&self) -> Purpose {
         self.context.purpose
     }
 
-    /// Lets `grant` decide on each folio, once.
+    /// Calls `grant` once for each folio; an error makes it stay.
     pub fn decide(&mut self, mut grant: impl FnMut(IsolatedFolio) -> Result<(), Refusal>) {
         for folio in self.folios.iter_mut().filter(|folio| !folio.stays()) {
             if let Err(refusal) = grant(IsolatedFolio { pfn: folio.src, index: folio.key.index, order: folio.order }) {
@@ -58,25 +58,24 @@ impl IsolationRun<'_> {
     }
 }
 
-/// Folios to be moved. Both places of each are locked and frozen: no mapping is left, and no reference.
+/// The folios of a `copy` or `migrate`. Source and destination of each are locked and frozen: no mapping, no reference.
 pub struct MigrationRun<'a> {
     pub(crate) context: Context<'a>,
     pub(crate) folios: &'a mut [Migration],
 }
 
 impl MigrationRun<'_> {
-    /// Tells how far the move goes.
+    /// Gives the mode.
     pub fn mode(&self) -> Mode {
         self.context.mode
     }
 
-    /// Tells what the move is made for.
+    /// Gives the purpose.
     pub fn purpose(&self) -> Purpose {
         self.context.purpose
     }
 
-    /// Calls `act` with each folio that is on its way; one for which it gives an error stays where it is, unless it was exchanged
-    /// before.
+    /// Calls `act` with each folio that still moves; an error makes it stay, unless its token was exchanged before.
     pub fn for_each(&mut self, mut act: impl FnMut(&mut MovingFolio<'_>) -> Result<(), Refusal>) {
         let physical = self.context.physical;
         for folio in self.folios.iter_mut().filter(|folio| !folio.stays()) {
@@ -89,7 +88,7 @@ impl MigrationRun<'_> {
         }
     }
 
-    /// Copies the contents of all folios that are on their way; neighbours in both places by one copy.
+    /// Copies the contents of all folios that still move; those adjacent in source and destination by one copy.
     pub fn copy_contents(&mut self) {
         copy_contents(self.context.physical, self.folios);
     }
@@ -100,7 +99,7 @@ impl MigrationRun<'_> {
     }
 }
 
-/// Copies the contents of folios that are on their way; `Ram::settle_copies` must follow.
+/// Copies the contents of folios that still move; `Ram::order_copies` must follow.
 pub(crate) fn copy_contents(physical: &Physical, folios: &[Migration]) {
     let mut moving = folios.iter().filter(|folio| !folio.stays()).peekable();
     while let Some(first) = moving.next() {
@@ -121,17 +120,17 @@ pub struct MovingFolio<'a> {
 }
 
 impl MovingFolio<'_> {
-    /// Names the first frame of where it is.
+    /// Gives the head frame of the source.
     pub fn src(&self) -> Pfn {
         self.folio.src
     }
 
-    /// Names the first frame of where it's to be.
+    /// Gives the head frame of the destination.
     pub fn dst(&self) -> Pfn {
         self.folio.dst
     }
 
-    /// Tells where the owner keeps it: the index of its key.
+    /// Gives the index of its key: its place in the owner's table.
     pub fn index(&self) -> u32 {
         self.folio.key.index
     }
@@ -146,7 +145,7 @@ impl MovingFolio<'_> {
         self.physical.ram().copy_streaming(self.folio.src, self.folio.dst, self.folio.order.frames());
     }
 
-    /// Views the contents of frame number `frame` of the source, for a copy of the owner's own. Panics if there is no such frame.
+    /// Views frame number `frame` of the source, for owners that copy themselves. Panics if there is no such frame.
     pub fn src_words(&self, frame: u32) -> &[AtomicU64; 512] {
         self.physical.folio_words(self.folio.src, frame)
     }
@@ -156,8 +155,8 @@ impl MovingFolio<'_> {
         self.physical.folio_words(self.folio.dst, frame)
     }
 
-    /// Makes the owner's token name the destination. From now on the folio has moved, and the owner can't refuse any more. Refuses
-    /// if the token is that of another folio.
+    /// Changes the owner's token to the destination's. Now the folio has moved, and the owner can't refuse any more. An
+    /// error if the token is of another folio.
     pub fn exchange(&mut self, token: &mut FolioToken) -> Result<(), Refusal> {
         if !token.names(self.physical, self.folio.src) {
             return Err(Refusal::No);
@@ -168,24 +167,24 @@ impl MovingFolio<'_> {
     }
 }
 
-/// Folios that their owner gets back: where they are now.
+/// The folios of a `putback`, in their current place.
 pub struct PutbackRun<'a> {
     pub(crate) context: Context<'a>,
     pub(crate) folios: &'a [Migration],
 }
 
 impl PutbackRun<'_> {
-    /// Tells how far the move went.
+    /// Gives the mode.
     pub fn mode(&self) -> Mode {
         self.context.mode
     }
 
-    /// Tells what the move was made for.
+    /// Gives the purpose.
     pub fn purpose(&self) -> Purpose {
         self.context.purpose
     }
 
-    /// Gives the folios: each that was granted, once.
+    /// Gives the folios that `isolate` granted.
     pub fn folios(&self) -> impl Iterator<Item = IsolatedFolio> {
         let granted = self.folios.iter().filter(|folio| folio.is_isolated);
         granted.map(|folio| IsolatedFolio { pfn: folio.target(), index: folio.key.index, order: folio.order })

@@ -1,42 +1,42 @@
-//! What is said of a move: how far it goes, what it's for, why an owner refuses. Plain data.
+//! Modes and purposes of a move, and an owner's refusals. Plain data.
 
 use bitflags::bitflags;
 
 use crate::report::Reason;
 
-/// How far a move goes to succeed, as users of the field know it.
+/// What a move may wait for (Linux: `enum migrate_mode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
     /// Never sleeps, nor waits for a lock that a sleeper can hold.
     Async,
     /// May wait for locks, not for I/O.
     SyncLight,
-    /// Waits for I/O, too.
+    /// May wait for locks and I/O.
     Sync,
 }
 
-/// Why an owner lets a folio stay.
+/// Why an owner refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It can't be moved.
+    /// The folio can't move.
     No,
-    /// It can't be moved now; a moment later it may.
+    /// The folio can't move now; a later try may succeed.
     Retry,
 }
 
-/// What a move is made for (Linux: `enum migrate_reason`).
+/// The purpose of a move (Linux: `enum migrate_reason`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Purpose {
     /// To get free folios of higher orders.
     Compaction = 1,
-    /// To get a range that somebody wants as a whole (Linux: CMA, `alloc_contig_range`).
+    /// To allocate a contiguous range (Linux: CMA, `alloc_contig_range`).
     ContiguousRange = 1 << 1,
-    /// To take memory out of use.
+    /// To take memory offline.
     Offlining = 1 << 2,
-    /// To bring the folio nearer to its users, or to other memory on their request.
+    /// To bring the folio closer to its users, or to a node on request.
     Placement = 1 << 3,
-    /// To leave memory that shows errors.
+    /// To evacuate failing memory.
     FailingMemory = 1 << 4,
 }
 

@@ -1,8 +1,8 @@
-//! The number that an owner keeps for one of its folios. Plain data.
+//! The token that an owner keeps for a folio. Plain data.
 
 use crate::{units::Pfn, zone::Physical};
 
-/// An owner's number for one of its folios. It stands for the owner's reference, and changes when the folio moves
+/// An owner's token for one of its folios. It represents the owner's reference, and changes when the folio moves
 /// ([`super::MovingFolio::exchange`]).
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a folio whose token is lost is never freed"]
@@ -16,12 +16,12 @@ impl FolioToken {
         Self { pfn, memory: physical.id() }
     }
 
-    /// Names the first frame.
+    /// Gives the head frame.
     pub fn pfn(&self) -> Pfn {
         self.pfn
     }
 
-    /// Tells whether it stands for the folio at `pfn` of `physical`.
+    /// Tells whether it is the token of the folio at `pfn` of `physical`.
     pub(crate) fn names(&self, physical: &Physical, pfn: Pfn) -> bool {
         self.pfn == pfn && self.memory == physical.id()
     }

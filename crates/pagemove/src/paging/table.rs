@@ -308,7 +308,7 @@ fn translate(slot: Slot<'_>, access: Walk) -> Option<Translation> {
             return None;
         }
         if slot.order() == HUGE_ORDER && !entry.has(Flags::HUGE) {
-            // Found as a 2 MiB migration entry, and split since: it points to a table now. The fault that follows walks anew.
+            // Found as a 2 MiB migration entry, and split since: it points to a table now. The fault that follows walks again.
             return None;
         }
         let marks = if access == Walk::Store { Flags::ACCESSED | Flags::DIRTY } else { Flags::ACCESSED };

@@ -1,27 +1,25 @@
-//! Memory that the machine lends for metadata.
+//! Zeroed memory that the machine lends for metadata, viewed as a table of shared values.
 //!
-//! Takes zeroed memory; gives it as a table of shared values. Promises that it's given back when what keeps it is dropped.
-//!
-//! `unsafe`: views of that memory as values, relying on what [`LentMemory::new`] asks of its caller.
+//! `unsafe`: views of that memory as values. Relies on the contract of [`LentMemory::new`].
 #![allow(unsafe_code)]
 
 use alloc::boxed::Box;
 use core::{any::Any, ptr::NonNull};
 
-/// Memory lent by the machine; given back (by dropping what keeps it) when the engine ends.
+/// Memory lent by the machine; returned, by dropping `keep`, when the engine ends.
 pub struct LentMemory {
     start: NonNull<u8>,
     bytes: usize,
     _keep: Box<dyn Any + Send + Sync>,
 }
 
-// SAFETY: the memory is the borrower's alone by `new`'s contract, and only shared as atomics, by `into_table`.
+// SAFETY: nobody else uses the memory, by `new`'s contract; it is shared only as atomics, by `into_table`.
 unsafe impl Send for LentMemory {}
 // SAFETY: as above.
 unsafe impl Sync for LentMemory {}
 
 impl LentMemory {
-    /// Wraps memory that lives as long as `keep` does.
+    /// Wraps memory that is valid until `keep` is dropped.
     ///
     /// # Safety
     /// `bytes` bytes at `start` are zeroed, aligned to 64 bytes, readable, writable, and used by nobody else until `keep` is dropped.
@@ -42,18 +40,18 @@ impl LentMemory {
     }
 }
 
-/// Lent memory as values that are all shared.
+/// Lent memory as shared values.
 #[cfg_attr(feature = "loom", allow(dead_code, reason = "the memory is only kept"))]
 pub(crate) struct Table<T> {
     start: NonNull<T>,
     count: usize,
     _keep: LentMemory,
-    // Loom's atomics are more than their bits, and can't be in lent memory.
+    // Loom's atomics are larger than their value, so they can't be in lent memory.
     #[cfg(feature = "loom")]
     modelled: alloc::vec::Vec<T>,
 }
 
-// SAFETY: as a slice of `T`, which is made of atomics by the bound of `into_table`, would be.
+// SAFETY: as for a slice of `T`, which consists of atomics by the bound of `into_table`.
 unsafe impl<T> Send for Table<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Table<T> {}
@@ -74,7 +72,7 @@ impl<T> core::ops::Deref for Table<T> {
     }
 }
 
-/// Types made of atomics only, for which all bit patterns, zero among them, are valid.
+/// Types of atomics only, for which all bit patterns, including zero, are valid.
 ///
 /// # Safety
 /// As the first line says.

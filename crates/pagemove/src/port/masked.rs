@@ -1,16 +1,14 @@
-//! A lock that interrupt handlers may take.
+//! A lock that interrupt handlers may take (Linux: `spin_lock_irqsave`).
 //!
-//! Takes the machine's way to mask interrupts, and a value; gives the value to one holder at a time. Promises that no handler which
-//! calls the engine runs on the holder's processor: it would wait for the code that it interrupts.
-//!
-//! The holder doesn't sleep, doesn't wait for other processors but for their masked locks, and lets go of such locks in reverse order.
+//! While it is held, no handler that calls the engine runs on the holder's CPU: it would wait for the code that it
+//! interrupted. The holder doesn't sleep, waits for other CPUs only at such locks, and releases them in reverse order.
 
 use core::ops::{Deref, DerefMut};
 
 use super::InterruptMask;
 use crate::sync::{Mutex, MutexGuard};
 
-/// A mutex whose holder's processor takes no interrupts; without a mask an ordinary one.
+/// A mutex whose holder's CPU takes no interrupts; without a mask an ordinary mutex.
 #[derive(Debug)]
 pub(crate) struct MaskedMutex<T> {
     mask: Option<InterruptMask>,
@@ -23,7 +21,7 @@ impl<T> MaskedMutex<T> {
         Self { mask, inner: Mutex::new(value) }
     }
 
-    /// Masks interrupts, then locks: an interrupt between the two the other way round would find the lock held.
+    /// Masks interrupts, then locks: in the other order an interrupt between the two would find the lock held.
     #[inline]
     pub(crate) fn lock(&self) -> MaskedGuard<'_, T> {
         let masked = self.mask.map(|mask| Masked { before: (mask.mask)(), restore: mask.restore });
@@ -34,7 +32,7 @@ impl<T> MaskedMutex<T> {
 /// Access to the value, with interrupts masked.
 pub(crate) struct MaskedGuard<'a, T> {
     inner: MutexGuard<'a, T>,
-    // Last, as fields are dropped in this order: unlocked first, then interrupts are let in.
+    // Last, since fields are dropped in this order: unlock first, then restore interrupts.
     _masked: Option<Masked>,
 }
 
@@ -80,7 +78,7 @@ mod tests {
         static SHOWN: Cell<Option<&'static MaskedMutex<u32>>> = const { Cell::new(None) };
     }
 
-    /// Tells whether the lock that is shown can be had, at the moment of masking or restoring.
+    /// Checks, when interrupts are masked or restored, that the lock isn't held.
     fn assert_is_free() {
         if let Some(lock) = SHOWN.get() {
             assert!(lock.inner.try_lock().is_some(), "held with interrupts on");

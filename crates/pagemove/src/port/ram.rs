@@ -1,16 +1,13 @@
-//! RAM, through the direct map.
+//! RAM, through the direct map: copies, clearing, and views of words, all bounds-checked.
 //!
-//! Takes a mapping of all frames from the machine; gives copies, cleared frames and views of words. Promises that no access leaves
-//! the mapping.
-//!
-//! `unsafe`: access to RAM through the direct map, relying on what [`Ram::new`] asks of its caller.
+//! `unsafe`: access to RAM through the direct map. Relies on the contract of [`Ram::new`].
 #![allow(unsafe_code)]
 
 use core::ptr::NonNull;
 
 use crate::units::{Order, PAGE_SIZE, Pfn};
 
-/// Copies `words` words, a multiple of 8, with stores that pass the caches by.
+/// Copies `words` words, a multiple of 8, with non-temporal stores.
 ///
 /// # Safety
 /// Both sides are valid for that many words, aligned, and do not overlap.
@@ -19,7 +16,8 @@ unsafe fn stream(from: *const i64, to: *mut i64, words: usize) {
     use core::arch::x86_64::_mm_stream_si64;
     for line in (0..words).step_by(8) {
         for word in line..line + 8 {
-            // SAFETY: in bounds by the caller's promise. General registers only, so a kernel need not save vector state.
+            // SAFETY: in bounds by the caller's contract. General registers only, so a kernel need not save vector
+            // state.
             unsafe { _mm_stream_si64(to.add(word), from.add(word).read()) };
         }
     }
@@ -27,25 +25,25 @@ unsafe fn stream(from: *const i64, to: *mut i64, words: usize) {
 
 #[cfg(target_feature = "sse2")]
 fn fence() {
-    // Streaming stores are ordered by no release.
-    // SAFETY: no precondition but the processor feature, which this function is built for.
+    // Non-temporal stores are not ordered by a Release.
+    // SAFETY: needs only the CPU feature, for which this function is compiled.
     unsafe { core::arch::x86_64::_mm_sfence() };
 }
 
 #[cfg(not(target_feature = "sse2"))]
 fn fence() {}
 
-/// Copies `words` words, where there are no streaming stores, or the kernel's target does without them.
+/// Copies `words` words, on targets without non-temporal stores.
 ///
 /// # Safety
 /// Both sides are valid for that many words, aligned, and do not overlap.
 #[cfg(not(target_feature = "sse2"))]
 unsafe fn stream(from: *const i64, to: *mut i64, words: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's contract.
     unsafe { core::ptr::copy_nonoverlapping(from, to, words) };
 }
 
-/// The direct map: all RAM of the machine as one range of the engine's own addresses.
+/// The direct map: all RAM of the machine as one range of virtual addresses.
 #[derive(Debug, Clone, Copy)]
 pub struct Ram {
     base: NonNull<u8>,
@@ -53,12 +51,12 @@ pub struct Ram {
     contents: Contents,
 }
 
-/// Whether frames have contents to copy.
+/// Which frames have contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contents {
-    /// All do.
+    /// All.
     All,
-    /// Only page tables do: moving data is bookkeeping alone, for zones larger than the host's memory.
+    /// Only page tables: a move copies no data. For zones larger than the host's memory.
     TablesOnly,
 }
 
@@ -72,7 +70,7 @@ impl Ram {
     ///
     /// # Safety
     /// `frames * 4096` bytes at `base` are mapped readable and writable, page-aligned, and stay so as long as the
-    /// machine does. Nobody but the machine's processors, through page tables and this map, writes them.
+    /// machine exists. Only the machine's CPUs write them, through page tables and this map.
     pub const unsafe fn new(base: NonNull<u8>, frames: u32, contents: Contents) -> Self {
         Self { base, frames, contents }
     }
@@ -82,7 +80,7 @@ impl Ram {
         self.frames
     }
 
-    /// Tells whether data frames have contents.
+    /// Tells which frames have contents.
     pub const fn contents(self) -> Contents {
         self.contents
     }
@@ -97,53 +95,54 @@ impl Ram {
         unsafe { self.base.as_ptr().add(pfn.index() * PAGE_SIZE) }
     }
 
-    /// Copies a frame that others may write meanwhile, word by word, to one that is the caller's alone.
+    /// Copies a frame that others may write meanwhile, word by word, to one that only the caller uses.
     pub(crate) fn copy_shared(self, from: Pfn, to: Pfn) {
         if self.contents == Contents::TablesOnly {
             return;
         }
         let words = |pfn| {
-            // SAFETY: in bounds, aligned; all others that write use atomics, or are CPUs; the map is there as long as the machine.
+            // SAFETY: in bounds, aligned; other writers use atomics, or are CPUs; the map exists as long as the
+            // machine.
             unsafe { &*self.frame(pfn, Order::ZERO).cast::<[core::sync::atomic::AtomicU64; 512]>() }
         };
-        // Relaxed: writers order what their words mean.
+        // Relaxed: ordering is up to the writers.
         let relaxed = core::sync::atomic::Ordering::Relaxed;
         words(from).iter().zip(words(to)).for_each(|(from, to)| to.store(from.load(relaxed), relaxed));
     }
 
-    /// Copies the contents of `frames` frames in a row, past the caches: a page that moves is mostly one that nobody uses right now, so
-    /// it would only push out what is used. It also saves reading the destination first: measured, a page takes two thirds
-    /// of the time of `memcpy`. FreeBSD's `pagecopy` does so, too. [`Self::settle_copies`] must follow before others may
-    /// look at the destinations.
+    /// Copies the contents of `frames` consecutive frames past the caches: a page that moves is mostly not in use, and
+    /// would only evict data that is. It also saves reading the destination first: measured, a page takes two thirds of
+    /// the time of `memcpy`. FreeBSD's `pagecopy` does the same. [`Self::order_copies`] must follow before others read
+    /// the destinations.
     pub(crate) fn copy_streaming(self, from: Pfn, to: Pfn, frames: u32) {
         if self.contents == Contents::TablesOnly {
             return;
         }
         let (from, to) = (self.frames_at(from, frames), self.frames_at(to, frames));
-        // SAFETY: both in bounds and aligned to a page; two folios don't overlap. Nobody writes either side meanwhile: the source is
-        // blocked and frozen, the destination not yet visible.
+        // SAFETY: both in bounds and page-aligned; two folios don't overlap. Nobody writes either side meanwhile: the
+        // source is blocked and frozen, the destination not yet visible.
         unsafe { stream(from.cast(), to.cast(), PAGE_SIZE / 8 * frames as usize) }
     }
 
-    /// Makes all that [`Self::copy_streaming`] copied visible before anything that follows; once for a batch.
-    pub(crate) fn settle_copies(self) {
+    /// Orders all copies of [`Self::copy_streaming`] before later stores; once for a batch.
+    pub(crate) fn order_copies(self) {
         fence();
     }
 
-    /// Clears the contents of `order.frames()` frames, which belong to the caller alone.
+    /// Clears `order.frames()` frames, which only the caller uses.
     pub(crate) fn zero(self, pfn: Pfn, order: Order) {
         if self.contents == Contents::All {
             let start = self.frame(pfn, order);
-            // SAFETY: in bounds, and the caller's alone.
+            // SAFETY: in bounds, and only the caller uses them.
             unsafe { core::ptr::write_bytes(start, 0, PAGE_SIZE * order.frames() as usize) }
         }
     }
 
-    /// Views a frame as words, as a processor's access by physical address would.
+    /// Views a frame as words, as a CPU's access by physical address does.
     ///
     /// # Safety
-    /// The machine outlives the view. Unless the caller is the machine and acts for a processor by a translation that isn't flushed,
-    /// it keeps the frame from being freed meanwhile: by a handle, or as its owner.
+    /// The machine outlives the view. The caller keeps the frame from being freed meanwhile, by a handle or as its
+    /// owner; except a machine that accesses it for a CPU by a translation that isn't flushed yet.
     #[cfg(not(feature = "loom"))]
     pub unsafe fn words<'a>(self, pfn: Pfn) -> &'a [crate::sync::AtomicU64; 512] {
         // SAFETY: in bounds, aligned to a page, valid for all bit patterns, alive as long as the machine.

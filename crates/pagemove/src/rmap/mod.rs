@@ -1,7 +1,8 @@
-//! Reverse maps: who maps a frame. The second of the two questions about a frame, answered apart from who owns it.
+//! Reverse maps: who maps a folio. The second of the two questions of DESIGN, independent of who owns it.
 //!
-//! A move asks a frame's [`ReverseMap`] to block all its mappings, and afterwards to rebind them. Processes' mappings of
-//! files and of anonymous memory are [`RangeMap`]s; a device with page tables of its own (IOMMU, GPU) brings another one.
+//! A move asks a folio's [`ReverseMap`] to block all its mappings, and afterwards to rebind them. Processes' mappings
+//! of files and of anonymous memory are in [`RangeMap`]s; a device with its own page tables (IOMMU, GPU) brings its
+//! own.
 #![allow(unsafe_code, reason = "a wrong reverse map lets a device write to freed frames, so it's unsafe to write one")]
 
 mod ranges;
@@ -19,36 +20,37 @@ use crate::{
     zone::Physical,
 };
 
-/// Answers who maps the pages of one object, and points the mappings elsewhere.
+/// Finds the mappings of one object's pages, and changes them.
 ///
-/// The calls get pages whose keys name this map, and whose frames are locked. Who made the key may have been wrong, so an entry is changed
-/// only if it leads to the page's frame. The calls keep each frame's counts: an entry
-/// taken out gives its map count and its reference back, an entry put in takes them
-/// (with [`mapping_removed`] and [`mapping_rebound`]). Outside of a move a device counts its entries with
-/// [`device_mapped`] and [`device_unmapped`].
+/// The calls get pages whose keys name this map, and whose folios are locked. A key may be wrong, so a call changes an
+/// entry only if it maps the page's frame. The calls keep each frame's counts: an entry taken out gives back its map
+/// count and its reference, an entry put in takes them ([`mapping_removed`], [`mapping_rebound`]). Outside of a move a
+/// device counts its entries with [`device_mapped`] and [`device_unmapped`].
 ///
 /// # Safety
-/// An implementation does what each call says. Nobody that it answers for uses a frame through a mapping that isn't counted, nor
-/// after the flush of one that was blocked or removed: else a device reads or writes memory that belongs to others by then.
+/// The calls do as documented. No user of the map's tables accesses a frame through an uncounted mapping, nor after the
+/// flush of a blocked or removed one: otherwise a device would access memory that has been freed and reused.
 pub unsafe trait ReverseMap: Send + Sync {
     /// Blocks every mapping of the pages that don't stay: an access through one waits, or faults and waits, until
-    /// [`Self::rebind`]. What was dirty is marked so on the frame. Owes the flushes to `debt`.
+    /// [`Self::rebind`]. Marks the frame dirty if an entry is. Adds the flushes to `debt`.
     ///
-    /// Calls [`Migration::set_blocked`] on those that `rebind` is to be called for: some or all of their mappings may be blocked. Calls
-    /// [`Migration::stay`] on those that can't be blocked, wholly or partly. With `wait` false it never waits for a lock that a sleeper can hold.
+    /// Calls [`Migration::set_blocked`] on pages of which any mapping may be blocked, so that `rebind` is called for
+    /// them. Calls [`Migration::stay`] on pages of which any mapping can't be blocked. Without `wait` it never waits
+    /// for a lock that a sleeper can hold.
     fn block(&self, physical: &Physical, pages: &mut [Migration], wait: bool, debt: &mut FlushDebt<'_>);
 
-    /// Points every blocked mapping of the pages to [`Migration::target`], with all rights and marks that it had.
-    /// Mappings that were removed meanwhile stay so. Can't fail.
+    /// Points every blocked mapping of the pages to [`Migration::target`], with its former rights and marks. Mappings
+    /// removed meanwhile stay removed. Can't fail.
     fn rebind(&self, physical: &Physical, pages: &[Migration]);
 
-    /// Removes every mapping of `folio`, which is the page at `index` and is being taken out of its object (truncation): nobody that
-    /// the map answers for uses it once `debt` is paid, which is of the same memory. Its lock says that no move is under way. May wait
-    /// for the map's own locks, whose holders wait for no folio: the caller may hold the locks of other pages of the object, too.
+    /// Removes every mapping of `folio`, the page at `index`, for a truncation: no user of the map's tables accesses it
+    /// once `debt` is paid, which is of the same memory. The folio's lock excludes moves. May wait for the map's own
+    /// locks. Their holders must not wait for a folio, since the caller may hold the locks of other pages of the
+    /// object.
     fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>);
 }
 
-/// Counts a mapping of `pfn` that was just blocked or removed, whose reference goes with it.
+/// Uncounts a mapping of `pfn` that was just blocked, and its reference.
 ///
 /// # Safety
 /// Called by [`ReverseMap::block`] only, once for each mapping that it blocked. The move holds a reference itself.
@@ -56,7 +58,7 @@ pub unsafe fn mapping_removed(physical: &Physical, pfn: Pfn) {
     physical.frame(pfn).unmap_with_reference();
 }
 
-/// Counts a mapping of `pfn` that is about to be put in place again, before it is.
+/// Counts a mapping of `pfn`, and its reference, before it is rebound.
 ///
 /// # Safety
 /// Called by [`ReverseMap::rebind`] only, once for each mapping, with the page's [`Migration::target`].
@@ -64,7 +66,7 @@ pub unsafe fn mapping_rebound(physical: &Physical, pfn: Pfn) {
     physical.frame(pfn).map_again();
 }
 
-/// Counts a mapping of `folio` that a device is about to put in its own table. The lock keeps a move from missing it.
+/// Counts a mapping of `folio` before a device puts it in its own table. Because of the lock no move can miss it.
 pub fn device_mapped(folio: &LockedFolio<'_>) -> Result<(), TooManyMappings> {
     let (physical, pfn) = (folio.physical(), folio.pfn());
     physical.frame(pfn).map()?;
@@ -72,8 +74,8 @@ pub fn device_mapped(folio: &LockedFolio<'_>) -> Result<(), TooManyMappings> {
     Ok(())
 }
 
-/// Counts a mapping of `pfn` that a device has just taken out of its own table, and uses no longer. If nobody else has
-/// the page, frees it.
+/// Uncounts a mapping of `pfn` after a device has taken it out of its own table and stopped using it. Frees the folio
+/// with the last reference.
 ///
 /// # Safety
 /// The mapping was counted by [`device_mapped`] or [`mapping_rebound`], and is uncounted once.

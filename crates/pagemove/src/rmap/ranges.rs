@@ -1,9 +1,9 @@
 //! The reverse map of a file, or of anonymous memory with all its forks: an interval tree of mappings over page offsets.
 //!
 //! # Protocol
-//! Its lock is held shared by who walks from a page to its entries (moves, truncation), and exclusively by who makes the
-//! set of mappings change under a walk: mmap, munmap, and fork and mremap while they copy or move entries, so that a walk
-//! sees an entry either before or after, and never misses one that was copied behind its back.
+//! Walks from a page to its entries (moves, truncation) hold the lock shared. Changes of the set of mappings hold it
+//! exclusively: mmap, munmap, and fork and mremap while they copy or move entries. So a walk sees each entry in its old
+//! or its new place, and never misses a copy.
 #![allow(unsafe_code, reason = "`ReverseMap` is an unsafe trait")]
 
 use alloc::sync::{Arc, Weak};
@@ -23,10 +23,10 @@ use crate::{
     zone::Physical,
 };
 
-/// A range of an object's pages mapped at consecutive addresses.
+/// The mapping of a range of an object's pages at consecutive addresses.
 #[derive(Clone)]
 pub struct Mapping {
-    /// Where the entries are.
+    /// The table with the entries.
     pub table: Arc<PageTable>,
     /// Address of the range's first page.
     pub start: VirtAddr,
@@ -34,9 +34,9 @@ pub struct Mapping {
 
 type Tree = IntervalMap<u32, Mapping>;
 
-/// Up to so many mappings, a walk goes over the mappings once and looks for all pages of a batch in each; an interval
-/// search for each page costs more.
-const FEW: usize = 8;
+/// Up to so many mappings, a walk scans them once for all pages of a batch, since an interval search for each page
+/// costs more.
+const MAX_SCANNED_MAPPINGS: usize = 8;
 
 /// Mappings of one object.
 pub struct RangeMap {
@@ -53,12 +53,12 @@ impl RangeMap {
         })
     }
 
-    /// Tells whether it's registered there.
+    /// Tells whether it's registered in `registry`.
     pub(crate) fn is_of(&self, registry: &Arc<Registry<dyn ReverseMap>>) -> bool {
         Arc::ptr_eq(self.registered.registry(), registry)
     }
 
-    /// Gives the number that frames name it by.
+    /// Gives its number, for [`Key::rmap`](crate::frame::Key::rmap).
     pub fn id(&self) -> u32 {
         self.registered.number()
     }
@@ -68,22 +68,22 @@ impl RangeMap {
         self.tree.read().len()
     }
 
-    /// Locks the set of mappings for changing it, or for copying entries.
+    /// Locks the set of mappings exclusively, to change it or to copy entries.
     pub(crate) fn write(&self) -> Changing<'_> {
         Changing { tree: self.tree.write() }
     }
 }
 
-/// Moves an entry's dirty mark to the frame, whatever owns it. (Trap 2 of 2016 was to look for a page cache here.)
+/// Marks the frame of a dirty entry, whatever owns it. (Trap 2 of 2016 was to look for a page cache here.)
 fn mark_dirty(physical: &Physical, pfn: Pfn) {
     let frame = physical.frame(pfn);
-    // Looked at first: mostly it's there already, and a look costs nothing beside a change.
+    // Read first: the mark is mostly set already, and a read costs little compared with an atomic change.
     if !frame.state().marks().contains(Marks::DIRTY) {
         frame.mark(Marks::DIRTY);
     }
 }
 
-/// Settles what a present entry, just taken out of its table, leaves: its dirty mark, its map count, its reference.
+/// Accounts for a present entry just taken out of its table: dirty mark, map count, flush; `debt` takes its reference.
 pub(crate) fn entry_removed(
     physical: &Physical,
     entry: Entry,
@@ -102,7 +102,7 @@ pub(crate) fn entry_removed(
     debt.keep_reference(physical, entry.pfn());
 }
 
-/// Exclusive hold of a map's set of mappings.
+/// A map's set of mappings, locked exclusively.
 pub(crate) struct Changing<'a> {
     tree: RwLockWriteGuard<'a, Tree>,
 }
@@ -119,8 +119,8 @@ impl Changing<'_> {
     }
 }
 
-// SAFETY: entries are changed by swaps only, each counted before it is put in and after it is taken out; taken ones are owed a
-// flush.
+// SAFETY: entries are changed by swaps only, counted before they are put in and uncounted after they are taken out;
+// `debt` flushes those taken out.
 unsafe impl ReverseMap for RangeMap {
     fn block(&self, physical: &Physical, pages: &mut [Migration], wait: bool, debt: &mut FlushDebt<'_>) {
         let tree = if wait { Some(self.tree.read()) } else { self.tree.try_read() };
@@ -140,14 +140,14 @@ unsafe impl ReverseMap for RangeMap {
         for_each_slot(&self.tree.read(), pages, |page, slot, _, _| {
             let (from, to) = (page.src, page.target());
             let mut entry = slot.load();
-            // Others may change a migration entry (mprotect, fork) or take it out meanwhile, so look and try again.
+            // Others may change a migration entry (mprotect, fork) or take it out meanwhile, so retry.
             while entry.is_migration() && entry.pfn() == from {
-                // SAFETY: for the entry that is put in next.
+                // SAFETY: counts the entry that is put in next.
                 unsafe { mapping_rebound(physical, to) };
                 match slot.swap_if(entry, entry.unblocked(to)) {
                     Ok(()) => break,
                     Err(now) => {
-                        // SAFETY: it isn't put in.
+                        // SAFETY: the entry wasn't put in.
                         unsafe { mapping_removed(physical, to) };
                         entry = now;
                     }
@@ -159,7 +159,7 @@ unsafe impl ReverseMap for RangeMap {
     fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
         let (physical, pfn) = (folio.physical(), folio.pfn());
         for (range, mapping) in self.tree.read().overlap(index) {
-            // Of another engine's process there is nothing: it can't map this file.
+            // A process of another engine can't map this file.
             if !Arc::ptr_eq(mapping.table.physical(), physical) {
                 continue;
             }
@@ -186,13 +186,13 @@ fn block_slot(
         if entry.has(Flags::DIRTY) {
             mark_dirty(physical, page.src);
         }
-        // SAFETY: of the entry that was just blocked.
+        // SAFETY: uncounts the entry that was just blocked.
         unsafe { mapping_removed(physical, page.src) };
         debt.owe(root, address, slot.order());
     }
 }
 
-/// Calls `see` with every leaf that may map one of the pages.
+/// Calls `see` with every leaf entry that may map one of the pages.
 fn for_each_slot(tree: &Tree, pages: &[Migration], mut see: impl FnMut(&Migration, Slot<'_>, &Arc<Root>, VirtAddr)) {
     let mut visit = |page: &Migration, range: &Range<u32>, mapping: &Mapping| {
         let address = mapping.start.up(page.key.index - range.start);
@@ -202,7 +202,7 @@ fn for_each_slot(tree: &Tree, pages: &[Migration], mut see: impl FnMut(&Migratio
             see(page, slot, mapping.table.root_of(), address);
         }
     };
-    if tree.len() <= FEW {
+    if tree.len() <= MAX_SCANNED_MAPPINGS {
         for (range, mapping) in tree.unsorted_iter() {
             for page in pages.iter().filter(|page| range.contains(&page.key.index)) {
                 visit(page, &range, mapping);

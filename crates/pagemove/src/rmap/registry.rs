@@ -1,4 +1,5 @@
-//! Numbers for reverse maps and owners, so that a frame names either in 32 bits. A number is not reused while its holder lives.
+//! Numbers for reverse maps and owners, so that a frame can name each in 32 bits. A number is not reused while
+//! registered.
 
 use alloc::{
     collections::{BTreeMap, btree_map::Entry},
@@ -12,7 +13,7 @@ struct Table<T: ?Sized> {
     entries: BTreeMap<u32, Weak<T>>,
 }
 
-/// Numbers given to things that others keep alive; 0 is never given.
+/// Numbered weak references; 0 is never a number.
 pub struct Registry<T: ?Sized> {
     table: RwLock<Table<T>>,
 }

@@ -49,11 +49,11 @@ pub enum FaultError {
     TooManyMappings(#[from] TooManyMappings),
 }
 
-/// Bits that the CPU sets by itself.
-const MARKS: Flags = Flags::ACCESSED.union(Flags::DIRTY);
+/// The bits that the CPU sets.
+const ACCESSED_DIRTY: Flags = Flags::ACCESSED.union(Flags::DIRTY);
 
-/// How often a fault may find a migration entry with an unlocked frame before it fails.
-const MOST_IN_VAIN: u32 = 100_000;
+/// How often a fault may find a migration entry whose frame is unlocked, before it fails.
+const MAX_UNLOCKED_WAITS: u32 = 100_000;
 
 /// The result of one step of a fault.
 enum Step {
@@ -71,13 +71,13 @@ impl AddressSpace {
         self.fault_for(address, access, false)
     }
 
-    /// As [`Self::fault`]. With `own`, an anonymous page also becomes exclusive to this mapping, even if a store isn't
-    /// allowed now (Linux: `FAULT_FLAG_UNSHARE`, since 5.19).
-    pub(super) fn fault_for(&self, address: VirtAddr, access: Access, own: bool) -> Result<(), FaultError> {
+    /// As [`Self::fault`]. With `unshare`, an anonymous page also becomes exclusive to this mapping, even if a store
+    /// isn't allowed now (Linux: `FAULT_FLAG_UNSHARE`, since 5.19).
+    pub(super) fn fault_for(&self, address: VirtAddr, access: Access, unshare: bool) -> Result<(), FaultError> {
         self.might_wait();
         self.physical().counters().add(Counter::Pgfault, 1);
         let mut blocked_since = None;
-        let (mut in_vain, mut tries) = (0, 0);
+        let (mut unlocked_waits, mut recalls) = (0, 0);
         loop {
             let step = {
                 let vmas = self.vmas.read();
@@ -85,14 +85,14 @@ impl AddressSpace {
                 if !vma.protection.contains(needed(access)) {
                     return Err(FaultError::Protection(address));
                 }
-                self.step(vma, address.page(), access, own)
+                self.step(vma, address.page(), access, unshare)
             };
             let step = match step {
                 // No lock is held: movers may have reserved the last free frames.
                 Err(FaultError::OutOfMemory(_))
-                    if tries < Physical::MOST_TRIES && self.physical().recall_destinations() =>
+                    if recalls < Physical::MOST_TRIES && self.physical().recall_destinations() =>
                 {
-                    tries += 1;
+                    recalls += 1;
                     continue;
                 }
                 step => step?,
@@ -104,8 +104,8 @@ impl AddressSpace {
                     blocked_since.get_or_insert_with(|| self.physical().machine().now_ns());
                     // The frame stays locked until the entry is unblocked. If it is unlocked, the entry should have
                     // changed by now; otherwise a broken reverse map left it behind.
-                    in_vain = if self.physical().frames().wait_unlocked(pfn) { 0 } else { in_vain + 1 };
-                    if in_vain == MOST_IN_VAIN {
+                    unlocked_waits = if self.physical().frames().wait_unlocked(pfn) { 0 } else { unlocked_waits + 1 };
+                    if unlocked_waits == MAX_UNLOCKED_WAITS {
                         return Err(FaultError::Abandoned(address));
                     }
                 }
@@ -117,7 +117,7 @@ impl AddressSpace {
         Ok(())
     }
 
-    fn step(&self, vma: &Vma, address: VirtAddr, access: Access, own: bool) -> Result<Step, FaultError> {
+    fn step(&self, vma: &Vma, address: VirtAddr, access: Access, unshare: bool) -> Result<Step, FaultError> {
         if vma.huge
             && let Some(step) = self.huge_step(vma, address)?
         {
@@ -135,7 +135,7 @@ impl AddressSpace {
                 (Some(_), _) => self.fill_from_file(vma, address, &slot, access),
             };
         }
-        if own
+        if unshare
             && !vma.shared
             && !entry.has(Flags::EXCLUSIVE)
             && self.physical().frame(entry.pfn()).state().kind() == Kind::Anon
@@ -154,11 +154,11 @@ impl AddressSpace {
         from: Option<Pfn>,
     ) -> Result<Step, FaultError> {
         let new = self.new_anonymous(vma, address, from)?;
-        Ok(self.place(slot, Entry::NONE, Entry::present(new, self.own_flags(vma)), new))
+        Ok(self.place(slot, Entry::NONE, Entry::present(new, self.exclusive_flags(vma)), new))
     }
 
     /// Flags for an exclusive page: writable if the mapping is.
-    fn own_flags(&self, vma: &Vma) -> Flags {
+    fn exclusive_flags(&self, vma: &Vma) -> Flags {
         let mut flags = vma.read_flags() | Flags::EXCLUSIVE | Flags::SOFT_DIRTY;
         flags.set(Flags::WRITE, vma.protection.contains(Protection::WRITE));
         flags
@@ -277,7 +277,8 @@ impl AddressSpace {
         // Break, flush, make. If the new entry were set before the flush, one thread could store through it while
         // another still loads the old page by its TLB. (Linux: `wp_page_copy`; the Arm ARM requires it, D8.17.) The
         // migration entry makes other faults wait for our lock.
-        let Some(broken) = slot.update(|now| (now.without(MARKS) == entry.without(MARKS)).then(|| now.blocked()))
+        let Some(broken) =
+            slot.update(|now| (now.without(ACCESSED_DIRTY) == entry.without(ACCESSED_DIRTY)).then(|| now.blocked()))
         else {
             self.physical().frame(new).unmap();
             self.physical().put(new);
@@ -308,7 +309,7 @@ impl AddressSpace {
         let Ok(mut new) = self.physical().alloc(HUGE_ORDER, Kind::Anon) else { return Ok(None) };
         new.zero();
         let pfn = new.publish_mapped(anonymous_key(vma, whole.start()));
-        Ok(Some(self.place(&slot, Entry::NONE, Entry::present(pfn, self.own_flags(vma) | Flags::HUGE), pfn)))
+        Ok(Some(self.place(&slot, Entry::NONE, Entry::present(pfn, self.exclusive_flags(vma) | Flags::HUGE), pfn)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Locks of the checkers, with the calls of those that they stand for. A lock whose holder panicked can be had as before.
+//! The checkers' locks, with the calls of `parking_lot`'s. A panic of the holder doesn't poison them.
 
 extern crate std;
 
@@ -47,7 +47,7 @@ impl<T> RwLock<T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Locks it for reading if that needs no waiting.
+    /// Locks it for reading if that needs no wait.
     pub fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
         match self.0.try_read() {
             Ok(guard) => Some(guard),
@@ -62,8 +62,8 @@ impl<T> RwLock<T> {
     }
 }
 
-/// The light side of an asymmetric barrier. The checkers know none, so both sides pass a full one; what is claimed of the
-/// real one is just that.
+/// The light side of an asymmetric barrier. The checkers have none, so both sides are full barriers: that is what the
+/// real pair guarantees.
 pub(crate) fn light_barrier() {
     #[cfg(feature = "loom")]
     loom::sync::atomic::fence(super::Ordering::SeqCst);

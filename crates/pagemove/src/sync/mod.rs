@@ -1,8 +1,8 @@
-//! The one import point for atomics and locks, for the core and for machines and drivers that are to be checked with it.
+//! The one import point for atomics and locks: for the core, and for machines and drivers that are checked with it.
 //!
-//! With the feature `std` locks sleep (threads can outnumber processors), without it they spin; both give the same
-//! calls: `lock`, `try_lock`, `read`, `try_read`, `write`. With `shuttle` or `loom` all of them are those checkers' own,
-//! which choose who goes on at each access; not for use otherwise, and never both.
+//! With the feature `std` locks sleep, since threads can outnumber CPUs; without it they spin. Both have the same
+//! calls: `lock`, `try_lock`, `read`, `try_read`, `write`. With `shuttle` or `loom` (never both) all are the checker's,
+//! which chooses the next thread at each access; only for checks.
 
 #[cfg(any(feature = "shuttle", feature = "loom"))]
 mod checked;
@@ -31,8 +31,8 @@ pub use spin::{
     mutex::{Mutex, MutexGuard},
 };
 
-/// The light side of an asymmetric barrier: costs nothing here, since the heavy side
-/// ([`Machine::barrier`](crate::port::Machine::barrier)) makes every processor pass a full barrier.
+/// The light side of an asymmetric barrier. Free at run time, since the heavy side
+/// ([`Machine::barrier`](crate::port::Machine::barrier)) makes every CPU pass a full barrier.
 #[cfg(not(any(feature = "shuttle", feature = "loom")))]
 #[inline(always)]
 pub(crate) fn light_barrier() {

@@ -1,6 +1,6 @@
-//! Atomics for shuttle: the plain ones, with a point before each access at which another thread may go on. Unlike
-//! shuttle's own they have no more bits than their value, so page tables in RAM can be made of them. Shuttle explores
-//! sequentially consistent histories only; orderings are loom's to check.
+//! Atomics for shuttle: those of `core`, with a possible thread switch before each access. Unlike shuttle's own they
+//! are no larger than their value, so page tables in RAM can consist of them. Shuttle explores sequentially consistent
+//! histories only; loom checks orderings.
 
 extern crate std;
 
@@ -10,17 +10,17 @@ use core::{
 };
 
 std::thread_local! {
-    // The host's thread, which all of an execution's threads share.
+    // Of the host's thread, which all threads of an execution share.
     static STEPPING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Makes accesses steps of the schedule, or not: where only one thread lives there is nothing to choose, and steps there
-/// would use up the few changes of thread that a schedule is made of.
+/// Turns thread switches on or off. While only one thread runs there is nothing to choose, and steps would use up the
+/// schedule's few thread switches.
 pub fn set_stepping(on: bool) {
     STEPPING.set(on);
 }
 
-/// Lets shuttle choose who goes on. (Its threads' sleep takes no time, and is just that.)
+/// Lets shuttle switch threads. (Its `sleep` takes no time, and only does that.)
 #[track_caller]
 fn step() {
     if STEPPING.get() {
@@ -30,7 +30,7 @@ fn step() {
 
 macro_rules! stepped {
     ($name:ident, $value:ty) => {
-        /// As the one of `core`, a step of the schedule for each access.
+        /// As the one of `core`, with a step of the schedule before each access.
         #[derive(Debug, Default)]
         #[repr(transparent)]
         pub struct $name(atomic::$name);
@@ -83,7 +83,7 @@ macro_rules! stepped {
                 self.0.fetch_and(value, order)
             }
 
-            /// In two steps, as on a processor.
+            /// In two steps, as on a CPU.
             #[track_caller]
             pub fn fetch_update(
                 &self,

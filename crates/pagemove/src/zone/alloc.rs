@@ -1,7 +1,6 @@
-//! Allocation: frames for a request, from the CPU's own lists, the zones' free lists, and all CPUs' lists.
+//! Allocation: frames for a request, from this CPU's lists, the zones' free lists, and all CPUs' lists.
 //!
-//! Unless a request goes as far as [`Effort::Compact`], the calls may be made with any lock of the engine's held but a zone's, and
-//! don't sleep.
+//! Below [`Effort::Compact`] the calls don't sleep, and may be made with any lock of the engine held except a zone's.
 
 use super::{AllocError, Effort, Physical, Request, percpu::BATCH, physical::Zone, request::migratetype_of};
 use crate::{
@@ -13,8 +12,8 @@ use crate::{
 impl Physical {
     /// Takes frames for a folio of `order` and makes them one of `kind`, without a reference.
     ///
-    /// The short way first: most allocations are of a base page that lies on this CPU's list. Zones are tried from the last one
-    /// down, as low memory is the scarcer. Panics if `kind` is none that memory is allocated for (free, a tail).
+    /// Fast path first: most allocations take a base page from this CPU's list. Zones are tried from the last one down,
+    /// since low memory is scarcer. Panics if nothing can be allocated as `kind` (free, tail).
     #[inline]
     pub(crate) fn take(&self, order: Order, kind: Kind) -> Result<Pfn, AllocError> {
         assert!(kind.is_allocation(), "nothing is allocated as {kind:?}");
@@ -27,8 +26,8 @@ impl Physical {
         self.take_frames(&Request::new(order, kind))
     }
 
-    /// Takes frames that `request` allows, and makes them an allocation of its kind without a reference. Contents are what
-    /// they were. Panics if the kind is none that memory is allocated for (free, a tail).
+    /// Takes frames that `request` allows, and makes them a folio of its kind, without a reference. Doesn't clear them.
+    /// Panics as [`Self::take`].
     #[cold]
     pub(super) fn take_frames(&self, request: &Request) -> Result<Pfn, AllocError> {
         assert!(request.kind.is_allocation(), "nothing is allocated as {:?}", request.kind);
@@ -37,7 +36,7 @@ impl Physical {
         Ok(pfn)
     }
 
-    /// Takes a base page from this CPU's list of the last zone, if there is one.
+    /// The fast path: takes a base page from this CPU's list of the last zone.
     fn take_own(&self, kind: Kind) -> Option<Pfn> {
         let zone = self.zones.last()?;
         let pfn = self.with_own_lists(zone, |lists| lists?.list(migratetype_of(kind)).pop())?;
@@ -45,7 +44,7 @@ impl Physical {
         Some(pfn)
     }
 
-    /// The long way: refills this CPU's list, looks in other zones, and on other CPUs' lists.
+    /// The slow path: refills this CPU's list, then tries other zones, then drains all CPUs' lists.
     fn take_shared(&self, request: &Request) -> Option<Pfn> {
         if let Some(pfn) = self.zones_of(request).find_map(|zone| self.take_from_zone(zone, request)) {
             return Some(pfn);
@@ -57,7 +56,7 @@ impl Physical {
         self.zones_of(request).find_map(|zone| self.take_from_buddies(zone, request))
     }
 
-    /// Gives the zones that may have what is wanted, the last one first.
+    /// Gives the zones that `request` allows, the last one first.
     fn zones_of(&self, request: &Request) -> impl Iterator<Item = &Zone> {
         let request = *request;
         let wanted = move |&(number, zone): &(usize, &Zone)| request.allows_zone(number, zone.node, zone.range.start);
@@ -86,7 +85,7 @@ impl Physical {
         zone.buddy.lock().take(self.tables(), request.order, request.migratetype(), below)
     }
 
-    /// Takes just the frame `pfn` for `kind`, if it's free and its pageblock isn't isolated.
+    /// Takes exactly the frame `pfn` for `kind`, if it's free and its pageblock isn't isolated.
     pub(crate) fn take_exactly(&self, pfn: Pfn, kind: Kind) -> bool {
         might_wait(self.machine());
         assert!(kind.is_allocation(), "nothing is allocated as {kind:?}");
@@ -106,13 +105,13 @@ impl Physical {
         taken
     }
 
-    /// Makes frames that are the caller's alone an allocation of `kind`.
+    /// Makes a folio of `kind` of frames that only the caller can use.
     #[inline(always)]
     fn prepare_allocation(&self, pfn: Pfn, order: Order, kind: Kind) {
         let class = kind.first_class();
         if order > Order::ZERO {
             for tail in (FrameRange { start: pfn, frames: order.frames() }).iter().skip(1) {
-                // The order, by which the head is found.
+                // Its head is found by the order.
                 self.frames[tail].set_state(State::new(Kind::Tail, class, order));
             }
         }

@@ -1,7 +1,7 @@
 //! The buddy allocator of one zone: free lists by order and migratetype, linked through the free frames themselves.
 //!
-//! All calls are under the zone's lock. A free block is on the list of its head's pageblock: that of its migratetype, or the one
-//! that nothing is taken from while the pageblock is isolated.
+//! All calls need the zone's lock. The list of a free block depends on its head's pageblock: that of its migratetype,
+//! or if isolated, a list that no allocation takes from.
 
 use super::pageblock::{Migratetype, Pageblocks};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 const NIL: u32 = u32::MAX;
 const ORDERS: usize = MAX_ORDER.get() as usize + 1;
 
-/// One for each migratetype, and one for isolated pageblocks.
+/// One list for each migratetype, and one for isolated pageblocks.
 const LISTS: usize = Migratetype::ALL.len() + 1;
 
 #[derive(Debug, Clone, Copy)]
@@ -21,14 +21,14 @@ struct List {
     blocks: u32,
 }
 
-/// Free lists of a zone, with what they are lists of.
+/// Free lists of a zone.
 pub(super) struct Buddy {
     range: FrameRange,
     lists: [[List; LISTS]; ORDERS],
     free_frames: u32,
 }
 
-/// The tables beside the lists.
+/// The tables that the lists need.
 #[derive(Clone, Copy)]
 pub(super) struct Tables<'a> {
     pub(super) frames: &'a FrameTable,
@@ -36,7 +36,8 @@ pub(super) struct Tables<'a> {
 }
 
 impl Buddy {
-    /// Makes the lists of a zone of which the ranges `free` are free, as the largest blocks that fit; touches their heads only.
+    /// Makes the lists of a zone in which the ranges `free` are free, of the largest blocks that fit; writes only their
+    /// heads.
     pub(super) fn new(tables: Tables<'_>, range: FrameRange, free: &[FrameRange]) -> Self {
         let empty = List { head: NIL, blocks: 0 };
         let mut buddy = Self { range, lists: [[empty; _]; _], free_frames: 0 };
@@ -100,7 +101,7 @@ impl Buddy {
         self.free_frames -= order.frames();
     }
 
-    /// Takes a block of `order`, from `migratetype` or what it falls back to; all of it below `below`, if that is given.
+    /// Takes a block of `order`, of `migratetype` or one of its fallbacks, entirely below `below` if given.
     pub(super) fn take(
         &mut self,
         tables: Tables<'_>,
@@ -113,7 +114,7 @@ impl Buddy {
                 return self.take_part(tables, head, larger, head, order);
             }
         }
-        // From others the largest first, so that as few blocks as can be hold several types.
+        // From fallbacks the largest block first, so that few pageblocks mix types (Linux: `__rmqueue_fallback`).
         for larger in (order.get()..=MAX_ORDER.get()).rev().filter_map(Order::new) {
             for &other in migratetype.fallbacks() {
                 if let Some(head) = self.first(tables, larger, other, order, below) {
@@ -125,8 +126,8 @@ impl Buddy {
         None
     }
 
-    /// Finds the first block of a list whose lowest part of `order` is below `below`. With a bound it walks the list, so its
-    /// callers try zones that lie below it wholly by `None`.
+    /// Finds the first block of a list whose lowest part of `order` is below `below`. A bound makes it walk the list,
+    /// so callers pass `None` for zones that are entirely below.
     fn first(
         &self,
         tables: Tables<'_>,
@@ -146,7 +147,7 @@ impl Buddy {
         None
     }
 
-    /// Gives the pageblocks of a free block to `migratetype`, if at least half of the first one is free.
+    /// Changes the pageblocks of a free block to `migratetype`, if at least half of the first one is free.
     fn convert(&mut self, tables: Tables<'_>, head: Pfn, migratetype: Migratetype) {
         let order = tables.frames[head].state().order();
         let number = tables.blocks.number(head);
@@ -157,12 +158,12 @@ impl Buddy {
         }
     }
 
-    /// Sets the migratetype of whole pageblocks, and puts their free blocks on its lists.
+    /// Sets the migratetype of whole pageblocks, and moves their free blocks to its lists.
     fn retype(&mut self, tables: Tables<'_>, range: FrameRange, migratetype: Migratetype) {
         self.relist(tables, range, |number| tables.blocks.set_migratetype(number, migratetype));
     }
 
-    /// Changes whole pageblocks, all of which are on the same lists, and puts their free blocks on those that they are on then.
+    /// Calls `change` for whole pageblocks, all on the same lists, and moves their free blocks to the new lists.
     fn relist(&mut self, tables: Tables<'_>, range: FrameRange, change: impl Fn(u32)) {
         let old = list_of(tables, range.start);
         let last = tables.blocks.number(Pfn::new(range.end().get() - 1));
@@ -191,7 +192,7 @@ impl Buddy {
         Some(head)
     }
 
-    /// Takes just the frame `pfn`, if it's free in the buddy lists.
+    /// Takes exactly the frame `pfn`, if it's free in the buddy lists.
     pub(super) fn take_exactly(&mut self, tables: Tables<'_>, pfn: Pfn) -> bool {
         match self.free_block_of(tables, pfn) {
             Some((head, order)) => self.take_part(tables, head, order, pfn, Order::ZERO).is_some(),
@@ -204,13 +205,13 @@ impl Buddy {
             let head = pfn.align_down(order);
             let state = tables.frames.get(head)?.state();
             (head >= self.range.start && state.is_free_head() && state.order() >= order
-                // A smaller block that starts at the same frame does not reach `pfn`.
+                // A smaller block at the same start does not reach `pfn`.
                 && pfn.get() < head.get() + state.order().frames())
             .then(|| (head, state.order()))
         })
     }
 
-    /// Gives back a block of `order`, merged with its buddies as far as they are free.
+    /// Frees a block of `order`, and merges it with its free buddies.
     pub(super) fn give(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order) {
         let (mut pfn, mut order) = (pfn, order);
         let blocks = tables.blocks;
@@ -225,7 +226,7 @@ impl Buddy {
                 break;
             }
             if order >= blocks.order() {
-                // Isolated blocks stand alone, also beside each other: each is somebody's to empty and to give back.
+                // Isolated blocks don't merge, not even with each other: each is isolated and released by itself.
                 if [pfn, buddy].iter().any(|&pfn| blocks.is_isolated(blocks.number(pfn))) {
                     break;
                 }
@@ -242,7 +243,7 @@ impl Buddy {
         self.push(tables, pfn, order);
     }
 
-    /// Takes all free frames of a pageblock, one by one, into `out`, up to `most`.
+    /// Takes up to `most` free frames of a pageblock; calls `out` with each.
     pub(super) fn take_from(
         &mut self,
         tables: Tables<'_>,
@@ -255,7 +256,7 @@ impl Buddy {
         let mut heads = FreeHeads::new(range);
         let mut taken = 0;
         while let Some((head, order)) = heads.next(tables).filter(|_| taken < most) {
-            // As much of the block as is wanted; the walk goes on behind it.
+            // The part of the block that is still wanted; the walk continues after it.
             let wanted = (most - taken).ilog2().min(u32::from(order.get()));
             let Some(part) = Order::new(wanted as u8) else { break };
             if self.take_part(tables, head, order, head, part).is_none() {
@@ -268,7 +269,7 @@ impl Buddy {
         taken
     }
 
-    /// Splits a free block that is larger than a pageblock, so that the pageblock at `start` stands alone.
+    /// Splits a free block that is larger than a pageblock, so that the pageblock at `start` is a block by itself.
     fn split_to_pageblock(&mut self, tables: Tables<'_>, start: Pfn) {
         if let Some((head, order)) = self.free_block_of(tables, start)
             && order > tables.blocks.order()
@@ -278,12 +279,13 @@ impl Buddy {
         }
     }
 
-    /// Isolates pageblock `number`, or ends that: its free blocks are on the list that nothing is taken from meanwhile.
+    /// Isolates pageblock `number`, or ends that. Its free blocks are meanwhile on the list that no allocation takes
+    /// from.
     pub(super) fn set_isolated(&mut self, tables: Tables<'_>, number: u32, isolated: bool) {
         let range = tables.blocks.range(number);
         self.split_to_pageblock(tables, range.start);
         self.relist(tables, range, |number| tables.blocks.set_isolated(number, isolated));
-        // A free block that now may merge with its neighbours does.
+        // Merge a free block that isolation kept apart.
         let state = tables.frames[range.start].state();
         if !isolated && state.is_free_head() && state.order() == tables.blocks.order() {
             self.unlink(tables, range.start, state.order());
@@ -291,7 +293,7 @@ impl Buddy {
         }
     }
 
-    /// Checks that lists, links and states agree, and that no two free buddies stand apart. Gives the free frames found.
+    /// Checks that lists, links and states agree, and that free buddies are merged. Gives the number of free frames.
     pub(super) fn validate(&self, tables: Tables<'_>) -> Result<u32, (Pfn, &'static str)> {
         let mut total = 0;
         for (order, by_type) in self.lists.iter().enumerate() {
@@ -347,13 +349,13 @@ impl Buddy {
     }
 }
 
-/// Gives the number of the list that free blocks of `pfn`'s pageblock are on.
+/// Gives the number of the list of free blocks in `pfn`'s pageblock.
 fn list_of(tables: Tables<'_>, pfn: Pfn) -> usize {
     let number = tables.blocks.number(pfn);
     if tables.blocks.is_isolated(number) { LISTS - 1 } else { tables.blocks.migratetype(number) as usize }
 }
 
-/// Walks the heads of the free blocks of a range; the list may change behind the walk.
+/// Walks the heads of the free blocks of a range; blocks already passed may change.
 struct FreeHeads {
     at: Pfn,
     end: Pfn,

@@ -1,4 +1,4 @@
-//! The class that a folio counts as in the summaries of its pageblocks, kept up to date as its kind, mappings and pins change.
+//! The class of a folio in the summaries of its pageblocks, updated as its kind, mappings and pins change.
 
 use super::Physical;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
 };
 
 impl Physical {
-    /// Counts a folio of `order` out of one class and into another, in every pageblock that it covers.
+    /// Moves a folio of `order` from one class to another, in the summary of every pageblock that it covers.
     #[inline]
     pub(crate) fn count(&self, pfn: Pfn, order: Order, from: Class, to: Class) {
         if from == to {
@@ -23,7 +23,7 @@ impl Physical {
         }
     }
 
-    /// Brings the class of a folio up to date with its kind, mappings and pins. The caller has a reference.
+    /// Updates the class of a folio from its kind, mappings and pins. The caller has a reference.
     pub(crate) fn update_class(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
         loop {
@@ -32,15 +32,15 @@ impl Physical {
             if before != want {
                 self.count(pfn, frame.state().order(), before, want);
             }
-            // Another thread may map or unmap between our look and our swap. The one that swaps last looks again.
+            // Another thread may map or unmap between our read and our swap; the last one to swap reads again.
             if self.class_of(frame) == want {
                 return;
             }
         }
     }
 
-    /// Does what [`Self::update_class`] does, without a change where there is none to make. The caller has locked the folio,
-    /// so that nobody adds a mapping; a thread that removes one updates the class as well.
+    /// As [`Self::update_class`], but writes only if the class differs. The caller holds the folio's lock, so nobody
+    /// adds a mapping; a thread that removes one updates the class as well.
     pub(crate) fn update_class_if_changed(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
         if frame.state().class() != self.class_of(frame) {

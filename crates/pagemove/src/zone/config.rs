@@ -1,4 +1,4 @@
-//! What a memory is booted with, and what can be wrong with that. Plain data.
+//! The layout of memory at boot, and the errors in it. Plain data.
 
 use alloc::vec::Vec;
 
@@ -8,43 +8,45 @@ use crate::{
     units::{FrameRange, Order, Pfn},
 };
 
-/// How memory is laid out at boot.
+/// The layout of memory at boot.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Zones, rising, each a whole number of pageblocks; what lies in none is reserved.
+    /// Zones, ascending, each of whole pageblocks; frames outside of them are reserved.
     pub zones: Vec<FrameRange>,
     /// The node of each zone; 0 where none is given.
     pub nodes: Vec<u32>,
-    /// Ranges in zones that the engine leaves alone: holes, firmware, the kernel's own image. In any order; they may overlap.
+    /// Ranges in zones that the engine doesn't use: holes, firmware, the kernel's image. In any order; they may
+    /// overlap.
     pub reserved: Vec<FrameRange>,
     /// Order of a pageblock, 1 to 10; 9 is 2 MiB.
     pub pageblock_order: Order,
 }
 
 impl Config {
-    /// Lays memory out as `zones`, all of node 0 and all free.
+    /// Makes the layout of `zones`, all of node 0 and without reserved ranges.
     pub fn new(zones: Vec<FrameRange>, pageblock_order: Order) -> Self {
         Self { zones, nodes: Vec::new(), reserved: Vec::new(), pageblock_order }
     }
 
-    /// Leaves `ranges` alone as well.
+    /// Adds reserved ranges.
     pub fn with_reserved(mut self, ranges: impl IntoIterator<Item = FrameRange>) -> Self {
         self.reserved.extend(ranges);
         self
     }
 
-    /// Says of which node each zone is.
+    /// Sets the node of each zone.
     pub fn with_nodes(self, nodes: Vec<u32>) -> Self {
         Self { nodes, ..self }
     }
 
-    /// Lays memory out as a firmware's map says: `usable` names ranges of any size, with their nodes. Makes a zone for each node, and
-    /// one more for each of `borders` that cuts it (16 MiB, 4 GiB: for devices that can't reach higher). What the zones have beside
-    /// the usable ranges is reserved: holes, and the pageblocks that a range fills in part only. Ranges of two nodes that
-    /// interleave get a zone each. The last pageblock is left out if the machine's `frames` end within it.
+    /// Makes the layout of a firmware's map: `usable` has ranges of any size, with their nodes. Makes a zone for each
+    /// node, and one more for each of `borders` inside it (16 MiB, 4 GiB: for devices that can't address more). Frames
+    /// of a zone outside of the usable ranges are reserved: holes, and the rest of pageblocks that a range fills only
+    /// in part. Ranges of two nodes that interleave get a zone each. The last pageblock is left out if the machine's
+    /// `frames` end within it.
     pub fn from_map(usable: &[(FrameRange, u32)], borders: &[Pfn], frames: u32, pageblock_order: Order) -> Self {
         let block = u64::from(pageblock_order.frames());
-        // In 64 bits, where the end behind the last frame has a number, too.
+        // In 64 bits, since the end after the last frame may not fit into 32.
         let last = u64::from(frames) / block * block;
         let mut parts: Vec<(u64, u64, u32)> = usable
             .iter()
@@ -56,7 +58,7 @@ impl Config {
         let mut borders: Vec<u64> = borders.iter().map(|border| u64::from(border.get()) / block * block).collect();
         borders.sort_unstable();
         let segment = |frame: u64| borders.partition_point(|&border| border <= frame);
-        // Zones as whole pageblocks; one that two ranges share is the first one's.
+        // Zones of whole pageblocks; one that two ranges share goes to the first one's zone.
         let mut zones: Vec<(u64, u64, u32)> = Vec::new();
         for &(start, end, node) in &parts {
             let taken = zones.last().map_or(0, |&(_, end, _)| end);
@@ -89,8 +91,9 @@ impl Config {
     }
 
     /// Gives the bytes that [`Engine::boot`](crate::Engine::boot) borrows from a machine of `frames` frames
-    /// ([`Machine::lend`](crate::port::Machine::lend)), in three pieces. The rest that it keeps is on the heap: for each zone and CPU lists
-    /// of at most an eighth of the zone's frames, 4 bytes each. So a kernel needs a heap before it boots the engine, for that much.
+    /// ([`Machine::lend`](crate::port::Machine::lend)), in three pieces. The rest is on the heap: for each zone CPU
+    /// lists of at most an eighth of its frames, 4 bytes each. So a kernel needs a heap of that size before it boots
+    /// the engine.
     pub fn lent_bytes(&self, frames: u32) -> usize {
         FrameTable::bytes(frames) + Pageblocks::bytes(frames, self.pageblock_order)
     }
@@ -100,25 +103,25 @@ fn frame_range(start: u64, end: u64) -> FrameRange {
     FrameRange { start: Pfn::new(start as u32), frames: (end - start) as u32 }
 }
 
-/// Why memory can't be managed as configured.
+/// Why a layout is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BootError {
     /// Another engine has the machine's RAM.
     #[error("boot: another engine has taken the machine's RAM over")]
     TakenOver,
-    /// The pageblock's order is 0.
+    /// The pageblock order is 0.
     #[error("boot: the order of a pageblock must be 1 to 10, not {}", .0.get())]
     PageblockOrder(Order),
-    /// There is no zone, or one without frames.
+    /// There is no zone, or an empty one.
     #[error("boot: there is no zone, or zone {0} is empty")]
     Empty(usize),
-    /// A zone isn't a whole number of pageblocks.
+    /// A zone doesn't consist of whole pageblocks.
     #[error("boot: zone {0} does not start and end on a pageblock's border")]
     Misaligned(usize),
     /// A zone overlaps the one before it, or comes before it.
     #[error("boot: zone {0} overlaps the one before it, or lies before it")]
     Overlap(usize),
-    /// A zone ends behind RAM.
+    /// A zone ends after RAM.
     #[error("boot: zone {0} ends behind the machine's RAM")]
     BeyondRam(usize),
     /// The machine lends no memory for metadata.

@@ -1,7 +1,7 @@
-//! Frames set aside as destinations of moves: neither free nor in use, and their mover's alone.
+//! Frames set aside as destinations of moves: neither free nor in use, each reserved for one mover.
 //!
-//! A mover sets some aside ahead, so that it takes the zone's lock rarely. An allocation that fails meanwhile recalls them:
-//! movers then return theirs, and take one by one.
+//! A mover sets several aside at once, so that it takes the zone's lock rarely. A failing allocation recalls them:
+//! movers then return theirs, and take one at a time.
 
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -17,11 +17,11 @@ use crate::{
 
 const DESTINATION: State = State::new(Kind::Destination, Class::Free, Order::ZERO);
 
-/// So often a look is taken whether movers have returned frames: a mover with frames set aside may not be moving right now.
-const LOOKS: u32 = 64;
+/// How often a recall checks for returned frames before it gives up: a mover with frames set aside may be idle.
+const MAX_POLLS: u32 = 64;
 
 impl Physical {
-    /// Sets aside free base frames as destinations, of any zone, from this CPU's list first, until `out` has `most`.
+    /// Sets aside free base frames as destinations, from any zone, this CPU's list first, until `out` has `most`.
     pub(crate) fn set_aside(&self, most: usize, out: &mut Vec<Pfn>) {
         let before = out.len();
         for zone in self.zones.iter().rev() {
@@ -39,7 +39,7 @@ impl Physical {
         self.count_set_aside(out.len() - before);
     }
 
-    /// Sets aside up to `most` free base frames of pageblock `number`; calls `out` with each. Of an isolated block: none.
+    /// Sets aside up to `most` free base frames of pageblock `number`, none if it is isolated; calls `out` with each.
     pub(crate) fn set_aside_from_block(&self, number: u32, most: usize, mut out: impl FnMut(Pfn)) -> usize {
         let Some(zone) = self.zone_of(self.blocks.range(number).start) else { return 0 };
         let mut buddy = zone.buddy.lock();
@@ -54,14 +54,14 @@ impl Physical {
         taken
     }
 
-    /// Sets aside a folio as `request` says.
+    /// Sets aside a folio that `request` allows.
     pub(crate) fn set_aside_folio(&self, request: &Request) -> Result<Pfn, AllocError> {
         let pfn = self.take_frames(request)?;
         self.make_destination(pfn);
         Ok(pfn)
     }
 
-    /// Makes a frozen folio, allocated for anything, a destination, if it isn't one.
+    /// Makes a frozen folio of any kind a destination, if it isn't one.
     pub(crate) fn make_destination(&self, pfn: Pfn) {
         if self.frames[pfn].state().kind() != Kind::Destination {
             self.reset_destination(pfn);
@@ -73,7 +73,7 @@ impl Physical {
         self.pressure.set_aside.fetch_add(destinations as u32, Ordering::Relaxed);
     }
 
-    /// Makes a destination that a move took and did not use what it was before.
+    /// Resets a destination that a move took but did not use.
     pub(crate) fn reset_destination(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
         let state = frame.state();
@@ -81,7 +81,7 @@ impl Physical {
         frame.set_state(State::new(Kind::Destination, state.class(), state.order()));
     }
 
-    /// Frees destinations that are not used.
+    /// Frees unused destinations.
     pub(crate) fn return_destinations(&self, pfns: impl Iterator<Item = Pfn>) {
         let mut run = ClassRun::default();
         let mut returned = 0;
@@ -100,30 +100,30 @@ impl Physical {
     fn return_large(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
         let state = frame.state();
-        // What `free` takes.
+        // `free` takes allocations only.
         frame.set_state(State::new(Kind::Anon, state.class(), state.order()));
         self.free(pfn);
     }
 
-    /// Counts destinations that are set aside no longer, since folios have moved there.
+    /// Uncounts destinations that folios have moved to.
     pub(crate) fn destinations_used(&self, destinations: u32) {
         self.pressure.set_aside.fetch_sub(destinations, Ordering::Relaxed);
     }
 
-    /// Tells whether an allocation is about to fail: destinations that are set aside ahead are to be returned.
+    /// Tells whether an allocation is about to fail, so that movers must return destinations.
     pub(crate) fn are_destinations_recalled(&self) -> bool {
         self.pressure.recalls.load(Ordering::Relaxed) > 0
     }
 
-    /// Has movers return destinations, for an allocation that failed. Tells whether it's worth another try. Waits, so the
-    /// caller holds no lock that a mover may want.
+    /// Makes movers return destinations, for an allocation that failed; tells whether to try again. Waits, so the
+    /// caller holds no lock that a mover may need.
     pub(crate) fn recall_destinations(&self) -> bool {
         let before = self.pressure.set_aside.load(Ordering::Relaxed);
         if before == 0 {
             return false;
         }
         self.pressure.recalls.fetch_add(1, Ordering::Relaxed);
-        for _ in 0..LOOKS {
+        for _ in 0..MAX_POLLS {
             self.machine().pause();
             if self.pressure.set_aside.load(Ordering::Relaxed) < before {
                 break;

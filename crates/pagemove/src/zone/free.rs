@@ -1,6 +1,6 @@
-//! Freeing: the last reference's way back to a CPU's list, or to the zone's free lists.
+//! Freeing: back to a CPU's list, or to the zone's free lists.
 //!
-//! May be called with any lock of the engine's held but a zone's, and in an interrupt; doesn't sleep.
+//! May be called in an interrupt, and with any lock of the engine held except a zone's; doesn't sleep.
 
 use super::{
     Physical,
@@ -33,7 +33,7 @@ impl Physical {
         }
     }
 
-    /// Frees a folio that has no reference. Panics if somebody has one or maps it, or it's free already.
+    /// Frees a folio without references. Panics if it has references or mappings, or is free already.
     pub(crate) fn free_frozen(&self, pfn: Pfn) {
         let frame = &self.frames[pfn];
         if frame.is_unused() && frame.state().kind().is_allocation() {
@@ -60,7 +60,7 @@ impl Physical {
         }
     }
 
-    /// The short way: a base page whose class is that of this CPU's list goes there, if there is room.
+    /// The fast path: puts a base page on this CPU's list, if it has the list's class and the list has space.
     #[inline(always)]
     fn free_own(&self, pfn: Pfn, frame: &Frame) -> bool {
         let Some((zone, migratetype)) = self.blocks.zone_and_type(pfn) else { return false };
@@ -72,7 +72,7 @@ impl Physical {
             check_freed(pfn, frame);
         }
         self.with_own_lists(&self.zones[zone], |lists| {
-            // Looked at again while the lists are ours: see `is_isolated`.
+            // Isolation is checked again inside the lists: see `is_isolated`.
             let lists = lists.filter(|_| self.blocks.zone_and_type(pfn).is_some());
             lists.and_then(|lists| lists.list_with_space(migratetype)).is_some_and(|list| {
                 frame.set_state(PER_CPU.with_class(class));
@@ -82,7 +82,7 @@ impl Physical {
         })
     }
 
-    /// Frees a folio that is the caller's alone: no references, no mappings, no pins.
+    /// Frees a folio that only the caller can use: no references, no mappings, no pins.
     pub(crate) fn free(&self, pfn: Pfn) {
         let order = self.frames[pfn].state().order();
         if order == Order::ZERO {
@@ -99,7 +99,7 @@ impl Physical {
         }
         self.count(pfn, order, class, Class::Free);
         if let Some(zone) = self.zone_of(pfn) {
-            // A pageblock at a time, since some of them may be isolated; the others merge.
+            // One pageblock at a time, since some may be isolated; the others merge.
             let part = order.min(self.blocks.order());
             let mut buddy = zone.buddy.lock();
             (0..order.frames())
@@ -108,7 +108,7 @@ impl Physical {
         }
     }
 
-    /// Frees base pages as [`Self::free`] does, with one visit to the CPU's lists for all that share a zone.
+    /// Frees base pages as [`Self::free`] does, entering the CPU's lists once for each run of pages of one zone.
     pub(crate) fn free_all(&self, pfns: impl Iterator<Item = Pfn>) {
         let mut pfns = pfns.peekable();
         let mut run = ClassRun::default();
@@ -123,7 +123,7 @@ impl Physical {
         run.finish(&self.blocks);
     }
 
-    /// Puts a base page on a CPU's list; without one, or from an isolated block, on the buddy lists.
+    /// Puts a base page on a CPU's list; without lists, or from an isolated block, on the buddy lists.
     #[inline(always)]
     fn free_base(&self, zone: &Zone, lists: Option<&mut CpuLists>, pfn: Pfn, run: &mut ClassRun) {
         let class = check_freed(pfn, &self.frames[pfn]);
@@ -135,7 +135,7 @@ impl Physical {
             run.add(&self.blocks, pfn, class, listed);
             list.push(pfn);
             if list.len() > high {
-                // The oldest go: the newest are still in the CPU's cache.
+                // The oldest go, since the newest are still in the CPU's cache.
                 let mut buddy = zone.buddy.lock();
                 list.drain(..high / 2).for_each(|pfn| self.give_base(&mut buddy, pfn, run));
             }
@@ -146,7 +146,7 @@ impl Physical {
         }
     }
 
-    /// Gives a frame that was on a CPU's list or set aside back to the buddy lists.
+    /// Returns a frame from a CPU's list, or set aside, to the buddy lists.
     pub(super) fn give_base(&self, buddy: &mut Buddy, pfn: Pfn, run: &mut ClassRun) {
         run.add(&self.blocks, pfn, self.frames[pfn].state().class(), Class::Free);
         self.frames[pfn].set_state(FREE);
@@ -160,7 +160,7 @@ fn freed_in_use(pfn: Pfn, frame: &Frame) -> ! {
     panic!("frame {pfn} is freed in use: {frame:?}")
 }
 
-/// Checks that a folio is the caller's alone; gives the class that it counts as.
+/// Checks that nobody else uses a folio; gives its class.
 #[inline(always)]
 fn check_freed(pfn: Pfn, frame: &Frame) -> Class {
     let state = frame.state();

@@ -1,16 +1,16 @@
-//! Isolation of a pageblock: nothing of it is handed out while it's being emptied.
+//! Isolation of a pageblock: no frame of it is allocated while it is being emptied.
 
 use super::Physical;
 
-/// A pageblock that is isolated until this is dropped.
+/// An isolated pageblock; dropping this ends the isolation.
 pub(crate) struct IsolatedBlock<'p> {
     physical: &'p Physical,
     number: u32,
 }
 
 impl Physical {
-    /// Isolates pageblock `number`: from the return on nothing of it is handed out, by allocation or as a destination, until
-    /// what is given is dropped. `None` if somebody else has isolated it. Interrupts every CPU.
+    /// Isolates pageblock `number`: after the return none of its frames is allocated or set aside, until the value is
+    /// dropped. `None` if it is isolated already. Interrupts every CPU.
     pub(crate) fn isolate_block(&self, number: u32) -> Option<IsolatedBlock<'_>> {
         let at = self.blocks.zone(number)?;
         {
@@ -21,12 +21,12 @@ impl Physical {
             buddy.set_isolated(self.tables(), number, true);
         }
         let isolated = IsolatedBlock { physical: self, number };
-        // Frees look at the bit while they have their CPU's list. So each either sees it, or what it put on the list is drained here.
+        // A freeing thread checks the bit inside its CPU's lists: it sees the bit, or its frame is drained here.
         self.drain_zones(&self.zones[at..=at]);
         Some(isolated)
     }
 
-    /// Tells whether all frames of pageblock `number` are free in the buddy lists (and not on a CPU's list).
+    /// Tells whether all frames of pageblock `number` are on the buddy lists.
     pub(crate) fn is_block_free(&self, number: u32) -> bool {
         let start = self.blocks.range(number).start;
         let state = self.frames[start].state();

@@ -1,4 +1,4 @@
-//! The way to the CPUs' lists: entering one's own, filling it, and draining all of them.
+//! The CPUs' lists: entering this CPU's, refilling it, and draining all.
 
 use alloc::vec::Vec;
 
@@ -15,15 +15,15 @@ use crate::{
 };
 
 impl Physical {
-    /// Calls `act` with this CPU's own lists of `zone`; with `None` if they are being drained, or were entered further up
-    /// the stack.
+    /// Calls `f` with this CPU's lists of `zone`; with `None` if they are being drained, or the interrupted code has
+    /// entered them.
     #[inline(always)]
-    pub(super) fn with_own_lists<R>(&self, zone: &Zone, act: impl FnOnce(Option<&mut CpuLists>) -> R) -> R {
+    pub(super) fn with_own_lists<R>(&self, zone: &Zone, f: impl FnOnce(Option<&mut CpuLists>) -> R) -> R {
         let cpu = zone.cpus.get((self.cpu_claim.claim)());
         #[allow(unsafe_code)]
         // SAFETY: claimed until `release`, by when `lists` is dropped.
         let mut lists: Option<CpuGuard<'_>> = cpu.and_then(|cpu| unsafe { cpu.enter() });
-        let result = act(lists.as_deref_mut());
+        let result = f(lists.as_deref_mut());
         drop(lists);
         if let Some(release) = self.cpu_claim.release {
             release();
@@ -31,7 +31,8 @@ impl Physical {
         result
     }
 
-    /// Takes frames from the buddy lists until `list` has `most`, or there are none; they count as listed.
+    /// Takes frames from the buddy lists until `list` has `most`, or none are left; they are counted under the list's
+    /// class.
     pub(super) fn refill(&self, zone: &Zone, migratetype: Migratetype, list: &mut Vec<Pfn>, most: usize) {
         let class = listed_class(migratetype);
         let mut run = ClassRun::default();
@@ -46,8 +47,8 @@ impl Physical {
         run.finish(&self.blocks);
     }
 
-    /// Gives all frames on the CPUs' lists back to the buddy lists; afterwards the summaries are exact. Interrupts every CPU
-    /// once, whatever the number of zones. Allocates nothing, since a kernel's heap may stand on the engine.
+    /// Returns all frames on the CPUs' lists to the buddy lists; then the summaries are exact. Interrupts every CPU
+    /// once, for any number of zones. Doesn't allocate, since a kernel's heap may be built on the engine.
     pub fn drain_cpu_lists(&self) {
         self.drain_zones(&self.zones);
     }
@@ -56,7 +57,7 @@ impl Physical {
         might_wait(self.machine());
         let mut run = ClassRun::default();
         let cpus = || zones.iter().flat_map(|zone| zone.cpus.iter().map(move |cpu| (zone, cpu)));
-        // Each list is closed to its CPU before the barrier, and looked at behind it.
+        // Each list is closed to its CPU before the barrier, and read after it.
         cpus().for_each(|(_, cpu)| cpu.begin_revoking(self.machine()));
         self.machine().barrier();
         for (zone, cpu) in cpus() {

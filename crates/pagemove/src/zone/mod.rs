@@ -1,21 +1,20 @@
-//! Zones: allocating and freeing frames. Buddy lists, lists for each CPU, pageblocks with migratetypes and summaries.
+//! Zones: allocating and freeing frames. Buddy lists, per-CPU lists, pageblocks with migratetypes and summaries.
 //!
 //! | file | does |
 //! | --- | --- |
-//! | `config` | what a memory is booted with |
-//! | `request` | what an allocation asks for, and how far it goes |
-//! | `physical` | boot, and what is below: frame table, pageblocks, zones |
+//! | `config` | layout of memory at boot |
+//! | `request` | arguments of an allocation |
+//! | `physical` | boot; holds frame table, pageblocks and zones |
 //! | `buddy` | free lists of one zone, under its lock |
-//! | `percpu`, `lists` | free lists of one CPU; entering, filling and draining them |
+//! | `percpu`, `lists` | free lists of one CPU; entering, refilling and draining them |
 //! | `pageblock`, `class` | summaries by class; the class of each folio |
-//! | `alloc`, `free` | bare frames, out and back; callers outside get handles from [`crate::folio`] |
+//! | `alloc`, `free` | raw frames; other modules use the handles of [`crate::folio`] |
 //! | `destinations` | frames set aside for moves |
-//! | `isolate` | pageblocks of which nothing is handed out |
-//! | `retry`, `pressure` | what an allocation does that found nothing, and what is kept for it |
-//! | `validate` | all of it checked |
+//! | `isolate` | pageblocks that are not allocated from |
+//! | `retry`, `pressure` | recall and compaction after a failed allocation; their counts |
+//! | `validate` | consistency check |
 //!
-//! A zone's lock is the innermost but
-//! for that of a CPU's list, which may be taken first and never the other way round.
+//! Lock order: a CPU's list, then its zone's lock, which is the innermost of all.
 
 mod alloc;
 mod buddy;

@@ -1,8 +1,8 @@
-//! Pageblocks: the unit of grouping and compaction (order 9 unless configured), each with a summary of what is in it.
+//! Pageblocks: the unit of grouping and compaction (order 9 unless configured), each with a summary of its frames.
 //!
-//! A summary is two words of 12-bit counts by [`Class`], changed with one atomic addition as a frame changes its class.
-//! An index of one bit a block names those that compaction can do anything with, so that looking for work costs by the
-//! blocks in use, not by the size of memory (Illuminator, ASPLOS'18, shows what knowing them saves).
+//! A summary is two words of 12-bit counts by [`Class`], changed by one atomic addition when a frame changes its class.
+//! An index has one bit for each block, set if compaction may empty or fill it. So a search for work costs by the
+//! blocks in use, not by the size of memory (Illuminator, ASPLOS'18, shows what such knowledge saves).
 
 use crate::{
     frame::Class,
@@ -11,22 +11,22 @@ use crate::{
     units::{FrameRange, Order, Pfn},
 };
 
-/// What a pageblock's frames are meant for; a hint that fallback may override.
+/// The intended use of a pageblock's frames; a hint that fallback may override.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Migratetype {
-    /// Pages that a move can take away.
+    /// Movable pages.
     Movable = 0,
-    /// Pages that none can.
+    /// Pages that can't move.
     Unmovable = 1,
-    /// Pages that can be reclaimed, not moved.
+    /// Pages that can be reclaimed, but not moved.
     Reclaimable = 2,
 }
 
 impl Migratetype {
     pub(crate) const ALL: [Self; 3] = [Self::Movable, Self::Unmovable, Self::Reclaimable];
 
-    /// Gives the types to take from when there is nothing of this one, best first.
+    /// Gives the types to take from when this one has nothing free, best first.
     pub(crate) const fn fallbacks(self) -> &'static [Self] {
         match self {
             Self::Movable => &[Self::Reclaimable, Self::Unmovable],
@@ -36,20 +36,20 @@ impl Migratetype {
     }
 
     fn from_word(word: u32) -> Self {
-        // Four values, so that reading needs no check; the last one is never written.
+        // Four values, so that no bounds check is needed; the last one is never written.
         [Self::Movable, Self::Unmovable, Self::Reclaimable, Self::Movable][(word & TYPE) as usize]
     }
 }
 
-/// The migratetype's part of a block's word.
+/// The migratetype's bits in a block's word.
 const TYPE: u32 = 3;
-/// The block is being emptied: nothing of it is handed out. A bit of its own, so that the type stays known.
+/// The block is being emptied, and not allocated from. A separate bit, so that the type is kept.
 const ISOLATED: u32 = 1 << 8;
 
 /// Bits of a count; a block of order 10 has 1024 frames.
 const BITS: u32 = 12;
-/// Classes in the first word, those that change often.
-const FIRST: usize = 5;
+/// Classes in the first word: those that change often.
+const IN_FIRST: usize = 5;
 
 #[derive(Default)]
 #[repr(C, align(32))]
@@ -70,7 +70,7 @@ unsafe impl Zeroed for Block {}
 // SAFETY: an atomic.
 unsafe impl Zeroed for AtomicU64 {}
 
-/// How many frames of each class a pageblock holds.
+/// The number of a pageblock's frames in each class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Summary {
     counts: [u16; Class::ALL.len()],
@@ -88,16 +88,17 @@ impl Summary {
     }
 }
 
+/// Gives the word (true: the first) and the shift of a class's count.
 fn place(class: Class) -> (bool, u32) {
     let number = class as usize;
-    if number < FIRST { (true, number as u32 * BITS) } else { (false, (number - FIRST) as u32 * BITS) }
+    if number < IN_FIRST { (true, number as u32 * BITS) } else { (false, (number - IN_FIRST) as u32 * BITS) }
 }
 
 fn field(word: u64, number: usize) -> u16 {
     (word >> (number as u32 * BITS) & ((1 << BITS) - 1)) as u16
 }
 
-/// Changes of class that are counted together while they are in the same pageblock; a batch of pages mostly lies in few.
+/// Sums up equal changes of class within a pageblock, since a batch of pages is mostly in few pageblocks.
 #[derive(Default)]
 pub(crate) struct ClassRun {
     pfn: Pfn,
@@ -118,7 +119,7 @@ impl ClassRun {
         self.frames += 1;
     }
 
-    /// Counts what is left.
+    /// Counts the rest.
     pub(crate) fn finish(&mut self, blocks: &Pageblocks) {
         if let Some((from, to)) = self.change.take() {
             blocks.moved(self.pfn, from, to, core::mem::take(&mut self.frames));
@@ -134,7 +135,7 @@ pub struct Pageblocks {
 }
 
 impl Pageblocks {
-    /// Gives the bytes of metadata for memory of `frames` frames, the index included.
+    /// Gives the bytes of metadata for `frames` frames, including the index.
     pub const fn bytes(frames: u32, order: Order) -> usize {
         let count = frames.div_ceil(order.frames()) as usize;
         count * size_of::<Block>() + count.div_ceil(64) * 8
@@ -147,7 +148,7 @@ impl Pageblocks {
         let index = machine.lend(words * 8)?.into_table(words)?;
         let new = Self { blocks, index, order };
         for number in 0..count {
-            // What no zone takes stays reserved.
+            // Blocks outside of all zones stay reserved.
             new.block(number).second.store(new.whole() << place(Class::Reserved).1, Ordering::Relaxed);
             new.block(number).zone.store(u32::MAX, Ordering::Relaxed);
         }
@@ -181,12 +182,12 @@ impl Pageblocks {
         self.order
     }
 
-    /// Gives the number of the block that holds `pfn`.
+    /// Gives the number of the block of `pfn`.
     pub fn number(&self, pfn: Pfn) -> u32 {
         pfn.get() >> self.order.get()
     }
 
-    /// Gives zone and migratetype of the block that holds `pfn`; `None` without zone, or isolated.
+    /// Gives zone and migratetype of the block of `pfn`; `None` if it has no zone or is isolated.
     pub(super) fn zone_and_type(&self, pfn: Pfn) -> Option<(usize, Migratetype)> {
         let block = self.blocks.get(self.number(pfn) as usize)?;
         let zone = block.zone.load(Ordering::Relaxed);
@@ -203,9 +204,9 @@ impl Pageblocks {
         FrameRange { start: Pfn::new(number << self.order.get()), frames: self.order.frames() }
     }
 
-    /// Reads what block `number` is meant for.
+    /// Reads the migratetype of block `number`.
     pub fn migratetype(&self, number: u32) -> Migratetype {
-        // Relaxed, here and below: a hint, but under the zone's lock.
+        // Relaxed, here and below: a hint, unless read under the zone's lock.
         Migratetype::from_word(self.block(number).migratetype.load(Ordering::Relaxed))
     }
 
@@ -215,8 +216,8 @@ impl Pageblocks {
         self.block(number).migratetype.store(word & !TYPE | migratetype as u32, Ordering::Relaxed);
     }
 
-    /// Tells whether block `number` is isolated. A thread that frees looks while it has its CPU's lists. Isolating drains them: so
-    /// either the bit is seen, or the frame is drained.
+    /// Tells whether block `number` is isolated. A thread that frees checks this inside its CPU's lists, and isolating
+    /// drains these afterwards: so either the bit is seen, or the frame is drained.
     pub fn is_isolated(&self, number: u32) -> bool {
         self.block(number).migratetype.load(Ordering::Relaxed) & ISOLATED != 0
     }
@@ -234,7 +235,7 @@ impl Pageblocks {
         (zone != u32::MAX).then_some(zone as usize)
     }
 
-    /// Counts `frames` frames of `pfn`'s block out of one class and into another.
+    /// Moves `frames` frames of `pfn`'s block from one class to another.
     pub(crate) fn moved(&self, pfn: Pfn, from: Class, to: Class, frames: u32) {
         let number = self.number(pfn);
         let block = self.block(number);
@@ -245,7 +246,7 @@ impl Pageblocks {
             let word = if in_first { &mut first } else { &mut second };
             *word = word.wrapping_add(delta);
         }
-        // Relaxed: counts are hints while frames change hands, and exact at quiet points, which others order.
+        // Relaxed: counts are hints while memory changes, and exact at quiet points, which other accesses order.
         if second != 0 {
             block.second.fetch_add(second, Ordering::Relaxed);
         }
@@ -259,7 +260,7 @@ impl Pageblocks {
         }
     }
 
-    /// Something movable in it, or partly free: it can be emptied or filled.
+    /// Has movable pages or is partly free: it can be emptied or filled.
     fn is_candidate(&self, first: u64) -> bool {
         let free = u64::from(field(first, Class::Free as usize));
         let movable = [Class::Lru, Class::DriverUnmapped, Class::DriverMapped, Class::Pinned]
@@ -275,12 +276,12 @@ impl Pageblocks {
         let (first, second) = (block.first.load(Ordering::Relaxed), block.second.load(Ordering::Relaxed));
         let mut counts = [0; Class::ALL.len()];
         for (number, count) in counts.iter_mut().enumerate() {
-            *count = if number < FIRST { field(first, number) } else { field(second, number - FIRST) };
+            *count = if number < IN_FIRST { field(first, number) } else { field(second, number - IN_FIRST) };
         }
         Summary { counts }
     }
 
-    /// Calls `see` with each block of `range` that can be emptied or filled, upwards. Costs one bit for each other one.
+    /// Calls `see` with each block of `range` that can be emptied or filled, upwards. Any other block costs one bit.
     pub fn for_each_candidate(&self, range: FrameRange, mut see: impl FnMut(u32, Summary)) {
         let numbers = self.numbers(range);
         for word in numbers.start / 64..numbers.end.div_ceil(64) {
@@ -293,8 +294,8 @@ impl Pageblocks {
                     continue;
                 }
                 if !self.is_candidate(self.block(number).first.load(Ordering::Relaxed)) {
-                    // Bits are cleared only here. Clear first, then look again: a count that rises meanwhile is either
-                    // seen now, by Acquire, or its own setting of the bit comes after our clearing.
+                    // Bits are cleared only here. Clear first, then read again: a count that rises meanwhile is either
+                    // seen now, by Acquire, or its thread sets the bit after our clearing.
                     self.index[word as usize].fetch_and(!(1 << bit), Ordering::Acquire);
                     if !self.is_candidate(self.block(number).first.load(Ordering::Relaxed)) {
                         continue;
@@ -306,7 +307,7 @@ impl Pageblocks {
         }
     }
 
-    /// Counts the wholly free blocks of `range`.
+    /// Counts the entirely free blocks of `range`.
     pub fn free_blocks(&self, range: FrameRange) -> u32 {
         self.numbers(range).filter(|&number| self.summary(number).of(Class::Free) == self.order.frames()).count() as u32
     }

@@ -1,13 +1,14 @@
-//! A CPU's own lists of free order-0 frames, by migratetype, so that most allocations take no shared lock and make no
-//! atomic change but that of the frame itself.
+//! Per-CPU lists of free order-0 frames, by migratetype. Most allocations take no shared lock, and change no atomic but
+//! the frame's own.
 //!
 //! # Protocol
-//! The owning CPU enters with plain stores and loads: it sets `inside`, then looks at `revoked`; if that is set it uses the
-//! zone's lists instead. A thread that drains sets `revoked`, makes all CPUs pass a memory barrier ([`Machine::barrier`]), and
-//! waits until `inside` is clear. One of the two stores comes before that barrier, so that one of the two threads sees the
-//! other's. This is biased locking: the rare side pays for both.
+//! The owning CPU enters with plain stores and loads: it sets `inside`, then reads `revoked`; if that is set it uses
+//! the zone's lists instead. A draining thread sets `revoked`, makes all CPUs pass a memory barrier
+//! ([`Machine::barrier`]), and waits until `inside` is clear. One of the two stores comes before that barrier, so at
+//! least one of the two threads sees the other's. This is biased locking: the rare side pays for both.
 //!
-//! `unsafe`: handing out the lists by shared reference, relying on this protocol and on what [`Machine`] promises.
+//! `unsafe`: access to the lists through a shared reference. Relies on this protocol and on the contract of
+//! [`Machine`].
 #![allow(unsafe_code)]
 
 use alloc::vec::Vec;
@@ -24,10 +25,10 @@ use crate::{
     units::Pfn,
 };
 
-/// Frames fetched at once when a list is empty.
+/// Frames that an empty list is refilled with.
 pub(super) const BATCH: usize = 64;
-/// Most frames that a list keeps, however large the zone.
-const HIGHEST: usize = 4096;
+/// Most frames on a list, for a zone of any size.
+const MAX_HIGH: usize = 4096;
 
 /// The class that listed frames are accounted under, the list's usual one: so freeing and allocating through the list
 /// changes no count for pages of that class.
@@ -46,19 +47,19 @@ pub(crate) struct CpuLists {
 }
 
 impl CpuLists {
-    /// Makes empty lists for a zone of `frames` frames that `cpus` CPUs share; all lists together keep at most an
-    /// eighth of it, as in Linux since 5.14.
+    /// Makes empty lists for a zone of `frames` frames shared by `cpus` CPUs; all lists together keep at most an eighth
+    /// of it, as in Linux since 5.14.
     fn new(frames: u32, cpus: usize) -> Self {
         let high = Self::most(frames, cpus);
         Self { lists: core::array::from_fn(|_| Vec::with_capacity(high + BATCH)), high }
     }
 
-    /// Gives the most frames that each list keeps.
+    /// Gives the limit of each list (Linux: `high`).
     fn most(frames: u32, cpus: usize) -> usize {
-        (frames as usize / 8 / cpus / 3).clamp(BATCH, HIGHEST)
+        (frames as usize / 8 / cpus / 3).clamp(BATCH, MAX_HIGH)
     }
 
-    /// Gives the number of frames beyond which a list gives half of them back.
+    /// Gives the limit of a list; above it, half of that many frames are returned to the zone.
     pub(super) fn high(&self) -> usize {
         self.high
     }
@@ -68,7 +69,7 @@ impl CpuLists {
         &mut self.lists[migratetype as usize]
     }
 
-    /// Gives the list of `migratetype` if it has space for one more.
+    /// Gives the list of `migratetype` if it is below its limit.
     pub(super) fn list_with_space(&mut self, migratetype: Migratetype) -> Option<&mut Vec<Pfn>> {
         self.lists.get_mut(migratetype as usize).filter(|list| list.len() < self.high)
     }
@@ -89,7 +90,7 @@ impl CpuLists {
     }
 }
 
-/// The lists of one CPU, with the flags that say who uses them. On cache lines of its own.
+/// The lists of one CPU, with the flags of the protocol. On separate cache lines.
 #[repr(align(128))]
 pub(crate) struct CpuLocal {
     inside: AtomicBool,
@@ -112,14 +113,14 @@ impl CpuLocal {
     /// Enters as the owning CPU; `None` if revoked or re-entered (an interrupt handler may get the same CPU number).
     ///
     /// # Safety
-    /// The caller is alone on the CPU until the value is dropped: it has claimed it from the machine.
+    /// The caller has claimed the CPU from the machine, and keeps it until the value is dropped.
     pub(crate) unsafe fn enter(&self) -> Option<CpuGuard<'_>> {
         // Relaxed: only this CPU sets it.
         if self.inside.load(Ordering::Relaxed) {
             return None;
         }
         self.inside.store(true, Ordering::Relaxed);
-        // The CPU may still do the load first: the barrier of the draining side makes up for it.
+        // The CPU may do the load before the store; the draining thread's barrier makes up for that.
         light_barrier();
         // Acquire pairs with the Release in `CpuGuard::drop` of the thread that revoked: what it did to the lists is seen.
         if self.revoked.load(Ordering::Acquire) {
@@ -129,7 +130,7 @@ impl CpuLocal {
         Some(CpuGuard { flag: &self.inside, local: self })
     }
 
-    /// Enters from any CPU: keeps the owning one out, and waits until it has left.
+    /// Enters from any CPU: keeps the owning CPU out, and waits until it has left.
     pub(crate) fn revoke(&self, machine: &dyn Machine) -> CpuGuard<'_> {
         self.begin_revoking(machine);
         machine.barrier();
@@ -139,7 +140,8 @@ impl CpuLocal {
 
     /// Keeps the owning CPU from entering again, until [`Self::finish_revoking`].
     pub(crate) fn begin_revoking(&self, machine: &dyn Machine) {
-        // Acquire pairs with the Release of the thread that revoked before; the barrier orders it before the look at `inside`.
+        // Acquire pairs with the Release of the thread that revoked before; the barrier orders this before the read of
+        // `inside`.
         while self.revoked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             machine.pause();
         }
@@ -148,7 +150,8 @@ impl CpuLocal {
     /// Waits until the owning CPU has left.
     ///
     /// # Safety
-    /// The caller has begun to revoke these lists, and has made all CPUs pass a barrier since: one suffices for many lists.
+    /// The caller has begun to revoke these lists, and has then made all CPUs pass a barrier; one barrier serves many
+    /// lists.
     pub(crate) unsafe fn finish_revoking(&self, machine: &dyn Machine) -> CpuGuard<'_> {
         // Acquire pairs with the Release of the CPU when it leaves.
         while self.inside.load(Ordering::Acquire) {
@@ -157,7 +160,7 @@ impl CpuLocal {
         CpuGuard { flag: &self.revoked, local: self }
     }
 
-    /// Gives the bytes of a CPU's lists for a zone of `frames` frames that `cpus` CPUs share.
+    /// Gives the bytes of a CPU's lists for a zone of `frames` frames shared by `cpus` CPUs.
     pub(super) fn bytes(frames: u32, cpus: usize) -> usize {
         size_of::<Self>() + Migratetype::ALL.len() * (CpuLists::most(frames, cpus) + BATCH) * size_of::<Pfn>()
     }
@@ -173,9 +176,9 @@ impl Deref for CpuGuard<'_> {
     type Target = CpuLists;
 
     fn deref(&self) -> &CpuLists {
-        // SAFETY: one guard at a time. Of an owning CPU's guard and a draining thread's, the CPU found `revoked` clear after it had
-        // set `inside`, so it came before the barrier of the thread, which then waited for `inside`. Two draining threads exclude
-        // each other by `revoked`. Two guards of the owning CPU would break `enter`'s condition.
+        // SAFETY: one guard at a time. The owning CPU's and a draining thread's: the CPU found `revoked` clear after it
+        // had set `inside`, so before the thread's barrier; the thread then waited for `inside`. Two draining threads
+        // exclude each other by `revoked`. Two guards of the owning CPU would break `enter`'s contract.
         unsafe { &*self.local.lists.get() }
     }
 }

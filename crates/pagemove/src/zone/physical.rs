@@ -1,5 +1,5 @@
-//! The physical memory of a machine: its frame table, pageblocks and zones, taken over at boot. What is done with them is
-//! in the files beside this one, each an `impl Physical`.
+//! The physical memory of a machine: boot, frame table, pageblocks and zones. The other files of this module add their
+//! operations, each in an `impl Physical`.
 
 #[cfg(feature = "loom")]
 extern crate std;
@@ -28,7 +28,7 @@ pub(super) struct Zone {
     pub(super) cpus: Box<[CpuLocal]>,
 }
 
-/// Marks the frames of a zone that are reserved; gives what is free, upwards.
+/// Marks the reserved frames of a zone; gives the free ranges, ascending.
 fn reserve(tables: Tables<'_>, zone: FrameRange, reserved: &[FrameRange]) -> Vec<FrameRange> {
     let mut within: Vec<FrameRange> = reserved.iter().filter_map(|range| range.common(zone)).collect();
     within.sort_by_key(|range| range.start);
@@ -56,7 +56,8 @@ impl Zone {
     }
 }
 
-/// Numbers for memories, so that what names a frame outside of its memory can be told apart. Not of `sync`: it orders nothing.
+/// The next memory's number, by which tokens and debts of another memory are recognized. Not of `sync`: it orders
+/// nothing.
 static NEXT_ID: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
 
 /// A machine whose RAM is taken until this is dropped.
@@ -96,7 +97,7 @@ pub struct Physical {
 }
 
 impl Physical {
-    /// Takes over the machine's RAM: all frames of the zones are free.
+    /// Takes over the machine's RAM: all frames of the zones are free, except reserved ones.
     pub fn boot(machine: Arc<dyn Machine>, config: &Config) -> Result<Self, BootError> {
         let taken = Taken::new(machine).ok_or(BootError::TakenOver)?;
         let (machine, ram) = (&taken.machine, taken.ram);
@@ -141,7 +142,7 @@ impl Physical {
         })
     }
 
-    /// Gives a number that no other memory of this program has.
+    /// Gives the number of this memory, unique in the program.
     pub(crate) fn id(&self) -> u32 {
         self.id
     }
@@ -156,11 +157,11 @@ impl Physical {
         self.taken.ram
     }
 
-    /// Views a frame's contents as words. The caller keeps the frame, by a reference or as its owner.
+    /// Views a frame's contents as words. The caller keeps the frame allocated, by a reference or as its owner.
     #[cfg(not(feature = "loom"))]
     pub(crate) fn ram_words(&self, pfn: Pfn) -> &[AtomicU64; 512] {
         #[allow(unsafe_code)]
-        // SAFETY: bound to `self`, which keeps the machine.
+        // SAFETY: the lifetime is bound to `self`, which keeps the machine.
         unsafe {
             self.taken.ram.words(pfn)
         }
@@ -179,7 +180,7 @@ impl Physical {
         self.ram_words(head.up(frame))
     }
 
-    /// Names the first frame of the folio that `pfn` belongs to right now: folios are aligned to their size, and a tail tells its
+    /// Gives the head frame of `pfn`'s folio at this moment: folios are aligned to their size, and a tail has its
     /// order.
     pub(crate) fn head_of(&self, pfn: Pfn) -> Pfn {
         let state = self.frames[pfn].state();
@@ -191,7 +192,7 @@ impl Physical {
         &self.frames
     }
 
-    /// Gives one frame's entry. Panics beyond RAM: frame numbers come from this memory.
+    /// Gives one frame's entry. Panics beyond RAM: the number must be of this memory.
     pub fn frame(&self, pfn: Pfn) -> &Frame {
         &self.frames[pfn]
     }
@@ -216,12 +217,12 @@ impl Physical {
         &self.events
     }
 
-    /// Gives the node that zone number `zone` is of; `None` if there is no such zone.
+    /// Gives the node of zone number `zone`; `None` if there is no such zone.
     pub fn node_of_zone(&self, zone: usize) -> Option<u32> {
         Some(self.zones.get(zone)?.node)
     }
 
-    /// Gives the node that the frame is of; `None` if it belongs to no zone.
+    /// Gives the node of the frame; `None` if it belongs to no zone.
     pub fn node_of(&self, pfn: Pfn) -> Option<u32> {
         Some(self.zone_of(pfn)?.node)
     }
@@ -245,7 +246,7 @@ impl Physical {
         self.zone_of(pfn).is_some()
     }
 
-    /// Gives the bytes of all that is kept about frames, CPUs' lists and this structure included.
+    /// Gives the bytes of all metadata, including the CPUs' lists and this structure.
     pub fn metadata_bytes(&self) -> usize {
         FrameTable::bytes(self.frames.len())
             + Pageblocks::bytes(self.frames.len(), self.blocks.order())

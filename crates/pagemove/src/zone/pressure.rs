@@ -1,5 +1,5 @@
-//! What is kept for allocations that find nothing: how many frames movers have set aside, how many allocations want them
-//! back, and what compacts. Plain data.
+//! State for failing allocations: the number of frames set aside by movers, the number of allocations that recall them,
+//! and the compactor. Plain data.
 
 use alloc::sync::Arc;
 use core::sync::atomic::AtomicU32;
@@ -7,7 +7,7 @@ use core::sync::atomic::AtomicU32;
 use super::Request;
 use crate::sync::RwLock;
 
-/// Compacts memory for a request; tells whether it's worth another try. May wait, and is called without any lock.
+/// Compacts memory for a request; tells whether to try again. May wait, and is called without any lock.
 pub type Compactor = dyn Fn(&Request) -> bool + Send + Sync;
 
 /// The counts are hints, so not atomics of `sync`.

@@ -1,4 +1,4 @@
-//! What an allocation asks for, and how far it goes to get it. Plain data.
+//! The arguments of an allocation (Linux: GFP flags). Plain data.
 
 use core::fmt;
 
@@ -8,19 +8,19 @@ use crate::{
     units::{Order, Pfn},
 };
 
-/// How far an allocation goes. Each step includes those before it.
+/// The means that an allocation may use. Each level includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effort {
-    /// Looks at the free lists. Never waits, interrupts nobody, and may be called in an interrupt.
+    /// Takes from the free lists. Never waits, interrupts no CPU, and may be called in an interrupt.
     Lists,
-    /// Collects the free frames of all CPUs' lists, which interrupts every CPU. Doesn't sleep.
+    /// Drains all CPUs' lists, which interrupts every CPU. Doesn't sleep.
     Drain,
-    /// Compacts for an order above 0; for order 0 has movers return destinations. Sleeps, so the caller may hold no lock of the
-    /// engine's: of an address space, a folio, a reverse map, an index.
+    /// Compacts for an order above 0; for order 0 makes movers return destinations. Sleeps, so the caller may hold no
+    /// lock of the engine: of an address space, a folio, a reverse map, an index.
     Compact,
 }
 
-/// What is to be allocated: `Request::new(order, kind)`, narrowed by the other calls.
+/// What to allocate: `Request::new(order, kind)`, restricted by the other calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
     pub(super) order: Order,
@@ -37,22 +37,22 @@ impl Request {
         Self { order, kind, below: None, zone: None, node: None, effort: Effort::Drain }
     }
 
-    /// Only frames below `limit`; for devices that can't reach higher addresses.
+    /// Only frames below `limit`, for devices that can't address more.
     pub const fn below(self, limit: Pfn) -> Self {
         Self { below: Some(limit), ..self }
     }
 
-    /// Only frames of zone number `zone`, as [`super::Config::zones`] counts them.
+    /// Only frames of zone number `zone` in [`super::Config::zones`].
     pub const fn in_zone(self, zone: usize) -> Self {
         Self { zone: Some(zone), ..self }
     }
 
-    /// Only frames of node `node`, as [`super::Config::nodes`] says.
+    /// Only frames of node `node`, by [`super::Config::nodes`].
     pub const fn on_node(self, node: u32) -> Self {
         Self { node: Some(node), ..self }
     }
 
-    /// Goes as far as `effort`.
+    /// Sets the effort.
     pub const fn with_effort(self, effort: Effort) -> Self {
         Self { effort, ..self }
     }
@@ -67,28 +67,28 @@ impl Request {
         self.kind
     }
 
-    /// Tells whether frames of a zone, by its number, its node and its first frame, are allowed.
+    /// Tells whether a zone is allowed, by its number, its node and its first frame.
     pub(crate) fn allows_zone(&self, number: usize, node: u32, start: Pfn) -> bool {
         self.zone.is_none_or(|only| only == number) && self.node.is_none_or(|only| only == node) && self.allows(start)
     }
 
-    /// Gives how far it goes.
+    /// Gives the effort.
     pub const fn effort(&self) -> Effort {
         self.effort
     }
 
-    /// Tells whether `pfn` to `pfn + 2^order` is allowed by the upper bound.
+    /// Tells whether the folio at `pfn` would be below the upper bound.
     fn allows(&self, pfn: Pfn) -> bool {
         self.below.is_none_or(|below| pfn.get().saturating_add(self.order.frames() - 1) < below.get())
     }
 
-    /// Gives the type of pageblock that it's taken from.
+    /// Gives the migratetype to take from.
     pub(super) fn migratetype(&self) -> Migratetype {
         migratetype_of(self.kind)
     }
 }
 
-/// Gives the type of pageblock that frames for `kind` are taken from.
+/// Gives the migratetype of frames for `kind`.
 pub(super) fn migratetype_of(kind: Kind) -> Migratetype {
     match kind {
         kind if kind.is_movable() => Migratetype::Movable,
@@ -97,16 +97,16 @@ pub(super) fn migratetype_of(kind: Kind) -> Migratetype {
     }
 }
 
-/// No folio of the order is free where the request allows it.
+/// No block of the order is free where the request allows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AllocError {
-    /// The order asked for.
+    /// The requested order.
     pub order: Order,
     /// The only zone that was allowed.
     pub zone: Option<usize>,
     /// The only node that was allowed.
     pub node: Option<u32>,
-    /// The bound that was asked for.
+    /// The requested upper bound.
     pub below: Option<Pfn>,
 }
 

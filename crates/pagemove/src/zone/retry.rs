@@ -1,7 +1,6 @@
-//! Trying again after an allocation that found nothing: for a base page destinations of moves are recalled, for a larger folio
-//! memory is compacted.
+//! Retries of a failed allocation: for a base page after a recall of destinations, for a larger folio after compaction.
 //!
-//! `zone` lies below compaction, so it's given what compacts ([`Physical::set_compactor`]).
+//! `zone` is below `compact`, which registers itself by [`Physical::set_compactor`].
 
 use alloc::sync::Arc;
 
@@ -12,19 +11,16 @@ use crate::{
 };
 
 impl Physical {
-    /// So often an allocation that may sleep makes room and tries again.
+    /// How often an allocation that may sleep tries again.
     pub(crate) const MOST_TRIES: u32 = 8;
 
-    /// Sets what compacts memory for allocations with [`Effort::Compact`]; a later call replaces an earlier one's.
+    /// Sets the compactor for allocations with [`Effort::Compact`]; replaces an earlier one.
     pub fn set_compactor(&self, compactor: Arc<Compactor>) {
         *self.pressure.compactor.write() = Some(compactor);
     }
 
-    /// Takes what `request` asks for. If it may compact, makes room and tries again: for a base page destinations are recalled, for
-    /// a larger folio `compact` is called.
-    ///
-    /// With [`Effort::Compact`] it sleeps, so the caller holds no lock of the engine's: of an address space, a folio, a reverse map,
-    /// an index.
+    /// Takes frames that `request` allows. With [`Effort::Compact`] it tries again, for a base page after a recall of
+    /// destinations, for a larger folio after a call of `compact`. It then sleeps: see there for the locks.
     pub(crate) fn take_compacting(
         &self,
         request: &Request,
@@ -38,7 +34,7 @@ impl Physical {
             if result.is_ok() || request.effort() < Effort::Compact {
                 break;
             }
-            // Compaction makes no single frames.
+            // Compaction frees no frame, it only joins free ones.
             let has_room = if request.order() == Order::ZERO { self.recall_destinations() } else { compact(request) };
             if !has_room {
                 break;
@@ -48,7 +44,7 @@ impl Physical {
         result
     }
 
-    /// Takes what `request` asks for as [`Self::take_compacting`] does, by the compactor that was set.
+    /// As [`Self::take_compacting`], with the compactor that was set.
     pub(crate) fn take_with(&self, request: &Request) -> Result<Pfn, AllocError> {
         self.take_compacting(request, |request| {
             // Called without the lock.

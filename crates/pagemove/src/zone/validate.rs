@@ -1,4 +1,4 @@
-//! Checks at a quiet point that zones, lists, states and summaries agree (invariants 3 and 8 of DESIGN).
+//! Checks that zones, lists, states and summaries agree, at a quiet point (invariants 3 and 8 of DESIGN).
 
 use super::{Physical, Summary};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     units::Pfn,
 };
 
-/// What does not agree, and at which frame.
+/// An inconsistency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("frame {pfn}: {what}")]
 pub struct Invalid {
@@ -17,7 +17,7 @@ pub struct Invalid {
 }
 
 impl Physical {
-    /// Checks the whole memory; nothing may allocate, free or move meanwhile. Costs a look at every frame.
+    /// Checks all memory, frame by frame; nothing may allocate, free or move meanwhile.
     pub fn validate(&self) -> Result<(), Invalid> {
         for found in self.zones.iter().map(|zone| zone.buddy.lock().validate(self.tables())) {
             found.map_err(|(pfn, what)| Invalid { pfn, what })?;
