@@ -3,7 +3,7 @@
 use pagemove::{
     migrate::Options,
     report::Reason,
-    space::{FaultError, FileError, PinError, Protection, SpaceError},
+    space::{FaultError, FileError, Orders, PinError, Protection, SpaceError},
     units::Order,
 };
 
@@ -38,7 +38,7 @@ pub struct Pages {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Backing {
-    Anonymous { huge: bool },
+    Anonymous { orders: Orders },
     Shared { file: usize, first: u32 },
     Private { file: usize, first: u32 },
 }
@@ -119,7 +119,7 @@ impl From<FaultError> for Answer {
 impl From<PinError> for Answer {
     fn from(error: PinError) -> Self {
         match error {
-            PinError::Split(_) | PinError::Fault(FaultError::OutOfMemory(_)) => Answer::OutOfMemory,
+            PinError::Fault(FaultError::OutOfMemory(_)) => Answer::OutOfMemory,
             error => Answer::Pin(error),
         }
     }

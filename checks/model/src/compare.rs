@@ -6,7 +6,7 @@ use pagemove::{
     frame::Marks,
     paging::{Entry, Flags},
     space::Protection,
-    units::{Order, Pfn},
+    units::{HUGE_ORDER, Pfn},
 };
 use std::sync::atomic::Ordering;
 
@@ -67,8 +67,10 @@ fn dirty_frames(engine: &Engine<'_>) -> BTreeSet<Pfn> {
     let mut dirty = BTreeSet::new();
     for process in &engine.processes {
         process.space().for_each_entry(|_, entry| {
-            if entry.has(Flags::DIRTY) || physical.frame(entry.pfn()).state().marks().contains(Marks::DIRTY) {
-                dirty.insert(entry.pfn());
+            let head = physical.get(entry.pfn()).map_or(entry.pfn(), |folio| folio.pfn());
+            if entry.has(Flags::DIRTY) || physical.frame(head).state().marks().contains(Marks::DIRTY) {
+                let frames = if entry.has(Flags::HUGE) { HUGE_ORDER.frames() } else { 1 };
+                dirty.extend((0..frames).map(|number| entry.pfn().up(number)));
             }
         });
     }
@@ -89,8 +91,8 @@ fn pages(
         let checked = match (space.find(page), space.touched.get(&page)) {
             _ if entry.is_migration() => Err("is still blocked, but nothing moves".into()),
             (None, _) => Err("is there, but nothing is mapped".into()),
-            // The engine brings in 2 MiB at once, the model only used pages.
-            (Some((_, mapping)), _) if mapping.is_huge() => rights(entry, mapping),
+            // The engine brings in whole folios, the model only used pages.
+            (Some((_, mapping)), _) if mapping.has_large_folios() => rights(entry, mapping),
             (Some((_, mapping)), None) if contents_only => rights(entry, mapping),
             (Some(_), None) => Err("is there, but nobody used it".into()),
             (Some((_, mapping)), Some(touched)) => {
@@ -106,18 +108,17 @@ fn pages(
     result?;
     for (&page, touched) in &space.touched {
         let entry = engine.processes[process].space().entry(address(engine.bounds(), page, 0));
-        let physical = engine.core().physical();
         if !entry.is_present() {
             return Err(format!("page {page}: was there, and is gone"));
         }
-        // A 2 MiB page is dirty as a whole, so the engine may have more dirty pages than the model, never fewer.
-        let (cell, is_dirty) = (&model.cells[touched.cell], seen.dirty.contains(&entry.pfn()));
-        if (touched.soft_dirty && !entry.has(Flags::SOFT_DIRTY)) || (cell.dirty && !is_dirty) {
+        let number = if entry.has(Flags::HUGE) { page % HUGE_ORDER.frames() } else { 0 };
+        let pfn = entry.pfn().up(number);
+        // A large folio is dirty as a whole, so the engine may have more dirty pages than the model, never fewer.
+        let (cell, is_dirty) = (&model.cells[touched.cell], seen.dirty.contains(&pfn));
+        if (touched.is_stored_to && !entry.has(Flags::SOFT_DIRTY)) || (cell.is_stored_to && !is_dirty) {
             return Err(format!("page {page}: a mark is lost ({:?}, dirty: {is_dirty})", entry.flags()));
         }
-        if physical.frame(entry.pfn()).state().order() == Order::ZERO {
-            contents(engine, entry.pfn(), &cell.words).map_err(|what| format!("page {page}: {what}"))?;
-        }
+        contents(engine, pfn, &cell.words).map_err(|what| format!("page {page}: {what}"))?;
     }
     Ok(())
 }

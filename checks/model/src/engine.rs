@@ -14,7 +14,7 @@ use pagemove::{
     folio::{FolioRef, FrozenFolio, PinnedPage},
     frame::Kind,
     migrate::{AnyFree, Mover, Options},
-    paging::Entry,
+    paging::{Entry, Flags},
     port::Contents,
     report::{Counter, Reason},
     space::{Access, Map, Mappable, PageCache, Source, SpaceError},
@@ -294,7 +294,7 @@ impl<'b> Engine<'b> {
 
     fn source(&self, backing: Backing) -> Source {
         match backing {
-            Backing::Anonymous { huge } => Source::Anonymous { huge },
+            Backing::Anonymous { orders } => Source::Anonymous { orders },
             Backing::Shared { file, first } => Source::Shared { file: self.files[file].mappable(), first },
             Backing::Private { file, first } => Source::Private { file: self.files[file].mappable(), first },
         }
@@ -313,7 +313,8 @@ impl<'b> Engine<'b> {
             if !entry.is_present() {
                 return Err(format!("page {page} of process {process} was there, and is gone"));
             }
-            frames.insert(page, entry.pfn());
+            let number = if entry.has(Flags::HUGE) { page % HUGE_ORDER.frames() } else { 0 };
+            frames.insert(page, entry.pfn().up(number));
         }
         // Each frame once: the second of two pages that share one would find it moving.
         let mut pfns: Vec<Pfn> = frames.values().copied().collect();
@@ -321,7 +322,13 @@ impl<'b> Engine<'b> {
         pfns.dedup();
         let stayed: BTreeMap<Pfn, Reason> =
             self.moving(|engine| engine.migrate(&pfns, options).into_iter().collect())?;
-        Ok(Answer::Stayed(frames.into_iter().filter_map(|(page, pfn)| Some((page, *stayed.get(&pfn)?))).collect()))
+        // A folio stays whole, and the model knows of no folios: only the page that is pinned is told.
+        let is_told = |pfn: Pfn, reason| reason != Reason::Pinned || !self.core.physical().pins().of(pfn).is_empty();
+        let told = frames.into_iter().filter_map(|(page, pfn)| {
+            let reason = *stayed.get(&pfn)?;
+            is_told(pfn, reason).then_some((page, reason))
+        });
+        Ok(Answer::Stayed(told.collect()))
     }
 
     /// Calls `f`, which moves pages. Entries may change only their frame; none may be added or removed.

@@ -7,7 +7,7 @@ use pagemove::{
     migrate::{Options, Policy},
     movable::Refusal,
     report::Reason,
-    space::{FaultError, FileError, Protection, SpaceError},
+    space::{FaultError, FileError, Orders, Protection, SpaceError},
     units::{VirtAddr, VirtRange},
 };
 
@@ -36,6 +36,8 @@ pub(crate) struct Cell {
     pub(crate) words: [u64; WORDS.len()],
     /// Written to since it was last cleaned.
     pub(crate) dirty: bool,
+    /// Dirty by a store, to it or to what it was copied from, or by a device; not just by being a copy.
+    pub(crate) is_stored_to: bool,
     /// The file of which it is, or was, a page; `None`: anonymous.
     file: Option<usize>,
 }
@@ -57,6 +59,13 @@ pub(crate) struct Model {
     pub(crate) pins: Vec<Pin>,
     pub(crate) balloon: u32,
     mood: Mood,
+}
+
+impl Cell {
+    fn mark_dirty(&mut self, is_dirty: bool) {
+        self.dirty |= is_dirty;
+        self.is_stored_to |= is_dirty;
+    }
 }
 
 impl Model {
@@ -81,6 +90,8 @@ impl Model {
             }
             Call::Store { at, value, .. } => answer(self.access(at, Protection::WRITE).map(|cell| {
                 self.store(cell, at.word, value);
+                let touched = self.processes[at.process].touched.get_mut(&at.page);
+                touched.into_iter().for_each(|touched| touched.is_stored_to = true);
                 Answer::Done
             })),
             Call::Fetch { at } => answer(self.access(at, Protection::EXECUTE).map(|_| Answer::Done)),
@@ -92,7 +103,9 @@ impl Model {
             Call::Protect { range, rights } => answer(self.protect(range, rights)),
             Call::Remap { range, pages, to } => answer(self.remap(range, pages, to)),
             Call::ClearSoftDirty { process } => {
-                self.processes[process].touched.values_mut().for_each(|touched| touched.soft_dirty = false);
+                self.processes[process].touched.values_mut().for_each(|touched| {
+                    (touched.soft_dirty, touched.is_stored_to) = (false, false);
+                });
                 Answer::Done
             }
             Call::Start => {
@@ -107,7 +120,7 @@ impl Model {
             Call::Pin { range, write } => self.pin(range, write),
             Call::Unpin { pin } => {
                 let pin = self.pins.remove(pin);
-                self.cells[pin.cell].dirty |= pin.write;
+                self.cells[pin.cell].mark_dirty(pin.write);
                 Answer::Done
             }
             Call::PinStore { pin, word, value } => {
@@ -150,7 +163,7 @@ impl Model {
 
     fn store(&mut self, cell: usize, word: usize, value: u64) {
         self.cells[cell].words[word] = value;
-        self.cells[cell].dirty = true;
+        self.cells[cell].mark_dirty(true);
     }
 
     fn new_cell(&mut self, cell: Cell) -> usize {
@@ -160,7 +173,9 @@ impl Model {
 
     /// Makes an anonymous copy of `cell`.
     fn copy_of(&mut self, cell: usize) -> usize {
-        self.new_cell(Cell { words: self.cells[cell].words, ..Cell::default() })
+        // No backing store has it.
+        let Cell { words, is_stored_to, .. } = self.cells[cell];
+        self.new_cell(Cell { words, dirty: true, is_stored_to, ..Cell::default() })
     }
 
     fn file_page(&mut self, file: usize, page: u32) -> Result<usize, FileError> {
@@ -171,7 +186,7 @@ impl Model {
             return Ok(cell);
         }
         let words = if file == STORED { std::array::from_fn(|word| stored(page, WORDS[word])) } else { [0; _] };
-        let cell = self.new_cell(Cell { words, dirty: false, file: Some(file) });
+        let cell = self.new_cell(Cell { words, file: Some(file), ..Cell::default() });
         self.files[file].insert(page, cell);
         Ok(cell)
     }
@@ -201,16 +216,16 @@ impl Model {
         let touched = match space.touched.get(&page).copied() {
             None => self.fill(process, page, write)?,
             Some(Touched { cell, soft_dirty, .. }) if shared => {
-                Touched { cell, soft_dirty: soft_dirty || write, exclusive: false }
+                Touched { cell, soft_dirty: soft_dirty || write, exclusive: false, is_stored_to: false }
             }
             Some(Touched { cell, .. }) if self.cells[cell].file.is_some() && write => {
-                Touched { cell: self.copy_of(cell), soft_dirty: true, exclusive: true }
+                Touched { cell: self.copy_of(cell), soft_dirty: true, exclusive: true, is_stored_to: false }
             }
-            Some(Touched { cell, soft_dirty, exclusive: false })
+            Some(Touched { cell, soft_dirty, exclusive: false, .. })
                 if self.cells[cell].file.is_none() && (write || unshare) =>
             {
                 let cell = if self.mappings_of(cell) == 1 { cell } else { self.copy_of(cell) };
-                Touched { cell, soft_dirty: soft_dirty || writable, exclusive: true }
+                Touched { cell, soft_dirty: soft_dirty || writable, exclusive: true, is_stored_to: false }
             }
             Some(touched) => Touched { soft_dirty: touched.soft_dirty || write, ..touched },
         };
@@ -223,20 +238,29 @@ impl Model {
         let end = address(self.bounds, page, 0);
         let beyond = |_| FaultError::BeyondEnd(end);
         match self.processes[process].backing(page) {
-            // The 2 MiB page may have been brought in by another page's access, and its marks cleared since.
-            None | Some(Backing::Anonymous { huge: true }) => {
-                Ok(Touched { cell: self.new_cell(Cell::default()), soft_dirty: write, exclusive: true })
-            }
-            Some(Backing::Anonymous { huge: false }) => {
-                Ok(Touched { cell: self.new_cell(Cell::default()), soft_dirty: true, exclusive: true })
-            }
-            Some(Backing::Shared { file, first }) => {
-                Ok(Touched { cell: self.file_page(file, first).map_err(beyond)?, soft_dirty: write, exclusive: false })
-            }
+            // The page may have been brought in with its folio by another page's access, and its marks cleared since.
+            Some(Backing::Anonymous { orders }) if orders != Orders::BASE => Ok(Touched {
+                cell: self.new_cell(Cell::default()),
+                soft_dirty: write,
+                exclusive: true,
+                is_stored_to: false,
+            }),
+            None | Some(Backing::Anonymous { .. }) => Ok(Touched {
+                cell: self.new_cell(Cell::default()),
+                soft_dirty: true,
+                exclusive: true,
+                is_stored_to: false,
+            }),
+            Some(Backing::Shared { file, first }) => Ok(Touched {
+                cell: self.file_page(file, first).map_err(beyond)?,
+                soft_dirty: write,
+                exclusive: false,
+                is_stored_to: false,
+            }),
             Some(Backing::Private { file, first }) => {
                 let cell = self.file_page(file, first).map_err(beyond)?;
                 let cell = if write { self.copy_of(cell) } else { cell };
-                Ok(Touched { cell, soft_dirty: write, exclusive: write })
+                Ok(Touched { cell, soft_dirty: write, exclusive: write, is_stored_to: false })
             }
         }
     }
@@ -261,7 +285,7 @@ impl Model {
         let bounds = self.bounds;
         let space = &mut self.processes[process];
         let mapping = Mapping { pages, rights, backing };
-        let page = at.unwrap_or_else(|| space.lowest_free(pages, mapping.is_huge()));
+        let page = at.unwrap_or_else(|| space.lowest_free(pages, &mapping));
         if let Some(taken) = space.first_mapped(page, pages) {
             return Err(SpaceError::Overlap { stage: "mmap", at: address(bounds, taken, 0) });
         }
@@ -303,7 +327,7 @@ impl Model {
             space.mappings.insert(start, grown);
             return Ok(Answer::Mapped { page: old.page, pages });
         }
-        let new = to.unwrap_or_else(|| space.lowest_free(pages, mapping.is_huge()));
+        let new = to.unwrap_or_else(|| space.lowest_free(pages, mapping));
         if new < old_end && old.page < new + pages {
             return Err(SpaceError::BadRange { stage });
         }
@@ -350,7 +374,7 @@ impl Model {
                 Err(error) => {
                     // All or none. Pages already pinned may have been written to.
                     for pin in self.pins.drain(before..) {
-                        self.cells[pin.cell].dirty |= pin.write;
+                        self.cells[pin.cell].mark_dirty(pin.write);
                     }
                     return Answer::Pin(error.into());
                 }
@@ -364,8 +388,8 @@ impl Model {
         space.ever_used.insert(page);
         let mapping = space.find(page).map(|(_, mapping)| mapping);
         let copied = mapping.is_some_and(|mapping| !mapping.is_shared() && mapping.is_writable());
-        // It may be present already, as part of 2 MiB, and then nothing marks it.
-        let unmarked = mapping.is_some_and(Mapping::is_huge) && !space.touched.contains_key(&page);
+        // It may be present already, as part of a large folio, and then nothing marks it.
+        let unmarked = mapping.is_some_and(Mapping::has_large_folios) && !space.touched.contains_key(&page);
         let readable = mapping.is_some_and(|mapping| mapping.rights.contains(Protection::READ));
         if let Some(touched) = space.touched.get(&page).filter(|_| readable && !write) {
             let of_file = self.cells[touched.cell].file.is_some();

@@ -53,8 +53,8 @@ operations! {
     1 Fetch { process, mapping, offset },
     /// mmap of anonymous memory.
     5 MapAnonymous { process, pages, at, rights },
-    /// mmap of anonymous memory, with 2 MiB pages where they fit.
-    2 MapHuge { process, pages, at, rights },
+    /// mmap of anonymous memory with larger folios, where they fit.
+    4 MapLarge { process, pages, at, rights, orders },
     /// mmap of a file or device, shared.
     6 MapShared { process, pages, at, rights, file, first },
     /// mmap of a file or device, private.

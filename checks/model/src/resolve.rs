@@ -5,7 +5,7 @@
 use pagemove::{
     migrate::{Batch, Mode, Options, Policy, Purpose},
     movable::Refusal,
-    space::Protection,
+    space::{Orders, Protection},
     units::{HUGE_ORDER, Order},
 };
 
@@ -43,11 +43,15 @@ impl Model {
                 Call::Fetch { at: self.address(process, mapping, offset, 0)? }
             }
             Operation::MapAnonymous { process, pages, at, rights: allowed } => {
-                self.new_mapping(process, length(pages), at, allowed, Backing::Anonymous { huge: false })?
+                self.new_mapping(process, length(pages), at, allowed, Backing::Anonymous { orders: Orders::BASE })?
             }
-            Operation::MapHuge { process, pages, at, rights: allowed } => {
-                let pages = HUGE_ORDER.frames() + u32::from(pages) % 4 * 200;
-                self.new_mapping(process, pages, at, allowed, Backing::Anonymous { huge: true })?
+            Operation::MapLarge { process, pages, at, rights: allowed, orders: which } => {
+                let orders = orders(which);
+                let pages = match orders.largest() {
+                    HUGE_ORDER => HUGE_ORDER.frames() + u32::from(pages) % 4 * 200,
+                    largest => largest.frames() + u32::from(pages) % 40,
+                };
+                self.new_mapping(process, pages, at, allowed, Backing::Anonymous { orders })?
             }
             Operation::MapShared { process, pages, at, rights: allowed, file: number, first } => {
                 let backing = Backing::Shared { file: file(number), first: file_page(first) };
@@ -160,6 +164,11 @@ fn rights(number: u8) -> Protection {
     // x86-64 has no right to store without the right to load.
     [read_write, Protection::READ, read_write | Protection::EXECUTE, Protection::empty(), read_write]
         [usize::from(number) % 5]
+}
+
+fn orders(number: u8) -> Orders {
+    let small = |order: u8| Orders::only(Order::new(order).unwrap_or_default());
+    [Orders::HUGE, small(2), Orders::up_to(HUGE_ORDER), small(4), small(1)][usize::from(number) % 5]
 }
 
 fn mood(number: u8) -> Mood {

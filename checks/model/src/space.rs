@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pagemove::{
     space::Protection,
-    units::{HUGE_ORDER, VirtAddr, VirtRange},
+    units::{Order, VirtAddr, VirtRange},
 };
 
 use crate::call::Backing;
@@ -22,8 +22,16 @@ impl Mapping {
         matches!(self.backing, Backing::Shared { .. })
     }
 
-    pub(crate) fn is_huge(&self) -> bool {
-        matches!(self.backing, Backing::Anonymous { huge: true })
+    /// Tells whether its pages come in by folios of several.
+    pub(crate) fn has_large_folios(&self) -> bool {
+        self.largest() > Order::ZERO
+    }
+
+    fn largest(&self) -> Order {
+        match self.backing {
+            Backing::Anonymous { orders } => orders.largest(),
+            _ => Order::ZERO,
+        }
     }
 
     pub(crate) fn is_writable(&self) -> bool {
@@ -33,7 +41,7 @@ impl Mapping {
     /// Gives its source from page `offset` on.
     fn backing_at(&self, offset: u32) -> Backing {
         match self.backing {
-            Backing::Anonymous { huge } => Backing::Anonymous { huge },
+            Backing::Anonymous { orders } => Backing::Anonymous { orders },
             Backing::Shared { file, first } => Backing::Shared { file, first: first + offset },
             Backing::Private { file, first } => Backing::Private { file, first: first + offset },
         }
@@ -47,6 +55,8 @@ pub(crate) struct Touched {
     pub(crate) cell: usize,
     /// Stored to, or made writable, since the marks were cleared.
     pub(crate) soft_dirty: bool,
+    /// Stored to since the marks were cleared.
+    pub(crate) is_stored_to: bool,
     /// Anonymous, and not shared with another process.
     pub(crate) exclusive: bool,
 }
@@ -85,9 +95,9 @@ impl Space {
         reaching_in.or_else(|| self.mappings.range(page..page + pages).next().map(|(&start, _)| start))
     }
 
-    /// Gives the lowest free place for `pages` pages.
-    pub(crate) fn lowest_free(&self, pages: u32, huge: bool) -> u32 {
-        let step = if huge { HUGE_ORDER.frames() } else { 1 };
+    /// Gives the lowest free place for `pages` pages of `mapping`, aligned to its largest folios.
+    pub(crate) fn lowest_free(&self, pages: u32, mapping: &Mapping) -> u32 {
+        let step = mapping.largest().frames();
         let mut page = 0;
         while self.first_mapped(page, pages).is_some() {
             page += step;

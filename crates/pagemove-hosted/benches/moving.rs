@@ -7,7 +7,7 @@ use pagemove::{
     Engine,
     migrate::{AnyFree, Mode, Mover, Options, StepTimes},
     port::Contents,
-    space::{Map, Mappable, Protection, Source},
+    space::{Map, Mappable, Orders, Protection, Source},
     units::{PAGE_SIZE, Pfn, VirtRange},
 };
 use pagemove_drivers::CharDevice;
@@ -61,7 +61,7 @@ fn measure(contents: Contents, driver: bool) -> Figures {
     let source = if driver {
         Source::Shared { file: file.clone() as std::sync::Arc<dyn Mappable>, first: 0 }
     } else {
-        Source::Anonymous { huge: false }
+        Source::Anonymous { orders: Orders::BASE }
     };
     let protection = Protection::READ | Protection::WRITE;
     let range = process.space().mmap(&Map { at: None, pages: PAGES, protection, source }).expect("room");

@@ -8,7 +8,7 @@ use pagemove::{
     migrate::{AnyFree, Mode, Mover, Options},
     port::Contents,
     report::Counter,
-    space::{Map, PageCache, Protection, Source},
+    space::{Map, Orders, PageCache, Protection, Source},
     units::{Pfn, VirtRange},
 };
 use pagemove_hosted::Process;
@@ -49,7 +49,7 @@ fn removing(way: Way) -> (f64, f64) {
     let file = PageCache::new(&engine, "bench", PAGES);
     let source = match way {
         Way::Truncate => Source::Shared { file: file.clone(), first: 0 },
-        Way::Unmap | Way::Exit => Source::Anonymous { huge: false },
+        Way::Unmap | Way::Exit => Source::Anonymous { orders: Orders::BASE },
     };
     let range = mapped(&process, source);
     let flushes = || engine.physical().counters().get(Counter::TlbFlush);
@@ -66,7 +66,7 @@ fn removing(way: Way) -> (f64, f64) {
 fn moving() -> f64 {
     let (machine, engine) = boot(PAGES * 4, 1, Contents::TablesOnly);
     let process = Process::new(&machine, &engine).expect("a process");
-    let range = mapped(&process, Source::Anonymous { huge: false });
+    let range = mapped(&process, Source::Anonymous { orders: Orders::BASE });
     let mut sources: Vec<Pfn> = range.iter().map(|address| process.space().entry(address).pfn()).collect();
     sources.sort_unstable();
     let (moved, ns) = timed(|| move_all(&engine, &sources));

@@ -14,7 +14,7 @@ use measure::{boot, print};
 use pagemove::{
     migrate::{AnyFree, Batch, Mode, Mover, Options},
     port::Contents,
-    space::{Map, Protection, Source},
+    space::{Map, Orders, Protection, Source},
     units::Pfn,
 };
 use pagemove_hosted::Process;
@@ -58,7 +58,7 @@ fn measure(batch: Batch) -> Figures {
     let (machine, engine) = boot(PAGES * 4, 2, Contents::All);
     let process = Arc::new(Process::new(&machine, &engine).expect("a process"));
     let protection = Protection::READ | Protection::WRITE;
-    let map = Map { at: None, pages: PAGES, protection, source: Source::Anonymous { huge: false } };
+    let map = Map { at: None, pages: PAGES, protection, source: Source::Anonymous { orders: Orders::BASE } };
     let range = process.space().mmap(&map).expect("room");
     range.iter().for_each(|address| process.store(address, address.get()).expect("a store"));
     let (is_over, start) = (AtomicBool::new(false), Barrier::new(2));

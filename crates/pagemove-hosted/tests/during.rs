@@ -8,7 +8,7 @@ use pagemove::{
     frame::{Kind, Marks},
     migrate::Mode,
     paging::Flags,
-    space::{AddressSpace, Map, Protection, Source},
+    space::{AddressSpace, Map, Orders, Protection, Source},
     units::{Pfn, VirtAddr, VirtRange},
 };
 use pagemove_hosted::{Process, enter_cpu};
@@ -104,7 +104,7 @@ fn unmapped_and_something_else_mapped_there() {
         let (space, place) = (scene.space(), part(scene.at, 0, 2));
         scene.during(step, move || {
             space.munmap(place).unwrap();
-            let source = Source::Anonymous { huge: false };
+            let source = Source::Anonymous { orders: Orders::BASE };
             space.mmap(&Map { at: Some(place.start()), pages: 2, protection: RW, source }).unwrap();
             space.fault(place.start().up(1), pagemove::space::Access::Write).unwrap();
         });

@@ -17,7 +17,7 @@ use pagemove::{
     compact::{Goal, compact},
     migrate::{Mode, Options},
     report::Counter,
-    space::{Map, Protection, Source},
+    space::{Map, Orders, Protection, Source},
     units::{Pfn, VirtAddr, VirtRange},
 };
 use pagemove_drivers::{CharDevice, DeviceFile};
@@ -329,7 +329,7 @@ fn selftests_transhuge_stress() {
         let before = lab.free_frames();
         {
             let process = lab.process();
-            let map = Map { at: None, pages: 1024, protection: RW, source: Source::Anonymous { huge: true } };
+            let map = Map { at: None, pages: 1024, protection: RW, source: Source::Anonymous { orders: Orders::HUGE } };
             let stable = process.space().mmap(&map).unwrap();
             let mut words = Words::new(stable, 0);
             fire(

@@ -15,7 +15,7 @@ use common::*;
 use pagemove::{
     folio::{FolioRef, FrozenFolio},
     frame::{Kind, Marks},
-    migrate::{Mode, Options},
+    migrate::{Mode, Options, split},
     units::{HUGE_ORDER, MAX_ORDER, Order, Pfn},
     zone::{Effort, Physical, Request},
 };
@@ -89,8 +89,9 @@ fn a_split_page_gives_the_parts() {
         let at = huge(&process, 512);
         process.store(at.start(), 1).unwrap();
         let head = pfn_at(&process, at.start());
-        assert!(frames(head, HUGE_ORDER).all(|pfn| lab.get(pfn).pfn() == head));
         process.space().munmap(part(at, 7, 1)).unwrap();
+        assert!(frames(head, HUGE_ORDER).all(|pfn| lab.get(pfn).pfn() == head));
+        drop(split(&lab.engine, lab.get(head).lock()).unwrap());
         for pfn in frames(head, HUGE_ORDER).filter(|&pfn| pfn != head.up(7)) {
             let folio = lab.get(pfn);
             assert_eq!((folio.pfn(), folio.order()), (pfn, Order::ZERO));

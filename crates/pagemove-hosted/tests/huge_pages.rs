@@ -4,10 +4,10 @@ mod common;
 use common::*;
 use pagemove::{
     frame::Kind,
-    migrate::{Mode, Options},
+    migrate::{Mode, Options, Purpose, split},
     paging::Flags,
-    report::Reason,
-    space::{Map, Protection, Source},
+    report::{Counter, Reason},
+    space::{Map, Orders, Protection, Source},
     units::{HUGE_ORDER, Pfn, VirtAddr, VirtRange},
 };
 use pagemove_hosted::{Process, TlbKind, enter_cpu};
@@ -60,7 +60,7 @@ fn edges_that_do_not_fill_two_mebibytes_are_small() {
     on_both(4, |lab| {
         let process = lab.process();
         let start = process.space().bounds().start().up(300);
-        let source = Source::Anonymous { huge: true };
+        let source = Source::Anonymous { orders: Orders::HUGE };
         let at = process.space().mmap(&Map { at: Some(start), pages: 1000, protection: RW, source }).unwrap();
         fill(&process, at);
         let huge: Vec<u32> = (0..1000).filter(|&page| is_huge(&process, start.up(page))).collect();
@@ -117,23 +117,56 @@ fn without_a_destination_it_stays_and_says_so() {
         let at = filled(&process, 512);
         let before = pfn_at(&process, at.start());
         assert_eq!(lab.migrate(before, Mode::Sync), Err(Reason::Order));
-        assert_eq!(lab.migrate(before.up(1), Mode::Sync), Err(Reason::Unmovable), "a tail is no page");
+        assert_eq!(lab.migrate(before.up(1), Mode::Sync), Err(Reason::Order), "a tail stands for its folio");
         assert_eq!(pfn_at(&process, at.start()), before);
         assert_holds(&process, at, 0);
         lab.validate();
     });
 }
 
+/// To empty memory it's split, except in a move that doesn't wait; to get a free block of its own size it isn't.
 #[test]
-fn unmapping_a_part_splits_and_frees_just_that() {
+fn without_a_destination_its_pages_move_where_that_helps() {
+    on_both(2, |lab| {
+        let process = lab.process();
+        let at = filled(&process, 512);
+        let head = pfn_at(&process, at.start());
+        let purpose = |mode| Options { purpose: Purpose::Offlining, ..Options::new(mode) };
+        let outcome = lab.migrate_all(&[head], purpose(Mode::Async));
+        assert_eq!((outcome.moved, outcome.stayed), (0, vec![(head, Reason::Order)]));
+        assert!(is_huge(&process, at.start()));
+        assert!(lab.free_frames() < 512, "page tables are in the other block");
+        // More than there is room for: frames of pages that have moved take others.
+        let outcome = lab.migrate_all(&[head], purpose(Mode::Sync));
+        assert_eq!((outcome.moved, outcome.stayed), (512, vec![]));
+        let counter = |counter| lab.physical().counters().get(counter);
+        assert_eq!([Counter::ThpSplitPage, Counter::ThpSplitPmd, Counter::ThpMigrationSplit].map(counter), [1; 3]);
+        assert_holds(&process, at, 0);
+        lab.validate();
+    });
+}
+
+#[test]
+fn unmapping_a_part_splits_the_entry_and_a_split_frees_just_that() {
     on_both(5, |lab| {
         let process = lab.process();
         let at = filled(&process, 1024);
         process.space().munmap(part(at, 100, 50)).unwrap();
         assert!(!is_huge(&process, at.start()) && is_huge(&process, at.start().up(512)));
-        assert_eq!(lab.count_kind(Kind::Anon), 462 + 1);
+        let head = pfn_at(&process, at.start());
+        let frames = lab.physical().frames();
+        assert_eq!((lab.count_kind(Kind::Anon), frames[head].maps(), frames.is_partly_mapped(head)), (2, 462, true));
         assert_holds(&process, part(at, 0, 100), 0);
         assert_holds(&process, part(at, 150, 874), 150);
+        lab.validate();
+        // Still one folio, which moves whole.
+        lab.migrate(head.up(300), Mode::Async).unwrap();
+        assert_ne!(pfn_at(&process, at.start()), head);
+        assert_holds(&process, part(at, 150, 874), 150);
+        lab.validate();
+        let free = lab.free_frames();
+        drop(split(&lab.engine, lab.get(pfn_at(&process, at.start())).lock()).unwrap());
+        assert_eq!((lab.free_frames() - free, lab.count_kind(Kind::Anon)), (50, 462 + 1));
         lab.validate();
         // Small ones now, which move one by one.
         for page in [0, 99, 150, 511] {
@@ -172,17 +205,22 @@ fn protecting_a_part_splits_and_takes_rights_from_just_that() {
 }
 
 #[test]
-fn a_fork_splits_shares_and_copies_on_store() {
+fn a_fork_shares_and_a_store_splits_the_entry_and_copies() {
     on_both(6, |lab| {
         let parent = lab.process();
         let at = filled(&parent, 512);
         let child = parent.fork().unwrap();
-        assert_eq!(lab.count_kind(Kind::Anon), 512);
+        assert_eq!(lab.count_kind(Kind::Anon), 1, "shared whole");
+        assert!(is_huge(&parent, at.start()) && is_huge(&child, at.start()));
+        lab.migrate(pfn_at(&parent, at.start()), Mode::Sync).unwrap();
+        assert_eq!(pfn_at(&parent, at.start()), pfn_at(&child, at.start()));
         lab.validate();
         child.store(at.start().up(5), 1000).unwrap();
         parent.store(at.start().up(6), 2000).unwrap();
         assert_eq!([parent.load(at.start().up(5)).unwrap(), child.load(at.start().up(5)).unwrap()], [6, 1000]);
         assert_eq!([parent.load(at.start().up(6)).unwrap(), child.load(at.start().up(6)).unwrap()], [2000, 7]);
+        assert!(!is_huge(&parent, at.start()) && !is_huge(&child, at.start()));
+        assert_eq!(lab.count_kind(Kind::Anon), 3);
         for page in [0, 7, 511] {
             let before = pfn_at(&parent, at.start().up(page));
             lab.migrate(before, Mode::Sync).unwrap();
@@ -191,6 +229,9 @@ fn a_fork_splits_shares_and_copies_on_store() {
         }
         drop(parent);
         assert_holds(&child, part(at, 6, 506), 6);
+        // Only the child maps it now, so nothing is copied, except the page that the child has copied before.
+        at.iter().for_each(|page| child.store(page, 9).unwrap());
+        assert_eq!(lab.count_kind(Kind::Anon), 2);
     });
 }
 
@@ -203,7 +244,7 @@ fn huge_pages_of_a_family_move() {
         let child = parent.fork().unwrap();
         let late = huge(&child, 512);
         fill(&child, late);
-        assert!(is_huge(&child, late.start()) && !is_huge(&child, early.start()));
+        assert!(is_huge(&child, late.start()) && is_huge(&child, early.start()));
         let before = pfn_at(&child, late.start());
         lab.migrate(before, Mode::Sync).unwrap();
         assert_ne!(pfn_at(&child, late.start()), before);
@@ -213,14 +254,17 @@ fn huge_pages_of_a_family_move() {
 }
 
 #[test]
-fn a_pin_splits_and_holds_one_page() {
+fn a_pin_holds_the_whole_and_splits_nothing() {
     on_both(5, |lab| {
         let process = lab.process();
         let at = filled(&process, 512);
         let pins = process.space().pin(part(at, 3, 1), true, "nic").unwrap();
-        assert!(!is_huge(&process, at.start()));
+        let head = pfn_at(&process, at.start());
+        assert!(is_huge(&process, at.start()) && pins[0].pfn() == head.up(3));
         assert_eq!(lab.migrate(pins[0].pfn(), Mode::Sync), Err(Reason::Pinned));
-        lab.migrate(pfn_at(&process, at.start().up(4)), Mode::Sync).unwrap();
+        assert_eq!(lab.migrate(head, Mode::Sync), Err(Reason::Pinned));
+        let (_, reason) = split(&lab.engine, lab.get(head).lock()).map(drop).unwrap_err();
+        assert_eq!(reason, Reason::Pinned);
         pins[0].words(0)[0].store(4, std::sync::atomic::Ordering::Release);
         assert_holds(&process, at, 0);
         lab.validate();
@@ -258,7 +302,9 @@ fn shorter_cuts_through_one() {
         let short = process.space().mremap(at, 700, None).unwrap();
         assert!(is_huge(&process, at.start()) && !is_huge(&process, at.start().up(512)));
         assert_holds(&process, short, 0);
-        assert_eq!(lab.count_kind(Kind::Anon), 1 + 188);
+        assert_eq!(lab.count_kind(Kind::Anon), 2);
+        let frames = lab.physical().frames();
+        assert_eq!(frames[pfn_at(&process, at.start().up(512))].maps(), 188);
     });
 }
 

@@ -23,7 +23,7 @@ use pagemove::{
     frame::Kind,
     migrate::{Batch, Mode, Mover, Options, TheseFrames},
     report::{Counter, Reason},
-    space::{Map, PageCache, Source, SpaceError},
+    space::{Map, Orders, PageCache, Source, SpaceError},
     units::{Pfn, VirtRange},
 };
 use pagemove_drivers::CharDevice;
@@ -288,7 +288,7 @@ fn ltp_vma_01_a_mapping_beside_a_cloned_one() {
         let cloned = anonymous(&parent, 3);
         fill(&parent, cloned);
         let child = parent.fork().unwrap();
-        let source = Source::Anonymous { huge: false };
+        let source = Source::Anonymous { orders: Orders::BASE };
         let map = Map { at: Some(cloned.end()), pages: 3, protection: RW, source };
         let beside = child.space().mmap(&map).unwrap();
         fill(&child, beside);

@@ -4,7 +4,7 @@ mod common;
 use common::*;
 use pagemove::{
     frame::Kind,
-    space::{FaultError, Map, PageCache, Protection, Source, SpaceError},
+    space::{FaultError, Map, Orders, PageCache, Protection, Source, SpaceError},
     units::{VirtAddr, VirtRange},
 };
 use pagemove_drivers::CharDevice;
@@ -12,7 +12,7 @@ use pagemove_hosted::{Process, TlbKind};
 use rand::RngExt;
 
 fn map_at(process: &Process, at: VirtAddr, pages: u32) -> Result<VirtRange, SpaceError> {
-    let source = Source::Anonymous { huge: false };
+    let source = Source::Anonymous { orders: Orders::BASE };
     process.space().mmap(&Map { at: Some(at), pages, protection: RW, source })
 }
 
@@ -81,7 +81,7 @@ fn wrong_ranges_are_refused_and_change_nothing() {
         assert_eq!(map_at(&process, last, 2), bad);
         assert_eq!(map_at(&process, bounds.end(), 1), bad);
         assert_eq!(map_at(&process, VirtAddr::default(), 1), bad);
-        let source = Source::Anonymous { huge: false };
+        let source = Source::Anonymous { orders: Orders::BASE };
         let none = Map { at: None, pages: 0, protection: RW, source: source.clone() };
         assert_eq!(process.space().mmap(&none), bad);
         let too_many = Map { at: None, pages: bounds.pages() + 1, protection: RW, source };
@@ -92,7 +92,7 @@ fn wrong_ranges_are_refused_and_change_nothing() {
         map_at(&process, last, 1).unwrap();
         process.store(last, 1).unwrap();
         assert_eq!(anonymous(&process, bounds.pages() - 1).start(), bounds.start());
-        let full = Map { at: None, pages: 1, protection: RW, source: Source::Anonymous { huge: false } };
+        let full = Map { at: None, pages: 1, protection: RW, source: Source::Anonymous { orders: Orders::BASE } };
         assert_eq!(process.space().mmap(&full), Err(SpaceError::NoRoom { stage: "mmap", pages: 1 }));
     });
 }
@@ -312,7 +312,7 @@ fn random_histories_agree_with_a_model() {
                     at: Some(at(&process, PAGES)),
                     pages: 1,
                     protection: Protection::READ,
-                    source: Source::Anonymous { huge: false },
+                    source: Source::Anonymous { orders: Orders::BASE },
                 });
                 process.space().munmap(read_only.unwrap()).unwrap();
             }

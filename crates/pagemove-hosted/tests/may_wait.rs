@@ -11,7 +11,7 @@ use pagemove::{
     frame::Kind,
     migrate::{Mode, Options},
     port::Machine,
-    space::{Access, Map, Source},
+    space::{Access, Map, Orders, Source},
     units::Order,
     zone::{Effort, Request},
 };
@@ -40,7 +40,7 @@ fn what_may_wait_is_refused_while_interrupts_are_masked() {
     process.store(at.start(), 1).unwrap();
     let frames = physical.frames();
     let request = |effort| Request::new(base, kind).with_effort(effort);
-    let map = || Map { at: None, pages: 1, protection: RW, source: Source::Anonymous { huge: false } };
+    let map = || Map { at: None, pages: 1, protection: RW, source: Source::Anonymous { orders: Orders::BASE } };
     let waiting: Vec<Call<'_>> = vec![
         ("alloc", Box::new(|| ignore(physical.alloc(base, kind)))),
         ("alloc_exactly", Box::new(|| ignore(physical.alloc_exactly(pfn, kind)))),

@@ -8,7 +8,7 @@ use pagemove::{
     frame::Kind,
     migrate::{AnyFree, Mode, Mover, Options, Policy},
     report::{Counter, Event, Reason},
-    space::{Map, PageCache, Protection, Source},
+    space::{Map, Orders, PageCache, Protection, Source},
     units::{Pfn, VirtAddr},
 };
 use pagemove_drivers::{CharDevice, DeviceFile};
@@ -344,7 +344,7 @@ fn past_bug_the_status_of_pages_that_are_none_or_named_twice() {
 fn events_and_counters_tell_what_moved_and_what_stayed() {
     on_both(2, |lab| {
         let process = lab.process();
-        let source = Source::Anonymous { huge: false };
+        let source = Source::Anonymous { orders: Orders::BASE };
         let at = process.space().mmap(&Map { at: None, pages: 2, protection: RW, source }).unwrap();
         at.iter().for_each(|page| process.store(page, 1).unwrap());
         let _pins = process.space().pin(part(at, 1, 1), true, "nic").unwrap();

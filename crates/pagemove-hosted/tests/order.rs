@@ -12,7 +12,7 @@ use pagemove::{
     frame::Kind,
     migrate::{AnyFree, Mode, Mover, Options},
     port::{Contents, FlushRange, Machine},
-    space::{Access, AddressSpace, Map, Source},
+    space::{Access, AddressSpace, Map, Orders, Source},
     units::{FrameRange, Order, Pfn, VirtAddr, VirtRange},
     zone,
 };
@@ -79,7 +79,7 @@ impl Scene {
 }
 
 fn anonymous(_: &Arc<Engine>) -> Source {
-    Source::Anonymous { huge: false }
+    Source::Anonymous { orders: Orders::BASE }
 }
 
 fn driver(engine: &Arc<Engine>) -> Source {

@@ -7,7 +7,7 @@ use common::*;
 use pagemove::{
     migrate::{Mode, Options},
     port::FlushRange,
-    space::{Map, Protection, Source},
+    space::{Map, Orders, Protection, Source},
     units::{HUGE_ORDER, Order, VirtAddr, VirtRange},
 };
 use pagemove_hosted::Process;
@@ -23,7 +23,7 @@ fn ranges_of(hooked: &Arc<Hooked>, deed: impl FnOnce()) -> Vec<FlushRange> {
 }
 
 fn anonymous_at(process: &Process, at: VirtAddr, pages: u32) -> VirtRange {
-    let source = Source::Anonymous { huge: false };
+    let source = Source::Anonymous { orders: Orders::BASE };
     process.space().mmap(&Map { at: Some(at), pages, protection: RW, source }).unwrap()
 }
 

@@ -6,7 +6,7 @@ use pagemove::{
     frame::Kind,
     migrate::Mode,
     paging::Flags,
-    space::{FaultError, Map, PageCache, Source, SpaceError},
+    space::{FaultError, Map, Orders, PageCache, Source, SpaceError},
     units::{VirtAddr, VirtRange},
 };
 use pagemove_drivers::CharDevice;
@@ -238,7 +238,7 @@ fn a_place_left_can_be_used_again() {
             let old = at;
             let to = process.space().bounds().start().up(turn * 700);
             at = process.space().mremap(at, 4, Some(to)).unwrap();
-            let source = Source::Anonymous { huge: false };
+            let source = Source::Anonymous { orders: Orders::BASE };
             let map = Map { at: Some(old.start()), pages: 4, protection: RW, source };
             let again = process.space().mmap(&map).unwrap();
             assert_eq!(process.load(again.start()).unwrap(), 0);

@@ -13,7 +13,7 @@ use pagemove::{
     frame::Kind,
     migrate::{Mode, Options},
     report::Counter,
-    space::{Map, PageCache, Protection, Source},
+    space::{Map, Orders, PageCache, Protection, Source},
     units::{Pfn, VirtAddr, VirtRange},
 };
 use pagemove_drivers::CharDevice;
@@ -211,7 +211,7 @@ fn munmap_and_mmap() {
         with_writers(lab, fire, &[&one, &two], at, |rng| {
             // In the same process beside the writers, and in another one.
             for process in [&one, &two] {
-                let mine = map(process, 3, Source::Anonymous { huge: false });
+                let mine = map(process, 3, Source::Anonymous { orders: Orders::BASE });
                 let seen = map(process, PAGES, Source::Shared { file: file.clone(), first: 0 });
                 mine.iter().for_each(|page| assert_eq!(process.load(page).unwrap(), 0));
                 mine.iter().for_each(|page| process.store(page, 7).unwrap());
@@ -389,7 +389,7 @@ fn huge_pages() {
             let process = lab.process();
             let at = huge(&process, 512);
             with_writers(&lab, &fire, &[&process], at, |rng| {
-                let other = map(&process, 512, Source::Anonymous { huge: true });
+                let other = map(&process, 512, Source::Anonymous { orders: Orders::HUGE });
                 let page = rng.random_range(1..511);
                 process.store(word(other, page, 3), 5).unwrap();
                 if rng.random_bool(0.5) {
@@ -411,7 +411,7 @@ fn first_touches() {
         let process = lab.process();
         let at = anonymous(&process, PAGES);
         with_writers(lab, fire, &[&process], at, |rng| {
-            let fresh = map(&process, 16, Source::Anonymous { huge: false });
+            let fresh = map(&process, 16, Source::Anonymous { orders: Orders::BASE });
             std::thread::scope(|scope| {
                 for writer in 0..2 {
                     let process = &process;

@@ -90,6 +90,11 @@ impl Order {
         1 << self.0
     }
 
+    /// Gives the order above; `None` above [`MAX_ORDER`].
+    pub const fn above(self) -> Option<Self> {
+        Self::new(self.0 + 1)
+    }
+
     /// Walks the orders from 0 to this one, inclusive.
     pub fn up_to(self) -> impl DoubleEndedIterator<Item = Order> {
         (0..=self.0).map(Order)
@@ -192,9 +197,14 @@ impl VirtAddr {
         Self(self.0 + ((pages as u64) << PAGE_SHIFT))
     }
 
+    /// Gives the first address of the aligned range of 2^`order` pages that contains this one.
+    pub const fn align_down(self, order: Order) -> Self {
+        Self(self.0 & !((PAGE_SIZE as u64 * order.frames() as u64) - 1))
+    }
+
     /// Gives the first address of the aligned 2 MiB range that contains this one.
     pub const fn align_down_huge(self) -> Self {
-        Self(self.0 & !((PAGE_SIZE as u64 * HUGE_ORDER.frames() as u64) - 1))
+        self.align_down(HUGE_ORDER)
     }
 }
 

@@ -8,7 +8,7 @@
 
 use pagemove::{
     frame::Kind,
-    space::{PageCache, Source},
+    space::{Orders, PageCache, Source},
     units::{Order, VirtRange},
 };
 use rand::RngExt;
@@ -261,7 +261,7 @@ impl<'a, 'e> Load<'a, 'e> {
         let mut mapped = Vec::with_capacity(views);
         for view in 0..views {
             let source = match &backing {
-                Backing::Anonymous => Source::Anonymous { huge: false },
+                Backing::Anonymous => Source::Anonymous { orders: Orders::BASE },
                 Backing::Private(file) => Source::Private { file: file.clone(), first: 0 },
                 Backing::Cache(file) => Source::Shared { file: file.clone(), first: 0 },
                 Backing::Device(file) => Source::Shared { file: file.clone(), first: 0 },

@@ -10,7 +10,7 @@ use pagemove::{
     frame::Class,
     migrate::Policy,
     report::Reason,
-    units::Pfn,
+    units::{FrameRange, Pfn},
     zone::Physical,
 };
 
@@ -82,7 +82,9 @@ fn holders(engine: &Engine, pfn: Pfn, class: Class, names: &mut BTreeSet<String>
     let frame = engine.physical().frame(pfn);
     match class {
         Class::Pinned => {
-            names.extend(engine.physical().pins().of(pfn).into_iter().map(|pin| format!("pinned by {}", pin.who)));
+            let folio = FrameRange { start: pfn, frames: frame.state().order().frames() };
+            names
+                .extend(engine.physical().pins().within(folio).into_iter().map(|pin| format!("pinned by {}", pin.who)));
         }
         Class::DriverMapped | Class::DriverUnmapped => {
             let owner = engine.owners().get(frame.owner());

@@ -9,7 +9,7 @@ use std::{
 
 use pagemove::{
     migrate::Policy,
-    space::{PageCache, Source},
+    space::{Orders, PageCache, Source},
     units::{Order, Pfn},
 };
 use pagemove_hosted::TlbKind;
@@ -47,7 +47,7 @@ fn world(base: &Base) -> World<'_> {
     let apart = world.unmapped[0].open(4);
     let shared = Source::Shared { file: device.clone(), first: 0 };
     for (backing, sources) in [
-        (Backing::Anonymous, vec![Source::Anonymous { huge: false }]),
+        (Backing::Anonymous, vec![Source::Anonymous { orders: Orders::BASE }]),
         (Backing::Cache(cache.clone()), vec![Source::Shared { file: cache, first: 0 }]),
         (Backing::Private(stored.clone()), vec![Source::Private { file: stored, first: 0 }]),
         (Backing::Device(device), vec![shared.clone(), shared]),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use pagemove::{
     frame::Kind,
     migrate::{AnyFree, Mode, Mover, Options},
-    space::Source,
+    space::{Orders, Source},
     units::{Order, Pfn},
 };
 use pagemove_hosted::TlbKind;
@@ -50,7 +50,7 @@ pub(crate) fn measure(seed: u64, stop: &Stop) -> Result<Throughput, RunError> {
 
 /// Gives the seconds of moving and of copying, each time.
 fn timed(world: &mut World<'_>, seed: u64, stop: &Stop) -> Result<Vec<(f64, f64)>, EngineError> {
-    let view = world.host.map(0, PAGES, true, Source::Anonymous { huge: false })?;
+    let view = world.host.map(0, PAGES, true, Source::Anonymous { orders: Orders::BASE })?;
     let host = &world.host;
     let (physical, ram) = (host.engine.physical(), host.engine.physical().ram());
     // Now, since the host gives a page of RAM at its first use only: that would be measured instead.

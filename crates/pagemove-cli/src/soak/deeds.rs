@@ -12,7 +12,7 @@ use pagemove::{
     compact::{Compaction, Goal, Observation, Plan, alloc_compacting},
     frame::Kind,
     migrate::{AnyFree, Batch, Mode, Mover, Options, Policy},
-    space::{Map, Mappable, PageCache, Protection, Source},
+    space::{Map, Mappable, Orders, PageCache, Protection, Source},
     units::{HUGE_ORDER, Pfn, VirtAddr, VirtRange},
     zone::Request,
 };
@@ -198,7 +198,7 @@ fn fork(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
 fn remap(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     let process = stage.process(rng);
     let device = CharDevice::new(&stage.world.host.engine, "remapped").open(PAGES);
-    for source in [Source::Anonymous { huge: false }, Source::Shared { file: device, first: 0 }] {
+    for source in [Source::Anonymous { orders: Orders::BASE }, Source::Shared { file: device, first: 0 }] {
         let mut mapped = stage.map(process, PAGES, source)?;
         let values = stage.fill(process, mapped.range)?;
         for _ in 0..4 {
@@ -231,7 +231,7 @@ fn protect(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
         }
     }
     let process = stage.process(rng);
-    let mapped = stage.map(process, PAGES, Source::Anonymous { huge: false })?;
+    let mapped = stage.map(process, PAGES, Source::Anonymous { orders: Orders::BASE })?;
     let range = mapped.range;
     let mut values = stage.fill(process, range)?;
     process.space().mprotect(part(range, 2, 4)?, Protection::empty())?;
@@ -324,7 +324,7 @@ fn owned_pages(
 /// 2 MiB for a process, cut up at times; and 2 MiB for the kernel, for which memory is compacted.
 fn huge(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     let process = stage.process(rng);
-    let mut mapped = stage.map(process, HUGE_ORDER.frames(), Source::Anonymous { huge: true })?;
+    let mut mapped = stage.map(process, HUGE_ORDER.frames(), Source::Anonymous { orders: Orders::HUGE })?;
     let value = stage.value();
     let page = mapped.range.start().up(rng.random_range(1..HUGE_ORDER.frames()));
     process.store(page, value)?;

@@ -389,7 +389,7 @@ fn is_want_of_room(error: &EngineError) -> bool {
         EngineError::Space(SpaceError::OutOfMemory { .. } | SpaceError::NoRoom { .. })
             | EngineError::Fault(FaultError::OutOfMemory(_))
             | EngineError::File(FileError::OutOfMemory(_))
-            | EngineError::Pin(PinError::Fault(FaultError::OutOfMemory(_)) | PinError::Split(_))
+            | EngineError::Pin(PinError::Fault(FaultError::OutOfMemory(_)))
             | EngineError::Alloc(AllocError { .. })
     )
 }

@@ -33,9 +33,10 @@ use pagemove::{
     folio::{FolioRef, FrozenFolio},
     frame::Kind,
     migrate::{AnyFree, Batch, Mode, Mover, Options, Outcome},
+    paging::Flags,
     port::Contents,
     report::Reason,
-    space::{Map, Mappable, PageCache, Protection, ReadPage, Source},
+    space::{Map, Mappable, Orders, PageCache, Protection, ReadPage, Source},
     units::{FrameRange, Order, Pfn, VirtAddr, VirtRange},
     zone::{self, Physical},
 };
@@ -114,6 +115,11 @@ impl Lab {
     /// A reference to a page in use.
     pub fn get(&self, pfn: Pfn) -> FolioRef<'_> {
         self.physical().get(pfn).unwrap()
+    }
+
+    /// As [`Self::get`], of a page that may be free.
+    pub fn get_if(&self, pfn: Pfn) -> Option<FolioRef<'_>> {
+        self.physical().get(pfn)
     }
 
     /// Takes all free frames, one by one.
@@ -253,7 +259,7 @@ pub fn stored_file(lab: &Lab, pages: u32) -> (Arc<PageCache>, Arc<AtomicU64>) {
 }
 
 pub fn huge(process: &Process, pages: u32) -> VirtRange {
-    let source = Source::Anonymous { huge: true };
+    let source = Source::Anonymous { orders: Orders::HUGE };
     process.space().mmap(&Map { at: None, pages, protection: RW, source }).unwrap()
 }
 
@@ -263,7 +269,7 @@ pub fn part(range: VirtRange, first: u32, pages: u32) -> VirtRange {
 }
 
 pub fn anonymous(process: &Process, pages: u32) -> VirtRange {
-    let source = Source::Anonymous { huge: false };
+    let source = Source::Anonymous { orders: Orders::BASE };
     process.space().mmap(&Map { at: None, pages, protection: RW, source }).unwrap()
 }
 
@@ -284,7 +290,8 @@ pub fn word(page: VirtAddr, number: u64) -> VirtAddr {
 pub fn pfn_at(process: &Process, address: VirtAddr) -> Pfn {
     let entry = process.space().entry(address);
     assert!(entry.is_present(), "nothing is mapped at {address}");
-    entry.pfn()
+    let number = if entry.has(Flags::HUGE) { address.vpn() as u32 % 512 } else { 0 };
+    entry.pfn().up(number)
 }
 
 /// Does `deed` on a thread of its own; tells whether it came to its end within that time without anybody else's doing.

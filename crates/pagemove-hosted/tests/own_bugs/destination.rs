@@ -1,24 +1,18 @@
 //! A move's destination was reachable before it was committed: its counts and lock were stored over while others held them.
 
-use std::{
-    cell::RefCell,
-    sync::{Arc, Mutex, OnceLock, mpsc::channel},
-    thread,
-};
+use std::sync::{Arc, mpsc::channel};
 
 use crate::common::*;
 use pagemove::{
-    Engine,
     folio::FrozenFolio,
     frame::Kind,
     migrate::{AnyFree, Destination, Mode, Mover, Options},
     movable::Refusal,
-    port::{CpuClaim, FlushRange, Machine},
     report::Reason,
-    units::{Order, Pfn, VirtRange},
+    units::{Order, Pfn},
     zone::Physical,
 };
-use pagemove_hosted::{Hosted, TlbKind};
+use pagemove_hosted::TlbKind;
 
 /// A second mover that finds the destination while the driver is still asked, and then refuses, gets no reference to it.
 fn refused_at(stage: Stage) {
@@ -99,97 +93,6 @@ fn no_reference_to_a_2_mib_destination() {
     let frame = physical.frame(here);
     assert_eq!((here != from, frame.refs(), frame.maps()), (true, 1, 1));
     drop((process, to));
-    lab.assert_all_free(2048);
-}
-
-// ---- the same with nobody but the engine's own calls: split_at with a stale entry, a mover, a second mover.
-
-type Hook = Box<dyn FnOnce()>;
-
-thread_local! {
-    static AT_CLAIM: RefCell<Option<Hook>> = const { RefCell::new(None) };
-}
-static INNER: OnceLock<CpuClaim> = OnceLock::new();
-
-/// A machine that does something just before this thread claims its processor (an interrupt, or being preempted there).
-struct Claiming {
-    inner: Arc<Hosted>,
-    flush: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-}
-
-#[allow(unsafe_code, reason = "a machine is an unsafe trait; this one passes all on to a real one")]
-// SAFETY: as the hosted machine's.
-unsafe impl Machine for Claiming {
-    pagemove_hosted::pass_on!(inner: take_ram return_ram lend root_made root_freed cpus interrupt_mask might_wait barrier wait wake pause now_ns);
-
-    fn flush(&self, ranges: &[FlushRange]) {
-        let hook = self.flush.lock().unwrap().take();
-        if let Some(hook) = hook {
-            hook();
-        }
-        self.inner.flush(ranges);
-    }
-
-    fn cpu_claim(&self) -> CpuClaim {
-        let inner = *INNER.get_or_init(|| self.inner.cpu_claim());
-        let claim = || {
-            let hook = AT_CLAIM.with(|hook| hook.borrow_mut().take());
-            if let Some(hook) = hook {
-                hook();
-            }
-            (INNER.get().unwrap().claim)()
-        };
-        CpuClaim { claim, release: inner.release }
-    }
-}
-
-fn migrate(engine: &Arc<Engine>, pfn: Pfn) -> bool {
-    let mut to = AnyFree::new(engine.physical(), 1);
-    Mover::new(engine).migrate(&[pfn], &mut to, Options::new(Mode::Sync)).stayed.is_empty()
-}
-
-/// `split_at` (here of a pin) has read the entry of a 2 MiB page and is about to take its reference. The page moves away,
-/// and its frame becomes the destination of another process's 2 MiB page.
-#[test]
-fn a_splitter_with_a_stale_entry_does_not_take_the_page_that_has_come_there() {
-    end_if_hung();
-    let inner = hosted(TlbKind::Soft, 4 * 512, 4);
-    let machine = Arc::new(Claiming { inner: inner.clone(), flush: Mutex::default() });
-    let engine = Engine::boot(machine.clone(), &one_zone(4 * 512, 9)).unwrap();
-    let lab = Lab { machine: inner, engine: engine.clone() };
-    // Block of tables, P, Q, and one that is free.
-    let (one, two) = (lab.process(), Arc::new(lab.process()));
-    let (p_at, q_at) = (huge(&one, 512), huge(&two, 512));
-    one.store(p_at.start(), 1).unwrap();
-    two.store(q_at.start(), 2).unwrap();
-    let (p, q) = (pfn_at(&one, p_at.start()), pfn_at(&two, q_at.start()));
-    let (send, receive) = channel();
-    let (split, until_split) = channel();
-    let (hook_engine, hook_machine) = (engine.clone(), machine.clone());
-    AT_CLAIM.with(|hook| {
-        *hook.borrow_mut() = Some(Box::new(move || {
-            // P goes to the free block, so that its old frame is the only free one.
-            assert!(migrate(&hook_engine, p));
-            // Q begins to move to where P was, and has blocked its entry; it goes on when the splitter is through.
-            let (begun, wait_begun) = channel();
-            *hook_machine.flush.lock().unwrap() = Some(Box::new(move || {
-                begun.send(()).unwrap();
-                until_split.recv().unwrap();
-            }));
-            let engine = hook_engine.clone();
-            let second = thread::spawn(move || migrate(&engine, q));
-            wait_begun.recv().unwrap();
-            send.send(second).unwrap();
-        }));
-    });
-    let pins = one.space().pin(VirtRange::new(p_at.start(), 1).unwrap(), true, "nic").unwrap();
-    split.send(()).unwrap();
-    assert!(receive.recv().unwrap().join().unwrap(), "Q moves");
-    assert_eq!(pfn_at(&two, q_at.start()), p, "the scene is set: Q came to where P was");
-    let frame = engine.physical().frame(p);
-    assert_eq!((frame.refs(), frame.maps()), (1, 1));
-    assert_eq!((one.load(p_at.start()), two.load(q_at.start())), (Ok(1), Ok(2)));
-    drop((pins, one, two));
     lab.assert_all_free(2048);
 }
 

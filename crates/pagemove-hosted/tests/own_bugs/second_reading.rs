@@ -9,18 +9,18 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use crate::common::*;
 use pagemove::{
     folio::{FrozenFolio, LockedFolio},
     frame::{Key, Kind},
-    migrate::{AnyFree, Batch, Destination, Mode, Mover, Options, TheseFrames},
+    migrate::{AnyFree, Batch, Destination, Mode, Mover, Options, TheseFrames, split},
     movable::{MigrationRun, MovableOps, PageIndex, Refusal, Registration},
     paging::FlushDebt,
+    report::{Counter, Reason},
     rmap::{RangeMap, ReverseMap},
-    space::{FaultError, FileError, Map, Mappable, PageCache, PinError, Protection, Source, SpaceError},
+    space::{FaultError, FileError, Map, Mappable, PageCache, Protection, Source, SpaceError},
     units::{Order, Pfn},
     zone::{BootError, Request},
 };
@@ -161,30 +161,30 @@ fn a_destination_is_not_published() {
     lab.assert_all_free(512);
 }
 
-/// A 2 MiB page that a device has pinned by its frame's number: whatever needs a part of it is refused, and goes on afterwards.
+/// A 2 MiB page that a device has pinned by its frame's number: calls that need a part of it split its entry only.
 #[test]
 fn unmapping_a_part_of_a_pinned_huge_page_ends() {
-    let lab = Lab::new(TlbKind::Soft, 4);
-    let process = Arc::new(lab.process());
+    let lab = Lab::new(TlbKind::Soft, 6);
+    let process = lab.process();
     let at = huge(&process, 512);
     process.store(at.start(), 1).unwrap();
     let pin = lab.get(pfn_at(&process, at.start())).pin(true, "nic");
-    let other = process.clone();
-    let (ends, thread) = finishes_within(Duration::from_secs(30), move || {
-        let space = other.space();
-        let busy = |stage| Err(SpaceError::Busy { stage, at: at.start() });
-        assert_eq!(space.munmap(part(at, 7, 1)), busy("munmap"));
-        assert_eq!(space.mprotect(part(at, 7, 1), Protection::READ), busy("mprotect"));
-        assert_eq!(space.mremap(part(at, 7, 1), 1, Some(at.end().up(9))).map(drop), busy("mremap"));
-        assert_eq!(space.fork().map(drop), busy("fork"));
-        assert!(matches!(space.pin(part(at, 7, 1), true, "nic"), Err(PinError::Split(SpaceError::Busy { .. }))));
-    });
-    drop(pin);
-    thread.join().unwrap();
-    assert!(ends, "a call spins for as long as the pin lasts");
-    assert_eq!(process.load(at.start()).unwrap(), 1);
-    process.space().munmap(part(at, 7, 1)).unwrap();
-    assert_eq!(process.load(at.start()).unwrap(), 1);
+    let head = pin.pfn();
+    let space = process.space();
+    space.munmap(part(at, 7, 1)).unwrap();
+    space.mprotect(part(at, 9, 1), Protection::READ).unwrap();
+    space.mremap(part(at, 11, 1), 1, Some(at.end().up(9))).unwrap();
+    let child = process.fork().unwrap();
+    let own = space.pin(part(at, 13, 1), true, "gpu").unwrap();
+    assert_eq!((own[0].pfn(), pfn_at(&process, at.end().up(9))), (head.up(13), head.up(11)));
+    assert_eq!(lab.migrate(head.up(13), Mode::Sync), Err(Reason::Pinned));
+    process.store(at.start(), 2).unwrap();
+    assert_eq!((pin.words(0)[0].load(Ordering::Relaxed), child.load(at.start()).unwrap()), (2, 1), "the device's copy");
+    drop((pin, own));
+    lab.migrate(head, Mode::Sync).unwrap();
+    assert_eq!(process.load(at.start()).unwrap(), 2);
+    drop((process, child));
+    lab.assert_all_free(6 * 512);
 }
 
 /// A look-up by the number of a tail, while the 2 MiB page is split.
@@ -214,15 +214,25 @@ fn a_tail_gives_the_folio_that_it_belongs_to_while_it_is_split() {
             });
         }
         let _end = SetAtEnd(&over);
-        for _ in 0..2000 {
-            let process = lab.process();
+        let process = lab.process();
+        for _ in 0..1000 {
             let at = huge(&process, 512);
             process.store(at.start(), 1).unwrap();
-            head_of.store(pfn_at(&process, at.start()).get(), Ordering::Relaxed);
-            process.space().munmap(part(at, 100, 1)).unwrap();
+            let mut head = pfn_at(&process, at.start());
+            head_of.store(head.get(), Ordering::Relaxed);
+            // A look-up's reference is in the way of a split.
+            for _ in 0..100 {
+                match split(&lab.engine, lab.get(head).lock()) {
+                    Ok(_) => break,
+                    Err((folio, _)) => head = folio.pfn(),
+                }
+            }
             head_of.store(u32::MAX, Ordering::Relaxed);
+            process.space().munmap(at).unwrap();
         }
     });
+    let splits = lab.physical().counters().get(Counter::ThpSplitPage);
+    assert!(splits > 100, "{splits} splits");
     let wrong = wrong.load(Ordering::Relaxed);
     assert_eq!(wrong, 0, "of {} look-ups gave a folio that hasn't the frame", looks.load(Ordering::Relaxed));
 }
@@ -587,18 +597,20 @@ fn folios_by_tokens_move_while_they_are_mapped() {
     });
 }
 
-/// A larger folio that a file gives can't be mapped yet, and is no transient trouble of moves.
+/// Pages are found by the place that the folio's key names.
 #[test]
-fn a_large_folio_is_not_mapped() {
+fn a_large_folio_is_mapped_where_its_key_says() {
     let lab = Lab::new(TlbKind::Soft, 2);
     let file = MappedFile::new(&lab, order(2));
     let process = lab.process();
-    let at = shared(&process, file.clone(), 1, RW).start();
-    assert_eq!(process.store(at, 7), Err(FaultError::BadFolio(at)));
-    let pfn = file.driver.tokens.lock().unwrap()[&0].pfn();
-    assert_eq!(lab.migrate(pfn, Mode::Sync), Ok(()));
+    let at = shared(&process, file.clone(), 8, RW).start();
+    process.store(at.up(1), 7).unwrap();
+    let head = file.driver.tokens.lock().unwrap()[&1].pfn();
+    assert_eq!(pfn_at(&process, at.up(1)), head, "the folio begins with page 1");
+    assert_eq!(lab.migrate(head, Mode::Sync), Ok(()));
+    assert_eq!(process.load(at.up(1)).unwrap(), 7);
     drop(process);
-    file.release(0);
+    file.release(1);
 }
 
 /// Two engines on one machine would hand out the same frames.

@@ -3,7 +3,7 @@
 
 use pagemove::{
     compact::{Goal, compact},
-    migrate::{AnyFree, Mode, Mover, Options},
+    migrate::{AnyFree, Mode, Mover, Options, split},
     space::{FaultError, Protection},
     units::VirtRange,
 };
@@ -29,6 +29,7 @@ pub enum Deed {
     Unregister,
     Device,
     Accelerate,
+    Split,
 }
 
 /// A second place for the mapping, far from the first, so that page tables come and go.
@@ -65,6 +66,7 @@ impl Deed {
         Self::Unregister,
         Self::Device,
         Self::Accelerate,
+        Self::Split,
     ];
 
     /// Tells whether it can be done to such pages.
@@ -73,7 +75,8 @@ impl Deed {
             Self::Free | Self::Unregister | Self::Device => matches!(kind, Kind::Driver | Kind::DriverTwice),
             Self::Truncate => kind == Kind::SharedFile,
             Self::Accelerate => kind == Kind::Device,
-            Self::Exit => matches!(kind, Kind::CopyOnWrite | Kind::SharedFile | Kind::DriverTwice),
+            Self::Exit => kind.is_forked() || matches!(kind, Kind::SharedFile | Kind::DriverTwice),
+            Self::Split => kind.is_large(),
             _ => true,
         }
     }
@@ -201,6 +204,15 @@ impl Deed {
                 device.map(0);
                 assert_eq!(device.load(0, 0), Some(first_value(0)));
                 End::fate(1, Fate::Kept(Some((who, 6))))
+            }
+            Self::Split => {
+                for pfn in world.frames() {
+                    if let Some(folio) = world.engine.physical().get(pfn) {
+                        // Others may hold it.
+                        let _ = split(&world.engine, folio.lock());
+                    }
+                }
+                End::NOTHING
             }
             Self::Device => {
                 let device = world.device.as_ref().expect("a device's");

@@ -160,6 +160,7 @@ pairs! {
     unregister: Unregister,
     access_by_the_driver: Device,
     access_by_a_device: Accelerate,
+    split_of_a_folio: Split,
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::accelerator::Accelerator;
 use pagemove::{
     Engine,
     port::Contents,
-    space::{FaultError, Map, Mappable, PageCache, Protection, Source},
+    space::{FaultError, Map, Mappable, Orders, PageCache, Protection, Source},
     units::{FrameRange, HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
     zone,
 };
@@ -29,8 +29,12 @@ const HUGE_FRAMES: u32 = 2048;
 pub enum Kind {
     /// Anonymous, one process.
     Anonymous,
-    /// Anonymous, of which the two pages are the first of one 2 MiB page; most deeds split it.
+    /// Anonymous, of which the two pages are the first of one 2 MiB page; many deeds split its entry.
     Huge,
+    /// Anonymous, one folio of the two pages.
+    Large,
+    /// The same, shared with a forked child until one of them stores.
+    LargeForked,
     /// Anonymous, shared with a forked child until one of them stores.
     CopyOnWrite,
     /// Page cache, mapped shared by two processes.
@@ -46,16 +50,36 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Device,
         Self::Anonymous,
         Self::Huge,
+        Self::Large,
+        Self::LargeForked,
         Self::CopyOnWrite,
         Self::SharedFile,
         Self::PrivateFile,
         Self::Driver,
         Self::DriverTwice,
     ];
+
+    /// Tells whether a folio has several pages.
+    pub fn is_large(self) -> bool {
+        matches!(self, Self::Huge | Self::Large | Self::LargeForked)
+    }
+
+    /// Tells whether the second process is a child of the first.
+    pub fn is_forked(self) -> bool {
+        matches!(self, Self::CopyOnWrite | Self::LargeForked)
+    }
+
+    fn orders(self) -> Orders {
+        match self {
+            Self::Huge => Orders::HUGE,
+            _ if self.is_large() => Orders::only(Order::new(1).expect("an order")),
+            _ => Orders::BASE,
+        }
+    }
 
     /// Tells whether stores of one process are seen by the other, and by who opens the file.
     pub fn is_shared(self) -> bool {
@@ -134,7 +158,7 @@ impl World {
         let first = Process::new(&machine, &engine).expect("a process");
         let (mut device, mut cache, mut accelerator) = (None, None, None);
         let file: Option<Arc<dyn Mappable>> = match kind {
-            Kind::Anonymous | Kind::Huge | Kind::CopyOnWrite => None,
+            Kind::Anonymous | Kind::Huge | Kind::Large | Kind::LargeForked | Kind::CopyOnWrite => None,
             Kind::SharedFile | Kind::PrivateFile | Kind::Device => {
                 let file = PageCache::new(&engine, "a file", PAGES);
                 cache = Some(file.clone());
@@ -152,7 +176,7 @@ impl World {
             }
         };
         let source = || match &file {
-            None => Source::Anonymous { huge: kind == Kind::Huge },
+            None => Source::Anonymous { orders: kind.orders() },
             Some(file) if kind.is_shared() => Source::Shared { file: file.clone(), first: 0 },
             Some(file) => Source::Private { file: file.clone(), first: 0 },
         };
@@ -164,7 +188,7 @@ impl World {
             first.store(address, first_value(page)).expect("a store");
         }
         let second = match kind {
-            Kind::CopyOnWrite => Some(first.fork().expect("a child")),
+            _ if kind.is_forked() => Some(first.fork().expect("a child")),
             Kind::SharedFile | Kind::DriverTwice => {
                 let second = Process::new(&machine, &engine).expect("a process");
                 let there = second.space().mmap(&map(Some(at.start().up(7)))).expect("room");
@@ -197,7 +221,7 @@ impl World {
 
     /// Gives the address at which the second process maps the page's word.
     pub fn second_word(&self, page: u32, word: usize) -> VirtAddr {
-        let start = if self.kind == Kind::CopyOnWrite { self.at.start() } else { self.at.start().up(7) };
+        let start = if self.kind.is_forked() { self.at.start() } else { self.at.start().up(7) };
         address(start, page, word)
     }
 

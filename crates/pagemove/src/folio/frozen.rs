@@ -79,13 +79,24 @@ impl<'p> FrozenFolio<'p> {
         }
     }
 
-    /// Sets the key, and counts one mapping and its reference, for the entry that the caller puts into a table next.
+    /// Sets the key, and counts the entry of the folio's own order that the caller puts into a table next, and its
+    /// reference.
     pub(crate) fn publish_mapped(self, key: Key) -> Pfn {
+        let (physical, pfn, order) = (self.physical(), self.pfn(), self.order());
+        let _ = self.into_raw();
+        physical.frame(pfn).set_owner(0, key);
+        physical.frames().thaw_mapped(pfn, order);
+        pfn
+    }
+
+    /// Sets the key; takes a reference and the lock for the caller.
+    pub(crate) fn publish_locked(self, key: Key) -> LockedFolio<'p> {
         let (physical, pfn) = (self.physical(), self.into_raw());
         let frame = physical.frame(pfn);
         frame.set_owner(0, key);
-        frame.thaw(1, 1);
-        pfn
+        physical.frames().lock_exclusive(pfn);
+        frame.thaw(1, 0);
+        LockedFolio::from_locked(physical, pfn)
     }
 
     /// Gives the frame number, for a container. The folio is freed only by [`Self::from_raw`] and a drop.

@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 
 use crate::{
+    frame::Key,
     sync::AtomicU64,
     units::{Order, Pfn},
     zone::Physical,
@@ -25,6 +26,11 @@ impl<'p> Folio<'p> {
     #[inline]
     pub fn physical(&self) -> &'p Arc<Physical> {
         self.physical
+    }
+
+    /// Gives its place in its object.
+    pub fn key(&self) -> Key {
+        self.physical.frame(self.pfn).key()
     }
 
     /// Gives the order.

@@ -9,40 +9,43 @@ use crate::{frame::Marks, sync::AtomicU64, units::Pfn, zone::Physical};
 /// A pinned page; unpinned when dropped.
 pub struct PinnedPage {
     physical: Arc<Physical>,
+    head: Pfn,
     pfn: Pfn,
     write: bool,
     who: String,
 }
 
 impl PinnedPage {
-    /// Turns the caller's reference into a pin for `who`, for reading, or with `write` for both.
-    pub(crate) fn new(physical: &Arc<Physical>, pfn: Pfn, write: bool, who: &str) -> Self {
-        physical.frame(pfn).pin();
+    /// Turns the caller's reference to the folio at `head` into a pin of its frame `pfn`, for `who`, for reading, or with
+    /// `write` for both.
+    pub(crate) fn new(physical: &Arc<Physical>, head: Pfn, pfn: Pfn, write: bool, who: &str) -> Self {
+        physical.frame(head).pin();
         physical.pins().add(pfn, who, physical.machine().now_ns());
-        physical.update_class(pfn);
-        Self { physical: physical.clone(), pfn, write, who: who.into() }
+        physical.update_class(head);
+        Self { physical: physical.clone(), head, pfn, write, who: who.into() }
     }
 
-    /// Gives the frame, which the page keeps until this is dropped.
+    /// Gives the pinned page's frame. Until this is dropped all of its folio stays where it is.
     pub fn pfn(&self) -> Pfn {
         self.pfn
     }
 
-    /// Views the contents of frame number `frame` of the folio, as a device would by DMA. Panics if it has no such frame.
+    /// Views the contents of the folio's frame number `frame` from the pinned one on, as a device would by DMA. Panics if
+    /// the folio ends before.
     pub fn words(&self, frame: u32) -> &[AtomicU64; 512] {
-        self.physical.folio_words(self.pfn, frame)
+        self.physical.folio_words(self.head, self.pfn.get() - self.head.get() + frame)
     }
 }
 
 impl Drop for PinnedPage {
     fn drop(&mut self) {
-        let frame = self.physical.frame(self.pfn);
+        let frame = self.physical.frame(self.head);
         if self.write {
             frame.mark(Marks::DIRTY);
         }
         self.physical.pins().remove(self.pfn, &self.who);
         frame.unpin();
-        self.physical.update_class(self.pfn);
-        self.physical.put(self.pfn);
+        self.physical.update_class(self.head);
+        self.physical.put(self.head);
     }
 }

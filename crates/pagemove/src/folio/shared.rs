@@ -21,14 +21,14 @@ impl Physical {
     pub fn get(self: &Arc<Self>, pfn: Pfn) -> Option<FolioRef<'_>> {
         self.frames().get(pfn)?;
         loop {
-            let head = self.head_of(pfn);
+            let head = self.frames().head_of(pfn);
             if !self.frame(head).try_get() {
                 return None;
             }
             // The frame may have become part of another folio since its head was read. With the reference it can't any
             // more.
             let folio = FolioRef::from_counted(self, head);
-            if self.head_of(pfn) == head {
+            if self.frames().head_of(pfn) == head {
                 return Some(folio);
             }
         }
@@ -45,8 +45,14 @@ impl<'p> FolioRef<'p> {
     /// Pins the folio for `who`, which reads it, and with `write` also writes it. It can't move until the pin is
     /// dropped.
     pub fn pin(self, write: bool, who: &str) -> PinnedPage {
-        let (physical, pfn) = (self.physical(), self.into_raw());
-        PinnedPage::new(physical, pfn, write, who)
+        let head = self.pfn();
+        self.pin_page(head, write, who)
+    }
+
+    /// As [`Self::pin`], for frame `pfn` of the folio.
+    pub(crate) fn pin_page(self, pfn: Pfn, write: bool, who: &str) -> PinnedPage {
+        let (physical, head) = (self.physical(), self.into_raw());
+        PinnedPage::new(physical, head, pfn, write, who)
     }
 
     /// Marks the folio as being written to its backing store: moves skip it, or wait.

@@ -109,11 +109,11 @@ impl CountsWord {
         added(before, REFERENCE);
     }
 
-    /// Gives a reference back.
-    pub(super) fn put(&self) -> Put {
+    /// Gives `references` references back.
+    pub(super) fn put(&self, references: u32) -> Put {
         // AcqRel: each holder's accesses come before the freeing, which the last one does.
-        let before = self.0.fetch_sub(REFERENCE, Ordering::AcqRel);
-        put_of(before)
+        let before = self.0.fetch_sub(u64::from(references) * REFERENCE, Ordering::AcqRel);
+        put_of(before, references)
     }
 
     /// Takes a reference and the lock.
@@ -167,7 +167,7 @@ impl CountsWord {
         let release = |counts: u64| Some((counts & !(LOCKED | WAITERS)).wrapping_sub(REFERENCE));
         // AcqRel as in `unlock` and `put`.
         let (Ok(before) | Err(before)) = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, release);
-        (unlocked(before), put_of(before))
+        (unlocked(before), put_of(before, 1))
     }
 
     /// Freezes: from `expected` references, the lock and no mapping to the lock alone. False if the word is anything
@@ -196,21 +196,16 @@ impl CountsWord {
         self.0.store(REFERENCE, Ordering::Release);
     }
 
-    /// Counts an entry before it is put into a table, and its reference.
-    pub(super) fn map(&self) -> Result<(), TooManyMappings> {
-        // Relaxed: the entry, written next with Release, publishes them.
-        let before = self.0.fetch_add(MAPPING + REFERENCE, Ordering::Relaxed);
+    /// Counts `entries` entries before they are put into a table, and their references.
+    pub(super) fn map(&self, entries: u32) -> Result<(), TooManyMappings> {
+        let more = u64::from(entries) * (MAPPING + REFERENCE);
+        // Relaxed: the entries, written next with Release, publish them.
+        let before = self.0.fetch_add(more, Ordering::Relaxed);
         if before & REFERENCES < MAX_MAPPED_REFERENCES {
             return Ok(());
         }
-        self.0.fetch_sub(MAPPING + REFERENCE, Ordering::Relaxed);
+        self.0.fetch_sub(more, Ordering::Relaxed);
         Err(TooManyMappings)
-    }
-
-    /// Counts an entry that takes over the caller's reference.
-    pub(super) fn map_with_reference(&self) {
-        // Relaxed as in `map`. Can't overflow: mappings never exceed references.
-        self.0.fetch_add(MAPPING, Ordering::Relaxed);
     }
 
     /// Counts an entry again that its move uncounted when it blocked it.
@@ -241,9 +236,10 @@ fn added(counts: u64, more: u64) -> u64 {
     counts + more
 }
 
-fn put_of(before: u64) -> Put {
-    assert_ne!(before & REFERENCES, 0, "a reference was given back that nobody had");
-    if before & REFERENCES == REFERENCE { Put::Last } else { Put::Shared }
+fn put_of(before: u64, references: u32) -> Put {
+    let (before, given) = (before & REFERENCES, u64::from(references) * REFERENCE);
+    assert!(before >= given, "a reference was given back that nobody had");
+    if before == given { Put::Last } else { Put::Shared }
 }
 
 fn unlocked(before: u64) -> bool {
@@ -263,17 +259,18 @@ mod tests {
         assert_eq!(word.claim(), Claim::Claimed);
         assert_eq!(word.claim(), Claim::Locked);
         assert!(!word.freeze(1), "with another count than expected");
-        word.map_with_reference();
-        assert!(!word.freeze(2), "while mapped");
+        word.map(1).unwrap();
+        assert!(!word.freeze(3), "while mapped");
         word.unmap();
         assert!(word.announce_waiter(word.load()));
+        assert_eq!(word.put(1), Put::Shared);
         assert!(word.freeze(2));
         assert_eq!((word.try_get(), word.claim()), (false, Claim::Locked));
         word.thaw(2, 0);
         assert!(word.try_get());
-        assert_eq!(word.put(), Put::Shared);
+        assert_eq!(word.put(1), Put::Shared);
         assert_eq!(word.unlock_and_put(), (true, Put::Shared), "the waiter is remembered over freeze and thaw");
-        assert_eq!(word.put(), Put::Last);
+        assert_eq!(word.put(1), Put::Last);
         assert!(word.is_zero());
     }
 
@@ -297,8 +294,8 @@ mod tests {
     fn mappings_do_not_overflow() {
         let word = CountsWord::default();
         word.thaw(MAX_MAPPED_REFERENCES as u32 - 1, MAX_MAPPED_REFERENCES as u32 - 1);
-        word.map().unwrap();
-        assert_eq!(word.map(), Err(TooManyMappings));
+        word.map(1).unwrap();
+        assert_eq!(word.map(1), Err(TooManyMappings));
         assert_eq!(
             (word.load().refs(), word.load().maps()),
             (MAX_MAPPED_REFERENCES as u32, MAX_MAPPED_REFERENCES as u32)

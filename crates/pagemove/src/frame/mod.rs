@@ -5,12 +5,14 @@
 //! | field | changed by |
 //! | --- | --- |
 //! | `counts`: references | +1 by a holder of one, or by [`Physical::get`](crate::zone::Physical::get); 0 means free **or frozen by a move** |
-//! | `counts`: mappings | +1 before an entry is put into a page table, -1 after one is taken out |
+//! | `counts`: mappings | +1 before an entry is put into a page table, -1 after one is taken out; by the calls of `mappings` |
 //! | `counts`: lock | a holder of a reference |
 //! | `wakes` | +1 by the thread that releases the lock and finds waiters; it wakes them afterwards |
 //! | `pins` | +1 by a holder of a reference, which the pin keeps; so `pins > 0` implies `refs > 0` |
 //! | `state` | kind and order: the allocator; marks: one bit each, set and cleared by that mark's own calls only |
 //! | `owner`, `key` | the allocation, before the frame is published; the owner, under the lock. Free: the zone |
+//!
+//! These are the fields of a head. A tail has only its state, and counts of its page's own mappings (`mappings`).
 //!
 //! A reference is held by each page-table entry (with a map count), by the owner that keeps the frame in an index, by
 //! pins, and for a short time by look-ups. A migration entry holds none: the lock of its frame stands for it.
@@ -21,6 +23,7 @@
 //! again.
 
 mod counts;
+mod mappings;
 mod pins;
 mod state;
 mod table;
@@ -81,7 +84,12 @@ impl Frame {
     }
 
     pub(crate) fn put(&self) -> Put {
-        self.counts.put()
+        self.counts.put(1)
+    }
+
+    /// Gives `references` references back.
+    pub(crate) fn put_many(&self, references: u32) -> Put {
+        self.counts.put(references)
     }
 
     /// Reads the event count on which waiters for the lock sleep; call it before reading the lock.
@@ -106,7 +114,7 @@ impl Frame {
         self.counts.load().refs()
     }
 
-    /// Reads the number of page-table entries that map the frame.
+    /// Reads the number of page-table entries that map the folio or a page of it; of its head.
     pub fn maps(&self) -> u32 {
         self.counts.load().maps()
     }
@@ -132,32 +140,6 @@ impl Frame {
         self.counts.publish();
     }
 
-    /// Counts an entry before it is put into a table, and its reference. The caller has a reference, or the lock of a
-    /// frozen or new frame.
-    pub(crate) fn map(&self) -> Result<(), TooManyMappings> {
-        self.counts.map()
-    }
-
-    /// Counts an entry that takes over the caller's reference.
-    pub(crate) fn map_with_reference(&self) {
-        self.counts.map_with_reference();
-    }
-
-    /// Counts an entry again that its move uncounted when it blocked it; for rebinding, which can't fail.
-    pub(crate) fn map_again(&self) {
-        self.counts.map_again();
-    }
-
-    /// Uncounts an entry after it was taken out of a table; the caller keeps its reference.
-    pub(crate) fn unmap(&self) {
-        self.counts.unmap();
-    }
-
-    /// Uncounts an entry after it was taken out of a table, and its reference; the caller has another one.
-    pub(crate) fn unmap_with_reference(&self) {
-        self.counts.unmap_with_reference();
-    }
-
     /// Reads the number of pins.
     pub fn pins(&self) -> u32 {
         // Relaxed, here and below: each pin holds a reference, whose count orders.
@@ -171,6 +153,32 @@ impl Frame {
     pub(crate) fn unpin(&self) {
         let before = self.pins.fetch_sub(1, Ordering::Relaxed);
         assert_ne!(before, 0, "a frame was unpinned that had no pin");
+    }
+
+    /// Counts `entries` entries and their references in the folio's word; called by [`FrameTable`]'s calls for mappings.
+    pub(crate) fn map(&self, entries: u32) -> Result<(), TooManyMappings> {
+        self.counts.map(entries)
+    }
+
+    /// Counts an entry again, as [`FrameTable::map_again`] does, in the folio's word.
+    pub(crate) fn map_again(&self) {
+        self.counts.map_again();
+    }
+
+    /// Uncounts an entry, as [`FrameTable::unmap`] does, in the folio's word.
+    pub(crate) fn unmap(&self) {
+        self.counts.unmap();
+    }
+
+    /// Uncounts an entry and its reference, as [`FrameTable::unmap_with_reference`] does, in the folio's word.
+    pub(crate) fn unmap_with_reference(&self) {
+        self.counts.unmap_with_reference();
+    }
+
+    /// Clears the count of a tail's own mappings, before the tail becomes a folio.
+    pub(crate) fn clear_page_maps(&self) {
+        debug_assert_eq!(self.pins(), 0, "a page was made a folio while mapped");
+        self.pins.store(0, Ordering::Relaxed);
     }
 
     /// Gives the number of the driver's registration that owns the frame; 0 if none does.
@@ -261,7 +269,7 @@ mod tests {
         }
         frame.swap_class(Class::DriverMapped);
         frame.set_owner(u32::MAX, Key { rmap: u32::MAX, index: u32::MAX });
-        frame.map().unwrap();
+        frame.map(1).unwrap();
         frame.unmap_with_reference();
         assert_eq!(frame.put(), Put::Shared);
         assert!(frame.freeze(1));

@@ -6,7 +6,7 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
 use crate::{
     port::{InterruptMask, MaskedMutex},
-    units::Pfn,
+    units::{FrameRange, Pfn},
 };
 
 /// One pin.
@@ -46,9 +46,14 @@ impl Pins {
         }
     }
 
-    /// Gives the pins of `pfn`, oldest first.
+    /// Gives the pins of the page of frame `pfn`, oldest first.
     pub fn of(&self, pfn: Pfn) -> Vec<PinRecord> {
         self.records.lock().get(&pfn).cloned().unwrap_or_default()
+    }
+
+    /// Gives the pins of all pages in `range`: one is enough to hold a whole folio.
+    pub fn within(&self, range: FrameRange) -> Vec<PinRecord> {
+        self.records.lock().range(range.start..range.end()).flat_map(|(_, records)| records.iter().cloned()).collect()
     }
 
     /// Gives all pinned frames with their pins, by frame number.

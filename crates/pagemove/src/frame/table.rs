@@ -49,13 +49,14 @@ impl FrameTable {
         self.frames.get(pfn.index())
     }
 
-    /// Waits until the lock is free at some moment; tells whether it was held. Needs no reference: see the protocol of
-    /// the module [`crate::frame`].
+    /// Waits until the lock of `pfn`'s folio is free at some moment; tells whether it was held. Needs no reference: see
+    /// the protocol of the module [`crate::frame`].
     pub fn wait_unlocked(&self, pfn: Pfn) -> bool {
         might_wait(&*self.machine);
-        let frame = &self[pfn];
         let mut was_held = false;
         loop {
+            // Again each time: a split makes the page a folio of its own.
+            let frame = self.head(pfn);
             let wakes = frame.wakes();
             let counts = frame.counts.load();
             if !counts.is_locked() {

@@ -25,6 +25,8 @@ impl<'e> Mover<'e> {
         if !physical.is_managed(pfn) {
             return Err(Some(Reason::CrossedZone));
         }
+        // A tail stands for its folio.
+        let pfn = physical.frames().head_of(pfn);
         let frame = physical.frame(pfn);
         match frame.state().kind() {
             kind if kind.is_movable() => {}

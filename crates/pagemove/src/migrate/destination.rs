@@ -110,7 +110,7 @@ impl<'p> Destination<'p> for AnyFree<'p> {
     }
 }
 
-/// The free frames of given pageblocks, in their order: those that a plan fills. Base pages only.
+/// The free frames of given pageblocks, in their order: those that a plan fills.
 pub struct TheseFrames<'p> {
     ahead: Ahead<'p>,
     blocks: VecDeque<u32>,
@@ -133,10 +133,14 @@ impl<'p> TheseFrames<'p> {
 
 impl<'p> Destination<'p> for TheseFrames<'p> {
     fn take(&mut self, order: Order, below: Option<Pfn>) -> Option<FrozenFolio<'p>> {
-        if order > Order::ZERO {
-            return None;
-        }
         let physical = self.ahead.physical;
+        if order > Order::ZERO {
+            let blocks = physical.blocks();
+            let mut allowed =
+                self.blocks.iter().filter(|&&block| below.is_none_or(|below| blocks.range(block).end() <= below));
+            let pfn = allowed.find_map(|&block| physical.set_aside_folio_from_block(block, order))?;
+            return Some(FrozenFolio::from_exclusive(physical, pfn));
+        }
         let mut most = Self::MOST;
         if physical.are_destinations_recalled() {
             self.ahead.return_all();

@@ -20,11 +20,13 @@ mod destination;
 mod mover;
 mod parts;
 mod release;
+mod split;
 mod times;
 mod transfer;
 
 pub use destination::{AnyFree, Destination, TheseFrames};
 pub use mover::{Mover, migrate};
+pub use split::split;
 pub use times::StepTimes;
 
 use alloc::vec::Vec;

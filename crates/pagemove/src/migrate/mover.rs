@@ -106,7 +106,29 @@ impl<'e> Mover<'e> {
     pub fn migrate(&mut self, sources: &[Pfn], destination: &mut dyn Destination<'e>, options: Options) -> Outcome {
         might_wait(self.physical().machine());
         let mut outcome = Outcome::default();
-        self.run_all(sources, destination, options, false, &mut outcome);
+        self.try_all(sources, destination, options, &mut outcome);
+        let pages = self.split_stayed(options, &mut outcome);
+        if !pages.is_empty() {
+            self.try_all(&pages, destination, options, &mut outcome);
+        }
+        let counters = self.physical().counters();
+        counters.add(Counter::PgmigrateSuccess, outcome.moved);
+        outcome.stayed.iter().for_each(|&(_, reason)| counters.stayed(reason));
+        self.physical().events().push(outcome.stayed.iter().map(|&(pfn, reason)| Event::Stayed { pfn, reason }));
+        outcome
+    }
+
+    /// Moves `sources`; tries again those that stay for a transient reason.
+    fn try_all(
+        &mut self,
+        sources: &[Pfn],
+        destination: &mut dyn Destination<'e>,
+        options: Options,
+        outcome: &mut Outcome,
+    ) {
+        // What stayed before is not tried again.
+        let before = core::mem::take(&mut outcome.stayed);
+        self.run_all(sources, destination, options, false, outcome);
         for attempt in 1..options.tries() {
             if !outcome.stayed.iter().any(|(_, reason)| reason.is_transient()) {
                 break;
@@ -118,13 +140,9 @@ impl<'e> Mover<'e> {
             let again: Vec<Pfn> = again.into_iter().map(|(pfn, _)| pfn).collect();
             // A folio alone may wait for locks: we hold nothing that others wait for.
             let alone = options.mode > Mode::Async && attempt > 1;
-            self.run_all(&again, destination, options, alone, &mut outcome);
+            self.run_all(&again, destination, options, alone, outcome);
         }
-        let counters = self.physical().counters();
-        counters.add(Counter::PgmigrateSuccess, outcome.moved);
-        outcome.stayed.iter().for_each(|&(_, reason)| counters.stayed(reason));
-        self.physical().events().push(outcome.stayed.iter().map(|&(pfn, reason)| Event::Stayed { pfn, reason }));
-        outcome
+        outcome.stayed.extend(before);
     }
 
     /// Moves all of `sources`, in batches or each alone.

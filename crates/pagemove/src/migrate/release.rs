@@ -6,7 +6,7 @@ use super::{Destination, Mover, Outcome, budget::runs_in};
 use crate::{
     folio::FrozenFolio,
     movable::{Context, PutbackRun},
-    report::Event,
+    report::{Counter, Event},
     units::Order,
 };
 
@@ -39,6 +39,7 @@ impl<'e> Mover<'e> {
                     // Still frozen, so there are no references. Waiters re-read the entry or the index.
                     frames.unlock_raw(folio.src);
                     if folio.order > Order::ZERO {
+                        physical.counters().add(Counter::ThpMigrationSuccess, 1);
                         physical.free(folio.src);
                     }
                 }

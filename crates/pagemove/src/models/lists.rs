@@ -64,14 +64,14 @@ fn the_class_follows_mappings() {
         let _ = physical.alloc_exactly(pfn, Kind::Driver).expect("free").publish().into_raw();
         physical.frame(pfn).set_owner(1, Key::default());
         // Mapped once.
-        physical.frame(pfn).map().expect("few");
+        physical.frames().map(pfn, Order::ZERO).expect("few");
         physical.update_class(pfn);
         let other = physical.clone();
         let unmaps = thread::spawn(move || {
-            other.frame(pfn).unmap();
+            other.frames().unmap(pfn, Order::ZERO);
             other.update_class(pfn);
         });
-        physical.frame(pfn).map().expect("few");
+        physical.frames().map(pfn, Order::ZERO).expect("few");
         physical.update_class(pfn);
         unmaps.join().expect("no panic");
         assert_eq!(physical.frame(pfn).state().class(), Class::DriverMapped);

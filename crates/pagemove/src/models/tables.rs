@@ -11,6 +11,7 @@ use super::{
 use crate::{
     paging::{Entry, Flags, PageTable, Walk},
     port::SpaceId,
+    sync::Ordering,
     units::{Order, Pfn, VirtAddr},
 };
 
@@ -20,6 +21,13 @@ const PAGE: Pfn = Pfn::new(1000);
 fn table() -> Arc<PageTable> {
     let engine = Model::polling().boot_larger();
     Arc::new(PageTable::new(engine.physical().clone(), SpaceId(1)).expect("a table"))
+}
+
+/// A table for the small pages of [`PAGE`], of which models look at number 3 only.
+fn small(shared: &PageTable) -> Pfn {
+    let lower = shared.new_leaf_table().expect("a frame");
+    lower.words(0)[3].store(Entry::present(PAGE.up(3), Flags::USER).bits(), Ordering::Relaxed);
+    lower.into_raw()
 }
 
 fn address(page: u32) -> VirtAddr {
@@ -83,9 +91,7 @@ fn a_walk_sees_a_table_filled() {
             let slot = other.slot(address(3)).expect("a leaf");
             assert!(slot.load().is_present(), "a hole in a mapping");
         });
-        let lower = shared.new_leaf_table(|number| Entry::present(PAGE.up(number), Flags::USER));
-        let lower = lower.expect("a frame").into_raw();
-        slot.swap_if(huge, Entry::table(lower)).expect("nobody else changes it");
+        slot.swap_if(huge, Entry::table(small(&shared))).expect("nobody else changes it");
         cpu.join().expect("no panic");
     });
 }
@@ -105,8 +111,7 @@ fn a_table_is_not_taken_for_a_large_page() {
             let found = unsafe { other.translate(address(3), Walk::Load) };
             assert!(found.is_none_or(|found| (found.first, found.order) == (PAGE.up(3), Order::ZERO)), "{found:?}");
         });
-        let lower = shared.new_leaf_table(|number| Entry::present(PAGE.up(number), Flags::USER));
-        slot.swap_if(huge.blocked(), Entry::table(lower.expect("a frame").into_raw())).expect("nobody else changes it");
+        slot.swap_if(huge.blocked(), Entry::table(small(&shared))).expect("nobody else changes it");
         cpu.join().expect("no panic");
     });
 }

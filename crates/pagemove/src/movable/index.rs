@@ -329,6 +329,10 @@ impl MovableOps for PageIndex {
         &self.name
     }
 
+    fn splits(&self) -> bool {
+        true
+    }
+
     fn migrate(&self, run: &mut MigrationRun<'_>) {
         self.repoint(run);
     }

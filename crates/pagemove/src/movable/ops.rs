@@ -25,6 +25,13 @@ pub trait MovableOps: Send + Sync {
         None
     }
 
+    /// Tells whether its large folios may be split: its table names each page by itself, as
+    /// [`PageIndex`](super::PageIndex) does; called once, at registration. After a split each page is a base folio with
+    /// a reference of the owner's, the next index, and the same frame.
+    fn splits(&self) -> bool {
+        false
+    }
+
     /// Takes the folios off the owner's lists and stops devices that use them, or refuses.
     fn isolate(&self, run: &mut IsolationRun<'_>) {
         let _ = run;

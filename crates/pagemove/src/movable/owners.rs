@@ -18,6 +18,7 @@ pub struct Owner {
     ops: Arc<dyn MovableOps>,
     purposes: Purposes,
     below: Option<Pfn>,
+    splits: bool,
     uses: AtomicU32,
     physical: Arc<Physical>,
 }
@@ -35,8 +36,9 @@ impl Owners {
 
     /// Registers an owner: its folios can move until the registration ends.
     pub fn register(&self, ops: Arc<dyn MovableOps>) -> Registration {
-        let (purposes, below) = (ops.purposes(), ops.below());
-        let owner = Arc::new(Owner { ops, purposes, below, uses: AtomicU32::new(0), physical: self.physical.clone() });
+        let (purposes, below, splits) = (ops.purposes(), ops.below(), ops.splits());
+        let (uses, physical) = (AtomicU32::new(0), self.physical.clone());
+        let owner = Arc::new(Owner { ops, purposes, below, splits, uses, physical });
         let registered = self.registry.add(Arc::downgrade(&owner));
         Registration { owner, registered }
     }
@@ -61,6 +63,11 @@ impl Owner {
     /// Gives the frame below which its folios must be.
     pub fn below(&self) -> Option<Pfn> {
         self.below
+    }
+
+    /// Tells whether its folios may be split.
+    pub fn splits(&self) -> bool {
+        self.splits
     }
 
     fn machine(&self) -> &dyn Machine {

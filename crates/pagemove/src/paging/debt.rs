@@ -21,7 +21,8 @@ pub struct FlushDebt<'p> {
     ranges: Vec<FlushRange>,
     // Of the spaces that `ranges` name.
     roots: Vec<Arc<Root>>,
-    references: Vec<Pfn>,
+    // Heads, each with the number of references.
+    references: Vec<(Pfn, u32)>,
     tables: Vec<Pfn>,
 }
 
@@ -70,10 +71,15 @@ impl<'p> FlushDebt<'p> {
         is_last
     }
 
-    /// Keeps a reference until the flush.
+    /// Keeps a reference to the folio of `pfn` until the flush.
     pub(crate) fn keep_reference(&mut self, physical: &Physical, pfn: Pfn) {
         assert!(core::ptr::eq(self.physical, physical), "a flush debt was given a frame of another memory");
-        self.references.push(pfn);
+        let head = physical.frames().head_of(pfn);
+        match self.references.last_mut() {
+            // The pages of a large folio mostly come together.
+            Some((last, references)) if *last == head => *references += 1,
+            _ => self.references.push((head, 1)),
+        }
     }
 
     /// Tells whether nothing is owed.
@@ -91,8 +97,8 @@ impl<'p> FlushDebt<'p> {
             self.ranges.clear();
         }
         self.roots.clear();
-        for pfn in self.references.drain(..) {
-            self.physical.put(pfn);
+        for (head, references) in self.references.drain(..) {
+            self.physical.put_many(head, references);
         }
         for pfn in self.tables.drain(..) {
             self.physical.free_frozen(pfn);

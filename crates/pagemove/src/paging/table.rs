@@ -51,6 +51,9 @@ pub struct Translation {
 }
 
 /// A leaf entry's location in the tree.
+///
+/// A split of a folio puts a table in the place of a 2 MiB entry, at any time except under the exclusive lock of the
+/// folio's reverse map. The calls then leave the table alone: `load` and `take` give the empty entry.
 #[derive(Clone, Copy)]
 pub struct Slot<'a> {
     word: &'a AtomicU64,
@@ -69,10 +72,22 @@ impl Slot<'_> {
         self.order
     }
 
+    /// Tells whether nothing is there: neither an entry nor a table.
+    pub(crate) fn is_empty(&self) -> bool {
+        // Relaxed: what is put there later is checked by its swap.
+        self.word.load(Ordering::Relaxed) == 0
+    }
+
+    /// Gives the frame of the page at `address`, which `entry` maps.
+    pub(crate) fn page_of(&self, entry: Entry, address: VirtAddr) -> Pfn {
+        entry.pfn().up(address.vpn() as u32 & (self.order.frames() - 1))
+    }
+
     /// Reads the entry.
     pub fn load(&self) -> Entry {
         // Acquire pairs with the Release of `swap_if`: the frame's fields are at least as new as its mapping.
-        Entry::from_bits(self.word.load(Ordering::Acquire))
+        let entry = Entry::from_bits(self.word.load(Ordering::Acquire));
+        if self.order > Order::ZERO && is_table(entry) { Entry::NONE } else { entry }
     }
 
     /// Changes the entry from `old` to `new`; gives the current entry if it is no longer `old`.
@@ -93,13 +108,19 @@ impl Slot<'_> {
 
     /// Empties the entry; gives its old value.
     pub(crate) fn take(&self) -> Entry {
-        Entry::from_bits(self.word.swap(0, Ordering::AcqRel))
+        if self.order == Order::ZERO {
+            return Entry::from_bits(self.word.swap(0, Ordering::AcqRel));
+        }
+        self.update(|entry| (!is_table(entry)).then_some(Entry::NONE)).unwrap_or(Entry::NONE)
     }
 
     /// Changes the entry by `change`, retrying on races; does nothing if that gives `None`. Gives the old entry.
     pub(crate) fn update(&self, mut change: impl FnMut(Entry) -> Option<Entry>) -> Option<Entry> {
         let mut old = self.load();
         loop {
+            if self.order > Order::ZERO && is_table(old) {
+                return None;
+            }
             let new = change(old)?;
             match self.swap_if(old, new) {
                 Ok(()) => return Some(old),
@@ -189,6 +210,20 @@ impl PageTable {
         self.descend(address, 1)
     }
 
+    /// Finds the base entries of `range`, which one lowest-level table serves, adding missing tables. `None` if a 2 MiB
+    /// entry is there.
+    pub(crate) fn slots_or_create(
+        &self,
+        range: VirtRange,
+    ) -> Result<Option<impl Iterator<Item = Slot<'_>> + Clone>, AllocError> {
+        if self.slot_or_create(range.start())?.order() > Order::ZERO {
+            return Ok(None);
+        }
+        let Some(table) = self.leaf_table(range.start()) else { return Ok(None) };
+        let words = &self.physical().ram_words(table)[index(range.start(), 0)..][..range.pages() as usize];
+        Ok(Some(words.iter().map(|word| Slot { word, order: Order::ZERO })))
+    }
+
     fn descend(&self, address: VirtAddr, to: u32) -> Result<Slot<'_>, AllocError> {
         let mut table = self.root.pfn();
         for level in (to + 1..LEVELS).rev() {
@@ -207,7 +242,7 @@ impl PageTable {
     }
 
     fn add_table(&self, word: &AtomicU64) -> Result<Entry, AllocError> {
-        let table = new_table(self.root.physical(), |_| Entry::NONE)?;
+        let table = new_table(self.root.physical())?;
         let entry = Entry::table(table.pfn());
         // Release publishes the cleared table.
         match word.compare_exchange(0, entry.bits(), Ordering::AcqRel, Ordering::Acquire) {
@@ -219,9 +254,9 @@ impl PageTable {
         }
     }
 
-    /// Makes a bottom-level table that isn't linked yet, with an entry for each index from 0 to 511.
-    pub(crate) fn new_leaf_table(&self, entry: impl Fn(u32) -> Entry) -> Result<FrozenFolio<'_>, AllocError> {
-        new_table(self.root.physical(), entry)
+    /// Makes an empty bottom-level table that isn't linked yet.
+    pub(crate) fn new_leaf_table(&self) -> Result<FrozenFolio<'_>, AllocError> {
+        new_table(self.root.physical())
     }
 
     fn word(&self, table: Pfn, index: usize) -> &AtomicU64 {
@@ -247,16 +282,21 @@ impl PageTable {
         let behind = (range.end().vpn() - base.vpn()).div_ceil(pages).min(1 << BITS);
         for number in first..behind {
             let word = self.word(table, number as usize);
-            let entry = Entry::from_bits(word.load(Ordering::Acquire));
+            let mut entry = Entry::from_bits(word.load(Ordering::Acquire));
             if entry.is_none() {
                 continue;
             }
             let Some(at) = VirtAddr::new(base.get() + ((number * pages) << PAGE_SHIFT)) else { return };
             if level == 0 {
                 see(at, Slot { word, order: Order::ZERO });
-            } else if entry.has(Flags::HUGE) {
+                continue;
+            }
+            if entry.has(Flags::HUGE) {
                 see(at, Slot { word, order: HUGE_ORDER });
-            } else {
+                // A split of its folio may have put a table here, and `see` may have found that.
+                entry = Entry::from_bits(word.load(Ordering::Acquire));
+            }
+            if is_table(entry) {
                 self.for_each_leaf_below(entry.pfn(), level - 1, at, range, see);
             }
         }
@@ -295,6 +335,11 @@ impl PageTable {
     }
 }
 
+/// Tells whether an entry above the lowest level points to a table.
+fn is_table(entry: Entry) -> bool {
+    entry.is_present() && !entry.has(Flags::HUGE)
+}
+
 /// Does what a CPU's walk does at the leaf: see [`PageTable::translate`].
 fn translate(slot: Slot<'_>, access: Walk) -> Option<Translation> {
     let mut entry = slot.load();
@@ -330,11 +375,9 @@ fn index(address: VirtAddr, level: u32) -> usize {
     (address.vpn() >> (BITS * level)) as usize & ((1 << BITS) - 1)
 }
 
-fn new_table(physical: &Arc<Physical>, entry: impl Fn(u32) -> Entry) -> Result<FrozenFolio<'_>, AllocError> {
+fn new_table(physical: &Arc<Physical>) -> Result<FrozenFolio<'_>, AllocError> {
     let table = physical.alloc(Order::ZERO, Kind::PageTable)?;
-    for (number, word) in table.words(0).iter().enumerate() {
-        // Relaxed: published with the entry that points here.
-        word.store(entry(number as u32).bits(), Ordering::Relaxed);
-    }
+    // Relaxed: published with the entry that points here.
+    table.words(0).iter().for_each(|word| word.store(0, Ordering::Relaxed));
     Ok(table)
 }

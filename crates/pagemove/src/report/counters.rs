@@ -28,11 +28,21 @@ pub enum Counter {
     TlbFlush,
     /// Ranges in these flushes.
     TlbFlushRanges,
+    /// Large folios split into base folios.
+    ThpSplitPage,
+    /// 2 MiB entries split into tables.
+    ThpSplitPmd,
+    /// Large folios moved whole.
+    ThpMigrationSuccess,
+    /// Large folios that a move split, since no destination of their order was free.
+    ThpMigrationSplit,
+    /// 2 MiB mappings made of base pages.
+    ThpCollapseAlloc,
 }
 
 impl Counter {
     /// All counters, in numeric order.
-    pub const ALL: [Counter; 10] = [
+    pub const ALL: [Counter; 15] = [
         Counter::PgmigrateSuccess,
         Counter::PgmigrateFail,
         Counter::CompactBlocks,
@@ -43,6 +53,11 @@ impl Counter {
         Counter::MigrationWait,
         Counter::TlbFlush,
         Counter::TlbFlushRanges,
+        Counter::ThpSplitPage,
+        Counter::ThpSplitPmd,
+        Counter::ThpMigrationSuccess,
+        Counter::ThpMigrationSplit,
+        Counter::ThpCollapseAlloc,
     ];
 
     /// The name in the style of `/proc/vmstat`.
@@ -58,6 +73,11 @@ impl Counter {
             Counter::MigrationWait => "migration_wait",
             Counter::TlbFlush => "tlb_flush",
             Counter::TlbFlushRanges => "tlb_flush_ranges",
+            Counter::ThpSplitPage => "thp_split_page",
+            Counter::ThpSplitPmd => "thp_split_pmd",
+            Counter::ThpMigrationSuccess => "thp_migration_success",
+            Counter::ThpMigrationSplit => "thp_migration_split",
+            Counter::ThpCollapseAlloc => "thp_collapse_alloc",
         }
     }
 }

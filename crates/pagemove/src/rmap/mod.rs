@@ -5,27 +5,32 @@
 //! own.
 #![allow(unsafe_code, reason = "a wrong reverse map lets a device write to freed frames, so it's unsafe to write one")]
 
+mod error;
 mod ranges;
 mod registry;
+mod split;
 
+pub use error::SplitError;
 pub(crate) use ranges::entry_removed;
 pub use ranges::{Mapping, RangeMap};
 pub use registry::{Registered, Registry};
+pub(crate) use split::{split_entry, split_folio};
 
 use crate::{
     folio::{LockedFolio, Migration},
     frame::TooManyMappings,
     paging::FlushDebt,
-    units::Pfn,
+    units::{Order, Pfn},
     zone::Physical,
 };
 
 /// Finds the mappings of one object's pages, and changes them.
 ///
-/// The calls get pages whose keys name this map, and whose folios are locked. A key may be wrong, so a call changes an
-/// entry only if it maps the page's frame. The calls keep each frame's counts: an entry taken out gives back its map
-/// count and its reference, an entry put in takes them ([`mapping_removed`], [`mapping_rebound`]). Outside of a move a
-/// device counts its entries with [`device_mapped`] and [`device_unmapped`].
+/// The calls get locked folios whose keys name this map. A folio of order n has 2^n pages, from its key's index on, in
+/// 2^n frames. A key may be wrong, so a call changes an entry only if it maps the page's frame. The calls keep the
+/// counts: an entry taken out gives back its map count and its reference, an entry put in takes them
+/// ([`mapping_removed`], [`mapping_rebound`]). Outside of a move a device counts its entries with [`device_mapped`] and
+/// [`device_unmapped`].
 ///
 /// # Safety
 /// The calls do as documented. No user of the map's tables accesses a frame through an uncounted mapping, nor after the
@@ -48,28 +53,35 @@ pub unsafe trait ReverseMap: Send + Sync {
     /// locks. Their holders must not wait for a folio, since the caller may hold the locks of other pages of the
     /// object.
     fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>);
+
+    /// Replaces entries that map more than a page of `folio`, which is to be split, by entries for single pages. The
+    /// folio is blocked and rebound afterwards, the latter as base folios.
+    fn split(&self, folio: &LockedFolio<'_>) -> Result<(), SplitError> {
+        let _ = folio;
+        Ok(())
+    }
 }
 
-/// Uncounts a mapping of `pfn` that was just blocked, and its reference.
+/// Uncounts an entry for the page of frame `pfn` that was just blocked, and its reference.
 ///
 /// # Safety
 /// Called by [`ReverseMap::block`] only, once for each mapping that it blocked. The move holds a reference itself.
 pub unsafe fn mapping_removed(physical: &Physical, pfn: Pfn) {
-    physical.frame(pfn).unmap_with_reference();
+    physical.frames().unmap_with_reference(pfn, Order::ZERO);
 }
 
-/// Counts a mapping of `pfn`, and its reference, before it is rebound.
+/// Counts an entry for the page of frame `pfn`, and its reference, before it is rebound.
 ///
 /// # Safety
-/// Called by [`ReverseMap::rebind`] only, once for each mapping, with the page's [`Migration::target`].
+/// Called by [`ReverseMap::rebind`] only, once for each mapping, with a frame of the folio's [`Migration::target`].
 pub unsafe fn mapping_rebound(physical: &Physical, pfn: Pfn) {
-    physical.frame(pfn).map_again();
+    physical.frames().map_again(pfn, Order::ZERO);
 }
 
 /// Counts a mapping of `folio` before a device puts it in its own table. Because of the lock no move can miss it.
 pub fn device_mapped(folio: &LockedFolio<'_>) -> Result<(), TooManyMappings> {
     let (physical, pfn) = (folio.physical(), folio.pfn());
-    physical.frame(pfn).map()?;
+    physical.frames().map(pfn, Order::ZERO)?;
     physical.update_class(pfn);
     Ok(())
 }
@@ -80,7 +92,7 @@ pub fn device_mapped(folio: &LockedFolio<'_>) -> Result<(), TooManyMappings> {
 /// # Safety
 /// The mapping was counted by [`device_mapped`] or [`mapping_rebound`], and is uncounted once.
 pub unsafe fn device_unmapped(physical: &Physical, pfn: Pfn) {
-    physical.frame(pfn).unmap();
+    physical.frames().unmap(pfn, Order::ZERO);
     physical.update_class(pfn);
-    physical.put(pfn);
+    physical.put(physical.frames().head_of(pfn));
 }

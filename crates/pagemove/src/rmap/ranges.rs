@@ -11,15 +11,15 @@ use core::ops::Range;
 
 use iset::IntervalMap;
 
-use super::{Registered, Registry, ReverseMap, mapping_rebound, mapping_removed};
+use super::{Registered, Registry, ReverseMap, SplitError, split_entry};
 use crate::{
     folio::{LockedFolio, Migration},
-    frame::Marks,
+    frame::{Key, Marks},
     paging::{Entry, Flags, FlushDebt, PageTable, Root, Slot},
     port::Space,
     report::Reason,
     sync::{RwLock, RwLockWriteGuard},
-    units::{Order, Pfn, VirtAddr},
+    units::{Order, Pfn, VirtAddr, VirtRange},
     zone::Physical,
 };
 
@@ -74,9 +74,9 @@ impl RangeMap {
     }
 }
 
-/// Marks the frame of a dirty entry, whatever owns it. (Trap 2 of 2016 was to look for a page cache here.)
+/// Marks the folio of a dirty entry, whatever owns it. (Trap 2 of 2016 was to look for a page cache here.)
 fn mark_dirty(physical: &Physical, pfn: Pfn) {
-    let frame = physical.frame(pfn);
+    let frame = physical.frames().head(pfn);
     // Read first: the mark is mostly set already, and a read costs little compared with an atomic change.
     if !frame.state().marks().contains(Marks::DIRTY) {
         frame.mark(Marks::DIRTY);
@@ -92,11 +92,10 @@ pub(crate) fn entry_removed(
     order: Order,
     debt: &mut FlushDebt<'_>,
 ) {
-    let frame = physical.frame(entry.pfn());
     if entry.has(Flags::DIRTY) {
         mark_dirty(physical, entry.pfn());
     }
-    frame.unmap();
+    physical.frames().unmap(entry.pfn(), order);
     physical.update_class(entry.pfn());
     debt.owe(root, address, order);
     debt.keep_reference(physical, entry.pfn());
@@ -129,26 +128,24 @@ unsafe impl ReverseMap for RangeMap {
             return;
         };
         pages.iter_mut().for_each(|page| page.is_blocked = !page.stays());
-        for_each_slot(&tree, pages, |page, slot, root, address| {
+        for_each_slot(&tree, pages, |page, at| {
             if page.is_blocked {
-                block_slot(physical, page, slot, root, address, debt);
+                block_slot(physical, page.src, &at, debt);
             }
         });
     }
 
     fn rebind(&self, physical: &Physical, pages: &[Migration]) {
-        for_each_slot(&self.tree.read(), pages, |page, slot, _, _| {
-            let (from, to) = (page.src, page.target());
+        for_each_slot(&self.tree.read(), pages, |page, Place { slot, number, .. }| {
+            let (from, to) = (page.src.up(number), page.target().up(number));
             let mut entry = slot.load();
             // Others may change a migration entry (mprotect, fork) or take it out meanwhile, so retry.
             while entry.is_migration() && entry.pfn() == from {
-                // SAFETY: counts the entry that is put in next.
-                unsafe { mapping_rebound(physical, to) };
+                physical.frames().map_again(to, slot.order());
                 match slot.swap_if(entry, entry.unblocked(to)) {
                     Ok(()) => break,
                     Err(now) => {
-                        // SAFETY: the entry wasn't put in.
-                        unsafe { mapping_removed(physical, to) };
+                        physical.frames().unmap_with_reference(to, slot.order());
                         entry = now;
                     }
                 }
@@ -158,61 +155,94 @@ unsafe impl ReverseMap for RangeMap {
 
     fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
         let (physical, pfn) = (folio.physical(), folio.pfn());
-        for (range, mapping) in self.tree.read().overlap(index) {
+        let all = Migration::new(pfn, pfn, Key { rmap: self.id(), index }, folio.order());
+        for_each_slot(&self.tree.read(), &[all], |_, Place { table, slot, address, number }| {
             // A process of another engine can't map this file.
-            if !Arc::ptr_eq(mapping.table.physical(), physical) {
-                continue;
+            if !Arc::ptr_eq(table.physical(), physical) {
+                return;
             }
-            let address = mapping.start.up(index - range.start);
-            let Some(slot) = mapping.table.slot(address) else { continue };
-            let taken = slot.update(|entry| (entry.is_present() && entry.pfn() == pfn).then_some(Entry::NONE));
-            if let Some(entry) = taken {
-                entry_removed(physical, entry, mapping.table.root_of(), address, slot.order(), debt);
+            let is_ours = |entry: Entry| entry.is_present() && entry.pfn() == pfn.up(number);
+            if let Some(entry) = slot.update(|entry| is_ours(entry).then_some(Entry::NONE)) {
+                entry_removed(physical, entry, table.root_of(), address, slot.order(), debt);
             }
-        }
+        });
+    }
+
+    fn split(&self, folio: &LockedFolio<'_>) -> Result<(), SplitError> {
+        let mut result = Ok(());
+        let all =
+            Migration::new(folio.pfn(), folio.pfn(), Key { rmap: self.id(), index: folio.key().index }, folio.order());
+        for_each_slot(&self.tree.read(), &[all], |_, Place { table, slot, address, .. }| {
+            if result.is_ok() && slot.order() > Order::ZERO && slot.load().pfn() == folio.pfn() {
+                result = split_entry(folio, table, slot, address);
+            }
+        });
+        result
     }
 }
 
-fn block_slot(
-    physical: &Physical,
-    page: &Migration,
-    slot: Slot<'_>,
-    root: &Arc<Root>,
-    address: VirtAddr,
-    debt: &mut FlushDebt<'_>,
-) {
-    let taken = slot.update(|entry| (entry.is_present() && entry.pfn() == page.src).then(|| entry.blocked()));
+fn block_slot(physical: &Physical, src: Pfn, at: &Place<'_>, debt: &mut FlushDebt<'_>) {
+    let from = src.up(at.number);
+    let taken = at.slot.update(|entry| (entry.is_present() && entry.pfn() == from).then(|| entry.blocked()));
     if let Some(entry) = taken {
         if entry.has(Flags::DIRTY) {
-            mark_dirty(physical, page.src);
+            mark_dirty(physical, src);
         }
-        // SAFETY: uncounts the entry that was just blocked.
-        unsafe { mapping_removed(physical, page.src) };
-        debt.owe(root, address, slot.order());
+        physical.frames().unmap_with_reference(from, at.slot.order());
+        debt.owe(at.table.root_of(), at.address, at.slot.order());
     }
 }
 
-/// Calls `see` with every leaf entry that may map one of the pages.
-fn for_each_slot(tree: &Tree, pages: &[Migration], mut see: impl FnMut(&Migration, Slot<'_>, &Arc<Root>, VirtAddr)) {
-    let mut visit = |page: &Migration, range: &Range<u32>, mapping: &Mapping| {
-        let address = mapping.start.up(page.key.index - range.start);
-        if let Some(slot) = mapping.table.slot(address)
-            && slot.order() == page.order
-        {
-            see(page, slot, mapping.table.root_of(), address);
+/// A leaf entry that may map a page of a folio.
+struct Place<'t> {
+    table: &'t Arc<PageTable>,
+    slot: Slot<'t>,
+    address: VirtAddr,
+    /// Number of the page in the folio.
+    number: u32,
+}
+
+/// Calls `see` with every leaf entry that may map one of the folios, or a page of it.
+fn for_each_slot(tree: &Tree, folios: &[Migration], mut see: impl FnMut(&Migration, Place<'_>)) {
+    let mut visit = |folio: &Migration, range: &Range<u32>, Mapping { table, start }: &Mapping| {
+        let index = folio.key.index;
+        if folio.order == Order::ZERO {
+            let address = start.up(index - range.start);
+            if let Some(slot) = table.slot(address).filter(|slot| slot.order() == Order::ZERO) {
+                see(folio, Place { table, slot, address, number: 0 });
+            }
+            return;
         }
+        let common = common(range, &pages_of(folio));
+        let Some(at) = VirtRange::new(start.up(common.start - range.start), common.end - common.start) else { return };
+        table.for_each_leaf(at, |address, slot| {
+            // A 2 MiB entry maps the whole folio; its address may be below the range.
+            let number = if slot.order() == Order::ZERO { common.start - index + at.offset_of(address) } else { 0 };
+            if slot.order() == Order::ZERO || slot.order() == folio.order {
+                see(folio, Place { table, slot, address, number });
+            }
+        });
     };
     if tree.len() <= MAX_SCANNED_MAPPINGS {
         for (range, mapping) in tree.unsorted_iter() {
-            for page in pages.iter().filter(|page| range.contains(&page.key.index)) {
-                visit(page, &range, mapping);
+            for folio in folios.iter().filter(|folio| !common(&range, &pages_of(folio)).is_empty()) {
+                visit(folio, &range, mapping);
             }
         }
     } else {
-        for page in pages {
-            for (range, mapping) in tree.overlap(page.key.index) {
-                visit(page, &range, mapping);
+        for folio in folios {
+            for (range, mapping) in tree.iter(pages_of(folio)) {
+                visit(folio, &range, mapping);
             }
         }
     }
+}
+
+fn pages_of(folio: &Migration) -> Range<u32> {
+    let first = folio.key.index;
+    first..first.saturating_add(folio.order.frames())
+}
+
+fn common(one: &Range<u32>, other: &Range<u32>) -> Range<u32> {
+    one.start.max(other.start)..one.end.min(other.end)
 }

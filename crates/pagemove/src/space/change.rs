@@ -3,11 +3,11 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::{AddressSpace, Map, Protection, Source, SpaceError, Vma, Vmas, find, overlapping};
+use super::{AddressSpace, Map, Orders, Protection, Source, SpaceError, Vma, Vmas, find, overlapping};
 use crate::{
     paging::{Entry, Flags, FlushDebt},
     rmap::{RangeMap, entry_removed},
-    units::{HUGE_ORDER, PAGE_SHIFT, VirtAddr, VirtRange},
+    units::{Order, PAGE_SHIFT, VirtAddr, VirtRange},
 };
 
 impl AddressSpace {
@@ -25,33 +25,40 @@ impl AddressSpace {
                 }
                 range
             }
-            None => self.free_range(&vmas, map.pages, matches!(map.source, Source::Anonymous { huge: true }), stage)?,
+            None => {
+                let largest = match map.source {
+                    Source::Anonymous { orders } => orders.largest(),
+                    _ => Order::ZERO,
+                };
+                self.free_range(&vmas, map.pages, largest, stage)?
+            }
         };
         let anonymous = || Some(RangeMap::new(self.engine.reverse_maps()));
-        let (file, first, shared, anonymous, huge) = match &map.source {
-            &Source::Anonymous { huge } => (None, 0, false, anonymous(), huge),
-            Source::Shared { file, first } => (Some(file.clone()), *first, true, None, false),
-            Source::Private { file, first } => (Some(file.clone()), *first, false, anonymous(), false),
+        let (file, first, shared, anonymous, orders) = match &map.source {
+            &Source::Anonymous { orders } => (None, 0, false, anonymous(), orders),
+            Source::Shared { file, first } => (Some(file.clone()), *first, true, None, Orders::BASE),
+            Source::Private { file, first } => (Some(file.clone()), *first, false, anonymous(), Orders::BASE),
         };
         first.checked_add(range.pages()).ok_or(SpaceError::TooFar { stage })?;
         let file_map = file.as_ref().map(|file| file.reverse_map().clone());
         if file_map.as_ref().is_some_and(|map| !map.is_of(self.engine.reverse_maps())) {
             return Err(SpaceError::OtherEngine { stage });
         }
-        let vma = Vma { range, protection: map.protection, first, file, file_map, shared, anonymous, huge };
+        let vma = Vma { range, protection: map.protection, first, file, file_map, shared, anonymous, orders };
         vma.link(&self.table);
         vmas.insert(range.start(), vma);
         Ok(range)
     }
 
+    /// Finds a free range, aligned to the largest folios that it may have.
     pub(super) fn free_range(
         &self,
         vmas: &Vmas,
         pages: u32,
-        huge: bool,
+        largest: Order,
         stage: &'static str,
     ) -> Result<VirtRange, SpaceError> {
-        let align = |at: VirtAddr| if huge { at.up(HUGE_ORDER.frames() - 1).align_down_huge() } else { at };
+        let align = |at: VirtAddr| at.up(largest.frames() - 1).align_down(largest);
         let fits = |at: VirtAddr| VirtRange::new(at, pages).filter(|&range| self.bounds.covers(range));
         let mut at = align(self.bounds.start());
         for vma in vmas.values() {

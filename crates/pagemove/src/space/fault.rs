@@ -8,8 +8,9 @@ use crate::{
     frame::{Key, Kind, TooManyMappings},
     paging::{Entry, Flags, Slot},
     report::Counter,
-    units::{HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
-    zone::{AllocError, Physical},
+    rmap::SplitError,
+    units::{HUGE_ORDER, Order, PAGE_SHIFT, Pfn, VirtAddr, VirtRange},
+    zone::{AllocError, Effort, Physical, Request},
 };
 
 /// The kind of access.
@@ -38,7 +39,7 @@ pub enum FaultError {
     /// The entry is a migration entry, but no move is under way: a reverse map failed to unblock it (`SIGBUS`).
     #[error("fault: the page at {0} was blocked by a move, and no move is there to unblock it")]
     Abandoned(VirtAddr),
-    /// The file gave a folio of another engine's memory, or one larger than a page, which can't be mapped yet (`SIGBUS`).
+    /// The file gave a folio of another engine's memory, or one without a page there (`SIGBUS`).
     #[error("fault: the file mapped at {0} gave a folio that can't be mapped there")]
     BadFolio(VirtAddr),
     /// Out of memory.
@@ -47,6 +48,15 @@ pub enum FaultError {
     /// The page's map count would overflow (Linux also fails such a fault).
     #[error("fault: {0}")]
     TooManyMappings(#[from] TooManyMappings),
+}
+
+impl From<SplitError> for FaultError {
+    fn from(error: SplitError) -> Self {
+        match error {
+            SplitError::OutOfMemory(cause) => Self::OutOfMemory(cause),
+            SplitError::TooManyMappings(cause) => Self::TooManyMappings(cause),
+        }
+    }
 }
 
 /// The bits that the CPU sets.
@@ -61,8 +71,10 @@ enum Step {
     Done,
     /// The entry changed: retry the step.
     Again,
-    /// The page is being moved: wait for its frame's lock.
+    /// The page is being moved: wait for its folio's lock.
     Wait(Pfn),
+    /// A store to a part of a shared 2 MiB page: split its entry.
+    Split,
 }
 
 impl AddressSpace {
@@ -100,6 +112,10 @@ impl AddressSpace {
             match step {
                 Step::Done => break,
                 Step::Again => {}
+                Step::Split => {
+                    let _exclusive = self.vmas.write();
+                    self.split_at(address)?;
+                }
                 Step::Wait(pfn) => {
                     blocked_since.get_or_insert_with(|| self.physical().machine().now_ns());
                     // The frame stays locked until the entry is unblocked. If it is unlocked, the entry should have
@@ -118,19 +134,26 @@ impl AddressSpace {
     }
 
     fn step(&self, vma: &Vma, address: VirtAddr, access: Access, unshare: bool) -> Result<Step, FaultError> {
-        if vma.huge
-            && let Some(step) = self.huge_step(vma, address)?
-        {
-            return Ok(step);
-        }
-        let slot = self.table.slot_or_create(address)?;
+        // Without tables, since a 2 MiB entry may be put in their place.
+        let slot = match self.table.slot(address) {
+            Some(slot) => slot,
+            None => match self.fill_large(vma, address, access)? {
+                Some(step) => return Ok(step),
+                None => self.table.slot_or_create(address)?,
+            },
+        };
         let entry = slot.load();
         if entry.is_migration() {
             return Ok(Step::Wait(entry.pfn()));
         }
         if entry.is_none() {
             return match (&vma.file, access) {
-                (None, _) => self.fill_anonymous(vma, address, &slot, None),
+                // A split has put a table there.
+                _ if slot.order() > Order::ZERO => Ok(Step::Again),
+                (None, _) => match self.fill_group(vma, address)? {
+                    Some(step) => Ok(step),
+                    None => self.fill_anonymous(vma, address, &slot, None),
+                },
                 (Some(_), Access::Write) if !vma.shared => self.fill_copied(vma, address, &slot),
                 (Some(_), _) => self.fill_from_file(vma, address, &slot, access),
             };
@@ -138,7 +161,7 @@ impl AddressSpace {
         if unshare
             && !vma.shared
             && !entry.has(Flags::EXCLUSIVE)
-            && self.physical().frame(entry.pfn()).state().kind() == Kind::Anon
+            && self.physical().frames().head(entry.pfn()).state().kind() == Kind::Anon
         {
             return self.copy_on_write(vma, address, &slot, entry);
         }
@@ -153,8 +176,10 @@ impl AddressSpace {
         slot: &Slot<'_>,
         from: Option<Pfn>,
     ) -> Result<Step, FaultError> {
-        let new = self.new_anonymous(vma, address, from)?;
-        Ok(self.place(slot, Entry::NONE, Entry::present(new, self.exclusive_flags(vma)), new))
+        let new = self.new_anonymous(vma, address, Order::ZERO, from)?;
+        // A copy is dirty: no backing store has it.
+        let dirty = if from.is_some() { Flags::DIRTY } else { Flags::empty() };
+        Ok(self.place(slot, Entry::NONE, Entry::present(new, self.exclusive_flags(vma) | dirty), new))
     }
 
     /// Flags for an exclusive page: writable if the mapping is.
@@ -164,29 +189,46 @@ impl AddressSpace {
         flags
     }
 
-    /// Allocates an anonymous page for `address`, with the reference and the map count of its future entry.
-    pub(super) fn new_anonymous(&self, vma: &Vma, address: VirtAddr, from: Option<Pfn>) -> Result<Pfn, AllocError> {
-        let mut new = self.physical().alloc(Order::ZERO, Kind::Anon)?;
+    /// Allocates an anonymous folio for `address`, zeroed or a copy of that at `from`, with the reference and the map
+    /// count of its future entry.
+    pub(super) fn new_anonymous(
+        &self,
+        vma: &Vma,
+        address: VirtAddr,
+        order: Order,
+        from: Option<Pfn>,
+    ) -> Result<Pfn, AllocError> {
+        let mut new = self.physical().alloc(order, Kind::Anon)?;
         match from {
-            Some(from) => self.physical().ram().copy_shared(from, new.pfn()),
+            Some(from) => {
+                (0..order.frames())
+                    .for_each(|page| self.physical().ram().copy_shared(from.up(page), new.pfn().up(page)));
+            }
             None => new.zero(),
         }
         Ok(new.publish_mapped(anonymous_key(vma, address)))
     }
 
-    /// Replaces `old` by `entry`, which maps the new page; frees that if the entry has changed.
-    fn place(&self, slot: &Slot<'_>, old: Entry, entry: Entry, new: Pfn) -> Step {
+    /// Replaces `old` by `entry`, which maps frame `pfn`; if the entry has changed, gives its reference back.
+    fn place(&self, slot: &Slot<'_>, old: Entry, entry: Entry, pfn: Pfn) -> Step {
         match slot.swap_if(old, entry) {
             Ok(()) => Step::Done,
             Err(_) => {
-                self.physical().frame(new).unmap();
-                self.physical().put(new);
+                self.discard(pfn, slot.order());
                 Step::Again
             }
         }
     }
 
-    /// Maps a file's page: in a private mapping it will be copied at the first store.
+    /// Uncounts an entry that wasn't put in, and gives its reference back.
+    fn discard(&self, pfn: Pfn, order: Order) {
+        let frames = self.physical().frames();
+        frames.unmap(pfn, order);
+        self.physical().put(frames.head_of(pfn));
+    }
+
+    /// Maps a file's page: in a private mapping it will be copied at the first store. Maps the other pages of its folio
+    /// too, where the same table serves them.
     fn fill_from_file(
         &self,
         vma: &Vma,
@@ -195,32 +237,66 @@ impl AddressSpace {
         access: Access,
     ) -> Result<Step, FaultError> {
         let Some(file) = &vma.file else { return Ok(Step::Again) };
-        let page = self.page_of(&**file, vma, address)?;
-        // Not writable before the first store, because that store must set the soft-dirty mark.
-        let mut flags = vma.read_flags();
-        if access == Access::Write {
-            flags |= Flags::WRITE | Flags::SOFT_DIRTY;
+        let (folio, pfn) = self.page_of(&**file, vma, address)?;
+        // The folio is locked, so no move can start before its entries are set.
+        self.physical().frames().map(pfn, Order::ZERO)?;
+        let step = self.place(slot, Entry::NONE, Entry::present(pfn, file_flags(vma, access)), pfn);
+        if folio.order() > Order::ZERO {
+            self.map_around(vma, address, &folio, pfn)?;
         }
-        let pfn = page.pfn();
-        // The page is locked, so no move can start before its entry is set.
-        self.physical().frame(pfn).map()?;
-        let step = self.place(slot, Entry::NONE, Entry::present(pfn, flags), pfn);
         self.physical().update_class(pfn);
         Ok(step)
+    }
+
+    /// Maps the pages of a locked folio around that at `address`, frame `pfn`, where nothing is mapped yet and the same
+    /// lowest-level table serves them (Linux: `finish_fault`, since 6.11).
+    fn map_around(&self, vma: &Vma, address: VirtAddr, folio: &LockedFolio<'_>, pfn: Pfn) -> Result<(), FaultError> {
+        let before = u64::from(pfn.get() - folio.pfn().get());
+        let first =
+            address.vpn().saturating_sub(before).max(vma.range.start().vpn()).max(address.align_down_huge().vpn());
+        let end = (address.vpn() - before.min(address.vpn()) + u64::from(folio.order().frames()))
+            .min(vma.range.end().vpn())
+            .min(address.align_down_huge().up(HUGE_ORDER.frames()).vpn());
+        let start = VirtAddr::new(first << PAGE_SHIFT).and_then(|start| VirtRange::new(start, (end - first) as u32));
+        let Some(range) = start else { return Ok(()) };
+        let Some(slots) = self.table.slots_or_create(range)? else { return Ok(()) };
+        let flags = vma.read_flags() - Flags::ACCESSED;
+        for (at, slot) in range.iter().zip(slots) {
+            if !slot.load().is_none() {
+                continue;
+            }
+            let number = (before + at.vpn()).wrapping_sub(address.vpn()) as u32;
+            let page = folio.pfn().up(number);
+            self.physical().frames().map(page, Order::ZERO)?;
+            self.place(&slot, Entry::NONE, Entry::present(page, flags), page);
+        }
+        Ok(())
     }
 
     /// Fills an empty entry of a private mapping with a copy of the file's page, for a store.
     fn fill_copied(&self, vma: &Vma, address: VirtAddr, slot: &Slot<'_>) -> Result<Step, FaultError> {
         let Some(file) = &vma.file else { return Ok(Step::Again) };
-        let page = self.page_of(&**file, vma, address)?;
-        self.fill_anonymous(vma, address, slot, Some(page.pfn()))
+        let (_folio, pfn) = self.page_of(&**file, vma, address)?;
+        self.fill_anonymous(vma, address, slot, Some(pfn))
     }
 
-    /// Gets the page of a file, and checks that it can be mapped here.
-    fn page_of<'f>(&self, file: &'f dyn Mappable, vma: &Vma, address: VirtAddr) -> Result<LockedFolio<'f>, FaultError> {
-        let page = file.fault(vma.index_of(address)).map_err(|error| at(address, error))?;
-        let fits = Arc::ptr_eq(page.physical(), self.physical()) && page.order() == Order::ZERO;
-        if fits { Ok(page) } else { Err(FaultError::BadFolio(address)) }
+    /// Gets the folio of a file's page, locked, and the page's frame; checks that it can be mapped here.
+    fn page_of<'f>(
+        &self,
+        file: &'f dyn Mappable,
+        vma: &Vma,
+        address: VirtAddr,
+    ) -> Result<(LockedFolio<'f>, Pfn), FaultError> {
+        let folio = file.fault(vma.index_of(address)).map_err(|error| at(address, error))?;
+        let order = folio.order();
+        let is_ours = Arc::ptr_eq(folio.physical(), self.physical());
+        let number = match order {
+            Order::ZERO => 0,
+            _ => vma.index_of(address).wrapping_sub(folio.key().index),
+        };
+        let fits = is_ours && order <= HUGE_ORDER && number < order.frames();
+        let pfn = folio.pfn().up(if fits { number } else { 0 });
+        if fits { Ok((folio, pfn)) } else { Err(FaultError::BadFolio(address)) }
     }
 
     /// Adds the rights that the access needs to a present entry, as far as the mapping allows.
@@ -250,67 +326,144 @@ impl AddressSpace {
     /// Makes the page exclusive for a store: reuses it if nobody else has it, otherwise copies it.
     fn copy_on_write(&self, vma: &Vma, address: VirtAddr, slot: &Slot<'_>, entry: Entry) -> Result<Step, FaultError> {
         let old = entry.pfn();
-        // The reference keeps the frame from being freed, or moved, while it's copied.
+        // The reference keeps the folio from being freed, or moved, while it's copied.
         let Some(folio) = self.physical().get(old) else { return Ok(Step::Wait(old)) };
         // The lock isn't waited for here: a move that has it fails as long as we have a reference.
         match folio.try_lock() {
-            Ok(_lock) => self.copy_locked(vma, address, slot, entry),
+            Ok(folio) => self.copy_locked(vma, address, slot, entry, &folio),
             Err(_) => Ok(Step::Wait(old)),
         }
     }
 
-    /// The caller holds a reference to the old page, and its lock.
-    fn copy_locked(&self, vma: &Vma, address: VirtAddr, slot: &Slot<'_>, entry: Entry) -> Result<Step, FaultError> {
+    fn copy_locked(
+        &self,
+        vma: &Vma,
+        address: VirtAddr,
+        slot: &Slot<'_>,
+        entry: Entry,
+        folio: &LockedFolio<'_>,
+    ) -> Result<Step, FaultError> {
         let old = entry.pfn();
-        let frame = self.physical().frame(old);
+        let (frames, order) = (self.physical().frames(), slot.order());
+        let frame = &frames[folio.pfn()];
         if slot.load() != entry {
             return Ok(Step::Again);
         }
         let mut rights = Flags::EXCLUSIVE;
         rights.set(Flags::WRITE | Flags::SOFT_DIRTY, vma.protection.contains(Protection::WRITE));
-        // Two references are the entry's and ours, so no other process has the page. The lock excludes a sharer's fork.
-        if frame.state().kind() == Kind::Anon && frame.refs() == 2 {
+        // One entry is ours, so no other process has the page, or with a 2 MiB entry any page of the folio. Nor has
+        // anybody another reference than ours. The lock excludes a sharer's fork.
+        let maps = if order == Order::ZERO { frames.page_maps(old) } else { frame.maps() };
+        if frame.state().kind() == Kind::Anon && maps == 1 && frame.counts().has_only_mappings_and(1) {
             let swapped = slot.swap_if(entry, entry.with(rights));
             return Ok(if swapped.is_ok() { Step::Done } else { Step::Again });
         }
-        let new = self.new_anonymous(vma, address, Some(old))?;
+        if order > Order::ZERO {
+            return Ok(Step::Split);
+        }
+        let new = self.new_anonymous(vma, address, Order::ZERO, Some(old))?;
         // Break, flush, make. If the new entry were set before the flush, one thread could store through it while
         // another still loads the old page by its TLB. (Linux: `wp_page_copy`; the Arm ARM requires it, D8.17.) The
         // migration entry makes other faults wait for our lock.
         let Some(broken) =
             slot.update(|now| (now.without(ACCESSED_DIRTY) == entry.without(ACCESSED_DIRTY)).then(|| now.blocked()))
         else {
-            self.physical().frame(new).unmap();
-            self.physical().put(new);
+            self.discard(new, Order::ZERO);
             return Ok(Step::Again);
         };
         let mut debt = self.debt();
         crate::rmap::entry_removed(self.physical(), broken, self.table.root_of(), address, Order::ZERO, &mut debt);
         debt.pay();
-        let flags = (broken.flags() - Flags::PRESENT - Flags::DIRTY) | rights | Flags::ACCESSED;
-        // Only holders of the frame's lock, or of the address space exclusively, change a migration entry.
+        let flags = (broken.flags() - Flags::PRESENT) | rights | ACCESSED_DIRTY;
+        // Only holders of the folio's lock, or of the address space exclusively, change a migration entry.
         slot.replace(broken.blocked(), Entry::present(new, flags));
         Ok(Step::Done)
     }
 
-    /// Maps 2 MiB at once if nothing is mapped yet. `None`: continue with 4 KiB entries, or with the 2 MiB entry as the
-    /// leaf.
-    fn huge_step(&self, vma: &Vma, address: VirtAddr) -> Result<Option<Step>, FaultError> {
+    /// Maps 2 MiB at once, where no table is in the way. `None`: continue with base entries.
+    fn fill_large(&self, vma: &Vma, address: VirtAddr, access: Access) -> Result<Option<Step>, FaultError> {
         let start = address.align_down_huge();
         let Some(whole) = VirtRange::new(start, HUGE_ORDER.frames()).filter(|&whole| vma.range.covers(whole)) else {
             return Ok(None);
         };
-        let slot = self.table.huge_slot(start)?;
-        let entry = slot.load();
-        if !entry.is_none() {
-            // Either a table with 4 KiB entries, or a 2 MiB entry, which the caller finds as the leaf.
-            return Ok(None);
+        match &vma.file {
+            None if vma.orders.largest() == HUGE_ORDER => {
+                let slot = self.table.huge_slot(start)?;
+                if !slot.is_empty() {
+                    return Ok(Some(Step::Again));
+                }
+                let Ok(pfn) = self.new_anonymous(vma, whole.start(), HUGE_ORDER, None) else { return Ok(None) };
+                let flags = self.exclusive_flags(vma) | Flags::HUGE;
+                Ok(Some(self.place(&slot, Entry::NONE, Entry::present(pfn, flags), pfn)))
+            }
+            Some(file) if vma.shared => {
+                let (folio, pfn) = self.page_of(&**file, vma, address)?;
+                if folio.order() != HUGE_ORDER || folio.key().index != vma.index_of(start) {
+                    return Ok(None);
+                }
+                let slot = self.table.huge_slot(start)?;
+                self.physical().frames().map(folio.pfn(), HUGE_ORDER)?;
+                let entry = Entry::present(folio.pfn(), file_flags(vma, access) | Flags::HUGE);
+                let step = self.place(&slot, Entry::NONE, entry, folio.pfn());
+                self.physical().update_class(pfn);
+                Ok(Some(step))
+            }
+            _ => Ok(None),
         }
-        let Ok(mut new) = self.physical().alloc(HUGE_ORDER, Kind::Anon) else { return Ok(None) };
-        new.zero();
-        let pfn = new.publish_mapped(anonymous_key(vma, whole.start()));
-        Ok(Some(self.place(&slot, Entry::NONE, Entry::present(pfn, self.exclusive_flags(vma) | Flags::HUGE), pfn)))
     }
+
+    /// Fills the empty entries of the aligned group around `address` with a new folio, of the largest order below that
+    /// of a 2 MiB page that the mapping allows and that is free. `None`: a base page is left.
+    ///
+    /// The first entry of a group is its leader: it becomes a migration entry while the group is filled, so that two
+    /// threads don't each fill half of it.
+    fn fill_group(&self, vma: &Vma, address: VirtAddr) -> Result<Option<Step>, FaultError> {
+        for order in vma.orders.downwards().filter(|&order| order < HUGE_ORDER && order > Order::ZERO) {
+            let group = VirtRange::new(address.align_down(order), order.frames());
+            let Some(group) = group.filter(|&group| vma.range.covers(group)) else { continue };
+            let Some(slots) = self.table.slots_or_create(group)? else { return Ok(Some(Step::Again)) };
+            let Some(leader) = slots.clone().next() else { continue };
+            let entry = leader.load();
+            if entry.is_migration() {
+                return Ok(Some(Step::Wait(entry.pfn())));
+            }
+            if slots.clone().any(|slot| !slot.load().is_none()) {
+                continue;
+            }
+            let request = Request::new(order, Kind::Anon).with_effort(Effort::Lists);
+            let Ok(mut new) = self.physical().alloc_with(&request) else { continue };
+            new.zero();
+            let folio = new.publish_locked(anonymous_key(vma, group.start()));
+            let flags = self.exclusive_flags(vma);
+            // Only the page that is used now counts as accessed.
+            let entry_at =
+                |at: VirtAddr, pfn| Entry::present(pfn, if at == address { flags } else { flags - Flags::ACCESSED });
+            let first = entry_at(group.start(), folio.pfn());
+            self.physical().frames().map_pages(folio.pfn())?;
+            if leader.swap_if(Entry::NONE, first.blocked()).is_err() {
+                self.physical().frames().unmap_pages(folio.pfn());
+                return Ok(Some(Step::Again));
+            }
+            for ((at, slot), number) in group.iter().zip(slots).zip(0..).skip(1) {
+                let pfn = folio.pfn().up(number);
+                // A base page may have come first.
+                self.place(&slot, Entry::NONE, entry_at(at, pfn), pfn);
+            }
+            // Others wait for our lock.
+            leader.replace(first.blocked(), first);
+            return Ok(Some(Step::Done));
+        }
+        Ok(None)
+    }
+}
+
+/// The flags of a file's page. Not writable before the first store, because that store must set the soft-dirty mark.
+fn file_flags(vma: &Vma, access: Access) -> Flags {
+    let mut flags = vma.read_flags();
+    if access == Access::Write {
+        flags |= Flags::WRITE | Flags::SOFT_DIRTY;
+    }
+    flags
 }
 
 /// Says where the mappings of an anonymous page of `vma` are found.

@@ -2,29 +2,12 @@
 
 use super::{AddressSpace, SpaceError, Vma};
 use crate::{
-    frame::{Kind, TooManyMappings},
+    frame::Kind,
     paging::{Entry, Flags, FlushDebt, Slot},
+    rmap::SplitError,
     units::{Order, VirtAddr},
     zone::AllocError,
 };
-
-/// Why entries can't be copied.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-enum CopyError {
-    #[error(transparent)]
-    OutOfMemory(#[from] AllocError),
-    #[error(transparent)]
-    TooManyMappings(#[from] TooManyMappings),
-}
-
-impl CopyError {
-    fn at(self, stage: &'static str) -> SpaceError {
-        match self {
-            Self::OutOfMemory(cause) => SpaceError::OutOfMemory { stage, cause },
-            Self::TooManyMappings(cause) => SpaceError::TooManyMappings { stage, cause },
-        }
-    }
-}
 
 impl AddressSpace {
     /// Makes the child's address space. After a failure the parent is unchanged, except that some pages copy on the
@@ -38,11 +21,9 @@ impl AddressSpace {
         let mut debt = self.debt();
         let mut result = Ok(());
         for vma in vmas.values() {
-            result = self.split_range(vma.range, stage).and_then(|()| {
-                vma.link(&child.table);
-                child.vmas.write().insert(vma.range.start(), vma.clone());
-                self.copy_entries(&child, vma, &mut debt).map_err(|error| error.at(stage))
-            });
+            vma.link(&child.table);
+            child.vmas.write().insert(vma.range.start(), vma.clone());
+            result = self.copy_entries(&child, vma, &mut debt).map_err(|error| error.at(stage));
             if result.is_err() {
                 break;
             }
@@ -53,14 +34,16 @@ impl AddressSpace {
         result.map(|()| child)
     }
 
-    fn copy_entries(&self, child: &AddressSpace, vma: &Vma, debt: &mut FlushDebt<'_>) -> Result<(), CopyError> {
-        // Exclusive, so that a move sees both entries or one, and none appears after its walk. Lock order: file first.
-        // Tables are added before, as far as there are entries to copy.
+    fn copy_entries(&self, child: &AddressSpace, vma: &Vma, debt: &mut FlushDebt<'_>) -> Result<(), SplitError> {
+        // Before the locks: a pinned 2 MiB page is copied in parts, since there may be no such folio for the child.
         let mut result = Ok(());
-        self.table.for_each_leaf(vma.range, |address, _| {
-            result = result.and_then(|()| child.table.slot_or_create(address).map(drop));
+        self.table.for_each_leaf(vma.range, |address, slot| {
+            if result.is_ok() && slot.order() > Order::ZERO && self.is_pinned(vma, slot.load()) {
+                result = self.split_at(address);
+            }
         });
         result?;
+        // Exclusive, so that a move sees both entries or one, and none appears after its walk. Lock order: file first.
         let mut result = Ok(());
         let mut maps = vma.reverse_maps();
         let _first = maps.next().map(|map| map.write());
@@ -78,16 +61,19 @@ impl AddressSpace {
         address: VirtAddr,
         slot: &Slot<'_>,
         debt: &mut FlushDebt<'_>,
-    ) -> Result<(), CopyError> {
-        let Some(to) = child.table.slot(address) else { return Ok(()) };
+    ) -> Result<(), SplitError> {
+        let order = slot.order();
+        let to = match order {
+            Order::ZERO => child.table.slot_or_create(address)?,
+            _ => child.table.huge_slot(address)?,
+        };
         loop {
             let entry = slot.load();
             if entry.is_none() {
                 return Ok(());
             }
             let pfn = entry.pfn();
-            let own = !vma.shared && self.physical().frame(pfn).state().kind() == Kind::Anon;
-            if own && entry.has(Flags::EXCLUSIVE) && self.physical().frame(pfn).pins() > 0 {
+            if self.is_pinned(vma, entry) {
                 match self.copy_pinned(child, vma, address, slot, entry)? {
                     Some(copy) => to.replace(Entry::NONE, copy),
                     None => continue,
@@ -100,12 +86,12 @@ impl AddressSpace {
                     continue;
                 }
                 // A migration entry too: the move that blocked it may not have flushed yet.
-                debt.owe(self.table.root_of(), address, Order::ZERO);
+                debt.owe(self.table.root_of(), address, order);
             }
             if copy.is_present() {
                 // The parent's entry holds a reference, and can't change while we hold its address space and reverse
                 // maps.
-                self.physical().frame(pfn).map()?;
+                self.physical().frames().map(pfn, order)?;
             }
             // Accessed and dirty belong to the parent's accesses.
             to.replace(Entry::NONE, copy.without(Flags::DIRTY | Flags::ACCESSED));
@@ -113,6 +99,14 @@ impl AddressSpace {
                 self.physical().update_class(pfn);
             }
             return Ok(());
+        }
+    }
+
+    /// Tells whether `entry` maps a page of the process's own that a device has pinned.
+    fn is_pinned(&self, vma: &Vma, entry: Entry) -> bool {
+        !vma.shared && entry.has(Flags::EXCLUSIVE) && {
+            let head = self.physical().frames().head(entry.pfn());
+            head.state().kind() == Kind::Anon && head.pins() > 0
         }
     }
 
@@ -137,8 +131,9 @@ impl AddressSpace {
         if now.is_none() || now.pfn() != pfn {
             return Ok(None);
         }
-        let new = child.new_anonymous(vma, address, Some(pfn))?;
-        let gone = Flags::PRESENT | Flags::MIGRATION | Flags::DIRTY;
-        Ok(Some(Entry::present(new, entry.flags() - gone)))
+        let new = child.new_anonymous(vma, address, slot.order(), Some(pfn))?;
+        // Dirty, since no backing store has the copy.
+        let flags = entry.flags() - Flags::PRESENT - Flags::MIGRATION;
+        Ok(Some(Entry::present(new, flags | Flags::DIRTY)))
     }
 }

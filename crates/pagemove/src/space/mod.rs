@@ -18,7 +18,7 @@ mod vma;
 pub use fault::{Access, FaultError};
 pub use file::{FileError, Mappable, PageCache, ReadPage};
 pub use pin::PinError;
-pub use vma::{Map, Protection, Source, Vma};
+pub use vma::{Map, Orders, Protection, Source, Vma};
 
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 
@@ -78,14 +78,6 @@ pub enum SpaceError {
         stage: &'static str,
         /// The failed allocation.
         cause: AllocError,
-    },
-    /// A 2 MiB page is to be split, but somebody has pinned it, or refers to it.
-    #[error("{stage}: the 2 MiB page at {at} can't be split while somebody else holds it")]
-    Busy {
-        /// The call.
-        stage: &'static str,
-        /// The page.
-        at: VirtAddr,
     },
     /// The file belongs to another engine.
     #[error("{stage}: the file belongs to another engine")]

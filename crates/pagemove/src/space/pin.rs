@@ -8,7 +8,7 @@ use crate::{
     folio::PinnedPage,
     frame::Kind,
     paging::Flags,
-    units::{HUGE_ORDER, VirtAddr, VirtRange},
+    units::{VirtAddr, VirtRange},
 };
 
 /// Why pages were not pinned. After an error none of them is.
@@ -20,9 +20,6 @@ pub enum PinError {
     /// The range passes the address space's bounds.
     #[error("pin: the range passes the bounds of the address space")]
     BadRange,
-    /// A 2 MiB page had to be split first, and that failed.
-    #[error(transparent)]
-    Split(#[from] super::SpaceError),
 }
 
 impl AddressSpace {
@@ -40,7 +37,6 @@ impl AddressSpace {
             if let Some(pin) = self.try_pin(address, write, who) {
                 return Ok(pin);
             }
-            self.split_for_pin(address)?;
             // Unshare a private page also for a read-only pin. Otherwise a later store would copy it, and the device
             // would keep the old page.
             let writable = {
@@ -52,20 +48,6 @@ impl AddressSpace {
         }
     }
 
-    fn split_for_pin(&self, address: VirtAddr) -> Result<(), PinError> {
-        let is_huge = {
-            // The lock keeps tables from being removed during the walk.
-            let _vmas = self.vmas.read();
-            self.table.slot(address).is_some_and(|slot| slot.order() == HUGE_ORDER)
-        };
-        if !is_huge {
-            return Ok(());
-        }
-        let _vmas = self.vmas.write();
-        let Some(page) = VirtRange::new(address.page(), 1) else { return Ok(()) };
-        Ok(self.split_range(page, "pin")?)
-    }
-
     /// Pins the page if its entry allows it.
     fn try_pin(&self, address: VirtAddr, write: bool, who: &str) -> Option<PinnedPage> {
         // The shared lock excludes unmapping and fork, but not moves and other faults.
@@ -75,21 +57,21 @@ impl AddressSpace {
         if !vma.protection.contains(needed) {
             return None;
         }
-        let slot = self.table.slot(address).filter(|slot| slot.order() != HUGE_ORDER)?;
+        let slot = self.table.slot(address)?;
         let entry = slot.load();
         if !entry.has(Flags::PRESENT | Flags::USER) || (write && !entry.has(Flags::WRITE)) {
             return None;
         }
         let physical = self.engine.physical();
-        let pfn = entry.pfn();
+        let pfn = slot.page_of(entry, address);
         let Some(folio) = physical.get(pfn) else {
             physical.frames().wait_unlocked(pfn);
             return None;
         };
-        let frame = physical.frame(pfn);
+        let kind = physical.frame(folio.pfn()).state().kind();
         let writable = vma.protection.contains(super::Protection::WRITE);
-        let shared_anonymous = frame.state().kind() == Kind::Anon && !entry.has(Flags::EXCLUSIVE);
-        let file_page = !vma.shared && frame.state().kind() != Kind::Anon;
+        let shared_anonymous = kind == Kind::Anon && !entry.has(Flags::EXCLUSIVE);
+        let file_page = !vma.shared && kind != Kind::Anon;
         // Take the reference, then check the entry again. A move blocks the entry, then freezes the references. So
         // either we see the blocked entry, or the move sees our reference.
         let unchanged = {
@@ -98,6 +80,6 @@ impl AddressSpace {
             now.without(marks) == entry.without(marks)
         };
         let is_its_own = unchanged && !shared_anonymous && !(writable && file_page);
-        is_its_own.then(|| folio.pin(write, who))
+        is_its_own.then(|| folio.pin_page(pfn, write, who))
     }
 }

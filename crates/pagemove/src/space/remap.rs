@@ -43,7 +43,7 @@ impl AddressSpace {
                     vmas.insert(range.start(), wider);
                     return Ok(longer);
                 }
-                self.free_range(&vmas, pages, vma.huge, stage)?
+                self.free_range(&vmas, pages, vma.orders.largest(), stage)?
             }
         };
         if !self.bounds.covers(new) || new.overlaps(old) {
@@ -55,19 +55,19 @@ impl AddressSpace {
         self.split_for_move(old, new, stage)?;
         let moved = Vma { range: new, ..part.clone() };
         let mut debt = self.debt();
-        if let Err(cause) = self.prepare_tables(old, new) {
-            // Tables added in vain would be in the way of a 2 MiB entry.
-            self.table.prune(gap_around(&vmas, new), &mut debt);
-            debt.pay();
-            return Err(SpaceError::OutOfMemory { stage, cause });
-        }
-        if let Some(cut) = pages.checked_sub(1).and_then(|_| beyond(old, pages)) {
-            self.zap(cut, &mut debt);
-        }
         {
-            // Exclusive, so that a move finds each entry at one of both addresses.
+            // Exclusive, so that a move finds each entry at one of both addresses, and no 2 MiB entry is split.
             let mut maps = part.reverse_maps();
             let mut locks = [maps.next(), maps.next()].map(|map| map.map(|map| map.write()));
+            if let Err(cause) = self.prepare_tables(old, new) {
+                // Tables added in vain would be in the way of a 2 MiB entry.
+                self.table.prune(gap_around(&vmas, new), &mut debt);
+                debt.pay();
+                return Err(SpaceError::OutOfMemory { stage, cause });
+            }
+            if let Some(cut) = pages.checked_sub(1).and_then(|_| beyond(old, pages)) {
+                self.zap(cut, &mut debt);
+            }
             let rest = vma.outside(old);
             for lock in locks.iter_mut().flatten() {
                 lock.remove(vma.first..vma.first + vma.range.pages(), self.table.space(), vma.range.start());

@@ -107,12 +107,13 @@ impl Physical {
 
     /// Makes a folio of `kind` of frames that only the caller can use.
     #[inline(always)]
-    fn prepare_allocation(&self, pfn: Pfn, order: Order, kind: Kind) {
+    pub(super) fn prepare_allocation(&self, pfn: Pfn, order: Order, kind: Kind) {
         let class = kind.first_class();
         if order > Order::ZERO {
             for tail in (FrameRange { start: pfn, frames: order.frames() }).iter().skip(1) {
                 // Its head is found by the order.
                 self.frames[tail].set_state(State::new(Kind::Tail, class, order));
+                self.frames.clear_tail(tail);
             }
         }
         let frame = &self.frames[pfn];

@@ -269,6 +269,19 @@ impl Buddy {
         taken
     }
 
+    /// Takes a free block of `order`, at most a pageblock's, from pageblock `number`.
+    pub(super) fn take_block_from(&mut self, tables: Tables<'_>, number: u32, order: Order) -> Option<Pfn> {
+        let range = tables.blocks.range(number);
+        self.split_to_pageblock(tables, range.start);
+        let mut heads = FreeHeads::new(range);
+        while let Some((head, of)) = heads.next(tables) {
+            if of >= order {
+                return self.take_part(tables, head, of, head, order);
+            }
+        }
+        None
+    }
+
     /// Splits a free block that is larger than a pageblock, so that the pageblock at `start` is a block by itself.
     fn split_to_pageblock(&mut self, tables: Tables<'_>, start: Pfn) {
         if let Some((head, order)) = self.free_block_of(tables, start)

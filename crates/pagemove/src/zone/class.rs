@@ -23,8 +23,9 @@ impl Physical {
         }
     }
 
-    /// Updates the class of a folio from its kind, mappings and pins. The caller has a reference.
+    /// Updates the class of `pfn`'s folio from its kind, mappings and pins. The caller has a reference.
     pub(crate) fn update_class(&self, pfn: Pfn) {
+        let pfn = self.frames.head_of(pfn);
         let frame = &self.frames[pfn];
         loop {
             let want = self.class_of(frame);

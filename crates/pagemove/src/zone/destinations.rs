@@ -54,6 +54,20 @@ impl Physical {
         taken
     }
 
+    /// Sets aside a folio of `order` from pageblock `number`, unless it is isolated.
+    pub(crate) fn set_aside_folio_from_block(&self, number: u32, order: Order) -> Option<Pfn> {
+        let zone = self.zone_of(self.blocks.range(number).start)?;
+        let mut buddy = zone.buddy.lock();
+        if self.blocks.is_isolated(number) || order > self.blocks.order() {
+            return None;
+        }
+        let pfn = buddy.take_block_from(self.tables(), number, order)?;
+        drop(buddy);
+        self.prepare_allocation(pfn, order, Kind::Anon);
+        self.make_destination(pfn);
+        Some(pfn)
+    }
+
     /// Sets aside a folio that `request` allows.
     pub(crate) fn set_aside_folio(&self, request: &Request) -> Result<Pfn, AllocError> {
         let pfn = self.take_frames(request)?;

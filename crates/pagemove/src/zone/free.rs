@@ -26,6 +26,14 @@ impl Physical {
         }
     }
 
+    /// Gives `references` references to the folio at `head` back; the last one frees it.
+    pub(crate) fn put_many(&self, head: Pfn, references: u32) {
+        let frame = &self.frames[head];
+        if frame.put_many(references) == Put::Last {
+            self.release(head, frame);
+        }
+    }
+
     /// Releases a folio's lock and gives a reference back, in one change.
     pub(crate) fn unlock_and_put(&self, pfn: Pfn) {
         if self.frames.unlock_and_put(pfn) == Put::Last {

@@ -180,13 +180,6 @@ impl Physical {
         self.ram_words(head.up(frame))
     }
 
-    /// Gives the head frame of `pfn`'s folio at this moment: folios are aligned to their size, and a tail has its
-    /// order.
-    pub(crate) fn head_of(&self, pfn: Pfn) -> Pfn {
-        let state = self.frames[pfn].state();
-        if state.kind() == Kind::Tail { pfn.align_down(state.order()) } else { pfn }
-    }
-
     /// Gives the frame table.
     pub fn frames(&self) -> &FrameTable {
         &self.frames

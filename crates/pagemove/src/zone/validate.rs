@@ -49,6 +49,7 @@ impl Physical {
                     }
                 }
                 match state.kind() {
+                    Kind::Tail if (frame.refs(), frame.maps()) == (0, 0) => {}
                     kind if !kind.is_allocation() => {
                         if (frame.refs(), frame.maps(), frame.pins()) != (0, 0, 0) {
                             return wrong("is free or a tail, but has references, mappings or pins");
@@ -57,6 +58,9 @@ impl Physical {
                     _ => {
                         if frame.refs() < frame.maps() || frame.refs() == 0 && state.kind().is_movable() {
                             return wrong("has fewer references than mappings, or is movable and has none");
+                        }
+                        if !self.frames.are_mappings_counted(pfn) {
+                            return wrong("has another number of mappings than its pages together");
                         }
                         if state.class() != self.class_of(frame) {
                             return wrong("counts as another class than its kind, mappings and pins make it");

@@ -1,0 +1,65 @@
+//! Splitting large folios: those that a move finds no destination for, and on request.
+
+use alloc::vec::Vec;
+
+use super::{Mode, Mover, Options, Outcome, Purpose};
+use crate::{
+    engine::Engine,
+    folio::LockedFolio,
+    report::{Counter, Reason},
+    rmap::split_folio,
+    units::{Order, Pfn},
+};
+
+/// Splits a folio into base folios, each with the lock and a reference: contents, mappings and owner stay, and so do the
+/// frames. On error gives the folio back, unchanged, except that its 2 MiB entries may have been split.
+///
+/// Anonymous folios and those of owners that allow it ([`MovableOps::splits`](crate::movable::MovableOps::splits)) can
+/// be split, while nobody has pinned them or another reference. Sleeps. (Linux: `split_folio`.)
+pub fn split<'p>(engine: &Engine, folio: LockedFolio<'p>) -> Result<Vec<LockedFolio<'p>>, (LockedFolio<'p>, Reason)> {
+    if folio.order() == Order::ZERO {
+        return Ok(alloc::vec![folio]);
+    }
+    let frame = folio.physical().frame(folio.pfn());
+    if !frame.state().kind().is_movable() {
+        return Err((folio, Reason::Unmovable));
+    }
+    // The owner stays registered until the split is done.
+    let _used = match frame.owner() {
+        0 => None,
+        number => match engine.owners().get(number).and_then(|owner| Some((owner.begin()?, owner))) {
+            None => return Err((folio, Reason::OwnerGone)),
+            Some((_, owner)) if !owner.splits() => return Err((folio, Reason::Refused)),
+            Some((used, _)) => Some(used),
+        },
+    };
+    let map = engine.reverse_maps().get(folio.key().rmap);
+    split_folio(folio, map.as_deref())
+}
+
+impl Mover<'_> {
+    /// Splits the folios that stayed since no destination of their order was free; gives their pages. An asynchronous
+    /// move doesn't, since a split waits for reverse maps' locks.
+    pub(super) fn split_stayed(&self, options: Options, outcome: &mut Outcome) -> Vec<Pfn> {
+        let physical = self.physical();
+        let mut pages = Vec::new();
+        if options.mode == Mode::Async {
+            return pages;
+        }
+        outcome.stayed.retain(|&(pfn, reason)| {
+            if reason != Reason::Order {
+                return true;
+            }
+            let Some(folio) = physical.get(pfn) else { return true };
+            // Emptying a pageblock by breaking up a folio of its size gains nothing.
+            if options.purpose == Purpose::Compaction && folio.order() >= physical.blocks().order() {
+                return true;
+            }
+            let Ok(parts) = split(self.engine, folio.lock()) else { return true };
+            physical.counters().add(Counter::ThpMigrationSplit, 1);
+            pages.extend(parts.iter().map(|part| part.pfn()));
+            false
+        });
+        pages
+    }
+}
