@@ -15,7 +15,7 @@ use pagemove::{
     movable::{MigrationRun, MovableOps, PageIndex, Registration},
     rmap::RangeMap,
     space::{FileError, Mappable},
-    units::Pfn,
+    units::{Orders, Pfn},
     zone::AllocError,
 };
 
@@ -44,6 +44,10 @@ impl MovableOps for Driver {
         &self.name
     }
 
+    fn splits(&self) -> bool {
+        true
+    }
+
     fn migrate(&self, run: &mut MigrationRun<'_>) {
         self.index.repoint(run);
         self.moves.fetch_add(run.exchanged().count() as u64, Ordering::Relaxed);
@@ -58,10 +62,16 @@ impl CharDevice {
 
     /// Opens the device: a file of `pages` pages, each allocated and cleared at first use.
     pub fn open(&self, pages: u32) -> Arc<DeviceFile> {
+        self.open_with(pages, Orders::BASE)
+    }
+
+    /// As [`Self::open`], with folios of `orders` where they fit.
+    pub fn open_with(&self, pages: u32, orders: Orders) -> Arc<DeviceFile> {
         let index = self.engine.new_index(Kind::Driver, self.name.clone());
         let driver = Arc::new(Driver { name: self.name.clone(), index, moves: AtomicU64::new(0) });
         let registration = self.engine.owners().register(driver.clone());
         driver.index.set_owner(&registration);
+        driver.index.set_orders(orders, pages);
         Arc::new(DeviceFile { driver, registration, pages })
     }
 }
@@ -76,15 +86,16 @@ impl DeviceFile {
 
     /// Reads a word, as the driver's own access. The page can't move meanwhile.
     pub fn read(&self, page: u32, word: usize) -> Result<u64, FileError> {
-        let words = self.page(page)?;
-        Ok(words.words(0).get(word).ok_or(FileError::BeyondEnd(page))?.load(Ordering::Acquire))
+        let folio = self.page(page)?;
+        Ok(folio.words(folio.number_of(page)).get(word).ok_or(FileError::BeyondEnd(page))?.load(Ordering::Acquire))
     }
 
     /// Writes a word, as the driver's own access.
     pub fn write(&self, page: u32, word: usize, value: u64) -> Result<(), FileError> {
-        let words = self.page(page)?;
-        words.words(0).get(word).ok_or(FileError::BeyondEnd(page))?.store(value, Ordering::Release);
-        words.mark_dirty();
+        let folio = self.page(page)?;
+        let words = folio.words(folio.number_of(page));
+        words.get(word).ok_or(FileError::BeyondEnd(page))?.store(value, Ordering::Release);
+        folio.mark_dirty();
         Ok(())
     }
 
@@ -104,7 +115,7 @@ impl DeviceFile {
         self.driver.index.remove(page)
     }
 
-    /// Gives the number of pages that have moved.
+    /// Gives the number of folios that have moved.
     pub fn moves(&self) -> u64 {
         self.driver.moves.load(Ordering::Relaxed)
     }
@@ -132,6 +143,10 @@ impl Mappable for DeviceFile {
 
     fn reverse_map(&self) -> &Arc<RangeMap> {
         self.driver.index.reverse_map()
+    }
+
+    fn orders(&self) -> Orders {
+        self.driver.index.orders()
     }
 
     fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {

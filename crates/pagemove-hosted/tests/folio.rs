@@ -309,15 +309,17 @@ fn an_index_gives_a_folio_again_that_has_no_place() {
 /// Nor does it take one of another kind, size or memory.
 #[test]
 fn an_index_refuses_what_is_none_of_its_pages() {
-    let (lab, other) = (soft(1), soft(1));
+    let (lab, other) = (soft(2), soft(1));
     let device = Device::open(&lab);
-    for (of, order, kind) in [(&lab, 0, Kind::Kernel), (&lab, 1, Kind::Driver), (&other, 0, Kind::Driver)] {
+    let of_another_kind = (&lab, 0, Kind::Kernel, 0);
+    let unaligned = [(&lab, 1, Kind::Driver, 1), (&lab, 9, Kind::Driver, 256), (&lab, 10, Kind::Driver, 0)];
+    for (of, order, kind, at) in [of_another_kind, (&other, 0, Kind::Driver, 0)].into_iter().chain(unaligned) {
         let folio = of.physical().alloc(common::order(order), kind).unwrap();
-        let insert = AssertUnwindSafe(|| drop(device.driver.index.insert(0, folio)));
+        let insert = AssertUnwindSafe(|| drop(device.driver.index.insert(at, folio)));
         assert!(catch_unwind(insert).is_err(), "{kind:?} of order {order}");
         assert!(device.driver.index.is_empty());
     }
-    lab.assert_all_free(512);
+    lab.assert_all_free(1024);
     other.assert_all_free(512);
 }
 

@@ -101,6 +101,38 @@ impl Order {
     }
 }
 
+/// A set of orders for folios, of a mapping or a file; order 0 is always in it (Linux: `thp_anon=`, since 6.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Orders(u16);
+
+impl Orders {
+    /// Base pages only.
+    pub const BASE: Self = Self(1);
+    /// Base pages and 2 MiB pages.
+    pub const HUGE: Self = Self(1 | 1 << HUGE_ORDER.get());
+
+    /// All orders up to `order`, at most that of a 2 MiB page.
+    pub const fn up_to(order: Order) -> Self {
+        let largest = if order.get() < HUGE_ORDER.get() { order.get() } else { HUGE_ORDER.get() };
+        Self((1 << (largest + 1)) - 1)
+    }
+
+    /// Order 0 and `order`, at most that of a 2 MiB page.
+    pub const fn only(order: Order) -> Self {
+        Self(1 | (Self::up_to(order).0 + 1) >> 1)
+    }
+
+    /// Gives the largest order.
+    pub fn largest(self) -> Order {
+        self.downwards().next().unwrap_or(Order::ZERO)
+    }
+
+    /// Walks the orders, the largest one first.
+    pub fn downwards(self) -> impl Iterator<Item = Order> {
+        HUGE_ORDER.up_to().rev().filter(move |order| self.0 >> order.get() & 1 == 1)
+    }
+}
+
 /// A half-open range of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct FrameRange {

@@ -1,22 +1,24 @@
-//! An index of pages by page offset, for page caches and most drivers (Linux: `struct address_space`).
+//! An index of pages by page offset, in folios of one or more, for page caches and most drivers (Linux: `struct
+//! address_space`).
 //!
 //! # Protocol
-//! Each place holds one reference to its frame. The index's lock nests inside the frame's lock, and is held only to
-//! read or change places. Taking a page out needs its frame's lock, so a moving page stays in its place until the move
-//! is over. A look-up meanwhile finds it frozen or locked, waits, and looks again.
+//! Each place has the frame of its page; the places of a folio hold one reference together. The index's lock nests
+//! inside the folios' locks, and is held only to read or change places. Taking a page out needs its folio's lock, so a
+//! moving page stays in its place until the move is over. A look-up meanwhile finds it frozen or locked, waits, and
+//! looks again. A split of a folio changes no place: each page has its frame, and then its reference.
 
 use alloc::{boxed::Box, collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 use core::ops::Range;
 
 use super::{FolioToken, MigrationRun, MovableOps, Registration};
 use crate::{
-    folio::{FolioRef, FrozenFolio, LockedFolio},
+    folio::{FrozenFolio, LockedFolio},
     frame::{Key, Kind, Marks},
     paging::FlushDebt,
-    rmap::{RangeMap, Registry, ReverseMap},
-    sync::Mutex,
-    units::{Order, Pfn},
-    zone::{AllocError, Physical, Request},
+    rmap::{RangeMap, Registry, ReverseMap, split_folio},
+    sync::{Mutex, Ordering},
+    units::{HUGE_ORDER, Order, Orders, Pfn},
+    zone::{AllocError, Effort, Physical, Request},
 };
 
 const CHUNK: u32 = 512;
@@ -26,6 +28,9 @@ const EMPTY: u32 = u32::MAX;
 const BATCH: usize = 64;
 
 type Chunk = Box<[u32; CHUNK as usize]>;
+
+/// A reverse map by its number, if it still exists.
+type KnownMap = (u32, Option<Arc<dyn ReverseMap>>);
 
 /// Movable pages by page offset, with their reverse map.
 pub struct PageIndex {
@@ -51,12 +56,39 @@ struct NewPages {
     mapped_by: u32,
     owner: u32,
     below: Option<Pfn>,
+    orders: Orders,
+    /// No folio of an order above 0 reaches beyond this page.
+    end: u32,
 }
 
 impl NewPages {
     fn allow(self, folio: &FrozenFolio<'_>) -> bool {
-        self.below.is_none_or(|below| folio.pfn() < below)
+        self.below.is_none_or(|below| folio.pfn().up(folio.order().frames() - 1) < below)
     }
+}
+
+impl Pages {
+    /// Gives the largest order of a folio for the page at `index`: whose places are empty, and that ends before `end`.
+    fn largest_at(&self, index: u32) -> Order {
+        let is_empty = |order: &Order| {
+            let first = index & !(order.frames() - 1);
+            let chunk = self.chunks.get(&(first / CHUNK));
+            let is_free = |chunk: &Chunk| chunk[places_of(first, *order)].iter().all(|&pfn| pfn == EMPTY);
+            first.checked_add(order.frames()).is_some_and(|end| end <= self.new.end) && chunk.is_none_or(is_free)
+        };
+        self.new.orders.downwards().find(is_empty).unwrap_or(Order::ZERO)
+    }
+}
+
+/// Gives the places of a folio in its chunk.
+fn places_of(first: u32, order: Order) -> Range<usize> {
+    let at = (first % CHUNK) as usize;
+    at..at + order.frames() as usize
+}
+
+/// Puts the frames of a folio into its places.
+fn set_places(places: &mut [u32], head: Pfn) {
+    places.iter_mut().zip(head.get()..).for_each(|(place, pfn)| *place = pfn);
 }
 
 /// Reads the page at an offset from its backing store into the words. Called with the page locked: the rules of
@@ -80,7 +112,7 @@ impl PageIndex {
             rmaps: rmaps.clone(),
             pages: Mutex::new(Pages {
                 chunks: BTreeMap::new(),
-                new: NewPages { mapped_by: rmap.id(), owner: 0, below: None },
+                new: NewPages { mapped_by: rmap.id(), owner: 0, below: None, orders: Orders::BASE, end: 0 },
             }),
             rmap,
             read,
@@ -100,6 +132,18 @@ impl PageIndex {
     /// all calls on to [`Self::reverse_map`], which has the processes' mappings.
     pub fn set_reverse_map(&self, number: u32) {
         self.pages.lock().new.mapped_by = number;
+    }
+
+    /// Sets the orders of folios that look-ups insert from now on, where one fits before page `end` and is free. An owner
+    /// whose folios may be split says so ([`MovableOps::splits`]).
+    pub fn set_orders(&self, orders: Orders, end: u32) {
+        let new = &mut self.pages.lock().new;
+        (new.orders, new.end) = (orders, end);
+    }
+
+    /// Gives the orders of the folios that look-ups insert.
+    pub fn orders(&self) -> Orders {
+        self.pages.lock().new.orders
     }
 
     /// Gives the reverse map of the processes' mappings (Linux: `f_mapping->i_mmap`).
@@ -129,66 +173,82 @@ impl PageIndex {
         (pfn != EMPTY).then(|| Pfn::new(pfn))
     }
 
-    /// Finds and locks the page at `index`; waits for a move of it.
+    /// Finds and locks the folio of the page at `index`; waits for a move of it.
     pub fn lock_page(&self, index: u32) -> Option<LockedFolio<'_>> {
         loop {
-            let pfn = {
+            let found = {
                 let pages = self.pages.lock();
                 let pfn = pages.chunks.get(&(index / CHUNK))?[(index % CHUNK) as usize];
                 if pfn == EMPTY {
                     return None;
                 }
                 let pfn = Pfn::new(pfn);
-                // The place holds a reference, so this fails only if a move has frozen the frame.
-                if !self.physical.frame(pfn).try_get() {
+                // The place holds a reference, so this fails only if a move has frozen the folio.
+                let Some(folio) = self.physical.get(pfn) else {
                     drop(pages);
                     self.physical.frames().wait_unlocked(pfn);
                     continue;
-                }
-                pfn
+                };
+                (pfn, folio)
             };
-            let page = FolioRef::from_counted(&self.physical, pfn).lock();
+            let (pfn, folio) = found;
+            let folio = folio.lock();
             if self.peek(index) == Some(pfn) {
-                return Some(page);
+                return Some(folio);
             }
             // It was moved or taken out while we waited for the lock.
         }
     }
 
-    /// Finds and locks the page at `index`. If there is none, inserts a new one, cleared or read from the backing
-    /// store.
+    /// Finds and locks the folio of the page at `index`. If there is none, inserts a new one, cleared or read from the
+    /// backing store.
     pub fn lock_or_insert(&self, index: u32) -> Result<LockedFolio<'_>, AllocError> {
         loop {
-            if let Some(page) = self.lock_page(index) {
-                return Ok(page);
+            if let Some(folio) = self.lock_page(index) {
+                return Ok(folio);
             }
-            let mut folio = self.new_folio()?;
+            let (first, mut folio) = self.new_folio(index)?;
             folio.zero();
-            if let Ok(page) = self.insert_frozen(index, folio) {
-                let page = page.fresh();
+            if let Ok(folio) = self.insert_frozen(first, folio) {
+                let folio = folio.fresh();
                 if let Some(read) = &self.read {
-                    read(index, page.words(0));
+                    (0..folio.order().frames()).for_each(|page| read(first + page, folio.words(page)));
                 }
-                return Ok(page);
+                return Ok(folio);
             }
         }
     }
 
-    fn new_folio(&self) -> Result<FrozenFolio<'_>, AllocError> {
-        let below = self.pages.lock().new.below;
-        match below {
-            None => self.physical.alloc(Order::ZERO, self.kind),
-            Some(below) => self.physical.alloc_with(&Request::new(Order::ZERO, self.kind).below(below)),
+    /// Allocates a folio for the page at `index`; gives the index of its first page.
+    fn new_folio(&self, index: u32) -> Result<(u32, FrozenFolio<'_>), AllocError> {
+        let (new, largest) = {
+            let pages = self.pages.lock();
+            (pages.new, pages.largest_at(index))
+        };
+        let request = |order| {
+            let request = Request::new(order, self.kind);
+            new.below.map_or(request, |below| request.below(below))
+        };
+        for order in new.orders.downwards().filter(|&order| order <= largest && order > Order::ZERO) {
+            if let Ok(folio) = self.physical.alloc_with(&request(order).with_effort(Effort::Lists)) {
+                return Ok((index & !(order.frames() - 1), folio));
+            }
+        }
+        match new.below {
+            None => Ok((index, self.physical.alloc(Order::ZERO, self.kind)?)),
+            Some(_) => Ok((index, self.physical.alloc_with(&request(Order::ZERO))?)),
         }
     }
 
-    /// Inserts a page that the caller has allocated and filled; returns it if `index` has one already. Panics unless
-    /// it's a base page of this index's kind and memory, within the owner's bound.
+    /// Inserts a folio that the caller has allocated and filled, from `index` on; returns it if a page is there already.
+    /// Panics unless it's of this index's kind and memory, within the owner's bound, of at most 2 MiB, and `index` is
+    /// aligned to its size.
     pub fn insert<'p>(&'p self, index: u32, folio: FrozenFolio<'p>) -> Result<LockedFolio<'p>, FrozenFolio<'p>> {
         let state = self.physical.frame(folio.pfn()).state();
         let fits = Arc::ptr_eq(folio.physical(), &self.physical) && state.kind() == self.kind;
         let is_within = self.pages.lock().new.allow(&folio);
-        let fits = fits && is_within && state.order() == Order::ZERO;
+        let is_aligned = state.order() <= HUGE_ORDER && index.is_multiple_of(state.order().frames());
+        let fits = fits && is_within && is_aligned;
         assert!(fits, "folio {} can't be a page of \"{}\"", folio.pfn(), self.name);
         self.insert_frozen(index, folio)
     }
@@ -198,98 +258,159 @@ impl PageIndex {
         let mut pages = self.pages.lock();
         let new = pages.new;
         let chunk = pages.chunks.entry(index / CHUNK).or_insert_with(|| Box::new([EMPTY; CHUNK as usize]));
-        let place = &mut chunk[(index % CHUNK) as usize];
-        if *place != EMPTY || !new.allow(&folio) {
+        let places = &mut chunk[places_of(index, folio.order())];
+        if places.iter().any(|&place| place != EMPTY) || !new.allow(&folio) {
             return Err(folio);
         }
-        *place = folio.pfn().get();
+        set_places(places, folio.pfn());
         Ok(folio.publish_owned(new.owner, Key { rmap: new.mapped_by, index }))
     }
 
     /// Takes the page at `index` out and removes all its mappings; the last reference frees it. Waits for a move of it.
     /// False if there was no page.
     pub fn remove(&self, index: u32) -> bool {
-        let Some(page) = self.lock_page(index) else { return false };
-        self.take_out(alloc::vec![(index, page)]);
+        let Some(folio) = self.lock_page(index) else { return false };
+        let parts = self.cut(folio, index..index.saturating_add(1));
+        self.take_out(parts);
         true
     }
 
-    /// Takes out all pages of `range`, as [`Self::remove`] does, with one flush for up to 64 pages.
+    /// Gives the folios with the pages of `range` that `folio` has; splits it if it has others.
+    ///
+    /// If it can't be split, since a device has pinned it, say, the pages stay in their places, unmapped and cleared
+    /// (Linux: `truncate_inode_partial_folio`).
+    fn cut<'p>(&'p self, folio: LockedFolio<'p>, range: Range<u32>) -> Vec<LockedFolio<'p>> {
+        let (first, order) = (folio.key().index, folio.order());
+        let has = |index: u32| range.contains(&index);
+        if has(first) && has(first + (order.frames() - 1)) {
+            return alloc::vec![folio];
+        }
+        let map = self.rmaps.get(folio.key().rmap);
+        match split_folio(folio, map.as_deref()) {
+            Ok(mut parts) => {
+                parts.retain(|part| has(part.key().index));
+                parts
+            }
+            Err((folio, _)) => {
+                self.clear(&folio, range);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Unmaps a locked folio, and clears its pages of `range`.
+    fn clear(&self, folio: &LockedFolio<'_>, range: Range<u32>) {
+        let mut debt = FlushDebt::new(&self.physical);
+        self.unmap_by_key(folio, &mut Vec::new(), &mut debt);
+        debt.pay();
+        let first = folio.key().index;
+        for page in (0..folio.order().frames()).filter(|page| range.contains(&(first + page))) {
+            // A device may write it at the same time. Relaxed: the folio's lock orders.
+            folio.words(page).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        }
+    }
+
+    /// Takes out all pages of `range`, as [`Self::remove`] does, with one flush for up to 64 folios.
     pub fn truncate(&self, range: Range<u32>) {
         let mut from = range.start;
         while let Some(first) = self.next_index(from).filter(|index| range.contains(index)) {
-            let mut pages = self.try_lock_pages(first..range.end);
-            if pages.is_empty() {
-                // Wait only while we hold no other page, since its holder may need one of those.
-                pages.extend(self.lock_page(first).map(|page| (first, page)));
+            let mut folios = self.try_lock_folios(first..range.end);
+            let end_of = |folio: &LockedFolio<'_>| folio.key().index.checked_add(folio.order().frames());
+            let mut next = folios.last().map_or(Some(first), end_of);
+            if folios.is_empty() {
+                // Wait, or split, only while we hold no other page, since its holder may need one of those.
+                let Some(folio) = self.lock_page(first) else { continue };
+                next = end_of(&folio);
+                folios = self.cut(folio, first..range.end);
             }
-            let last = pages.last().map_or(first, |&(index, _)| index);
-            self.take_out(pages);
-            let Some(next) = last.checked_add(1) else { return };
+            self.take_out(folios);
+            let Some(next) = next else { return };
             from = next;
         }
     }
 
-    /// Locks pages of `range` from its start, until one would have to be waited for, or a batch is full.
-    fn try_lock_pages(&self, range: Range<u32>) -> Vec<(u32, LockedFolio<'_>)> {
+    /// Locks folios of `range` from its start, until one would have to be waited for or split, or a batch is full.
+    fn try_lock_folios(&self, range: Range<u32>) -> Vec<LockedFolio<'_>> {
         let pages = self.pages.lock();
         let places = pages.chunks.range(range.start / CHUNK..).flat_map(|(&number, chunk)| {
             (0..CHUNK).zip(chunk.iter()).map(move |(at, &pfn)| (number * CHUNK + at, pfn))
         });
-        let present = places.filter(|&(index, pfn)| pfn != EMPTY && range.contains(&index));
-        // Under the index's lock, so each page stays in its place; so its own lock must not be waited for.
-        let lock = |(index, pfn)| Some((index, self.physical.get(Pfn::new(pfn))?.try_lock().ok()?));
-        present.take(BATCH).map_while(lock).collect()
+        let mut behind = range.start;
+        let mut folios = Vec::new();
+        for (index, pfn) in places.filter(|&(index, pfn)| pfn != EMPTY && range.contains(&index)) {
+            if index < behind {
+                continue;
+            }
+            // Under the index's lock, so each page stays in its place; so its own lock must not be waited for.
+            let Some(folio) = self.physical.get(Pfn::new(pfn)).and_then(|folio| folio.try_lock().ok()) else { break };
+            let last = folio.key().index + (folio.order().frames() - 1);
+            if folio.key().index != index || !range.contains(&last) || folios.len() == BATCH {
+                break;
+            }
+            folios.push(folio);
+            let Some(next) = last.checked_add(1) else { break };
+            behind = next;
+        }
+        folios
     }
 
-    /// Takes out pages that the caller has locked, and drops the index's references.
-    fn take_out(&self, pages: Vec<(u32, LockedFolio<'_>)>) {
+    /// Takes out folios that the caller has locked, and drops the index's references.
+    fn take_out(&self, folios: Vec<LockedFolio<'_>>) {
         // Unmapped first: a thread that finds the place empty may rely on the page being unmapped. We hold the lock
         // that mapping it needs.
         let mut debt = FlushDebt::new(&self.physical);
-        let mut maps: Vec<(u32, Option<Arc<dyn ReverseMap>>)> = Vec::new();
-        for (index, page) in &pages {
-            // By the map in the page's key, which may be a device's. If that is gone, only processes' mappings can be
-            // left.
-            let number = self.physical.frame(page.pfn()).key().rmap;
-            if maps.last().is_none_or(|(known, _)| *known != number) {
-                maps.push((number, self.rmaps.get(number)));
-            }
-            match maps.last() {
-                Some((_, Some(map))) => map.unmap(*index, page, &mut debt),
-                _ => self.rmap.unmap(*index, page, &mut debt),
-            }
+        let mut maps = Vec::new();
+        for folio in &folios {
+            self.unmap_by_key(folio, &mut maps, &mut debt);
         }
         debt.pay();
         let mut index = self.pages.lock();
-        for of_chunk in pages.chunk_by(|(one, _), (next, _)| one / CHUNK == next / CHUNK) {
-            let number = of_chunk[0].0 / CHUNK;
-            let Some(chunk) = index.chunks.get_mut(&number) else { continue };
-            of_chunk.iter().for_each(|(index, _)| chunk[(index % CHUNK) as usize] = EMPTY);
+        for folio in &folios {
+            let (first, order) = (folio.key().index, folio.order());
+            let Some(chunk) = index.chunks.get_mut(&(first / CHUNK)) else { continue };
+            chunk[places_of(first, order)].fill(EMPTY);
             if chunk.iter().all(|&pfn| pfn == EMPTY) {
-                index.chunks.remove(&number);
+                index.chunks.remove(&(first / CHUNK));
             }
         }
         drop(index);
-        pages.iter().for_each(|(_, page)| page.give_up());
-        drop(pages);
+        folios.iter().for_each(LockedFolio::give_up);
+        drop(folios);
         // After the pages' locks, since dropping the last `Arc` of a device's map may free pages, and wait for their
         // locks.
         drop(maps);
+    }
+
+    /// Removes the mappings of a locked folio, by the map in its key, which may be a device's. `known` has the maps that
+    /// were looked up before, the current one last.
+    fn unmap_by_key(&self, folio: &LockedFolio<'_>, known: &mut Vec<KnownMap>, debt: &mut FlushDebt<'_>) {
+        let Key { rmap, index } = folio.key();
+        if known.last().is_none_or(|(number, _)| *number != rmap) {
+            known.push((rmap, self.rmaps.get(rmap)));
+        }
+        match known.last() {
+            Some((_, Some(map))) => map.unmap(index, folio, debt),
+            // Gone: only processes' mappings can be left.
+            _ => self.rmap.unmap(index, folio, debt),
+        }
     }
 
     /// Takes out the clean and unused pages of `range`, and gives their number (Linux: `invalidate_mapping_pages`).
     pub fn drop_clean(&self, range: Range<u32>) -> u32 {
         let (mut from, mut dropped) = (range.start, 0);
         while let Some(index) = self.next_index(from).filter(|index| range.contains(index)) {
-            if let Some(page) = self.lock_page(index) {
-                let frame = self.physical.frame(page.pfn());
-                if frame.maps() == 0 && frame.refs() == 2 && !frame.state().marks().contains(Marks::DIRTY) {
-                    self.take_out(alloc::vec![(index, page)]);
-                    dropped += 1;
+            let mut last = index;
+            if let Some(folio) = self.lock_page(index) {
+                let (frame, pages) = (self.physical.frame(folio.pfn()), folio.order().frames());
+                last = folio.key().index + (pages - 1);
+                let is_within = range.contains(&folio.key().index) && range.contains(&last);
+                let is_clean = !frame.state().marks().contains(Marks::DIRTY);
+                if is_within && is_clean && frame.maps() == 0 && frame.refs() == 2 {
+                    self.take_out(alloc::vec![folio]);
+                    dropped += pages;
                 }
             }
-            let Some(next) = index.checked_add(1) else { break };
+            let Some(next) = last.checked_add(1) else { break };
             from = next;
         }
         dropped
@@ -312,11 +433,11 @@ impl PageIndex {
         // Locked once for the run.
         let mut pages = self.pages.lock();
         run.for_each(|folio| {
-            let chunk = pages.chunks.get_mut(&(folio.index() / CHUNK));
-            let Some(place) = chunk.map(|chunk| &mut chunk[(folio.index() % CHUNK) as usize]) else { return Ok(()) };
-            let mut token = FolioToken::new(&self.physical, Pfn::new(*place));
+            let Some(chunk) = pages.chunks.get_mut(&(folio.index() / CHUNK)) else { return Ok(()) };
+            let places = &mut chunk[places_of(folio.index(), folio.order())];
+            let mut token = FolioToken::new(&self.physical, Pfn::new(places[0]));
             if folio.exchange(&mut token).is_ok() {
-                *place = token.pfn().get();
+                set_places(places, token.pfn());
             }
             Ok(())
         });

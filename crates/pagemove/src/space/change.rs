@@ -26,10 +26,12 @@ impl AddressSpace {
                 range
             }
             None => {
-                let largest = match map.source {
-                    Source::Anonymous { orders } => orders.largest(),
-                    _ => Order::ZERO,
+                let orders = match map.source {
+                    Source::Anonymous { orders } => orders,
+                    Source::Shared { ref file, .. } => file.orders(),
+                    Source::Private { .. } => Orders::BASE,
                 };
+                let largest = orders.largest();
                 self.free_range(&vmas, map.pages, largest, stage)?
             }
         };

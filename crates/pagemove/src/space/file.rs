@@ -8,6 +8,7 @@ use crate::{
     frame::Kind,
     movable::{PageIndex, Registration},
     rmap::RangeMap,
+    units::Orders,
     zone::AllocError,
 };
 
@@ -30,7 +31,13 @@ pub trait Mappable: Send + Sync {
     /// The reverse map of its pages. Must be the same at every call, and the one that its pages' keys name.
     fn reverse_map(&self) -> &Arc<RangeMap>;
 
-    /// Gives the page at offset `index`, locked, so that it can't move before it is mapped. May allocate it.
+    /// The orders of its folios: shared mappings of it are aligned to the largest.
+    fn orders(&self) -> Orders {
+        Orders::BASE
+    }
+
+    /// Gives the folio of the page at offset `index`, locked, so that it can't move before it is mapped. May allocate it.
+    /// One larger than a page begins at the index of its key. All its pages near the fault are mapped.
     fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError>;
 }
 
@@ -75,6 +82,10 @@ impl Mappable for PageCache {
 
     fn reverse_map(&self) -> &Arc<RangeMap> {
         self.index.reverse_map()
+    }
+
+    fn orders(&self) -> Orders {
+        self.index.orders()
     }
 
     fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {

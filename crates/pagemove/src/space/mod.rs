@@ -15,10 +15,11 @@ mod remap;
 mod split;
 mod vma;
 
+pub use crate::units::Orders;
 pub use fault::{Access, FaultError};
 pub use file::{FileError, Mappable, PageCache, ReadPage};
 pub use pin::PinError;
-pub use vma::{Map, Orders, Protection, Source, Vma};
+pub use vma::{Map, Protection, Source, Vma};
 
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 
