@@ -55,6 +55,7 @@ pub enum Call {
     Protect { range: Pages, rights: Protection },
     Remap { range: Pages, pages: u32, to: Option<u32> },
     ClearSoftDirty { process: usize },
+    Collapse(Pages),
     Start,
     Fork { process: usize },
     Exit { process: usize },

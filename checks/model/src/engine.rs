@@ -171,6 +171,11 @@ impl<'b> Engine<'b> {
                 let to = to.map(|page| self.place(page));
                 self.mapped(self.processes[range.process].space().mremap(self.range(range)?, pages, to))
             }
+            Call::Collapse(range) => {
+                // Whether it succeeds depends on frames and references, of which the model knows nothing.
+                let _ = self.processes[range.process].space().collapse(self.range(range)?);
+                Answer::Done
+            }
             Call::ClearSoftDirty { process } => {
                 self.processes[process].space().clear_soft_dirty();
                 Answer::Done

@@ -152,7 +152,8 @@ impl Model {
                 Answer::Count(freed)
             }
             // Changes nothing visible.
-            Call::MoveAll(_)
+            Call::Collapse(_)
+            | Call::MoveAll(_)
             | Call::Compact(_)
             | Call::Take { .. }
             | Call::TakeHuge(_)
@@ -285,7 +286,7 @@ impl Model {
         let bounds = self.bounds;
         let space = &mut self.processes[process];
         let mapping = Mapping { pages, rights, backing };
-        let page = at.unwrap_or_else(|| space.lowest_free(pages, &mapping));
+        let page = at.unwrap_or_else(|| space.lowest_free(pages, &mapping, 0));
         if let Some(taken) = space.first_mapped(page, pages) {
             return Err(SpaceError::Overlap { stage: "mmap", at: address(bounds, taken, 0) });
         }
@@ -327,7 +328,7 @@ impl Model {
             space.mappings.insert(start, grown);
             return Ok(Answer::Mapped { page: old.page, pages });
         }
-        let new = to.unwrap_or_else(|| space.lowest_free(pages, mapping));
+        let new = to.unwrap_or_else(|| space.lowest_free(pages, mapping, old.page));
         if new < old_end && old.page < new + pages {
             return Err(SpaceError::BadRange { stage });
         }

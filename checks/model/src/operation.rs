@@ -107,6 +107,8 @@ operations! {
     1 Deflate { pages },
     /// Drains the CPUs' lists.
     1 Drain {},
+    /// Collapses a mapping that may have large folios.
+    2 Collapse { process, mapping, offset },
 }
 
 impl Operation {

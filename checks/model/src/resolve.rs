@@ -72,6 +72,12 @@ impl Model {
                 pages: length(new_pages),
                 to: place(to),
             },
+            Operation::Collapse { process, mapping, offset } => {
+                let process = self.process(process)?;
+                let space = &self.processes[process];
+                let (page, mapping) = space.find(page(space, mapping, offset))?;
+                mapping.has_large_folios().then_some(Call::Collapse(Pages { process, page, pages: mapping.pages }))?
+            }
             Operation::ClearSoftDirty { process } => Call::ClearSoftDirty { process: self.process(process)? },
             Operation::Start {} => (self.processes.len() < PROCESSES).then_some(Call::Start)?,
             Operation::Fork { process } => {

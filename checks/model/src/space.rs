@@ -95,10 +95,10 @@ impl Space {
         reaching_in.or_else(|| self.mappings.range(page..page + pages).next().map(|(&start, _)| start))
     }
 
-    /// Gives the lowest free place for `pages` pages of `mapping`, aligned to its largest folios.
-    pub(crate) fn lowest_free(&self, pages: u32, mapping: &Mapping) -> u32 {
+    /// Gives the lowest free place for `pages` pages of `mapping`, that lies to its largest folios as page `like` does.
+    pub(crate) fn lowest_free(&self, pages: u32, mapping: &Mapping, like: u32) -> u32 {
         let step = mapping.largest().frames();
-        let mut page = 0;
+        let mut page = like % step;
         while self.first_mapped(page, pages).is_some() {
             page += step;
         }

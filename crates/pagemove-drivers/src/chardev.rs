@@ -84,16 +84,23 @@ impl DeviceFile {
         Ok(self.driver.index.lock_or_insert(page)?)
     }
 
+    /// Gives the folio of a page, and the page's number in it.
+    fn page_and_number(&self, page: u32) -> Result<(LockedFolio<'_>, u32), FileError> {
+        let folio = self.page(page)?;
+        let number = folio.number_of(page).ok_or(FileError::BeyondEnd(page))?;
+        Ok((folio, number))
+    }
+
     /// Reads a word, as the driver's own access. The page can't move meanwhile.
     pub fn read(&self, page: u32, word: usize) -> Result<u64, FileError> {
-        let folio = self.page(page)?;
-        Ok(folio.words(folio.number_of(page)).get(word).ok_or(FileError::BeyondEnd(page))?.load(Ordering::Acquire))
+        let (folio, number) = self.page_and_number(page)?;
+        Ok(folio.words(number).get(word).ok_or(FileError::BeyondEnd(page))?.load(Ordering::Acquire))
     }
 
     /// Writes a word, as the driver's own access.
     pub fn write(&self, page: u32, word: usize, value: u64) -> Result<(), FileError> {
-        let folio = self.page(page)?;
-        let words = folio.words(folio.number_of(page));
+        let (folio, number) = self.page_and_number(page)?;
+        let words = folio.words(number);
         words.get(word).ok_or(FileError::BeyondEnd(page))?.store(value, Ordering::Release);
         folio.mark_dirty();
         Ok(())

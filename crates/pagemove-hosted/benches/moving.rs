@@ -1,14 +1,20 @@
-//! Rate of moving 4 KiB pages that are mapped once, batches of 512, one thread, soft TLB; beside a bare `memcpy` of the
-//! same frames in the same order, in the same process. And where the rest goes, step by step.
+//! Rate of moving pages that are mapped once, in folios of several orders, batches of 512, one thread, soft TLB; beside a bare
+//! `memcpy` of the same frames in the same order, in the same process. And where the rest goes, step by step.
 mod measure;
 
 use measure::{boot, median, memcpy, print, timed};
+use std::sync::Arc;
+
 use pagemove::{
     Engine,
-    migrate::{AnyFree, Mode, Mover, Options, StepTimes},
+    folio::FrozenFolio,
+    frame::Kind,
+    migrate::{AnyFree, Destination, Mode, Mover, Options, StepTimes},
+    paging::Flags,
     port::Contents,
     space::{Map, Mappable, Orders, Protection, Source},
-    units::{PAGE_SIZE, Pfn, VirtRange},
+    units::{HUGE_ORDER, Order, PAGE_SIZE, Pfn, VirtAddr, VirtRange},
+    zone::Physical,
 };
 use pagemove_drivers::CharDevice;
 use pagemove_hosted::Process;
@@ -29,12 +35,18 @@ fn main() {
     let mut steps = vec![
         ["ns a page", "claim", "block", "flush", "freeze", "copy", "rebind", "release"].map(String::from).to_vec(),
     ];
-    for (name, contents, driver) in [
-        ("anonymous, mapped once", Contents::All, false),
-        ("driver's, mapped once", Contents::All, true),
-        ("anonymous, no contents", Contents::TablesOnly, false),
+    for (name, contents, driver, order) in [
+        ("anonymous", Contents::All, false, 0),
+        ("driver's", Contents::All, true, 0),
+        ("anonymous, no contents", Contents::TablesOnly, false, 0),
+        ("anonymous, order 4", Contents::All, false, 4),
+        ("driver's, order 4", Contents::All, true, 4),
+        ("anonymous, order 4, no contents", Contents::TablesOnly, false, 4),
+        ("anonymous, order 9", Contents::All, false, 9),
+        ("driver's, order 9", Contents::All, true, 9),
+        ("anonymous, order 9, no contents", Contents::TablesOnly, false, 9),
     ] {
-        let figures = measure(contents, driver);
+        let figures = measure(contents, driver, Order::new(order).unwrap_or_default());
         let (moved, memcpy) = (figures.moved_ns, figures.memcpy_ns);
         let ratio = if contents == Contents::All { format!("{:.1} %", memcpy / moved * 100.0) } else { "–".into() };
         rows.push(vec![
@@ -50,18 +62,18 @@ fn main() {
             [name.into()].into_iter().chain([claim, block, flush, freeze, copy, rebind, release].map(each)).collect(),
         );
     }
-    print("Moving 4 KiB pages, one thread, batch 512 (median of rounds)", &rows);
+    print("Moving pages that are mapped once, one thread, batch 512 (a base page, median of rounds)", &rows);
     print("Where the time goes (mean; copy includes the memcpy)", &steps);
 }
 
-fn measure(contents: Contents, driver: bool) -> Figures {
+fn measure(contents: Contents, driver: bool, size: Order) -> Figures {
     let (machine, engine) = boot(PAGES * 4, 1, contents);
     let process = Process::new(&machine, &engine).expect("a process");
-    let file = CharDevice::new(&engine, "bench").open(PAGES);
+    let file = CharDevice::new(&engine, "bench").open_with(PAGES, Orders::only(size));
     let source = if driver {
         Source::Shared { file: file.clone() as std::sync::Arc<dyn Mappable>, first: 0 }
     } else {
-        Source::Anonymous { orders: Orders::BASE }
+        Source::Anonymous { orders: Orders::only(size) }
     };
     let protection = Protection::READ | Protection::WRITE;
     let range = process.space().mmap(&Map { at: None, pages: PAGES, protection, source }).expect("room");
@@ -81,13 +93,14 @@ fn measure(contents: Contents, driver: bool) -> Figures {
         let mut sources: Vec<(Pfn, _)> = frames(&process, range).into_iter().zip(range.iter()).collect();
         sources.sort_unstable();
         let from: Vec<Pfn> = sources.iter().map(|&(pfn, _)| pfn).collect();
+        let heads: Vec<Pfn> = from.iter().copied().step_by(size.frames() as usize).collect();
         // Set aside together, so that no source of this round is a destination of it, and the reference can copy the same.
-        let mut destination = AnyFree::new(engine.physical(), PAGES as usize);
+        let mut destination = Ready::new(engine.physical(), size, heads.len());
         let (outcome, ns) =
-            timed(|| mover.migrate(&from, &mut destination, Options::new(Mode::Async).in_full_batches()));
+            timed(|| mover.migrate(&heads, &mut destination, Options::new(Mode::Async).in_full_batches()));
         assert_eq!(outcome.moved, u64::from(PAGES), "{:?}", outcome.stayed.first());
         drop(destination);
-        let to: Vec<Pfn> = sources.iter().map(|&(_, address)| process.space().entry(address).pfn()).collect();
+        let to: Vec<Pfn> = sources.iter().map(|&(_, address)| frame(&process, address)).collect();
         let ((), copy_ns) = timed(|| copy(&engine, &from, &to));
         if round > 0 {
             moved.push(ns / f64::from(PAGES));
@@ -102,8 +115,39 @@ fn measure(contents: Contents, driver: bool) -> Figures {
     Figures { moved_ns: median(moved), memcpy_ns: median(copied), steps }
 }
 
+/// Folios of an order that were allocated before.
+struct Ready<'p> {
+    base: AnyFree<'p>,
+    folios: Vec<FrozenFolio<'p>>,
+}
+
+impl<'p> Ready<'p> {
+    fn new(physical: &'p Arc<Physical>, order: Order, folios: usize) -> Self {
+        let large = if order == Order::ZERO { 0 } else { folios };
+        let alloc = |_| physical.alloc(order, Kind::Anon).expect("a folio");
+        Self { base: AnyFree::new(physical, PAGES as usize), folios: (0..large).map(alloc).collect() }
+    }
+}
+
+impl<'p> Destination<'p> for Ready<'p> {
+    fn take(&mut self, order: Order, below: Option<Pfn>) -> Option<FrozenFolio<'p>> {
+        if order == Order::ZERO { self.base.take(order, below) } else { self.folios.pop() }
+    }
+
+    fn give_back(&mut self, folio: FrozenFolio<'p>) {
+        self.base.give_back(folio);
+    }
+}
+
 fn frames(process: &Process, range: VirtRange) -> Vec<Pfn> {
-    range.iter().map(|address| process.space().entry(address).pfn()).collect()
+    range.iter().map(|address| frame(process, address)).collect()
+}
+
+/// The frame of the page at `address`.
+fn frame(process: &Process, address: VirtAddr) -> Pfn {
+    let entry = process.space().entry(address);
+    let number = if entry.has(Flags::HUGE) { address.vpn() as u32 % HUGE_ORDER.frames() } else { 0 };
+    entry.pfn().up(number)
 }
 
 /// The reference: what is copied from the old frames, which nobody has since, is what is in the new ones already.

@@ -9,6 +9,7 @@ use std::sync::{
 
 use common::*;
 use pagemove::{
+    compact::compact_for_allocations,
     frame::Kind,
     migrate::{Mode, Options, Purpose, split},
     paging::Flags,
@@ -306,6 +307,43 @@ fn compaction_moves_it_whole() {
         }
         lab.validate();
     });
+}
+
+/// What nobody maps of a folio is memory for a fault that would fail otherwise.
+#[test]
+fn partly_mapped_folios_are_split_when_memory_is_wanted() {
+    for is_wanted in [false, true] {
+        let lab = Lab::new(TlbKind::Soft, 2);
+        let free = lab.free_frames();
+        {
+            if is_wanted {
+                compact_for_allocations(&lab.engine, Options::new(Mode::Sync));
+            }
+            let process = lab.process();
+            let at = large(&process, 16 * 20, Orders::only(order(4)));
+            fill(&process, at, 0);
+            // One page in each folio, but for three folios.
+            for folio in 3..20 {
+                process.space().munmap(part(at, folio * 16 + 1, 15)).unwrap();
+            }
+            assert_eq!(lab.physical().partly_mapped(), 17);
+            // Moved, it's still known.
+            lab.migrate(pfn_at(&process, at.start().up(16 * 5)), Mode::Sync).unwrap();
+            process.space().munmap(part(at, 16 * 6, 1)).unwrap();
+            assert_eq!(lab.physical().partly_mapped(), 16);
+            let held = lab.take_all(Kind::Kernel);
+            let more = large(&process, 16 * 15 + 1, Orders::BASE);
+            let stored = more.iter().take_while(|&page| process.store(page, 1).is_ok()).count();
+            assert_eq!(stored, if is_wanted { 16 * 15 - 1 } else { 0 }, "one frame is a table");
+            assert_eq!(lab.physical().partly_mapped(), if is_wanted { 0 } else { 16 });
+            assert_holds(&process, part(at, 0, 48), 0);
+            assert_eq!(process.load(at.start().up(16 * 5)).unwrap(), 16 * 5 + 1);
+            lab.validate();
+            drop(held);
+        }
+        assert_eq!(lab.physical().partly_mapped(), 0);
+        lab.assert_all_free(free);
+    }
 }
 
 /// Threads that fault the same folios, fork, unmap parts, pin, and store by sequence numbers, while movers and splitters work.

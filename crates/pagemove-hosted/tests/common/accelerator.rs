@@ -17,7 +17,9 @@ use pagemove::{
     folio::{LockedFolio, Migration},
     movable::PageIndex,
     paging::FlushDebt,
-    rmap::{RangeMap, Registered, ReverseMap, device_mapped, device_unmapped, mapping_rebound, mapping_removed},
+    rmap::{
+        RangeMap, Registered, ReverseMap, SplitError, device_mapped, device_unmapped, mapping_rebound, mapping_removed,
+    },
     sync::{AtomicU64, Ordering},
     units::Pfn,
     zone::Physical,
@@ -71,8 +73,10 @@ impl Accelerator {
     pub fn map(&self, page: u32) {
         let held = self.index.lock_or_insert(page).unwrap();
         let mut table = self.table.lock().unwrap();
-        assert_eq!(table.insert(page, DeviceEntry::Runs(held.pfn())), None, "the device maps page {page} already");
-        device_mapped(&held).unwrap();
+        let number = held.number_of(page).unwrap();
+        let entry = DeviceEntry::Runs(held.pfn().up(number));
+        assert_eq!(table.insert(page, entry), None, "the device maps page {page} already");
+        device_mapped(&held, number).unwrap();
     }
 
     /// Takes a page out of the device's table, also in the midst of its move; false if it isn't there.
@@ -134,14 +138,17 @@ unsafe impl ReverseMap for Accelerator {
         self.processes.block(physical, pages, wait, debt);
         let mut table = self.table.lock().unwrap();
         for page in pages.iter_mut().filter(|page| !page.stays()) {
-            if let Some(entry) = table.get_mut(&page.key().index)
-                && *entry == DeviceEntry::Runs(page.src())
-            {
-                *entry = DeviceEntry::Stopped(page.src());
-                // SAFETY: just blocked; an entry that is stopped already isn't counted again.
-                unsafe { mapping_removed(physical, page.src()) };
-                page.set_blocked();
-                self.stops.fetch_add(1, Ordering::SeqCst);
+            for number in 0..page.order().frames() {
+                let src = page.src().up(number);
+                if let Some(entry) = table.get_mut(&(page.key().index + number))
+                    && *entry == DeviceEntry::Runs(src)
+                {
+                    *entry = DeviceEntry::Stopped(src);
+                    // SAFETY: just blocked; an entry that is stopped already isn't counted again.
+                    unsafe { mapping_removed(physical, src) };
+                    page.set_blocked();
+                    self.stops.fetch_add(1, Ordering::SeqCst);
+                }
             }
         }
     }
@@ -149,13 +156,14 @@ unsafe impl ReverseMap for Accelerator {
     fn rebind(&self, physical: &Physical, pages: &[Migration]) {
         self.processes.rebind(physical, pages);
         let mut table = self.table.lock().unwrap();
-        for page in pages {
-            if let Some(entry) = table.get_mut(&page.key().index)
-                && *entry == DeviceEntry::Stopped(page.src())
+        for (page, number) in pages.iter().flat_map(|page| (0..page.order().frames()).map(move |number| (page, number)))
+        {
+            if let Some(entry) = table.get_mut(&(page.key().index + number))
+                && *entry == DeviceEntry::Stopped(page.src().up(number))
             {
                 // SAFETY: was blocked by this move, and runs from now on.
-                unsafe { mapping_rebound(physical, page.target()) };
-                *entry = DeviceEntry::Runs(page.target());
+                unsafe { mapping_rebound(physical, page.target().up(number)) };
+                *entry = DeviceEntry::Runs(page.target().up(number));
             }
         }
         self.running.notify_all();
@@ -164,11 +172,18 @@ unsafe impl ReverseMap for Accelerator {
     fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
         self.processes.unmap(index, folio, debt);
         let mut table = self.table.lock().unwrap();
-        if table.get(&index) == Some(&DeviceEntry::Runs(folio.pfn())) {
-            table.remove(&index);
-            // SAFETY: as in `Self::unmap`.
-            unsafe { device_unmapped(folio.physical(), folio.pfn()) };
+        for number in 0..folio.order().frames() {
+            let pfn = folio.pfn().up(number);
+            if table.get(&(index + number)) == Some(&DeviceEntry::Runs(pfn)) {
+                table.remove(&(index + number));
+                // SAFETY: as in `Self::unmap`.
+                unsafe { device_unmapped(folio.physical(), pfn) };
+            }
         }
+    }
+
+    fn split(&self, folio: &LockedFolio<'_>) -> Result<(), SplitError> {
+        self.processes.split(folio)
     }
 }
 

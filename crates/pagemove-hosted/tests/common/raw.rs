@@ -42,7 +42,7 @@ pub fn locked(physical: &Arc<Physical>, pfn: Pfn) -> LockedFolio<'_> {
 pub fn map_without_lock(physical: &Arc<Physical>, pfn: Pfn) {
     // SAFETY: not as its contract says, as the holder of the lock is a move. This handle is never dropped, and so gives nothing back.
     let folio = ManuallyDrop::new(unsafe { LockedFolio::from_raw(physical, pfn) });
-    device_mapped(&folio).unwrap();
+    device_mapped(&folio, 0).unwrap();
 }
 
 /// Uncounts a mapping of [`map_without_lock`].

@@ -7,6 +7,7 @@ mod destination;
 mod fork_pinned;
 mod isolate;
 mod isolation;
+mod large_folios;
 mod remap;
 mod reverse_map;
 mod second_reading;

@@ -8,7 +8,7 @@ use pagemove::{
     folio::{LockedFolio, Migration},
     migrate::{Mode, Options},
     paging::FlushDebt,
-    rmap::{RangeMap, ReverseMap},
+    rmap::{RangeMap, ReverseMap, SplitError},
     space::{Access, FaultError},
     zone::Physical,
 };
@@ -35,6 +35,10 @@ unsafe impl ReverseMap for Leaves {
 
     fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
         self.processes.unmap(index, folio, debt);
+    }
+
+    fn split(&self, folio: &LockedFolio<'_>) -> Result<(), SplitError> {
+        self.processes.split(folio)
     }
 }
 
@@ -89,6 +93,10 @@ unsafe impl ReverseMap for Forgets {
 
     fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
         self.0.unmap(index, folio, debt);
+    }
+
+    fn split(&self, folio: &LockedFolio<'_>) -> Result<(), SplitError> {
+        self.0.split(folio)
     }
 }
 

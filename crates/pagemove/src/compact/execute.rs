@@ -6,9 +6,9 @@ use super::{Goal, Observation, Plan};
 use crate::{
     engine::Engine,
     folio::FrozenFolio,
-    migrate::{Mover, Options, TheseFrames},
+    migrate::{Mover, Options, TheseFrames, split_partly_mapped},
     report::{Counter, Reason},
-    units::{FrameRange, Pfn},
+    units::{FrameRange, Order, Pfn},
     zone::{AllocError, Effort, Physical, Request},
 };
 
@@ -114,7 +114,8 @@ pub fn compact(engine: &Engine, range: FrameRange, goal: Goal, options: Options)
     Compaction::new(engine, &plan, options).collect()
 }
 
-/// Lets allocations with [`Effort::Compact`](crate::zone::Effort::Compact) compact memory, with `options`.
+/// Lets allocations with [`Effort::Compact`](crate::zone::Effort::Compact) compact memory, with `options`; those of base
+/// pages, and faults, split partly mapped folios before they fail.
 pub fn compact_for_allocations(engine: &Arc<Engine>, options: Options) {
     // Weak, since the engine owns the closure.
     let engine_of_allocations = Arc::downgrade(engine);
@@ -126,6 +127,9 @@ pub fn compact_for_allocations(engine: &Arc<Engine>, options: Options) {
 /// Empties blocks that `request` may use, the cheapest of any zone first, until one is free; tells whether one is.
 fn make_free_block(engine: &Engine, request: &Request, options: Options) -> bool {
     let physical = engine.physical();
+    if request.order() == Order::ZERO {
+        return split_partly_mapped(engine);
+    }
     if request.order() > physical.blocks().order() {
         return false;
     }

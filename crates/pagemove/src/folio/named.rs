@@ -33,10 +33,10 @@ impl<'p> Folio<'p> {
         self.physical.frame(self.pfn).key()
     }
 
-    /// Gives the number of the folio's frame that has the page at `index` of its object; 0 if it has no such page.
-    pub fn number_of(&self, index: u32) -> u32 {
+    /// Gives the number of the folio's frame that has the page at `index` of its object.
+    pub fn number_of(&self, index: u32) -> Option<u32> {
         let number = index.wrapping_sub(self.key().index);
-        if number < self.order().frames() { number } else { 0 }
+        (number < self.order().frames()).then_some(number)
     }
 
     /// Gives the order.

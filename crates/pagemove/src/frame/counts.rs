@@ -222,11 +222,13 @@ impl CountsWord {
         assert!(before >= MAPPING, "more entries were removed than the frame had");
     }
 
-    /// Uncounts an entry after it was taken out of a table, and its reference; the caller has another one.
-    pub(super) fn unmap_with_reference(&self) {
+    /// Uncounts `entries` entries after they were taken out of a table, and their references; the caller has another one.
+    pub(super) fn unmap_with_reference(&self, entries: u32) {
+        let entries = u64::from(entries);
         // Release as in `unmap`.
-        let before = self.0.fetch_sub(MAPPING + REFERENCE, Ordering::Release);
-        assert!(before >= MAPPING && before & REFERENCES > 1, "more entries were removed than the frame had");
+        let before = self.0.fetch_sub(entries * (MAPPING + REFERENCE), Ordering::Release);
+        let had = before >= entries * MAPPING && before & REFERENCES > entries * REFERENCE;
+        assert!(had, "more entries were removed than the frame had");
     }
 }
 
@@ -303,6 +305,6 @@ mod tests {
         assert!(!word.load().is_locked());
         word.get();
         assert!(word.try_get(), "short references go on");
-        word.unmap_with_reference();
+        word.unmap_with_reference(1);
     }
 }

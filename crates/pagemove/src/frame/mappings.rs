@@ -35,9 +35,8 @@ impl FrameTable {
     /// Counts an entry of `order` for `pfn`, and its reference, before it is put into a table.
     pub(crate) fn map(&self, pfn: Pfn, order: Order) -> Result<(), TooManyMappings> {
         let head = self.head_of(pfn);
-        self[head].map(1)?;
         self.add(head, pfn, order);
-        Ok(())
+        self[head].map(1).inspect_err(|_| self.subtract(head, pfn, order))
     }
 
     /// Counts an entry for each page of the folio at `head`, and their references.
@@ -51,7 +50,8 @@ impl FrameTable {
     /// Uncounts an entry for each page of the folio at `head`, and their references; the caller has another one.
     pub(crate) fn unmap_pages(&self, head: Pfn) {
         let pages = self[head].state().order().frames();
-        (0..pages).for_each(|page| self.unmap_with_reference(head.up(page), Order::ZERO));
+        (0..pages).for_each(|page| self.subtract(head, head.up(page), Order::ZERO));
+        self[head].unmap_with_reference(pages);
     }
 
     /// Counts an entry again that its move uncounted when it blocked it; for rebinding, which can't fail.
@@ -61,18 +61,33 @@ impl FrameTable {
         self.add(head, pfn, order);
     }
 
-    /// Uncounts an entry after it was taken out of a table; the caller keeps its reference.
-    pub(crate) fn unmap(&self, pfn: Pfn, order: Order) {
+    /// Uncounts an entry after it was taken out of a table; the caller keeps its reference. Gives the head of a large
+    /// folio of which nothing maps that page any more.
+    pub(crate) fn unmap(&self, pfn: Pfn, order: Order) -> Option<Pfn> {
         let head = self.head_of(pfn);
-        self.subtract(head, pfn, order);
+        let is_large = self[head].state().order() > Order::ZERO;
+        // The head first, and the page with Release: a thread that takes the page for its own, since nobody else maps it
+        // any more, must see in the head's word that the caller still has the entry's reference, until it has flushed.
         self[head].unmap();
+        self.subtract(head, pfn, order);
+        (is_large && self.page_maps(pfn) == 0).then_some(head)
     }
 
     /// Uncounts an entry after it was taken out of a table, and its reference; the caller has another one.
     pub(crate) fn unmap_with_reference(&self, pfn: Pfn, order: Order) {
         let head = self.head_of(pfn);
         self.subtract(head, pfn, order);
-        self[head].unmap_with_reference();
+        self[head].unmap_with_reference(1);
+    }
+
+    /// Uncounts an entry of the page's own only; [`Self::unmap_counted`] must follow for the folio.
+    pub(crate) fn uncount_page(&self, head: Pfn, pfn: Pfn, order: Order) {
+        self.subtract(head, pfn, order);
+    }
+
+    /// Uncounts `entries` entries of the folio at `head`, whose pages' own counts are uncounted, and their references.
+    pub(crate) fn unmap_counted(&self, head: Pfn, entries: u32) {
+        self[head].unmap_with_reference(entries);
     }
 
     /// Makes a frozen folio one that an entry of its own order maps, with its reference.
@@ -86,7 +101,8 @@ impl FrameTable {
         let head = self.head_of(pfn);
         match self.count(head, pfn, Order::ZERO) {
             None => self[head].maps(),
-            Some(count) => count.load(Ordering::Relaxed) + self.whole_maps(head),
+            // Acquire: see `unmap`.
+            Some(count) => count.load(Ordering::Acquire) + self.whole_maps(head),
         }
     }
 
@@ -95,7 +111,7 @@ impl FrameTable {
         if self[head].state().order().frames() < 3 {
             return 0;
         }
-        self[head.up(2)].owner.load(Ordering::Relaxed)
+        self[head.up(2)].owner.load(Ordering::Acquire)
     }
 
     /// Tells whether some pages of the folio at `head` are mapped, but not all.
@@ -120,14 +136,15 @@ impl FrameTable {
 
     fn add(&self, head: Pfn, pfn: Pfn, order: Order) {
         if let Some(count) = self.count(head, pfn, order) {
-            // Relaxed, here and below: only the head's word orders.
+            // Relaxed: the caller has the reference that the entry will have.
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn subtract(&self, head: Pfn, pfn: Pfn, order: Order) {
         if let Some(count) = self.count(head, pfn, order) {
-            let before = count.fetch_sub(1, Ordering::Relaxed);
+            // Release: see `unmap`.
+            let before = count.fetch_sub(1, Ordering::Release);
             assert_ne!(before, 0, "more entries were removed than the page had");
         }
     }

@@ -140,10 +140,10 @@ impl Frame {
         self.counts.publish();
     }
 
-    /// Reads the number of pins.
+    /// Reads the number of pins of the folio, at its head; 0 at a tail.
     pub fn pins(&self) -> u32 {
         // Relaxed, here and below: each pin holds a reference, whose count orders.
-        self.pins.load(Ordering::Relaxed)
+        if self.state().kind() == Kind::Tail { 0 } else { self.pins.load(Ordering::Relaxed) }
     }
 
     pub(crate) fn pin(&self) {
@@ -170,20 +170,20 @@ impl Frame {
         self.counts.unmap();
     }
 
-    /// Uncounts an entry and its reference, as [`FrameTable::unmap_with_reference`] does, in the folio's word.
-    pub(crate) fn unmap_with_reference(&self) {
-        self.counts.unmap_with_reference();
+    /// Uncounts `entries` entries and their references, as [`FrameTable::unmap_with_reference`] does, in the folio's word.
+    pub(crate) fn unmap_with_reference(&self, entries: u32) {
+        self.counts.unmap_with_reference(entries);
     }
 
     /// Clears the count of a tail's own mappings, before the tail becomes a folio.
     pub(crate) fn clear_page_maps(&self) {
-        debug_assert_eq!(self.pins(), 0, "a page was made a folio while mapped");
+        debug_assert_eq!(self.pins.load(Ordering::Relaxed), 0, "a page was made a folio while mapped");
         self.pins.store(0, Ordering::Relaxed);
     }
 
-    /// Gives the number of the driver's registration that owns the frame; 0 if none does.
+    /// Gives the number of the driver's registration that owns the folio, at its head; 0 if none does, and at a tail.
     pub fn owner(&self) -> u32 {
-        self.owner.load(Ordering::Relaxed)
+        if self.state().kind() == Kind::Tail { 0 } else { self.owner.load(Ordering::Relaxed) }
     }
 
     /// Gives the folio's place in its object.
@@ -222,9 +222,10 @@ impl Frame {
         self.state.store(state.bits(), Ordering::Relaxed);
     }
 
-    /// Sets marks.
-    pub(crate) fn mark(&self, marks: Marks) {
-        self.state.fetch_or(marks.bits(), Ordering::Relaxed);
+    /// Sets marks; tells whether any of them is new.
+    pub(crate) fn mark(&self, marks: Marks) -> bool {
+        let before = self.state.fetch_or(marks.bits(), Ordering::Relaxed);
+        !State::from_bits(before).marks().contains(marks)
     }
 
     /// Clears marks.
@@ -270,7 +271,7 @@ mod tests {
         frame.swap_class(Class::DriverMapped);
         frame.set_owner(u32::MAX, Key { rmap: u32::MAX, index: u32::MAX });
         frame.map(1).unwrap();
-        frame.unmap_with_reference();
+        frame.unmap_with_reference(1);
         assert_eq!(frame.put(), Put::Shared);
         assert!(frame.freeze(1));
         assert!(frame.counts().is_locked());

@@ -144,6 +144,8 @@ bitflags! {
         const WRITEBACK = 1 << 19;
         /// Removed from its index while others held references: it can't move, and the last of these frees it.
         const TRUNCATED = 1 << 20;
+        /// A large anonymous folio: the last mapping of some page was removed, so a split may free frames.
+        const PARTLY_MAPPED = 1 << 21;
     }
 }
 

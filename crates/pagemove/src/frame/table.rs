@@ -120,6 +120,15 @@ impl FrameTable {
         self.machine.wake(wakes);
     }
 
+    /// Marks the folio of a dirty entry for `pfn`, whatever owns it. (Trap 2 of 2016 was to look for a page cache here.)
+    pub(crate) fn mark_dirty(&self, pfn: Pfn) {
+        let frame = self.head(pfn);
+        // Read first: the mark is mostly set already, and a read costs little compared with an atomic change.
+        if !frame.state().marks().contains(Marks::DIRTY) {
+            frame.mark(Marks::DIRTY);
+        }
+    }
+
     /// Marks the folio as being written to its backing store: moves skip it, or wait. The caller has a reference.
     pub(crate) fn start_writeback(&self, pfn: Pfn) {
         self[pfn].mark(Marks::WRITEBACK);

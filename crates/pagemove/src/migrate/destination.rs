@@ -5,7 +5,7 @@ use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
 use crate::{
     folio::FrozenFolio,
     frame::Kind,
-    units::{Order, Pfn},
+    units::{MAX_ORDER, Order, Pfn},
     zone::{Physical, Request},
 };
 
@@ -114,6 +114,8 @@ impl<'p> Destination<'p> for AnyFree<'p> {
 pub struct TheseFrames<'p> {
     ahead: Ahead<'p>,
     blocks: VecDeque<u32>,
+    /// For each order the blocks from the front that have no free folio of it.
+    without: [usize; MAX_ORDER.get() as usize + 1],
 }
 
 impl<'p> TheseFrames<'p> {
@@ -122,7 +124,30 @@ impl<'p> TheseFrames<'p> {
 
     /// Fills the pageblocks `blocks`, the first one first.
     pub fn new(physical: &'p Arc<Physical>, blocks: impl IntoIterator<Item = u32>) -> Self {
-        Self { ahead: Ahead::new(physical, Self::MOST), blocks: blocks.into_iter().collect() }
+        Self {
+            ahead: Ahead::new(physical, Self::MOST),
+            blocks: blocks.into_iter().collect(),
+            without: Default::default(),
+        }
+    }
+
+    fn take_large(&mut self, order: Order, below: Option<Pfn>) -> Option<FrozenFolio<'p>> {
+        let physical = self.ahead.physical;
+        let without = &mut self.without[usize::from(order.get())];
+        // A bound skips blocks that have such folios, so then all are looked at.
+        let first = if below.is_some() { 0 } else { *without };
+        for (at, &block) in self.blocks.iter().enumerate().skip(first) {
+            if below.is_some_and(|below| physical.blocks().range(block).end() > below) {
+                continue;
+            }
+            if let Some(pfn) = physical.set_aside_folio_from_block(block, order) {
+                return Some(FrozenFolio::from_exclusive(physical, pfn));
+            }
+            if below.is_none() {
+                *without = at + 1;
+            }
+        }
+        None
     }
 
     /// Returns the unused frames that are set aside; more can be taken afterwards.
@@ -135,11 +160,7 @@ impl<'p> Destination<'p> for TheseFrames<'p> {
     fn take(&mut self, order: Order, below: Option<Pfn>) -> Option<FrozenFolio<'p>> {
         let physical = self.ahead.physical;
         if order > Order::ZERO {
-            let blocks = physical.blocks();
-            let mut allowed =
-                self.blocks.iter().filter(|&&block| below.is_none_or(|below| blocks.range(block).end() <= below));
-            let pfn = allowed.find_map(|&block| physical.set_aside_folio_from_block(block, order))?;
-            return Some(FrozenFolio::from_exclusive(physical, pfn));
+            return self.take_large(order, below);
         }
         let mut most = Self::MOST;
         if physical.are_destinations_recalled() {
@@ -157,6 +178,7 @@ impl<'p> Destination<'p> for TheseFrames<'p> {
             let before = frames.len();
             if physical.set_aside_from_block(self.blocks[at], most, |pfn| frames.push(pfn)) == 0 {
                 self.blocks.remove(at);
+                self.without.iter_mut().filter(|without| **without > at).for_each(|without| *without -= 1);
             }
             // Taken from the end: ascending, so that the block fills without holes.
             frames[before..].reverse();

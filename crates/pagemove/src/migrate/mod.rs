@@ -26,7 +26,7 @@ mod transfer;
 
 pub use destination::{AnyFree, Destination, TheseFrames};
 pub use mover::{Mover, migrate};
-pub use split::split;
+pub use split::{split, split_partly_mapped};
 pub use times::StepTimes;
 
 use alloc::vec::Vec;

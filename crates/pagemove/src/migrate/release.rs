@@ -5,6 +5,7 @@ use core::ops::Range;
 use super::{Destination, Mover, Outcome, budget::runs_in};
 use crate::{
     folio::FrozenFolio,
+    frame::Marks,
     movable::{Context, PutbackRun},
     report::{Counter, Event},
     units::Order,
@@ -40,6 +41,8 @@ impl<'e> Mover<'e> {
                     frames.unlock_raw(folio.src);
                     if folio.order > Order::ZERO {
                         physical.counters().add(Counter::ThpMigrationSuccess, 1);
+                        // The mark and its count have moved along.
+                        physical.frame(folio.src).unmark(Marks::PARTLY_MAPPED);
                         physical.free(folio.src);
                     }
                 }

@@ -34,7 +34,29 @@ pub fn split<'p>(engine: &Engine, folio: LockedFolio<'p>) -> Result<Vec<LockedFo
         },
     };
     let map = engine.reverse_maps().get(folio.key().rmap);
-    split_folio(folio, map.as_deref())
+    let is_owned = frame.owner() != 0;
+    split_folio(folio, map.as_deref(), is_owned)
+}
+
+/// Splits partly mapped folios until one has given frames back; tells whether one has. Sleeps.
+pub fn split_partly_mapped(engine: &Engine) -> bool {
+    let physical = engine.physical();
+    let mut from = Pfn::default();
+    while physical.partly_mapped() > 0
+        && let Some(head) = physical.next_partly_mapped(from)
+    {
+        from = head.up(1);
+        let Some(folio) = physical.get(head).and_then(|folio| folio.try_lock().ok()) else { continue };
+        if !physical.frames().is_partly_mapped(folio.pfn()) {
+            physical.unmark_partly_mapped(folio.pfn());
+            continue;
+        }
+        // Dropping the parts frees those that nobody maps.
+        if split(engine, folio).is_ok() {
+            return true;
+        }
+    }
+    false
 }
 
 impl Mover<'_> {

@@ -130,5 +130,7 @@ fn prepare_destination(physical: &Physical, folio: &mut Migration, classes: &mut
         physical.count(folio.dst, folio.order, dst.state().class(), class);
     }
     dst.set_owner(src.owner(), folio.key);
-    dst.set_state(State::new(state.kind(), class, folio.order).with(state.marks() & Marks::DIRTY));
+    dst.set_state(
+        State::new(state.kind(), class, folio.order).with(state.marks() & (Marks::DIRTY | Marks::PARTLY_MAPPED)),
+    );
 }

@@ -311,7 +311,7 @@ fn freeze_against_unmap() {
         let other = shared.clone();
         let process = thread::spawn(move || {
             other.1.write(1);
-            other.0.unmap_with_reference();
+            other.0.unmap_with_reference(1);
         });
         if shared.0.freeze(2) {
             assert_eq!(shared.1.read(), 1);
@@ -408,7 +408,7 @@ fn marks_are_apart() {
         let threads = [
             thread::spawn({
                 let frame = frame.clone();
-                move || frame.mark(Marks::DIRTY)
+                move || assert!(frame.mark(Marks::DIRTY), "nobody else sets it")
             }),
             thread::spawn({
                 let frame = frame.clone();

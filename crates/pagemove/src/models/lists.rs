@@ -119,3 +119,36 @@ fn allocations_are_apart() {
         shared.0.validate().expect("invariant 8");
     });
 }
+
+/// Copy-on-write takes a page of a large folio for its own when no other entry maps it: until the sharer that removed the
+/// last one has flushed, it has a reference, which is seen.
+#[test]
+fn reuse_of_a_page_against_unmap() {
+    let names = [
+        "copy-on-write reuse of a page of a large folio against the unmapping of the page",
+        "copy-on-write reuse of a page of a large folio against the unmapping of the whole",
+    ];
+    for (name, whole) in names.into_iter().zip([false, true]) {
+        all(name, move || {
+            let engine = Model::polling().boot_larger();
+            let physical = engine.physical().clone();
+            let size = Order::new(2).expect("an order");
+            let folio = physical.alloc(size, Kind::Anon).expect("four frames").publish_locked(Key::default());
+            let (head, flushed) = (folio.into_raw(), Arc::new(Guarded::new()));
+            let (theirs, order) = if whole { (head, size) } else { (head.up(1), Order::ZERO) };
+            physical.frames().map(head.up(1), Order::ZERO).expect("few");
+            physical.frames().map(theirs, order).expect("few");
+            let (other, other_flushed) = (physical.clone(), flushed.clone());
+            let sharer = thread::spawn(move || {
+                let _ = other.frames().unmap(theirs, order);
+                assert_eq!(other_flushed.read(), 0, "a store is seen by a translation that isn't flushed yet");
+                other.put(head);
+            });
+            let frames = physical.frames();
+            if frames.page_maps(head.up(1)) == 1 && frames[head].counts().has_only_mappings_and(1) {
+                flushed.write(1);
+            }
+            sharer.join().expect("no panic");
+        });
+    }
+}

@@ -8,13 +8,14 @@
 //! looks again. A split of a folio changes no place: each page has its frame, and then its reference.
 
 use alloc::{boxed::Box, collections::BTreeMap, string::String, sync::Arc, vec::Vec};
-use core::ops::Range;
+use core::ops::{Range, RangeInclusive};
 
 use super::{FolioToken, MigrationRun, MovableOps, Registration};
 use crate::{
     folio::{FrozenFolio, LockedFolio},
     frame::{Key, Kind, Marks},
     paging::FlushDebt,
+    report::Reason,
     rmap::{RangeMap, Registry, ReverseMap, split_folio},
     sync::{Mutex, Ordering},
     units::{HUGE_ORDER, Order, Orders, Pfn},
@@ -23,6 +24,9 @@ use crate::{
 
 const CHUNK: u32 = 512;
 const EMPTY: u32 = u32::MAX;
+
+/// How often a split for a truncation is tried while somebody has another reference. Those of look-ups go soon.
+const MAX_TRIES: u32 = 100_000;
 
 /// Most pages that one flush takes out.
 const BATCH: usize = 64;
@@ -270,58 +274,86 @@ impl PageIndex {
     /// False if there was no page.
     pub fn remove(&self, index: u32) -> bool {
         let Some(folio) = self.lock_page(index) else { return false };
-        let parts = self.cut(folio, index..index.saturating_add(1));
+        let (parts, _) = self.cut(folio, &(index..=index));
         self.take_out(parts);
         true
     }
 
-    /// Gives the folios with the pages of `range` that `folio` has; splits it if it has others.
+    /// Gives the folios with the pages of `range` that `folio` has, and the page behind them; splits it if it has others.
     ///
-    /// If it can't be split, since a device has pinned it, say, the pages stay in their places, unmapped and cleared
-    /// (Linux: `truncate_inode_partial_folio`).
-    fn cut<'p>(&'p self, folio: LockedFolio<'p>, range: Range<u32>) -> Vec<LockedFolio<'p>> {
-        let (first, order) = (folio.key().index, folio.order());
-        let has = |index: u32| range.contains(&index);
-        if has(first) && has(first + (order.frames() - 1)) {
-            return alloc::vec![folio];
-        }
-        let map = self.rmaps.get(folio.key().rmap);
-        match split_folio(folio, map.as_deref()) {
-            Ok(mut parts) => {
-                parts.retain(|part| has(part.key().index));
-                parts
+    /// If it can't be split, since a device has pinned it, say, the pages stay in their places, unmapped, and as if they
+    /// were new (Linux: `truncate_inode_partial_folio`).
+    fn cut<'p>(
+        &'p self,
+        mut folio: LockedFolio<'p>,
+        range: &RangeInclusive<u32>,
+    ) -> (Vec<LockedFolio<'p>>, Option<u32>) {
+        let mut tries = 0;
+        loop {
+            let first = folio.key().index;
+            let last = first + (folio.order().frames() - 1);
+            let behind = last.checked_add(1);
+            if range.contains(&first) && range.contains(&last) {
+                return (alloc::vec![folio], behind);
             }
-            Err((folio, _)) => {
-                self.clear(&folio, range);
-                Vec::new()
+            let map = self.rmaps.get(folio.key().rmap);
+            // Without a device's map only processes' mappings can be left.
+            let map = map.as_deref().unwrap_or(&*self.rmap);
+            match split_folio(folio, Some(map), true) {
+                Ok(mut parts) => {
+                    parts.retain(|part| range.contains(&part.key().index));
+                    return (parts, behind);
+                }
+                Err((held, reason)) if reason == Reason::Pinned || tries == MAX_TRIES => {
+                    self.clear(&held, range);
+                    return (Vec::new(), behind);
+                }
+                // Whoever waits for the lock has the reference that is in our way.
+                Err((held, _)) => drop(held),
+            }
+            tries += 1;
+            self.physical.machine().pause();
+            match self.lock_page(first.max(*range.start())) {
+                Some(again) => folio = again,
+                None => return (Vec::new(), first.max(*range.start()).checked_add(1)),
             }
         }
     }
 
-    /// Unmaps a locked folio, and clears its pages of `range`.
-    fn clear(&self, folio: &LockedFolio<'_>, range: Range<u32>) {
+    /// Unmaps a locked folio, and clears its pages of `range`, or reads them from the backing store.
+    fn clear(&self, folio: &LockedFolio<'_>, range: &RangeInclusive<u32>) {
         let mut debt = FlushDebt::new(&self.physical);
         self.unmap_by_key(folio, &mut Vec::new(), &mut debt);
         debt.pay();
         let first = folio.key().index;
         for page in (0..folio.order().frames()).filter(|page| range.contains(&(first + page))) {
+            let words = folio.words(page);
             // A device may write it at the same time. Relaxed: the folio's lock orders.
-            folio.words(page).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+            words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+            if let Some(read) = &self.read {
+                read(first + page, words);
+            }
         }
     }
 
     /// Takes out all pages of `range`, as [`Self::remove`] does, with one flush for up to 64 folios.
     pub fn truncate(&self, range: Range<u32>) {
-        let mut from = range.start;
+        if !range.is_empty() {
+            self.take_out_all(range.start..=range.end - 1);
+        }
+    }
+
+    fn take_out_all(&self, range: RangeInclusive<u32>) {
+        let mut from = *range.start();
         while let Some(first) = self.next_index(from).filter(|index| range.contains(index)) {
-            let mut folios = self.try_lock_folios(first..range.end);
+            let left = first..=*range.end();
+            let mut folios = self.try_lock_folios(&left);
             let end_of = |folio: &LockedFolio<'_>| folio.key().index.checked_add(folio.order().frames());
             let mut next = folios.last().map_or(Some(first), end_of);
             if folios.is_empty() {
                 // Wait, or split, only while we hold no other page, since its holder may need one of those.
                 let Some(folio) = self.lock_page(first) else { continue };
-                next = end_of(&folio);
-                folios = self.cut(folio, first..range.end);
+                (folios, next) = self.cut(folio, &left);
             }
             self.take_out(folios);
             let Some(next) = next else { return };
@@ -330,12 +362,12 @@ impl PageIndex {
     }
 
     /// Locks folios of `range` from its start, until one would have to be waited for or split, or a batch is full.
-    fn try_lock_folios(&self, range: Range<u32>) -> Vec<LockedFolio<'_>> {
+    fn try_lock_folios(&self, range: &RangeInclusive<u32>) -> Vec<LockedFolio<'_>> {
         let pages = self.pages.lock();
-        let places = pages.chunks.range(range.start / CHUNK..).flat_map(|(&number, chunk)| {
+        let places = pages.chunks.range(range.start() / CHUNK..).flat_map(|(&number, chunk)| {
             (0..CHUNK).zip(chunk.iter()).map(move |(at, &pfn)| (number * CHUNK + at, pfn))
         });
-        let mut behind = range.start;
+        let mut behind = *range.start();
         let mut folios = Vec::new();
         for (index, pfn) in places.filter(|&(index, pfn)| pfn != EMPTY && range.contains(&index)) {
             if index < behind {
@@ -433,7 +465,9 @@ impl PageIndex {
         // Locked once for the run.
         let mut pages = self.pages.lock();
         run.for_each(|folio| {
-            let Some(chunk) = pages.chunks.get_mut(&(folio.index() / CHUNK)) else { return Ok(()) };
+            let is_placed = folio.order() <= HUGE_ORDER && folio.index().is_multiple_of(folio.order().frames());
+            let chunk = pages.chunks.get_mut(&(folio.index() / CHUNK)).filter(|_| is_placed);
+            let Some(chunk) = chunk else { return Ok(()) };
             let places = &mut chunk[places_of(folio.index(), folio.order())];
             let mut token = FolioToken::new(&self.physical, Pfn::new(places[0]));
             if folio.exchange(&mut token).is_ok() {
@@ -461,7 +495,6 @@ impl MovableOps for PageIndex {
 
 impl Drop for PageIndex {
     fn drop(&mut self) {
-        self.truncate(0..u32::MAX);
-        self.remove(u32::MAX);
+        self.take_out_all(0..=u32::MAX);
     }
 }

@@ -25,9 +25,10 @@ pub trait MovableOps: Send + Sync {
         None
     }
 
-    /// Tells whether its large folios may be split: its table names each page by itself, as
-    /// [`PageIndex`](super::PageIndex) does; called once, at registration. After a split each page is a base folio with
-    /// a reference of the owner's, the next index, and the same frame.
+    /// Tells whether its large folios may be split; called once, at registration. Only an owner whose folios are all in
+    /// [`PageIndex`](super::PageIndex)es says so: after a split each page is a base folio with a reference of the
+    /// owner's, the next index and the same frame, and an index has each page's frame already. A table of tokens would
+    /// lack those of the tails.
     fn splits(&self) -> bool {
         false
     }

@@ -265,17 +265,17 @@ impl PageTable {
     }
 
     /// Calls `see` with the address and slot of each non-empty leaf of the range, in address order.
-    pub(crate) fn for_each_leaf(&self, range: VirtRange, mut see: impl FnMut(VirtAddr, Slot<'_>)) {
+    pub(crate) fn for_each_leaf<'a>(&'a self, range: VirtRange, mut see: impl FnMut(VirtAddr, Slot<'a>)) {
         self.for_each_leaf_below(self.root.pfn(), LEVELS - 1, VirtAddr::default(), range, &mut see);
     }
 
-    fn for_each_leaf_below(
-        &self,
+    fn for_each_leaf_below<'a>(
+        &'a self,
         table: Pfn,
         level: u32,
         base: VirtAddr,
         range: VirtRange,
-        see: &mut impl FnMut(VirtAddr, Slot<'_>),
+        see: &mut impl FnMut(VirtAddr, Slot<'a>),
     ) {
         let pages = 1u64 << (BITS * level);
         let first = range.start().max(base).vpn().saturating_sub(base.vpn()) / pages;
@@ -306,6 +306,19 @@ impl PageTable {
     /// address space exclusively. The frames are kept in the debt.
     pub(crate) fn prune(&self, gap: Range<u64>, debt: &mut FlushDebt<'_>) {
         self.prune_below(self.root.pfn(), LEVELS - 1, 0, &gap, debt);
+    }
+
+    /// Unlinks the lowest-level table of `address`, whatever entries are left in it, so that a 2 MiB entry can take its
+    /// place once `debt`, which keeps it, is paid. The caller holds the address space and all reverse maps of its range
+    /// exclusively.
+    pub(crate) fn unlink_leaf_table(&self, address: VirtAddr, debt: &mut FlushDebt<'_>) {
+        let Ok(slot) = self.huge_slot(address) else { return };
+        // Relaxed: as in `prune`.
+        let entry = Entry::from_bits(slot.word.load(Ordering::Relaxed));
+        if is_table(entry) {
+            slot.word.store(0, Ordering::Relaxed);
+            debt.owe_table(&self.root, address.align_down_huge(), HUGE_ORDER.frames(), entry.pfn());
+        }
     }
 
     fn prune_below(&self, table: Pfn, level: u32, base: u64, gap: &Range<u64>, debt: &mut FlushDebt<'_>) {

@@ -55,11 +55,9 @@ pub unsafe trait ReverseMap: Send + Sync {
     fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>);
 
     /// Replaces entries that map more than a page of `folio`, which is to be split, by entries for single pages. The
-    /// folio is blocked and rebound afterwards, the latter as base folios.
-    fn split(&self, folio: &LockedFolio<'_>) -> Result<(), SplitError> {
-        let _ = folio;
-        Ok(())
-    }
+    /// folio is blocked and rebound afterwards, the latter as base folios. A map that passes its calls on to the
+    /// processes' passes this one on too; one that has only entries for single pages does nothing.
+    fn split(&self, folio: &LockedFolio<'_>) -> Result<(), SplitError>;
 }
 
 /// Uncounts an entry for the page of frame `pfn` that was just blocked, and its reference.
@@ -78,9 +76,12 @@ pub unsafe fn mapping_rebound(physical: &Physical, pfn: Pfn) {
     physical.frames().map_again(pfn, Order::ZERO);
 }
 
-/// Counts a mapping of `folio` before a device puts it in its own table. Because of the lock no move can miss it.
-pub fn device_mapped(folio: &LockedFolio<'_>) -> Result<(), TooManyMappings> {
-    let (physical, pfn) = (folio.physical(), folio.pfn());
+/// Counts a mapping of the folio's frame `number` before a device puts it in its own table. Because of the lock no move
+/// can miss it. Panics if there is no such frame.
+pub fn device_mapped(folio: &LockedFolio<'_>, number: u32) -> Result<(), TooManyMappings> {
+    let physical = folio.physical();
+    assert!(number < folio.order().frames(), "folio {} has no frame {number}", folio.pfn());
+    let pfn = folio.pfn().up(number);
     physical.frames().map(pfn, Order::ZERO)?;
     physical.update_class(pfn);
     Ok(())

@@ -14,7 +14,7 @@ use iset::IntervalMap;
 use super::{Registered, Registry, ReverseMap, SplitError, split_entry};
 use crate::{
     folio::{LockedFolio, Migration},
-    frame::{Key, Marks},
+    frame::Key,
     paging::{Entry, Flags, FlushDebt, PageTable, Root, Slot},
     port::Space,
     report::Reason,
@@ -74,15 +74,6 @@ impl RangeMap {
     }
 }
 
-/// Marks the folio of a dirty entry, whatever owns it. (Trap 2 of 2016 was to look for a page cache here.)
-fn mark_dirty(physical: &Physical, pfn: Pfn) {
-    let frame = physical.frames().head(pfn);
-    // Read first: the mark is mostly set already, and a read costs little compared with an atomic change.
-    if !frame.state().marks().contains(Marks::DIRTY) {
-        frame.mark(Marks::DIRTY);
-    }
-}
-
 /// Accounts for a present entry just taken out of its table: dirty mark, map count, flush; `debt` takes its reference.
 pub(crate) fn entry_removed(
     physical: &Physical,
@@ -93,9 +84,11 @@ pub(crate) fn entry_removed(
     debt: &mut FlushDebt<'_>,
 ) {
     if entry.has(Flags::DIRTY) {
-        mark_dirty(physical, entry.pfn());
+        physical.frames().mark_dirty(entry.pfn());
     }
-    physical.frames().unmap(entry.pfn(), order);
+    if let Some(head) = physical.frames().unmap(entry.pfn(), order) {
+        physical.mark_partly_mapped(head);
+    }
     physical.update_class(entry.pfn());
     debt.owe(root, address, order);
     debt.keep_reference(physical, entry.pfn());
@@ -128,11 +121,18 @@ unsafe impl ReverseMap for RangeMap {
             return;
         };
         pages.iter_mut().for_each(|page| page.is_blocked = !page.stays());
+        // Entries of one folio mostly come together, and are uncounted together.
+        let mut run = (Pfn::default(), 0);
         for_each_slot(&tree, pages, |page, at| {
-            if page.is_blocked {
-                block_slot(physical, page.src, &at, debt);
+            if page.is_blocked && block_slot(physical, page.src, &at, debt) {
+                if run.0 != page.src {
+                    uncount(physical, run);
+                    run = (page.src, 0);
+                }
+                run.1 += 1;
             }
         });
+        uncount(physical, run);
     }
 
     fn rebind(&self, physical: &Physical, pages: &[Migration]) {
@@ -181,16 +181,24 @@ unsafe impl ReverseMap for RangeMap {
     }
 }
 
-fn block_slot(physical: &Physical, src: Pfn, at: &Place<'_>, debt: &mut FlushDebt<'_>) {
+/// Uncounts blocked entries of a folio, whose pages' own counts are uncounted.
+fn uncount(physical: &Physical, (src, entries): (Pfn, u32)) {
+    if entries > 0 {
+        physical.frames().unmap_counted(src, entries);
+    }
+}
+
+/// Blocks an entry, and uncounts it for its page; tells whether it was there.
+fn block_slot(physical: &Physical, src: Pfn, at: &Place<'_>, debt: &mut FlushDebt<'_>) -> bool {
     let from = src.up(at.number);
     let taken = at.slot.update(|entry| (entry.is_present() && entry.pfn() == from).then(|| entry.blocked()));
-    if let Some(entry) = taken {
-        if entry.has(Flags::DIRTY) {
-            mark_dirty(physical, src);
-        }
-        physical.frames().unmap_with_reference(from, at.slot.order());
-        debt.owe(at.table.root_of(), at.address, at.slot.order());
+    let Some(entry) = taken else { return false };
+    if entry.has(Flags::DIRTY) {
+        physical.frames().mark_dirty(src);
     }
+    physical.frames().uncount_page(src, from, at.slot.order());
+    debt.owe(at.table.root_of(), at.address, at.slot.order());
+    true
 }
 
 /// A leaf entry that may map a page of a folio.
@@ -231,8 +239,10 @@ fn for_each_slot(tree: &Tree, folios: &[Migration], mut see: impl FnMut(&Migrati
         }
     } else {
         for folio in folios {
-            for (range, mapping) in tree.iter(pages_of(folio)) {
-                visit(folio, &range, mapping);
+            if folio.order == Order::ZERO {
+                tree.overlap(folio.key.index).for_each(|(range, mapping)| visit(folio, &range, mapping));
+            } else {
+                tree.iter(pages_of(folio)).for_each(|(range, mapping)| visit(folio, &range, mapping));
             }
         }
     }

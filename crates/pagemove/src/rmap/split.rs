@@ -36,38 +36,51 @@ pub(crate) fn split_entry(
         frames.unmap_pages(head);
         return Ok(());
     };
+    if before.has(Flags::DIRTY) {
+        // In case that the entry is removed before it's a table.
+        frames.mark_dirty(head);
+    }
     frames.unmap_with_reference(head, order);
     let mut debt = FlushDebt::new(physical);
     debt.owe(table.root_of(), address, order);
     debt.pay();
-    let flags = before.flags() - Flags::PRESENT - Flags::HUGE;
-    for (number, word) in (0..).zip(lower.words(0)) {
-        // Relaxed: published with the entry that points here.
-        word.store(Entry::present(head.up(number), flags).bits(), Ordering::Relaxed);
-    }
-    match slot.swap_if(before.blocked(), Entry::table(lower.pfn())) {
-        Ok(()) => {
-            let _ = lower.into_raw();
-            physical.counters().add(Counter::ThpSplitPmd, 1);
+    let mut blocked = before.blocked();
+    loop {
+        let flags = blocked.flags() - Flags::MIGRATION - Flags::HUGE;
+        for (number, word) in (0..).zip(lower.words(0)) {
+            // Relaxed: published with the entry that points here.
+            word.store(Entry::present(head.up(number), flags).bits(), Ordering::Relaxed);
         }
-        // Unmapped meanwhile.
-        Err(_) => frames.unmap_pages(head),
+        match slot.swap_if(blocked, Entry::table(lower.pfn())) {
+            Ok(()) => break,
+            // Its rights or marks were changed meanwhile, by a holder of the address space.
+            Err(now) if now.is_migration() && now.pfn() == head => blocked = now,
+            // It was unmapped.
+            Err(_) => {
+                frames.unmap_pages(head);
+                return Ok(());
+            }
+        }
     }
+    let _ = lower.into_raw();
+    physical.counters().add(Counter::ThpSplitPmd, 1);
     Ok(())
 }
 
 /// Splits a large folio into base folios with the same contents, mappings and owner; gives each back with a lock and a
 /// reference. On error the folio is unchanged, except that its 2 MiB entries may have been split.
 ///
-/// An owner of a folio names each page in its table. `map` is the reverse map that the folio's key names, if any.
+/// If the folio `is_owned`, its owner has a reference, and names each page in its table. `map` is the reverse map that
+/// the folio's key names, if any.
 pub(crate) fn split_folio<'p>(
     folio: LockedFolio<'p>,
     map: Option<&dyn ReverseMap>,
+    is_owned: bool,
 ) -> Result<Vec<LockedFolio<'p>>, (LockedFolio<'p>, Reason)> {
     let (physical, head, order) = (folio.physical(), folio.pfn(), folio.order());
     let frame = physical.frame(head);
     let (key, owner) = (frame.key(), frame.owner());
-    let expected = 1 + u32::from(owner != 0);
+    let expected = 1 + u32::from(is_owned);
     if frame.pins() > 0 {
         return Err((folio, Reason::Pinned));
     }
@@ -91,6 +104,7 @@ pub(crate) fn split_folio<'p>(
         return Err((folio, reason));
     }
     let _ = folio.into_raw();
+    physical.unmark_partly_mapped(head);
     let state = frame.state();
     // The head last: a look-up by a tail takes its reference there, and gets none until each frame says what it is.
     let pages: Vec<Migration> = (0..order.frames())

@@ -16,6 +16,12 @@ impl AddressSpace {
         self.might_wait();
         let stage = "mmap";
         let mut vmas = self.vmas.write();
+        let anonymous = || Some(RangeMap::new(self.engine.reverse_maps()));
+        let (file, first, shared, anonymous, orders) = match &map.source {
+            &Source::Anonymous { orders } => (None, 0, false, anonymous(), orders),
+            Source::Shared { file, first } => (Some(file.clone()), *first, true, None, file.orders()),
+            Source::Private { file, first } => (Some(file.clone()), *first, false, anonymous(), Orders::BASE),
+        };
         let range = match map.at {
             Some(at) => {
                 let range = VirtRange::new(at, map.pages).filter(|&range| self.bounds.covers(range));
@@ -25,21 +31,7 @@ impl AddressSpace {
                 }
                 range
             }
-            None => {
-                let orders = match map.source {
-                    Source::Anonymous { orders } => orders,
-                    Source::Shared { ref file, .. } => file.orders(),
-                    Source::Private { .. } => Orders::BASE,
-                };
-                let largest = orders.largest();
-                self.free_range(&vmas, map.pages, largest, stage)?
-            }
-        };
-        let anonymous = || Some(RangeMap::new(self.engine.reverse_maps()));
-        let (file, first, shared, anonymous, orders) = match &map.source {
-            &Source::Anonymous { orders } => (None, 0, false, anonymous(), orders),
-            Source::Shared { file, first } => (Some(file.clone()), *first, true, None, Orders::BASE),
-            Source::Private { file, first } => (Some(file.clone()), *first, false, anonymous(), Orders::BASE),
+            None => self.free_range(&vmas, map.pages, orders.largest(), first.into(), stage)?,
         };
         first.checked_add(range.pages()).ok_or(SpaceError::TooFar { stage })?;
         let file_map = file.as_ref().map(|file| file.reverse_map().clone());
@@ -52,15 +44,25 @@ impl AddressSpace {
         Ok(range)
     }
 
-    /// Finds a free range, aligned to the largest folios that it may have.
+    /// Finds a free range, if possible one that lies to the largest folios that it may have as page number `like` does.
     pub(super) fn free_range(
         &self,
         vmas: &Vmas,
         pages: u32,
         largest: Order,
+        like: u64,
         stage: &'static str,
     ) -> Result<VirtRange, SpaceError> {
-        let align = |at: VirtAddr| at.up(largest.frames() - 1).align_down(largest);
+        let aligned = self.first_free(vmas, pages, largest, like);
+        aligned.or_else(|| self.first_free(vmas, pages, Order::ZERO, 0)).ok_or(match pages {
+            0 => SpaceError::BadRange { stage },
+            _ => SpaceError::NoRoom { stage, pages },
+        })
+    }
+
+    /// Gives the first free range whose start has the same place in an aligned 2^`order` pages as page number `like`.
+    fn first_free(&self, vmas: &Vmas, pages: u32, order: Order, like: u64) -> Option<VirtRange> {
+        let align = |at: VirtAddr| at.up(like.wrapping_sub(at.vpn()) as u32 & (order.frames() - 1));
         let fits = |at: VirtAddr| VirtRange::new(at, pages).filter(|&range| self.bounds.covers(range));
         let mut at = align(self.bounds.start());
         for vma in vmas.values() {
@@ -69,10 +71,7 @@ impl AddressSpace {
             }
             at = at.max(align(vma.range.end()));
         }
-        if pages == 0 {
-            return Err(SpaceError::BadRange { stage });
-        }
-        fits(at).ok_or(SpaceError::NoRoom { stage, pages })
+        fits(at)
     }
 
     /// Unmaps `range`; unmapped parts are ignored.

@@ -100,10 +100,15 @@ impl AddressSpace {
                 self.step(vma, address.page(), access, unshare)
             };
             let step = match step {
+                Ok(Step::Split) => {
+                    let _exclusive = self.vmas.write();
+                    self.split_at(address).map(|()| Step::Again).map_err(FaultError::from)
+                }
+                step => step,
+            };
+            let step = match step {
                 // No lock is held: movers may have reserved the last free frames.
-                Err(FaultError::OutOfMemory(_))
-                    if recalls < Physical::MOST_TRIES && self.physical().recall_destinations() =>
-                {
+                Err(FaultError::OutOfMemory(_)) if recalls < Physical::MOST_TRIES && self.physical().make_room() => {
                     recalls += 1;
                     continue;
                 }
@@ -111,11 +116,7 @@ impl AddressSpace {
             };
             match step {
                 Step::Done => break,
-                Step::Again => {}
-                Step::Split => {
-                    let _exclusive = self.vmas.write();
-                    self.split_at(address)?;
-                }
+                Step::Again | Step::Split => {}
                 Step::Wait(pfn) => {
                     blocked_since.get_or_insert_with(|| self.physical().machine().now_ns());
                     // The frame stays locked until the entry is unblocked. If it is unlocked, the entry should have
@@ -242,7 +243,7 @@ impl AddressSpace {
         self.physical().frames().map(pfn, Order::ZERO)?;
         let step = self.place(slot, Entry::NONE, Entry::present(pfn, file_flags(vma, access)), pfn);
         if folio.order() > Order::ZERO {
-            self.map_around(vma, address, &folio, pfn)?;
+            self.map_around(vma, address, &folio, pfn);
         }
         self.physical().update_class(pfn);
         Ok(step)
@@ -250,7 +251,7 @@ impl AddressSpace {
 
     /// Maps the pages of a locked folio around that at `address`, frame `pfn`, where nothing is mapped yet and the same
     /// lowest-level table serves them (Linux: `finish_fault`, since 6.11).
-    fn map_around(&self, vma: &Vma, address: VirtAddr, folio: &LockedFolio<'_>, pfn: Pfn) -> Result<(), FaultError> {
+    fn map_around(&self, vma: &Vma, address: VirtAddr, folio: &LockedFolio<'_>, pfn: Pfn) {
         let before = u64::from(pfn.get() - folio.pfn().get());
         let first =
             address.vpn().saturating_sub(before).max(vma.range.start().vpn()).max(address.align_down_huge().vpn());
@@ -258,8 +259,8 @@ impl AddressSpace {
             .min(vma.range.end().vpn())
             .min(address.align_down_huge().up(HUGE_ORDER.frames()).vpn());
         let start = VirtAddr::new(first << PAGE_SHIFT).and_then(|start| VirtRange::new(start, (end - first) as u32));
-        let Some(range) = start else { return Ok(()) };
-        let Some(slots) = self.table.slots_or_create(range)? else { return Ok(()) };
+        let Some(range) = start else { return };
+        let Ok(Some(slots)) = self.table.slots_or_create(range) else { return };
         let flags = vma.read_flags() - Flags::ACCESSED;
         for (at, slot) in range.iter().zip(slots) {
             if !slot.load().is_none() {
@@ -267,10 +268,11 @@ impl AddressSpace {
             }
             let number = (before + at.vpn()).wrapping_sub(address.vpn()) as u32;
             let page = folio.pfn().up(number);
-            self.physical().frames().map(page, Order::ZERO)?;
+            if self.physical().frames().map(page, Order::ZERO).is_err() {
+                return;
+            }
             self.place(&slot, Entry::NONE, Entry::present(page, flags), page);
         }
-        Ok(())
     }
 
     /// Fills an empty entry of a private mapping with a copy of the file's page, for a store.
@@ -467,7 +469,7 @@ fn file_flags(vma: &Vma, access: Access) -> Flags {
 }
 
 /// Says where the mappings of an anonymous page of `vma` are found.
-fn anonymous_key(vma: &Vma, address: VirtAddr) -> Key {
+pub(super) fn anonymous_key(vma: &Vma, address: VirtAddr) -> Key {
     Key { rmap: vma.anonymous.as_ref().map_or(0, |rmap| rmap.id()), index: vma.index_of(address) }
 }
 

@@ -7,6 +7,7 @@
 //! exist.
 
 mod change;
+mod collapse;
 mod fault;
 mod file;
 mod fork;
@@ -16,6 +17,7 @@ mod split;
 mod vma;
 
 pub use crate::units::Orders;
+pub use collapse::CollapseError;
 pub use fault::{Access, FaultError};
 pub use file::{FileError, Mappable, PageCache, ReadPage};
 pub use pin::PinError;

@@ -43,7 +43,7 @@ impl AddressSpace {
                     vmas.insert(range.start(), wider);
                     return Ok(longer);
                 }
-                self.free_range(&vmas, pages, vma.orders.largest(), stage)?
+                self.free_range(&vmas, pages, vma.orders.largest(), at.vpn(), stage)?
             }
         };
         if !self.bounds.covers(new) || new.overlaps(old) {

@@ -79,7 +79,7 @@ pub struct Vma {
     pub(super) shared: bool,
     /// The reverse map of its anonymous pages; shared with forks.
     pub(super) anonymous: Option<Arc<RangeMap>>,
-    /// The orders of its anonymous folios.
+    /// The orders of its anonymous folios, or of a shared file's.
     pub(super) orders: Orders,
 }
 

@@ -102,6 +102,7 @@ impl Physical {
             return;
         }
         let class = check_freed(pfn, &self.frames[pfn]);
+        self.unmark_partly_mapped(pfn);
         for pfn in (FrameRange { start: pfn, frames: order.frames() }).iter() {
             self.frames[pfn].set_state(FREE);
         }

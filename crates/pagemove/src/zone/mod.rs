@@ -10,6 +10,7 @@
 //! | `pageblock`, `class` | summaries by class; the class of each folio |
 //! | `alloc`, `free` | raw frames; other modules use the handles of [`crate::folio`] |
 //! | `destinations` | frames set aside for moves |
+//! | `partly` | partly mapped folios, whose split gives memory back |
 //! | `isolate` | pageblocks that are not allocated from |
 //! | `retry`, `pressure` | recall and compaction after a failed allocation; their counts |
 //! | `validate` | consistency check |
@@ -25,6 +26,7 @@ mod free;
 mod isolate;
 mod lists;
 mod pageblock;
+mod partly;
 mod percpu;
 mod physical;
 mod pressure;

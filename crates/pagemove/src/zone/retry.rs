@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 
 use super::{AllocError, Compactor, Effort, Physical, Request};
 use crate::{
+    frame::Kind,
     port::might_wait,
     units::{Order, Pfn},
 };
@@ -34,8 +35,9 @@ impl Physical {
             if result.is_ok() || request.effort() < Effort::Compact {
                 break;
             }
-            // Compaction frees no frame, it only joins free ones.
-            let has_room = if request.order() == Order::ZERO { self.recall_destinations() } else { compact(request) };
+            // For a base page compaction only splits: it frees no frame, it joins free ones.
+            let is_base = request.order() == Order::ZERO;
+            let has_room = is_base && self.recall_destinations() || compact(request);
             if !has_room {
                 break;
             }
@@ -46,10 +48,18 @@ impl Physical {
 
     /// As [`Self::take_compacting`], with the compactor that was set.
     pub(crate) fn take_with(&self, request: &Request) -> Result<Pfn, AllocError> {
-        self.take_compacting(request, |request| {
-            // Called without the lock.
-            let compactor = self.pressure.compactor.read().clone();
-            compactor.is_some_and(|compact| compact(request))
-        })
+        self.take_compacting(request, |request| self.compact(request))
+    }
+
+    /// Makes a base page free for an allocation that failed; tells whether to try again. Waits, and the caller holds no
+    /// lock.
+    pub(crate) fn make_room(&self) -> bool {
+        self.recall_destinations() || self.compact(&Request::new(Order::ZERO, Kind::Anon))
+    }
+
+    fn compact(&self, request: &Request) -> bool {
+        // Called without the lock.
+        let compactor = self.pressure.compactor.read().clone();
+        compactor.is_some_and(|compact| compact(request))
     }
 }
