@@ -122,6 +122,11 @@ impl Orders {
         Self(1 | (Self::up_to(order).0 + 1) >> 1)
     }
 
+    /// Adds `order`, at most that of a 2 MiB page.
+    pub const fn with(self, order: Order) -> Self {
+        Self(self.0 | Self::only(order).0)
+    }
+
     /// Gives the largest order.
     pub fn largest(self) -> Order {
         self.downwards().next().unwrap_or(Order::ZERO)

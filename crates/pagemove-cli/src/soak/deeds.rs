@@ -13,7 +13,7 @@ use pagemove::{
     frame::Kind,
     migrate::{AnyFree, Batch, Mode, Mover, Options, Policy},
     space::{Map, Mappable, Orders, PageCache, Protection, Source},
-    units::{HUGE_ORDER, Pfn, VirtAddr, VirtRange},
+    units::{HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
     zone::Request,
 };
 use pagemove_drivers::CharDevice;
@@ -168,25 +168,28 @@ fn part(range: VirtRange, first: u32, pages: u32) -> Result<VirtRange, EngineErr
     part.ok_or_else(|| EngineError::Lost("a part outside its range".into()))
 }
 
+fn child_of(process: &Process) -> Result<Process, EngineError> {
+    match process.fork() {
+        Ok(child) => Ok(child),
+        Err(ForkError::Space(error)) => Err(error.into()),
+        Err(ForkError::Host(error)) => Err(EngineError::Lost(error.to_string())),
+    }
+}
+
 /// Forks a process under its writers' hands: what the child sees stays, and what it stores is its own.
 fn fork(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     let Some((region, view, page)) = stage.page(rng, |region| matches!(region.backing, Backing::Anonymous)) else {
         return Ok(());
     };
-    let fork = |process: &Process| match process.fork() {
-        Ok(child) => Ok(child),
-        Err(ForkError::Space(error)) => Err(error.into()),
-        Err(ForkError::Host(error)) => Err(EngineError::Lost(error.to_string())),
-    };
     let tag = stage.world.host.words.tag(region.number, page);
     let at = view.word(page, words::place(tag))?;
     let other = view.word(page, (words::place(tag) + 1) % 512)?;
-    let child = fork(&stage.world.host.processes[view.process])?;
+    let child = child_of(&stage.world.host.processes[view.process])?;
     let seen = child.load(at)?;
     differs("a child's page has another's word", seen >> 32, u64::from(tag))?;
     let value = stage.value();
     child.store(other, value)?;
-    let grandchild = fork(&child)?;
+    let grandchild = child_of(&child)?;
     differs("a child's word changed", child.load(at)?, seen)?;
     child.store(other, 0)?;
     drop(child);
@@ -197,8 +200,9 @@ fn fork(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
 /// Moves mappings about, makes them longer and shorter; contents go along.
 fn remap(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     let process = stage.process(rng);
-    let device = CharDevice::new(&stage.world.host.engine, "remapped").open(PAGES);
-    for source in [Source::Anonymous { orders: Orders::BASE }, Source::Shared { file: device, first: 0 }] {
+    let orders = orders(rng);
+    let device = CharDevice::new(&stage.world.host.engine, "remapped").open_with(PAGES, orders);
+    for source in [Source::Anonymous { orders }, Source::Shared { file: device, first: 0 }] {
         let mut mapped = stage.map(process, PAGES, source)?;
         let values = stage.fill(process, mapped.range)?;
         for _ in 0..4 {
@@ -231,7 +235,7 @@ fn protect(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
         }
     }
     let process = stage.process(rng);
-    let mapped = stage.map(process, PAGES, Source::Anonymous { orders: Orders::BASE })?;
+    let mapped = stage.map(process, PAGES, Source::Anonymous { orders: orders(rng) })?;
     let range = mapped.range;
     let mut values = stage.fill(process, range)?;
     process.space().mprotect(part(range, 2, 4)?, Protection::empty())?;
@@ -274,7 +278,7 @@ fn pin(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
 
 /// Driver pages, mapped in two processes, written by all, freed by the driver, and unmapped.
 fn driver_pages(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
-    let device = CharDevice::new(&stage.world.host.engine, "churned").open(PAGES);
+    let device = CharDevice::new(&stage.world.host.engine, "churned").open_with(PAGES, orders(rng));
     owned_pages(stage, rng, device.clone(), |page| {
         device.free(page);
     })
@@ -283,6 +287,7 @@ fn driver_pages(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineErr
 /// The same with page cache.
 fn file_pages(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     let file = PageCache::new(&stage.world.host.engine, "churned", PAGES);
+    file.index().set_orders(orders(rng), PAGES);
     owned_pages(stage, rng, file.clone(), |page| {
         // What is dirty or mapped must stay; all of it is one or the other.
         file.index().drop_clean(0..PAGES);
@@ -324,12 +329,19 @@ fn owned_pages(
 /// 2 MiB for a process, cut up at times; and 2 MiB for the kernel, for which memory is compacted.
 fn huge(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     let process = stage.process(rng);
-    let mut mapped = stage.map(process, HUGE_ORDER.frames(), Source::Anonymous { orders: Orders::HUGE })?;
+    let source = Source::Anonymous { orders: orders(rng).with(HUGE_ORDER) };
+    let mut mapped = stage.map(process, HUGE_ORDER.frames(), source)?;
     let value = stage.value();
     let page = mapped.range.start().up(rng.random_range(1..HUGE_ORDER.frames()));
     process.store(page, value)?;
-    if rng.random_bool(0.5) {
+    if rng.random_bool(0.3) {
         mapped.cut(1)?;
+    } else if rng.random_bool(0.3) {
+        // Small pages for the child's stores; then one large page again, if memory allows.
+        let child = child_of(process)?;
+        process.store(page, value)?;
+        drop(child);
+        let _ = process.space().collapse(mapped.range);
     }
     let engine = &stage.world.host.engine;
     let options = Options::new(Mode::SyncLight);
@@ -346,6 +358,12 @@ fn huge(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     }
     differs("a 2 MiB page lost a store", process.load(page)?, value)?;
     mapped.unmap()
+}
+
+/// Base pages, small folios, or all that fit.
+fn orders(rng: &mut ChaCha8Rng) -> Orders {
+    let small = Order::new(2).map_or(Orders::BASE, Orders::up_to);
+    [Orders::BASE, small, Orders::up_to(HUGE_ORDER)][rng.random_range(0..3)]
 }
 
 fn options(rng: &mut ChaCha8Rng) -> Options {
