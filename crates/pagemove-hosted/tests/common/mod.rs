@@ -58,7 +58,7 @@ pub struct Lab {
 impl Lab {
     /// One that is never dropped, for tests that leave a batch half done: its pages stay locked.
     pub fn leaked(blocks: u32) -> &'static Self {
-        Box::leak(Box::new(Self::new(TlbKind::Soft, blocks)))
+        keep(Self::new(TlbKind::Soft, blocks))
     }
 
     /// `blocks` pageblocks of 2 MiB, all in one zone.
@@ -195,6 +195,14 @@ pub fn end_if_hung() {
             std::process::abort();
         });
     });
+}
+
+/// Never drops `value`, and keeps it where a search for leaks finds it.
+pub fn keep<'a, T>(value: T) -> &'a mut T {
+    static KEPT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+    let value = Box::leak(Box::new(value));
+    KEPT.lock().unwrap().push((&raw mut *value).expose_provenance());
+    value
 }
 
 pub fn hosted(tlb: TlbKind, frames: u32, cpus: usize) -> Arc<Hosted> {

@@ -118,17 +118,16 @@ fn a_dropped_index_frees_the_folio_at_the_last_index() {
 /// A page at the last index with many mappings.
 #[test]
 fn the_page_at_the_last_index_moves_with_many_mappings() {
-    let lab = Lab::leaked(4);
-    {
-        let file = std::mem::ManuallyDrop::new(PageCache::new(&lab.engine, "a file", u32::MAX));
-        let process = std::mem::ManuallyDrop::new(lab.process());
+    on_both(4, |lab| {
+        let file = PageCache::new(&lab.engine, "a file", u32::MAX);
+        let process = lab.process();
         for _ in 0..10 {
-            shared(&process, (*file).clone(), 1, RW);
+            shared(&process, file.clone(), 1, RW);
         }
         let pfn = file.index().lock_or_insert(u32::MAX).unwrap().pfn();
         lab.migrate(pfn, Mode::Sync).unwrap();
-        file.index().remove(u32::MAX);
-    }
+        assert!(file.index().remove(u32::MAX));
+    });
 }
 
 /// A driver with an index, and a folio by token whose key isn't aligned.
@@ -154,7 +153,7 @@ impl MovableOps for Both {
 }
 
 fn repoint_skips(size: Order, number: u32) {
-    let lab = Lab::leaked(8);
+    let lab = Lab::new(TlbKind::Soft, 8);
     let index = lab.engine.new_index(Kind::Driver, "both");
     let both = Arc::new(Both { index, token: Mutex::default() });
     let registration = lab.engine.owners().register(both.clone());
@@ -184,8 +183,8 @@ fn repoint_skips_an_unaligned_folio_of_its_drivers_other_table() {
 /// A device's reverse map must pass on `split`, or the processes' 2 MiB entries stay.
 #[test]
 fn a_folio_that_a_device_maps_is_cut() {
-    let lab = Lab::leaked(6);
-    let device = Device::open(lab);
+    let lab = Lab::new(TlbKind::Soft, 6);
+    let device = Device::open(&lab);
     device.driver.index.set_orders(Orders::HUGE, 512);
     let accelerator = Accelerator::attach(&lab.engine, &device.driver.index);
     let process = lab.process();
@@ -474,8 +473,8 @@ fn deeds_at_the_flush_of_a_move() {
 #[test]
 fn a_page_is_taken_out_after_the_device_has_gone() {
     for size in [0u8, 4] {
-        let lab = Lab::leaked(6);
-        let device = Device::open(lab);
+        let lab = Lab::new(TlbKind::Soft, 6);
+        let device = Device::open(&lab);
         device.driver.index.set_orders(Orders::only(order(size)), 16);
         let accelerator = Accelerator::attach(&lab.engine, &device.driver.index);
         let process = lab.process();

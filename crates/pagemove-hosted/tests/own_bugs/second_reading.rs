@@ -75,7 +75,7 @@ fn a_debt_of_another_memory_is_refused() {
     let mut debt = FlushDebt::new(theirs.physical());
     let unmapped = catch_unwind(AssertUnwindSafe(|| file.index().reverse_map().unmap(0, &page, &mut debt)));
     // The page stays locked.
-    mem::forget((debt, page, process));
+    keep((debt, page, process));
     assert!(unmapped.is_err());
     assert_eq!(theirs.physical().frame(pfn).refs(), 1, "a page in another engine's index was freed");
 }
@@ -122,7 +122,7 @@ fn no_exclusive_handle_of_a_page_in_use() {
     let second = catch_unwind(AssertUnwindSafe(|| mover.migrate(&[Pfn::new(1000)], &mut to, options)));
     let kept = to.kept.len();
     // The batch's pages stay locked.
-    mem::forget((mover, to, process, device));
+    keep((mover, to, process, device));
     assert!(second.is_err() && kept == 0, "an exclusive handle of a page that a process maps");
 }
 
@@ -146,7 +146,7 @@ fn no_page_is_freed_while_mapped() {
     let entry = process.space().entry(at);
     let kind = lab.physical().frame(source).state().kind();
     // The batch's pages stay locked.
-    mem::forget((mover, to, process, device));
+    keep((mover, to, process, device));
     assert!(second.is_err() && entry.pfn() == source && kind == Kind::Anon, "freed while mapped: {kind:?}");
 }
 
