@@ -1,6 +1,8 @@
 //! 2 MiB anonymous pages: mapped and moved whole, split where a change needs part of one, contents kept throughout.
 mod common;
 
+use std::sync::{Arc, Mutex};
+
 use common::*;
 use pagemove::{
     frame::Kind,
@@ -334,4 +336,23 @@ fn mremap_of_a_huge_page_to_where_small_ones_have_been() {
     assert!(process.space().entry(away.start()).has(Flags::HUGE));
     let back = process.space().mremap(away, 512, Some(place)).unwrap();
     assert!(back.iter().all(|page| process.load(page).unwrap() == 7));
+}
+
+/// No CPU has the large translation any more when there are small ones: some CPUs can't have both (Intel's erratum on
+/// page sizes), and stores through both would be marked in two places.
+#[test]
+fn the_split_of_an_entry_breaks_and_flushes_before_it_makes() {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 4);
+    let process = lab.process();
+    let at = filled(&process, 512);
+    let (space, seen) = (process.space().clone(), Arc::new(Mutex::new(Vec::new())));
+    let noted = seen.clone();
+    hooked.before_next_flush(move |ranges| {
+        let ranges = ranges.iter().map(|range| (range.start, range.pages, range.order));
+        noted.lock().unwrap().extend(ranges.map(|range| (range, space.table().leaf_table(at.start()))));
+    });
+    process.space().munmap(part(at, 9, 1)).unwrap();
+    assert_eq!(*seen.lock().unwrap(), [((at.start(), 512, HUGE_ORDER), None)], "the first flush, without a table");
+    assert!(process.space().table().leaf_table(at.start()).is_some());
+    assert_holds(&process, part(at, 0, 9), 0);
 }
