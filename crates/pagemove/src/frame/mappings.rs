@@ -64,13 +64,17 @@ impl FrameTable {
     /// Uncounts an entry after it was taken out of a table; the caller keeps its reference. Gives the head of a large
     /// folio of which nothing maps that page any more.
     pub(crate) fn unmap(&self, pfn: Pfn, order: Order) -> Option<Pfn> {
+        if self[pfn].state().order() == Order::ZERO {
+            // A base folio: a tail has its folio's order.
+            self[pfn].unmap();
+            return None;
+        }
         let head = self.head_of(pfn);
-        let is_large = self[head].state().order() > Order::ZERO;
         // The head first, and the page with Release: a thread that takes the page for its own, since nobody else maps it
         // any more, must see in the head's word that the caller still has the entry's reference, until it has flushed.
         self[head].unmap();
         self.subtract(head, pfn, order);
-        (is_large && self.page_maps(pfn) == 0).then_some(head)
+        (self.page_maps(pfn) == 0).then_some(head)
     }
 
     /// Uncounts an entry after it was taken out of a table, and its reference; the caller has another one.

@@ -397,12 +397,15 @@ impl PageIndex {
         }
         debt.pay();
         let mut index = self.pages.lock();
-        for folio in &folios {
-            let (first, order) = (folio.key().index, folio.order());
-            let Some(chunk) = index.chunks.get_mut(&(first / CHUNK)) else { continue };
-            chunk[places_of(first, order)].fill(EMPTY);
+        let chunk_of = |folio: &LockedFolio<'_>| folio.key().index / CHUNK;
+        for of_chunk in folios.chunk_by(|one, next| chunk_of(one) == chunk_of(next)) {
+            let number = chunk_of(&of_chunk[0]);
+            let Some(chunk) = index.chunks.get_mut(&number) else { continue };
+            for folio in of_chunk {
+                chunk[places_of(folio.key().index, folio.order())].fill(EMPTY);
+            }
             if chunk.iter().all(|&pfn| pfn == EMPTY) {
-                index.chunks.remove(&(first / CHUNK));
+                index.chunks.remove(&number);
             }
         }
         drop(index);
