@@ -108,11 +108,9 @@ fn pages(
     result?;
     for (&page, touched) in &space.touched {
         let entry = engine.processes[process].space().entry(address(engine.bounds(), page, 0));
-        if !entry.is_present() {
+        let Some(pfn) = engine.processes[process].space().frame(address(engine.bounds(), page, 0)) else {
             return Err(format!("page {page}: was there, and is gone"));
-        }
-        let number = if entry.has(Flags::HUGE) { page % HUGE_ORDER.frames() } else { 0 };
-        let pfn = entry.pfn().up(number);
+        };
         // A large folio is dirty as a whole, so the engine may have more dirty pages than the model, never fewer.
         let (cell, is_dirty) = (&model.cells[touched.cell], seen.dirty.contains(&pfn));
         if (touched.is_stored_to && !entry.has(Flags::SOFT_DIRTY)) || (cell.is_stored_to && !is_dirty) {

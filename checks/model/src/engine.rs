@@ -14,7 +14,7 @@ use pagemove::{
     folio::{FolioRef, FrozenFolio, PinnedPage},
     frame::Kind,
     migrate::{AnyFree, Mover, Options},
-    paging::{Entry, Flags},
+    paging::Entry,
     port::Contents,
     report::{Counter, Reason},
     space::{Access, Map, Mappable, PageCache, Source, SpaceError},
@@ -314,12 +314,10 @@ impl<'b> Engine<'b> {
     fn move_pages(&mut self, process: usize, pages: &[u32], options: Options) -> Result<Answer, String> {
         let mut frames = BTreeMap::new();
         for &page in pages {
-            let entry = self.processes[process].space().entry(self.place(page));
-            if !entry.is_present() {
+            let Some(pfn) = self.processes[process].space().frame(self.place(page)) else {
                 return Err(format!("page {page} of process {process} was there, and is gone"));
-            }
-            let number = if entry.has(Flags::HUGE) { page % HUGE_ORDER.frames() } else { 0 };
-            frames.insert(page, entry.pfn().up(number));
+            };
+            frames.insert(page, pfn);
         }
         // Each frame once: the second of two pages that share one would find it moving.
         let mut pfns: Vec<Pfn> = frames.values().copied().collect();

@@ -10,10 +10,9 @@ use pagemove::{
     folio::FrozenFolio,
     frame::Kind,
     migrate::{AnyFree, Destination, Mode, Mover, Options, StepTimes},
-    paging::Flags,
     port::Contents,
     space::{Map, Mappable, Orders, Protection, Source},
-    units::{HUGE_ORDER, Order, PAGE_SIZE, Pfn, VirtAddr, VirtRange},
+    units::{Order, PAGE_SIZE, Pfn, VirtAddr, VirtRange},
     zone::Physical,
 };
 use pagemove_drivers::CharDevice;
@@ -145,9 +144,7 @@ fn frames(process: &Process, range: VirtRange) -> Vec<Pfn> {
 
 /// The frame of the page at `address`.
 fn frame(process: &Process, address: VirtAddr) -> Pfn {
-    let entry = process.space().entry(address);
-    let number = if entry.has(Flags::HUGE) { address.vpn() as u32 % HUGE_ORDER.frames() } else { 0 };
-    entry.pfn().up(number)
+    process.space().frame(address).expect("a mapped page")
 }
 
 /// The reference: what is copied from the old frames, which nobody has since, is what is in the new ones already.

@@ -23,16 +23,6 @@ fn aligned(process: &Process, blocks: u32, orders: Orders) -> VirtRange {
     process.space().mmap(&Map { at, pages: 512 * blocks, protection: RW, source }).unwrap()
 }
 
-fn fill(process: &Process, at: VirtRange) {
-    at.iter().enumerate().for_each(|(number, page)| process.store(page, number as u64 + 1).unwrap());
-}
-
-fn assert_holds(process: &Process, at: VirtRange) {
-    for (number, page) in at.iter().enumerate() {
-        assert_eq!(process.load(page).unwrap(), number as u64 + 1, "page {number}");
-    }
-}
-
 fn is_huge(process: &Process, at: VirtAddr) -> bool {
     process.space().entry(at).has(Flags::HUGE)
 }
@@ -46,7 +36,7 @@ fn base_pages_become_one_page() {
             fill(&process, at);
             for cpu in 0..4 {
                 enter_cpu(cpu);
-                assert_holds(&process, at);
+                assert_holds(&process, at, 0);
             }
             let tables = lab.count_kind(Kind::PageTable);
             process.space().collapse(at).unwrap();
@@ -54,12 +44,12 @@ fn base_pages_become_one_page() {
             assert_eq!((lab.count_kind(Kind::Anon), lab.count_kind(Kind::PageTable)), (2, tables - 2));
             for cpu in 0..4 {
                 enter_cpu(cpu);
-                assert_holds(&process, at);
+                assert_holds(&process, at, 0);
             }
             process.store(at.start().up(700), 701).unwrap();
             let head = pfn_at(&process, at.start());
             lab.migrate(head, Mode::Sync).unwrap();
-            assert_holds(&process, at);
+            assert_holds(&process, at, 0);
             process.space().collapse(at).unwrap();
             let counters = lab.physical().counters();
             assert_eq!(counters.get(Counter::ThpCollapseAlloc), 2, "the second time there was nothing to do");
@@ -151,7 +141,7 @@ fn sharers_keep_their_pages() {
         child.space().collapse(at).unwrap();
         assert_eq!([0, 1].map(|page| child.load(at.start().up(page)).unwrap()), [1, 200]);
         drop(parent);
-        assert_holds(&child, part(at, 0, 1));
+        assert_holds(&child, part(at, 0, 1), 0);
         lab.validate();
     });
 }
@@ -174,7 +164,7 @@ fn rights_and_marks() {
     process.space().mprotect(at, Protection::READ).unwrap();
     process.space().collapse(at).unwrap();
     assert!(process.store(at.start(), 9).is_err());
-    assert_holds(&process, at);
+    assert_holds(&process, at, 0);
 }
 
 /// Stores by sequence numbers, forks, pins and splits, while one thread collapses and another moves.

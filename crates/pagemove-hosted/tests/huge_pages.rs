@@ -21,16 +21,6 @@ fn filled(process: &Process, pages: u32) -> VirtRange {
     at
 }
 
-fn fill(process: &Process, at: VirtRange) {
-    at.iter().enumerate().for_each(|(number, page)| process.store(page, number as u64 + 1).unwrap());
-}
-
-fn assert_holds(process: &Process, at: VirtRange, first: u32) {
-    for (number, page) in at.iter().enumerate() {
-        assert_eq!(process.load(page).unwrap(), number as u64 + u64::from(first) + 1, "page {number} of {at:?}");
-    }
-}
-
 fn is_huge(process: &Process, at: VirtAddr) -> bool {
     process.space().entry(at).has(Flags::HUGE)
 }

@@ -350,4 +350,16 @@ mod tests {
         assert_eq!(at(1, 2).intersect(at(3, 1)), None);
         assert!(at(1, 4).covers(at(2, 3)) && !at(1, 4).covers(at(2, 4)));
     }
+
+    #[test]
+    fn orders_are_sets_that_have_order_0() {
+        let orders = |set: Orders| set.downwards().map(Order::get).collect::<alloc::vec::Vec<_>>();
+        let order = |order| Order::new(order).unwrap_or_default();
+        assert_eq!((orders(Orders::BASE), orders(Orders::HUGE)), (alloc::vec![0], alloc::vec![9, 0]));
+        assert_eq!(orders(Orders::up_to(order(2))), [2, 1, 0]);
+        assert_eq!(orders(Orders::only(order(4)).with(order(2))), [4, 2, 0]);
+        // No entry maps more than 2 MiB.
+        assert_eq!((Orders::only(MAX_ORDER), Orders::up_to(MAX_ORDER)), (Orders::HUGE, Orders::up_to(HUGE_ORDER)));
+        assert_eq!((Orders::only(Order::ZERO).largest(), Orders::HUGE.largest()), (Order::ZERO, HUGE_ORDER));
+    }
 }

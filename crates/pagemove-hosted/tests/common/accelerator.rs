@@ -169,9 +169,9 @@ unsafe impl ReverseMap for Accelerator {
         self.running.notify_all();
     }
 
-    fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
-        self.processes.unmap(index, folio, debt);
-        let mut table = self.table.lock().unwrap();
+    fn unmap(&self, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
+        self.processes.unmap(folio, debt);
+        let (index, mut table) = (folio.key().index, self.table.lock().unwrap());
         for number in 0..folio.order().frames() {
             let pfn = folio.pfn().up(number);
             if table.get(&(index + number)) == Some(&DeviceEntry::Runs(pfn)) {

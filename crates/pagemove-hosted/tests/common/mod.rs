@@ -33,7 +33,6 @@ use pagemove::{
     folio::{FolioRef, FrozenFolio},
     frame::Kind,
     migrate::{AnyFree, Batch, Mode, Mover, Options, Outcome},
-    paging::Flags,
     port::Contents,
     report::Reason,
     space::{Map, Mappable, Orders, PageCache, Protection, ReadPage, Source},
@@ -294,12 +293,21 @@ pub fn word(page: VirtAddr, number: u64) -> VirtAddr {
     VirtAddr::new(page.get() + 8 * number).unwrap()
 }
 
+/// Stores `n + 1` to page `n` of `at`.
+pub fn fill(process: &Process, at: VirtRange) {
+    (1..).zip(at.iter()).for_each(|(value, page)| process.store(page, value).unwrap());
+}
+
+/// Page `n` of `at` was page `first + n` when it was filled, and holds what it was filled with.
+pub fn assert_holds(process: &Process, at: VirtRange, first: u64) {
+    for (number, page) in (0..).zip(at.iter()) {
+        assert_eq!(process.load(page), Ok(first + number + 1), "page {number} of {at:?}");
+    }
+}
+
 /// The frame that `address` maps now.
 pub fn pfn_at(process: &Process, address: VirtAddr) -> Pfn {
-    let entry = process.space().entry(address);
-    assert!(entry.is_present(), "nothing is mapped at {address}");
-    let number = if entry.has(Flags::HUGE) { address.vpn() as u32 % 512 } else { 0 };
-    entry.pfn().up(number)
+    process.space().frame(address).unwrap_or_else(|| panic!("nothing is mapped at {address}"))
 }
 
 /// Does `deed` on a thread of its own; tells whether it came to its end within that time without anybody else's doing.

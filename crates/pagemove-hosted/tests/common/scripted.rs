@@ -10,7 +10,7 @@ use pagemove::{
     frame::Kind,
     movable::{IsolationRun, MigrationRun, MovableOps, PageIndex, PutbackRun, Refusal, Registration},
     rmap::RangeMap,
-    space::{FileError, Mappable},
+    space::{FileError, Mappable, Orders},
     units::Pfn,
 };
 
@@ -179,6 +179,10 @@ impl Mappable for Device {
 
     fn reverse_map(&self) -> &Arc<RangeMap> {
         self.driver.index.reverse_map()
+    }
+
+    fn orders(&self) -> Orders {
+        self.driver.index.orders()
     }
 
     fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {

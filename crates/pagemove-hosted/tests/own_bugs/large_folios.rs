@@ -11,7 +11,7 @@ use std::{
 use crate::common::*;
 use pagemove::{
     frame::{Key, Kind},
-    migrate::{AnyFree, Destination, Mode, Options, split},
+    migrate::{Mode, Options, split},
     movable::{FolioToken, MigrationRun, MovableOps, PageIndex},
     paging::Flags,
     space::{Access, AddressSpace, Map, Orders, PageCache, Protection, Source},
@@ -21,48 +21,41 @@ use pagemove_hosted::{Process, TlbKind};
 
 fn filled_huge(process: &Process) -> VirtRange {
     let at = huge(process, 512);
-    at.iter().enumerate().for_each(|(number, page)| process.store(page, number as u64 + 1).unwrap());
+    fill(process, at);
     at
 }
 
-fn assert_holds(process: &Process, at: VirtRange) {
-    for (number, page) in at.iter().enumerate() {
-        assert_eq!(process.load(page), Ok(number as u64 + 1), "page {number}");
-    }
+/// Splits the folio of a process's 2 MiB page; while its entry is broken, does `deed` with the process. Gives both.
+fn split_beside(deed: impl FnOnce(Arc<Process>, VirtRange) + Send + 'static) -> (Lab, Arc<Process>, VirtRange) {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 6);
+    let process = Arc::new(lab.process());
+    let at = filled_huge(&process);
+    let other = process.clone();
+    hooked.before_next_flush(move |_| deed(other, at));
+    drop(split(&lab.engine, lab.get(pfn_at(&process, at.start())).lock()).unwrap());
+    assert!(hooked.has_run());
+    (lab, process, at)
 }
 
 /// The process clears soft-dirty marks while a split of its folio has broken the 2 MiB entry.
 #[test]
 fn clear_soft_dirty_while_a_split_has_broken_the_entry() {
-    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 6);
-    let process = Arc::new(lab.process());
-    let at = filled_huge(&process);
-    let head = pfn_at(&process, at.start());
-    let other = process.clone();
-    hooked.before_next_flush(move |_| other.space().clear_soft_dirty());
-    drop(split(&lab.engine, lab.get(head).lock()).unwrap());
-    assert!(hooked.has_run());
-    assert_holds(&process, at);
+    let (lab, process, at) = split_beside(|process, _| process.space().clear_soft_dirty());
+    assert_holds(&process, at, 0);
     lab.validate();
 }
 
 /// The same with mprotect of the whole 2 MiB.
 #[test]
 fn mprotect_while_a_split_has_broken_the_entry() {
-    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 6);
-    let process = Arc::new(lab.process());
-    let at = filled_huge(&process);
-    let head = pfn_at(&process, at.start());
-    let other = process.clone();
     let (send, receive) = channel();
-    hooked.before_next_flush(move |_| {
+    let (lab, process, at) = split_beside(move |process, at| {
         // Not here: it ends only when the split has let go of the reverse map. Mostly it has changed the entry by then.
-        send.send(thread::spawn(move || other.space().mprotect(at, Protection::READ).unwrap())).unwrap();
+        send.send(thread::spawn(move || process.space().mprotect(at, Protection::READ).unwrap())).unwrap();
         thread::sleep(std::time::Duration::from_millis(20));
     });
-    drop(split(&lab.engine, lab.get(head).lock()).unwrap());
     receive.recv().unwrap().join().unwrap();
-    assert_holds(&process, at);
+    assert_holds(&process, at, 0);
     assert!(process.store(at.start(), 1).is_err(), "the small entries have the new rights");
     lab.validate();
 }
@@ -75,13 +68,13 @@ fn clear_soft_dirty_while_truncation_splits_a_files_entry() {
     file.index().set_orders(Orders::HUGE, 512);
     let process = Arc::new(lab.process());
     let at = shared(&process, file.clone(), 512, RW);
-    at.iter().enumerate().for_each(|(number, page)| process.store(page, number as u64 + 1).unwrap());
+    fill(&process, at);
     assert!(process.space().entry(at.start()).has(Flags::HUGE));
     let other = process.clone();
     hooked.before_next_flush(move |_| other.space().clear_soft_dirty());
     assert!(file.index().remove(511));
     assert!(hooked.has_run());
-    assert_holds(&process, part(at, 0, 511));
+    assert_holds(&process, part(at, 0, 511), 0);
     lab.validate();
 }
 
@@ -189,47 +182,12 @@ fn a_folio_that_a_device_maps_is_cut() {
     let accelerator = Accelerator::attach(&lab.engine, &device.driver.index);
     let process = lab.process();
     let at = shared(&process, device.clone(), 512, RW);
-    at.iter().enumerate().for_each(|(number, page)| process.store(page, number as u64 + 1).unwrap());
+    fill(&process, at);
     assert!(process.space().entry(at.start()).has(Flags::HUGE));
     assert!(device.driver.index.remove(511));
-    assert_holds(&process, part(at, 0, 511));
+    assert_holds(&process, part(at, 0, 511), 0);
     lab.validate();
     drop(accelerator);
-}
-
-/// A store to a part of a shared 2 MiB page while movers have the last frames set aside.
-#[test]
-fn a_store_to_a_shared_2mib_page_gets_what_movers_have_set_aside() {
-    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 3);
-    let process = lab.process();
-    let at = filled_huge(&process);
-    let child = process.fork().unwrap();
-    let physical = lab.engine.physical().clone();
-    let (tell, told) = channel::<()>();
-    let (answer, answered) = channel();
-    let of_mover = physical.clone();
-    let mover = thread::spawn(move || {
-        let mut destination = AnyFree::new(&of_mover, 64);
-        for () in told {
-            let folio = destination.take(Order::ZERO, None);
-            answer.send(folio.is_some()).unwrap();
-            folio.into_iter().for_each(|folio| destination.give_back(folio));
-        }
-    });
-    tell.send(()).unwrap();
-    assert!(answered.recv().unwrap());
-    let taken = take_all(&physical, Kind::Kernel);
-    let again = tell.clone();
-    hooked.at_next_pause(move || {
-        again.send(()).unwrap();
-        assert!(answered.recv().unwrap(), "a mover goes on, a frame at a time");
-    });
-    let stored = child.store(at.start(), 9);
-    drop(tell);
-    drop(hooked);
-    drop(taken);
-    assert_eq!(stored, Ok(()));
-    mover.join().unwrap();
 }
 
 /// Alignment must not make mmap fail.
@@ -281,7 +239,7 @@ fn a_split_out_of_memory_in_the_middle() {
             drop(result);
             lab.validate();
             for process in children.iter().chain([&parent]) {
-                assert_holds(process, at);
+                assert_holds(process, at, 0);
             }
             let fork = parent.fork();
             drop(fork);
@@ -290,7 +248,7 @@ fn a_split_out_of_memory_in_the_middle() {
             lab.validate();
             drop(held);
             lab.migrate(pfn_at(&parent, at.start()), Mode::Sync).unwrap();
-            children.iter().for_each(|process| assert_holds(process, at));
+            children.iter().for_each(|process| assert_holds(process, at, 0));
             lab.validate();
         });
     }
@@ -479,7 +437,7 @@ fn a_page_is_taken_out_after_the_device_has_gone() {
         let accelerator = Accelerator::attach(&lab.engine, &device.driver.index);
         let process = lab.process();
         let at = shared(&process, device.clone(), 16, RW);
-        at.iter().enumerate().for_each(|(number, page)| process.store(page, number as u64 + 1).unwrap());
+        fill(&process, at);
         drop(accelerator);
         assert!(device.driver.index.remove(1));
         assert_eq!(device.driver.index.peek(1), None, "order {size}");

@@ -33,8 +33,8 @@ unsafe impl ReverseMap for Leaves {
         self.processes.rebind(physical, pages);
     }
 
-    fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
-        self.processes.unmap(index, folio, debt);
+    fn unmap(&self, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
+        self.processes.unmap(folio, debt);
     }
 
     fn split(&self, folio: &LockedFolio<'_>) -> Result<(), SplitError> {
@@ -91,8 +91,8 @@ unsafe impl ReverseMap for Forgets {
 
     fn rebind(&self, _: &Physical, _: &[Migration]) {}
 
-    fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
-        self.0.unmap(index, folio, debt);
+    fn unmap(&self, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
+        self.0.unmap(folio, debt);
     }
 
     fn split(&self, folio: &LockedFolio<'_>) -> Result<(), SplitError> {

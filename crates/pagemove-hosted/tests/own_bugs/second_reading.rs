@@ -73,7 +73,7 @@ fn a_debt_of_another_memory_is_refused() {
     drop(device.driver.index.insert(0, victim).unwrap());
     let page = file.index().lock_page(0).unwrap();
     let mut debt = FlushDebt::new(theirs.physical());
-    let unmapped = catch_unwind(AssertUnwindSafe(|| file.index().reverse_map().unmap(0, &page, &mut debt)));
+    let unmapped = catch_unwind(AssertUnwindSafe(|| file.index().reverse_map().unmap(&page, &mut debt)));
     // The page stays locked.
     keep((debt, page, process));
     assert!(unmapped.is_err());
@@ -224,7 +224,10 @@ fn a_tail_gives_the_folio_that_it_belongs_to_while_it_is_split() {
             for _ in 0..100 {
                 match split(&lab.engine, lab.get(head).lock()) {
                     Ok(_) => break,
-                    Err((folio, _)) => head = folio.pfn(),
+                    Err((folio, _)) => {
+                        head = folio.pfn();
+                        thread::yield_now();
+                    }
                 }
             }
             head_of.store(u32::MAX, Ordering::Relaxed);
@@ -501,7 +504,7 @@ impl MappedFile {
         let token = self.driver.tokens.lock().unwrap().remove(&index).unwrap();
         let folio = self.registration.get(&token).unwrap().lock();
         let mut debt = FlushDebt::new(&self.physical);
-        self.map.unmap(index, &folio, &mut debt);
+        self.map.unmap(&folio, &mut debt);
         debt.pay();
         self.registration.release(token, &folio);
     }

@@ -55,14 +55,9 @@ fn what_a_compaction_does_not_use_yet_can_be_allocated() {
     lab.assert_all_free(1024);
 }
 
-/// The last free frames are set aside by a mover that is about to move: a fault has it return them.
-#[test]
-fn a_fault_gets_what_movers_have_set_aside() {
-    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 1);
-    let process = lab.process();
-    let at = anonymous(&process, 2);
-    process.store(at.start(), 1).unwrap();
-    let physical = lab.engine.physical().clone();
+/// Does `deed` while a mover, which is about to move, has the last free frames set aside.
+fn with_the_last_frames_set_aside(lab: &Lab, hooked: &Hooked, deed: impl FnOnce()) {
+    let physical = lab.physical().clone();
     // A mover, which takes a frame whenever it's told to, and gives it back; from the first time on it has all 64 set aside.
     let (tell, told) = channel::<()>();
     let (answer, answered) = channel();
@@ -83,11 +78,36 @@ fn a_fault_gets_what_movers_have_set_aside() {
         again.send(()).unwrap();
         assert!(answered.recv().unwrap(), "a mover goes on, a frame at a time");
     });
-    process.store(at.start().up(1), 2).unwrap();
-    assert_eq!(process.load(at.start().up(1)), Ok(2));
+    deed();
     drop(tell);
     mover.join().unwrap();
     drop(taken);
+}
+
+/// A fault has it return them.
+#[test]
+fn a_fault_gets_what_movers_have_set_aside() {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 1);
+    let process = lab.process();
+    let at = anonymous(&process, 2);
+    process.store(at.start(), 1).unwrap();
+    with_the_last_frames_set_aside(&lab, &hooked, || {
+        process.store(at.start().up(1), 2).unwrap();
+        assert_eq!(process.load(at.start().up(1)), Ok(2));
+    });
     drop(process);
     lab.assert_all_free(512);
+}
+
+/// So has a store to a part of a shared 2 MiB page, whose entry needs a table first.
+#[test]
+fn a_store_to_a_shared_2mib_page_gets_what_movers_have_set_aside() {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 3);
+    let process = lab.process();
+    let at = huge(&process, 512);
+    fill(&process, at);
+    let child = process.fork().unwrap();
+    with_the_last_frames_set_aside(&lab, &hooked, || child.store(at.start(), 9).unwrap());
+    assert_eq!(child.load(at.start()), Ok(9));
+    assert_holds(&process, at, 0);
 }

@@ -35,22 +35,22 @@ impl FrameTable {
     /// Counts an entry of `order` for `pfn`, and its reference, before it is put into a table.
     pub(crate) fn map(&self, pfn: Pfn, order: Order) -> Result<(), TooManyMappings> {
         let head = self.head_of(pfn);
-        self.add(head, pfn, order);
-        self[head].map(1).inspect_err(|_| self.subtract(head, pfn, order))
+        self.count_page(head, pfn, order);
+        self[head].map(1).inspect_err(|_| self.uncount_page(head, pfn, order))
     }
 
     /// Counts an entry for each page of the folio at `head`, and their references.
     pub(crate) fn map_pages(&self, head: Pfn) -> Result<(), TooManyMappings> {
         let pages = self[head].state().order().frames();
         self[head].map(pages)?;
-        (0..pages).for_each(|page| self.add(head, head.up(page), Order::ZERO));
+        (0..pages).for_each(|page| self.count_page(head, head.up(page), Order::ZERO));
         Ok(())
     }
 
     /// Uncounts an entry for each page of the folio at `head`, and their references; the caller has another one.
     pub(crate) fn unmap_pages(&self, head: Pfn) {
         let pages = self[head].state().order().frames();
-        (0..pages).for_each(|page| self.subtract(head, head.up(page), Order::ZERO));
+        (0..pages).for_each(|page| self.uncount_page(head, head.up(page), Order::ZERO));
         self[head].unmap_with_reference(pages);
     }
 
@@ -58,7 +58,7 @@ impl FrameTable {
     pub(crate) fn map_again(&self, pfn: Pfn, order: Order) {
         let head = self.head_of(pfn);
         self[head].map_again();
-        self.add(head, pfn, order);
+        self.count_page(head, pfn, order);
     }
 
     /// Uncounts an entry after it was taken out of a table; the caller keeps its reference. Gives the head of a large
@@ -73,20 +73,15 @@ impl FrameTable {
         // The head first, and the page with Release: a thread that takes the page for its own, since nobody else maps it
         // any more, must see in the head's word that the caller still has the entry's reference, until it has flushed.
         self[head].unmap();
-        self.subtract(head, pfn, order);
+        self.uncount_page(head, pfn, order);
         (self.page_maps(pfn) == 0).then_some(head)
     }
 
     /// Uncounts an entry after it was taken out of a table, and its reference; the caller has another one.
     pub(crate) fn unmap_with_reference(&self, pfn: Pfn, order: Order) {
         let head = self.head_of(pfn);
-        self.subtract(head, pfn, order);
+        self.uncount_page(head, pfn, order);
         self[head].unmap_with_reference(1);
-    }
-
-    /// Uncounts an entry of the page's own only; [`Self::unmap_counted`] must follow for the folio.
-    pub(crate) fn uncount_page(&self, head: Pfn, pfn: Pfn, order: Order) {
-        self.subtract(head, pfn, order);
     }
 
     /// Uncounts `entries` entries of the folio at `head`, whose pages' own counts are uncounted, and their references.
@@ -96,7 +91,7 @@ impl FrameTable {
 
     /// Makes a frozen folio one that an entry of its own order maps, with its reference.
     pub(crate) fn thaw_mapped(&self, head: Pfn, order: Order) {
-        self.add(head, head, order);
+        self.count_page(head, head, order);
         self[head].counts.thaw(1, 1);
     }
 
@@ -138,14 +133,15 @@ impl FrameTable {
         self[tail].owner.store(0, Ordering::Relaxed);
     }
 
-    fn add(&self, head: Pfn, pfn: Pfn, order: Order) {
+    fn count_page(&self, head: Pfn, pfn: Pfn, order: Order) {
         if let Some(count) = self.count(head, pfn, order) {
             // Relaxed: the caller has the reference that the entry will have.
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn subtract(&self, head: Pfn, pfn: Pfn, order: Order) {
+    /// Uncounts an entry of `order` for the page of `pfn` only; [`Self::unmap_counted`] follows for the folio.
+    pub(crate) fn uncount_page(&self, head: Pfn, pfn: Pfn, order: Order) {
         if let Some(count) = self.count(head, pfn, order) {
             // Release: see `unmap`.
             let before = count.fetch_sub(1, Ordering::Release);

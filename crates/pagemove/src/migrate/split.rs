@@ -5,37 +5,41 @@ use alloc::vec::Vec;
 use super::{Mode, Mover, Options, Outcome, Purpose};
 use crate::{
     engine::Engine,
-    folio::LockedFolio,
+    folio::{FolioRef, LockedFolio},
     report::{Counter, Reason},
     rmap::split_folio,
     units::{Order, Pfn},
 };
 
-/// Splits a folio into base folios, each with the lock and a reference: contents, mappings and owner stay, and so do the
-/// frames. On error gives the folio back, unchanged, except that its 2 MiB entries may have been split.
+/// Splits a locked folio into base folios: contents, mappings and owner stay, and so do the frames. Gives a reference to
+/// each. On error the folio is unchanged, except that its 2 MiB entries may have been split. The lock is released.
 ///
 /// Anonymous folios and those of owners that allow it ([`MovableOps::splits`](crate::movable::MovableOps::splits)) can
 /// be split, while nobody has pinned them or another reference. Sleeps. (Linux: `split_folio`.)
-pub fn split<'p>(engine: &Engine, folio: LockedFolio<'p>) -> Result<Vec<LockedFolio<'p>>, (LockedFolio<'p>, Reason)> {
+pub fn split<'p>(engine: &Engine, folio: LockedFolio<'p>) -> Result<Vec<FolioRef<'p>>, (FolioRef<'p>, Reason)> {
     if folio.order() == Order::ZERO {
-        return Ok(alloc::vec![folio]);
+        return Ok(alloc::vec![folio.unlock()]);
     }
     let frame = folio.physical().frame(folio.pfn());
     if !frame.state().kind().is_movable() {
-        return Err((folio, Reason::Unmovable));
+        return Err((folio.unlock(), Reason::Unmovable));
     }
     // The owner stays registered until the split is done.
     let _used = match frame.owner() {
         0 => None,
         number => match engine.owners().get(number).and_then(|owner| Some((owner.begin()?, owner))) {
-            None => return Err((folio, Reason::OwnerGone)),
-            Some((_, owner)) if !owner.splits() => return Err((folio, Reason::Refused)),
+            None => return Err((folio.unlock(), Reason::OwnerGone)),
+            Some((_, owner)) if !owner.splits() => return Err((folio.unlock(), Reason::Refused)),
             Some((used, _)) => Some(used),
         },
     };
     let map = engine.reverse_maps().get(folio.key().rmap);
     let is_owned = frame.owner() != 0;
-    split_folio(folio, map.as_deref(), is_owned)
+    // Unlocked before owner and map are let go: dropping the last `Arc` of one may wait for its folios' locks.
+    match split_folio(folio, map.as_deref(), is_owned) {
+        Ok(parts) => Ok(parts.into_iter().map(LockedFolio::unlock).collect()),
+        Err((folio, reason)) => Err((folio.unlock(), reason)),
+    }
 }
 
 /// Splits partly mapped folios until one has given frames back; tells whether one has. Sleeps.

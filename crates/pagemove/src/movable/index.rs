@@ -33,8 +33,9 @@ const BATCH: usize = 64;
 
 type Chunk = Box<[u32; CHUNK as usize]>;
 
-/// A reverse map by its number, if it still exists.
-type KnownMap = (u32, Option<Arc<dyn ReverseMap>>);
+/// Reverse maps by their numbers, if they still exist, the current one last. Kept until the folios' locks are released:
+/// dropping the last `Arc` of a device's map may free pages, and wait for their locks.
+type KnownMaps = Vec<(u32, Option<Arc<dyn ReverseMap>>)>;
 
 /// Movable pages by page offset, with their reverse map.
 pub struct PageIndex {
@@ -274,8 +275,9 @@ impl PageIndex {
     /// False if there was no page.
     pub fn remove(&self, index: u32) -> bool {
         let Some(folio) = self.lock_page(index) else { return false };
-        let (parts, _) = self.cut(folio, &(index..=index));
-        self.take_out(parts);
+        let mut maps = KnownMaps::new();
+        let (parts, _) = self.cut(folio, &(index..=index), &mut maps);
+        self.take_out(parts, maps);
         true
     }
 
@@ -287,6 +289,7 @@ impl PageIndex {
         &'p self,
         mut folio: LockedFolio<'p>,
         range: &RangeInclusive<u32>,
+        maps: &mut KnownMaps,
     ) -> (Vec<LockedFolio<'p>>, Option<u32>) {
         let mut tries = 0;
         loop {
@@ -296,16 +299,14 @@ impl PageIndex {
             if range.contains(&first) && range.contains(&last) {
                 return (alloc::vec![folio], behind);
             }
-            let map = self.rmaps.get(folio.key().rmap);
-            // Without a device's map only processes' mappings can be left.
-            let map = map.as_deref().unwrap_or(&*self.rmap);
+            let map = self.map_of(&folio, maps);
             match split_folio(folio, Some(map), true) {
                 Ok(mut parts) => {
                     parts.retain(|part| range.contains(&part.key().index));
                     return (parts, behind);
                 }
                 Err((held, reason)) if reason == Reason::Pinned || tries == MAX_TRIES => {
-                    self.clear(&held, range);
+                    self.clear(&held, range, maps);
                     return (Vec::new(), behind);
                 }
                 // Whoever waits for the lock has the reference that is in our way.
@@ -321,9 +322,9 @@ impl PageIndex {
     }
 
     /// Unmaps a locked folio, and clears its pages of `range`, or reads them from the backing store.
-    fn clear(&self, folio: &LockedFolio<'_>, range: &RangeInclusive<u32>) {
+    fn clear(&self, folio: &LockedFolio<'_>, range: &RangeInclusive<u32>, maps: &mut KnownMaps) {
         let mut debt = FlushDebt::new(&self.physical);
-        self.unmap_by_key(folio, &mut Vec::new(), &mut debt);
+        self.map_of(folio, maps).unmap(folio, &mut debt);
         debt.pay();
         let first = folio.key().index;
         for page in (0..folio.order().frames()).filter(|page| range.contains(&(first + page))) {
@@ -350,12 +351,13 @@ impl PageIndex {
             let mut folios = self.try_lock_folios(&left);
             let end_of = |folio: &LockedFolio<'_>| folio.key().index.checked_add(folio.order().frames());
             let mut next = folios.last().map_or(Some(first), end_of);
+            let mut maps = KnownMaps::new();
             if folios.is_empty() {
                 // Wait, or split, only while we hold no other page, since its holder may need one of those.
                 let Some(folio) = self.lock_page(first) else { continue };
-                (folios, next) = self.cut(folio, &left);
+                (folios, next) = self.cut(folio, &left, &mut maps);
             }
-            self.take_out(folios);
+            self.take_out(folios, maps);
             let Some(next) = next else { return };
             from = next;
         }
@@ -386,14 +388,14 @@ impl PageIndex {
         folios
     }
 
-    /// Takes out folios that the caller has locked, and drops the index's references.
-    fn take_out(&self, folios: Vec<LockedFolio<'_>>) {
+    /// Takes out folios that the caller has locked, and drops the index's references. `maps` are those that the caller has
+    /// looked up.
+    fn take_out(&self, folios: Vec<LockedFolio<'_>>, mut maps: KnownMaps) {
         // Unmapped first: a thread that finds the place empty may rely on the page being unmapped. We hold the lock
         // that mapping it needs.
         let mut debt = FlushDebt::new(&self.physical);
-        let mut maps = Vec::new();
         for folio in &folios {
-            self.unmap_by_key(folio, &mut maps, &mut debt);
+            self.map_of(folio, &mut maps).unmap(folio, &mut debt);
         }
         debt.pay();
         let mut index = self.pages.lock();
@@ -411,22 +413,19 @@ impl PageIndex {
         drop(index);
         folios.iter().for_each(LockedFolio::give_up);
         drop(folios);
-        // After the pages' locks, since dropping the last `Arc` of a device's map may free pages, and wait for their
-        // locks.
         drop(maps);
     }
 
-    /// Removes the mappings of a locked folio, by the map in its key, which may be a device's. `known` has the maps that
-    /// were looked up before, the current one last.
-    fn unmap_by_key(&self, folio: &LockedFolio<'_>, known: &mut Vec<KnownMap>, debt: &mut FlushDebt<'_>) {
-        let Key { rmap, index } = folio.key();
-        if known.last().is_none_or(|(number, _)| *number != rmap) {
-            known.push((rmap, self.rmaps.get(rmap)));
+    /// Gives the reverse map that a locked folio's key names, which may be a device's. If that is gone, only processes'
+    /// mappings can be left.
+    fn map_of<'m>(&'m self, folio: &LockedFolio<'_>, known: &'m mut KnownMaps) -> &'m dyn ReverseMap {
+        let number = folio.key().rmap;
+        if known.last().is_none_or(|(last, _)| *last != number) {
+            known.push((number, self.rmaps.get(number)));
         }
         match known.last() {
-            Some((_, Some(map))) => map.unmap(index, folio, debt),
-            // Gone: only processes' mappings can be left.
-            _ => self.rmap.unmap(index, folio, debt),
+            Some((_, Some(map))) => &**map,
+            _ => &*self.rmap,
         }
     }
 
@@ -441,7 +440,7 @@ impl PageIndex {
                 let is_within = range.contains(&folio.key().index) && range.contains(&last);
                 let is_clean = !frame.state().marks().contains(Marks::DIRTY);
                 if is_within && is_clean && frame.maps() == 0 && frame.refs() == 2 {
-                    self.take_out(alloc::vec![folio]);
+                    self.take_out(alloc::vec![folio], KnownMaps::new());
                     dropped += pages;
                 }
             }

@@ -48,11 +48,11 @@ pub unsafe trait ReverseMap: Send + Sync {
     /// removed meanwhile stay removed. Can't fail.
     fn rebind(&self, physical: &Physical, pages: &[Migration]);
 
-    /// Removes every mapping of `folio`, the page at `index`, for a truncation: no user of the map's tables accesses it
+    /// Removes every mapping of `folio`, for a truncation: no user of the map's tables accesses it
     /// once `debt` is paid, which is of the same memory. The folio's lock excludes moves. May wait for the map's own
     /// locks. Their holders must not wait for a folio, since the caller may hold the locks of other pages of the
     /// object.
-    fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>);
+    fn unmap(&self, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>);
 
     /// Replaces entries that map more than a page of `folio`, which is to be split, by entries for single pages. The
     /// folio is blocked and rebound afterwards, the latter as base folios. A map that passes its calls on to the

@@ -14,7 +14,6 @@ use iset::IntervalMap;
 use super::{Registered, Registry, ReverseMap, SplitError, split_entry};
 use crate::{
     folio::{LockedFolio, Migration},
-    frame::Key,
     paging::{Entry, Flags, FlushDebt, PageTable, Root, Slot},
     port::Space,
     report::Reason,
@@ -153,10 +152,9 @@ unsafe impl ReverseMap for RangeMap {
         });
     }
 
-    fn unmap(&self, index: u32, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
+    fn unmap(&self, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>) {
         let (physical, pfn) = (folio.physical(), folio.pfn());
-        let all = Migration::new(pfn, pfn, Key { rmap: self.id(), index }, folio.order());
-        for_each_slot(&self.tree.read(), &[all], |_, Place { table, slot, address, number }| {
+        for_each_slot(&self.tree.read(), &[in_place(folio)], |_, Place { table, slot, address, number }| {
             // A process of another engine can't map this file.
             if !Arc::ptr_eq(table.physical(), physical) {
                 return;
@@ -170,15 +168,18 @@ unsafe impl ReverseMap for RangeMap {
 
     fn split(&self, folio: &LockedFolio<'_>) -> Result<(), SplitError> {
         let mut result = Ok(());
-        let all =
-            Migration::new(folio.pfn(), folio.pfn(), Key { rmap: self.id(), index: folio.key().index }, folio.order());
-        for_each_slot(&self.tree.read(), &[all], |_, Place { table, slot, address, .. }| {
+        for_each_slot(&self.tree.read(), &[in_place(folio)], |_, Place { table, slot, address, .. }| {
             if result.is_ok() && slot.order() > Order::ZERO && slot.load().pfn() == folio.pfn() {
                 result = split_entry(folio, table, slot, address);
             }
         });
         result
     }
+}
+
+/// A folio that goes nowhere, for a walk to its entries.
+fn in_place(folio: &LockedFolio<'_>) -> Migration {
+    Migration::new(folio.pfn(), folio.pfn(), folio.key(), folio.order())
 }
 
 /// Uncounts blocked entries of a folio, whose pages' own counts are uncounted.

@@ -9,7 +9,7 @@ use crate::{
     paging::{Entry, Flags, Slot},
     report::Counter,
     rmap::SplitError,
-    units::{HUGE_ORDER, Order, PAGE_SHIFT, Pfn, VirtAddr, VirtRange},
+    units::{HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
     zone::{AllocError, Effort, Physical, Request},
 };
 
@@ -73,7 +73,7 @@ enum Step {
     Again,
     /// The page is being moved: wait for its folio's lock.
     Wait(Pfn),
-    /// A store to a part of a shared 2 MiB page: split its entry.
+    /// A store to a part of a shared 2 MiB page: split its entry, which needs the address space exclusively.
     Split,
 }
 
@@ -90,22 +90,11 @@ impl AddressSpace {
         self.physical().counters().add(Counter::Pgfault, 1);
         let mut blocked_since = None;
         let (mut unlocked_waits, mut recalls) = (0, 0);
+        let mut must_split = false;
         loop {
-            let step = {
-                let vmas = self.vmas.read();
-                let vma = find(&vmas, address).ok_or(FaultError::NotMapped(address))?;
-                if !vma.protection.contains(needed(access)) {
-                    return Err(FaultError::Protection(address));
-                }
-                self.step(vma, address.page(), access, unshare)
-            };
-            let step = match step {
-                Ok(Step::Split) => {
-                    let _exclusive = self.vmas.write();
-                    self.split_at(address).map(|()| Step::Again).map_err(FaultError::from)
-                }
-                step => step,
-            };
+            let step =
+                if must_split { self.split_exclusively(address) } else { self.attempt(address, access, unshare) };
+            must_split = false;
             let step = match step {
                 // No lock is held: movers may have reserved the last free frames.
                 Err(FaultError::OutOfMemory(_)) if recalls < Physical::MOST_TRIES && self.physical().make_room() => {
@@ -116,7 +105,8 @@ impl AddressSpace {
             };
             match step {
                 Step::Done => break,
-                Step::Again | Step::Split => {}
+                Step::Again => {}
+                Step::Split => must_split = true,
                 Step::Wait(pfn) => {
                     blocked_since.get_or_insert_with(|| self.physical().machine().now_ns());
                     // The frame stays locked until the entry is unblocked. If it is unlocked, the entry should have
@@ -132,6 +122,22 @@ impl AddressSpace {
             self.physical().counters().blocked(self.physical().machine().now_ns().saturating_sub(since));
         }
         Ok(())
+    }
+
+    /// Takes the address space's lock for one step.
+    fn attempt(&self, address: VirtAddr, access: Access, unshare: bool) -> Result<Step, FaultError> {
+        let vmas = self.vmas.read();
+        let vma = find(&vmas, address).ok_or(FaultError::NotMapped(address))?;
+        if !vma.protection.contains(needed(access)) {
+            return Err(FaultError::Protection(address));
+        }
+        self.step(vma, address.page(), access, unshare)
+    }
+
+    fn split_exclusively(&self, address: VirtAddr) -> Result<Step, FaultError> {
+        let _exclusive = self.vmas.write();
+        self.split_at(address)?;
+        Ok(Step::Again)
     }
 
     fn step(&self, vma: &Vma, address: VirtAddr, access: Access, unshare: bool) -> Result<Step, FaultError> {
@@ -252,22 +258,17 @@ impl AddressSpace {
     /// Maps the pages of a locked folio around that at `address`, frame `pfn`, where nothing is mapped yet and the same
     /// lowest-level table serves them (Linux: `finish_fault`, since 6.11).
     fn map_around(&self, vma: &Vma, address: VirtAddr, folio: &LockedFolio<'_>, pfn: Pfn) {
-        let before = u64::from(pfn.get() - folio.pfn().get());
-        let first =
-            address.vpn().saturating_sub(before).max(vma.range.start().vpn()).max(address.align_down_huge().vpn());
-        let end = (address.vpn() - before.min(address.vpn()) + u64::from(folio.order().frames()))
-            .min(vma.range.end().vpn())
-            .min(address.align_down_huge().up(HUGE_ORDER.frames()).vpn());
-        let start = VirtAddr::new(first << PAGE_SHIFT).and_then(|start| VirtRange::new(start, (end - first) as u32));
-        let Some(range) = start else { return };
+        let (offset, before) = (vma.range.offset_of(address), pfn.get() - folio.pfn().get());
+        // The mapping may begin, or end, within the folio.
+        let cut = before.saturating_sub(offset);
+        let start = vma.range.start().up(offset + cut - before);
+        let mapped = VirtRange::new(start, folio.order().frames() - cut).and_then(|all| all.intersect(vma.range));
+        let table = VirtRange::new(address.align_down_huge(), HUGE_ORDER.frames());
+        let Some(range) = mapped.zip(table).and_then(|(mapped, table)| mapped.intersect(table)) else { return };
         let Ok(Some(slots)) = self.table.slots_or_create(range) else { return };
         let flags = vma.read_flags() - Flags::ACCESSED;
-        for (at, slot) in range.iter().zip(slots) {
-            if !slot.load().is_none() {
-                continue;
-            }
-            let number = (before + at.vpn()).wrapping_sub(address.vpn()) as u32;
-            let page = folio.pfn().up(number);
+        for (at, slot) in range.iter().zip(slots).filter(|(_, slot)| slot.load().is_none()) {
+            let page = folio.pfn().up(cut + (at.vpn() - start.vpn()) as u32);
             if self.physical().frames().map(page, Order::ZERO).is_err() {
                 return;
             }
@@ -290,15 +291,16 @@ impl AddressSpace {
         address: VirtAddr,
     ) -> Result<(LockedFolio<'f>, Pfn), FaultError> {
         let folio = file.fault(vma.index_of(address)).map_err(|error| at(address, error))?;
-        let order = folio.order();
         let is_ours = Arc::ptr_eq(folio.physical(), self.physical());
-        let number = match order {
-            Order::ZERO => 0,
-            _ => vma.index_of(address).wrapping_sub(folio.key().index),
-        };
-        let fits = is_ours && order <= HUGE_ORDER && number < order.frames();
-        let pfn = folio.pfn().up(if fits { number } else { 0 });
-        if fits { Ok((folio, pfn)) } else { Err(FaultError::BadFolio(address)) }
+        // A base page is what the file says; its key may be a device's.
+        let number = if folio.order() == Order::ZERO { Some(0) } else { folio.number_of(vma.index_of(address)) };
+        match number.filter(|_| is_ours && folio.order() <= HUGE_ORDER) {
+            Some(number) => {
+                let pfn = folio.pfn().up(number);
+                Ok((folio, pfn))
+            }
+            None => Err(FaultError::BadFolio(address)),
+        }
     }
 
     /// Adds the rights that the access needs to a present entry, as far as the mapping allows.
@@ -385,11 +387,10 @@ impl AddressSpace {
     /// Maps 2 MiB at once, where no table is in the way. `None`: continue with base entries.
     fn fill_large(&self, vma: &Vma, address: VirtAddr, access: Access) -> Result<Option<Step>, FaultError> {
         let start = address.align_down_huge();
-        let Some(whole) = VirtRange::new(start, HUGE_ORDER.frames()).filter(|&whole| vma.range.covers(whole)) else {
-            return Ok(None);
-        };
+        let whole = VirtRange::new(start, HUGE_ORDER.frames()).filter(|&whole| vma.range.covers(whole));
+        let Some(whole) = whole.filter(|_| vma.orders.largest() == HUGE_ORDER) else { return Ok(None) };
         match &vma.file {
-            None if vma.orders.largest() == HUGE_ORDER => {
+            None => {
                 let slot = self.table.huge_slot(start)?;
                 if !slot.is_empty() {
                     return Ok(Some(Step::Again));

@@ -31,7 +31,7 @@ use crate::{
     paging::{Entry, FlushDebt, PageTable},
     port::{SpaceId, might_wait},
     sync::RwLock,
-    units::{VirtAddr, VirtRange},
+    units::{Pfn, VirtAddr, VirtRange},
     zone::{AllocError, Physical},
 };
 
@@ -159,6 +159,15 @@ impl AddressSpace {
         // The lock keeps tables from being removed during the walk.
         let _vmas = self.vmas.read();
         self.table.slot(address).map_or(Entry::NONE, |slot| slot.load())
+    }
+
+    /// Gives the frame of the page that is mapped at `address`; `None` if none is, or if it's moving.
+    pub fn frame(&self, address: VirtAddr) -> Option<Pfn> {
+        self.might_wait();
+        let _vmas = self.vmas.read();
+        let slot = self.table.slot(address)?;
+        let entry = slot.load();
+        entry.is_present().then(|| slot.page_of(entry, address))
     }
 
     /// Calls `see` with the address and entry of each non-empty leaf.

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use super::Physical;
 use crate::{
     frame::{Kind, Marks},
-    units::Pfn,
+    units::{FrameRange, Pfn},
 };
 
 impl Physical {
@@ -36,7 +36,8 @@ impl Physical {
 
     /// Finds the next marked folio from frame `from` on; it may be freed at any time.
     pub(crate) fn next_partly_mapped(&self, from: Pfn) -> Option<Pfn> {
-        let mut frames = self.zones().flat_map(|zone| zone.iter().skip_while(move |&pfn| pfn < from));
+        let left = FrameRange { start: from, frames: u32::MAX - from.get() };
+        let mut frames = self.zones().filter_map(|zone| zone.common(left)).flat_map(FrameRange::iter);
         frames.find(|&pfn| {
             let state = self.frames[pfn].state();
             state.kind() == Kind::Anon && state.marks().contains(Marks::PARTLY_MAPPED)
