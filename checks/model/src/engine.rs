@@ -248,9 +248,9 @@ impl<'b> Engine<'b> {
             }
             Call::Move { process, ref pages, options } => self.move_pages(process, pages, options)?,
             Call::MoveAll(options) => {
-                let kind = |pfn| self.core.physical().frame(pfn).state().kind();
+                let state = |pfn| self.core.physical().frame(pfn).state();
                 let zones = self.core.physical().zones().flat_map(|zone| zone.iter().collect::<Vec<_>>());
-                let all: Vec<Pfn> = zones.filter(|&pfn| kind(pfn).is_movable()).collect();
+                let all: Vec<Pfn> = zones.filter(|&pfn| state(pfn).is_movable()).collect();
                 self.moving(|engine| drop(engine.migrate(&all, options)))?;
                 Answer::Done
             }

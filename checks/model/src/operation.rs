@@ -91,7 +91,7 @@ operations! {
     2 Mood { mood },
     /// Moves the pages of a range.
     10 Move { process, mapping, offset, pages, mode, batch, policy },
-    /// Moves all movable pages.
+    /// Moves all movable pages, and page tables.
     5 MoveAll { mode, batch, policy },
     /// Compacts all memory.
     3 Compact { mode, batch, policy },

@@ -102,7 +102,7 @@ pub(crate) struct BlockPicture {
 }
 
 /// Classes of a block picture, in the order in which [`BlockPicture::frames`] counts them.
-pub(crate) const CLASSES: [&str; 9] = [
+pub(crate) const CLASSES: [&str; 10] = [
     "free",
     "LRU (anonymous, file)",
     "driver, unmapped",
@@ -112,4 +112,5 @@ pub(crate) const CLASSES: [&str; 9] = [
     "page table",
     "kernel",
     "reserved",
+    "page table of a process",
 ];

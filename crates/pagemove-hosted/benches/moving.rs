@@ -61,6 +61,15 @@ fn main() {
             [name.into()].into_iter().chain([claim, block, flush, freeze, copy, rebind, release].map(each)).collect(),
         );
     }
+    let (moved, memcpy) = measure_tables();
+    let ratio = format!("{:.1} %", memcpy / moved * 100.0);
+    rows.push(vec![
+        "page tables".into(),
+        format!("{moved:.1}"),
+        format!("{memcpy:.1}"),
+        ratio,
+        format!("{:.2}", PAGE_SIZE as f64 / moved),
+    ]);
     print("Moving pages that are mapped once, one thread, batch 512 (a base page, median of rounds)", &rows);
     print("Where the time goes (mean; copy includes the memcpy)", &steps);
 }
@@ -112,6 +121,35 @@ fn measure(contents: Contents, driver: bool, size: Order) -> Figures {
     }
     let steps = mover.step_times().unwrap_or_default();
     Figures { moved_ns: median(moved), memcpy_ns: median(copied), steps }
+}
+
+/// Lowest-level tables of one process, each with one page: nanoseconds for each, moved and copied.
+fn measure_tables() -> (f64, f64) {
+    const TABLES: u32 = 1024;
+    let (machine, engine) = boot(TABLES * 4, 1, Contents::All);
+    let process = Process::new(&machine, &engine).expect("a process");
+    let source = Source::Anonymous { orders: Orders::BASE };
+    let protection = Protection::READ | Protection::WRITE;
+    let map = Map { at: None, pages: TABLES * 512, protection, source };
+    let range = process.space().mmap(&map).expect("room");
+    let touched = || range.iter().step_by(512);
+    touched().for_each(|address| process.store(address, address.get()).expect("a store"));
+    let tables = || touched().map(|address| process.space().table().leaf_table(address).expect("a table"));
+    let mut mover = Mover::new(&engine);
+    let (mut moved, mut copied) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let from: Vec<Pfn> = tables().collect();
+        let mut destination = AnyFree::new(engine.physical(), from.len());
+        let (outcome, ns) = timed(|| mover.migrate(&from, &mut destination, Options::new(Mode::Async)));
+        assert_eq!(outcome.moved, from.len() as u64, "{:?}", outcome.stayed.first());
+        drop(destination);
+        let to: Vec<Pfn> = tables().collect();
+        let ((), copy_ns) = timed(|| copy(&engine, &from, &to));
+        moved.push(ns / f64::from(TABLES));
+        copied.push(copy_ns / f64::from(TABLES));
+        touched().for_each(|address| assert_eq!(process.load(address), Ok(address.get())));
+    }
+    (median(moved), median(copied))
 }
 
 /// Folios of an order that were allocated before.

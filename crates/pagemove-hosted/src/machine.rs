@@ -147,6 +147,15 @@ unsafe impl Machine for Hosted {
         self.roots.add(self.ram(), id, root)
     }
 
+    fn move_root(&self, space: Space, to: Pfn, publish: &mut dyn FnMut()) {
+        self.roots.replace(self.ram(), space, to);
+        publish();
+        match &self.tlb {
+            Tlb::Soft(tlb) => tlb.load_root(space.id, to),
+            Tlb::Host(tlb) => tlb.end_walks(space.id),
+        }
+    }
+
     fn root_freed(&self, space: Space) {
         self.roots.remove(self.ram(), space);
         if let Tlb::Soft(tlb) = &self.tlb {

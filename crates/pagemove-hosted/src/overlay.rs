@@ -24,6 +24,11 @@ macro_rules! pass_on {
             self.$inner.root_made(id, root)
         }
     };
+    (@ move_root $inner:ident) => {
+        fn move_root(&self, space: ::pagemove::port::Space, to: ::pagemove::units::Pfn, publish: &mut dyn FnMut()) {
+            self.$inner.move_root(space, to, publish);
+        }
+    };
     (@ root_freed $inner:ident) => {
         fn root_freed(&self, space: ::pagemove::port::Space) {
             self.$inner.root_freed(space);

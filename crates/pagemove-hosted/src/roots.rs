@@ -5,7 +5,7 @@
 
 use pagemove::{
     port::{FlushRange, Ram, Space, SpaceId},
-    sync::{Mutex, Ordering},
+    sync::{AtomicU64, Mutex, Ordering},
     units::Pfn,
 };
 use rustc_hash::FxHashMap;
@@ -27,12 +27,22 @@ impl Roots {
         // SAFETY: the engine has made this table, and nobody uses it yet.
         let words = unsafe { ram.words(root) };
         assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0), "a new root isn't empty");
-        let kernel = words.iter().enumerate().skip(FIRST);
-        kernel.for_each(|(number, word)| word.store(KERNEL | (number as u64) << 12, Ordering::Relaxed));
+        fill(words);
         let space = Space { id, root, word: id.0.rotate_left(32) };
         let before = self.by_space.lock().insert(id, space);
         assert_eq!(before, None, "an address space's number was given twice");
         space.word
+    }
+
+    /// Fills in the kernel's half of the copy at `to` of a root.
+    pub(crate) fn replace(&self, ram: Ram, space: Space, to: Pfn) {
+        // SAFETY: the engine has made this table, and nobody uses it yet.
+        let words = unsafe { ram.words(to) };
+        let is_empty = |word: &AtomicU64| word.load(Ordering::Relaxed) == 0;
+        assert!(words[FIRST..].iter().all(is_empty), "the kernel's half of a copied root isn't empty");
+        fill(words);
+        let before = self.by_space.lock().insert(space.id, Space { root: to, ..space });
+        assert_eq!(before, Some(space), "a root was moved that wasn't made so");
     }
 
     /// Checks the kernel's half of a root that is being freed, and removes it.
@@ -50,7 +60,16 @@ impl Roots {
     pub(crate) fn check(&self, ranges: &[FlushRange]) {
         let by_space = self.by_space.lock();
         for range in ranges {
-            assert_eq!(by_space.get(&range.space.id), Some(&range.space), "a flush of an unknown address space");
+            let known = by_space.get(&range.space.id);
+            // The root may have moved since the change that owes the flush.
+            let is_known = known.is_some_and(|known| known.word == range.space.word);
+            assert!(is_known, "a flush of an unknown address space");
         }
     }
+}
+
+/// Fills in the kernel's half.
+fn fill(words: &[AtomicU64; 512]) {
+    let kernel = words.iter().enumerate().skip(FIRST);
+    kernel.for_each(|(number, word)| word.store(KERNEL | (number as u64) << 12, Ordering::Relaxed));
 }

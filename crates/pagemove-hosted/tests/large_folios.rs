@@ -284,7 +284,8 @@ fn compaction_moves_it_whole() {
         let options = Options::new(Mode::Sync);
         let outcomes = pagemove::compact::compact(&lab.engine, plan_of, pagemove::compact::Goal::All, options);
         let moved: u64 = outcomes.iter().map(|outcome| outcome.moved).sum();
-        assert_eq!(counter(lab, Counter::ThpMigrationSuccess) * 16, moved);
+        let tables = counter(lab, Counter::PagetableMigrationSuccess);
+        assert_eq!(counter(lab, Counter::ThpMigrationSuccess) * 16 + tables, moved);
         assert_eq!(counter(lab, Counter::ThpSplitPage), 0);
         for range in ranges.iter().skip(1).step_by(2) {
             assert_holds(&process, *range, 0);
@@ -401,6 +402,8 @@ fn threads_fault_fork_and_split_while_movers_move() {
                                             Map { at: Some(at.start().up(first)), pages: 1, protection: RW, source };
                                         process.space().mmap(&again).unwrap();
                                     }
+                                    // With the host TLB a load of an unmapped page would end the program.
+                                    _ if page >= PAGES / 3 * 2 && thread > 0 && tlb == BOTH[1] => {}
                                     _ if page >= PAGES / 3 * 2 => drop(process.load(address)),
                                     _ => {
                                         let before = stores[mine(page)].load(Ordering::Relaxed);

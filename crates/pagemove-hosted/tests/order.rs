@@ -30,7 +30,7 @@ struct Spy {
 
 // SAFETY: as the hosted machine's.
 unsafe impl Machine for Spy {
-    pagemove_hosted::pass_on!(machine: take_ram return_ram lend root_made root_freed cpus cpu_claim interrupt_mask might_wait barrier wait wake now_ns);
+    pagemove_hosted::pass_on!(machine: take_ram return_ram lend root_made move_root root_freed cpus cpu_claim interrupt_mask might_wait barrier wait wake now_ns);
 
     fn flush(&self, ranges: &[FlushRange]) {
         self.flushes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
@@ -122,6 +122,38 @@ fn page_tables_are_freed_after_the_flush() {
     scene.at_each_flush(move |engine| assert_in_use(engine, &watched), || scene.space.munmap(scene.at).unwrap());
     let left = tables.iter().filter(|&&pfn| scene.engine.physical().frame(pfn).state().kind() == Kind::PageTable);
     assert_eq!(left.count(), 1, "only the root is left");
+}
+
+fn contents(engine: &Engine, pfn: Pfn) -> Vec<u64> {
+    let words = raw::words(engine.physical(), pfn).iter();
+    words.map(|word| word.load(std::sync::atomic::Ordering::Relaxed)).collect()
+}
+
+#[test]
+fn page_tables_are_copied_after_the_flush() {
+    let scene = Scene::new(anonymous);
+    let root = scene.space.table().root();
+    let physical = scene.engine.physical();
+    let is_table = |pfn: &Pfn| physical.frame(*pfn).state().is_space_table() && *pfn != root;
+    let tables: Vec<Pfn> = FrameRange::new(Pfn::new(0), 2048).unwrap().iter().filter(is_table).collect();
+    assert_eq!(tables.len(), 3);
+    for table in tables {
+        let entries = contents(&scene.engine, table);
+        assert!(entries.iter().any(|&entry| entry != 0));
+        let look = move |engine: &Engine| {
+            assert_in_use(engine, &[table]);
+            let copies = FrameRange::new(Pfn::new(0), 2048).unwrap().iter().filter(|&pfn| {
+                engine.physical().frame(pfn).state().is_space_table() && contents(engine, pfn) == entries
+            });
+            assert_eq!(copies.collect::<Vec<_>>(), [table], "copied before the flush");
+        };
+        scene.at_each_flush(look, || {
+            let mut destination = AnyFree::new(physical, 1);
+            let moved = Mover::new(&scene.engine).migrate(&[table], &mut destination, Options::new(Mode::Sync)).moved;
+            assert_eq!(moved, 1);
+        });
+        assert!(!physical.frame(table).state().is_space_table());
+    }
 }
 
 #[test]

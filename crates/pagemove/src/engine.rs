@@ -1,10 +1,11 @@
-//! The engine: physical memory, and the registries of reverse maps and owners.
+//! The engine: physical memory, and the registries of reverse maps, owners, and address spaces.
 
 use alloc::{boxed::Box, string::String, sync::Arc};
 
 use crate::{
     frame::Kind,
     movable::{Owners, PageIndex, ReadPage},
+    paging::TableHolder,
     port::{Machine, SpaceId},
     rmap::{Registry, ReverseMap},
     sync::{AtomicU64, Ordering},
@@ -15,6 +16,7 @@ use crate::{
 pub struct Engine {
     physical: Arc<Physical>,
     rmaps: Arc<Registry<dyn ReverseMap>>,
+    table_holders: Arc<Registry<dyn TableHolder>>,
     owners: Owners,
     next_space: AtomicU64,
     // A hint that orders nothing, so not an atomic of `sync`.
@@ -29,6 +31,7 @@ impl Engine {
             owners: Owners::new(physical.clone()),
             physical,
             rmaps: Arc::default(),
+            table_holders: Arc::default(),
             next_space: AtomicU64::new(1),
             move_cost: core::sync::atomic::AtomicU64::new(0),
         }))
@@ -48,6 +51,11 @@ impl Engine {
     /// Gives the reverse maps by number.
     pub fn reverse_maps(&self) -> &Arc<Registry<dyn ReverseMap>> {
         &self.rmaps
+    }
+
+    /// Gives the address spaces by the number that their page tables name.
+    pub(crate) fn table_holders(&self) -> &Arc<Registry<dyn TableHolder>> {
+        &self.table_holders
     }
 
     /// Gives the owners by number.

@@ -203,6 +203,8 @@ pub struct VirtAddr(u64);
 impl VirtAddr {
     /// The first address outside of user space.
     pub const LIMIT: u64 = 1 << 47;
+    /// Address 0.
+    pub const ZERO: Self = Self(0);
 
     /// Makes an address; `None` at or above [`Self::LIMIT`].
     pub const fn new(address: u64) -> Option<Self> {

@@ -195,7 +195,9 @@ fn orderings(file: &Path, text: &str) -> Vec<Mutant> {
 
 /// Names the function that the byte at `at` is in.
 fn function_of(text: &str, at: usize) -> &str {
-    let start = text[..at].rfind("fn ").map_or(at, |start| start + "fn ".len());
+    // A signature may end in a type such as `Pfn`.
+    let is_word = |&(start, _): &(usize, &str)| !text[..start].ends_with(char::is_alphanumeric);
+    let start = text[..at].rmatch_indices("fn ").find(is_word).map_or(at, |(start, found)| start + found.len());
     let name = &text[start..];
     &name[..name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len())]
 }
@@ -219,7 +221,8 @@ mod tests {
 
     #[test]
     fn an_ordering_is_looked_for_in_the_table_by_its_function() {
-        let text = "fn first() { a.load(Ordering::Acquire) }\nfn second(of: u32) { b.load(Ordering::Acquire) }\n";
+        let text =
+            "fn first() { a.load(Ordering::Acquire) }\nfn second(of: u32) -> Pfn { b.load(Ordering::Acquire) }\n";
         let found = orderings(Path::new("a.rs"), text);
         let functions: Vec<_> = found.iter().map(|mutant| function_of(text, mutant.place.start)).collect();
         assert_eq!(functions, ["first", "second"]);

@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn shade_follows_occupancy() {
-        let used = |used: u16| BlockPicture { frames: [512 - used, used, 0, 0, 0, 0, 0, 0, 0] };
+        let used = |used: u16| BlockPicture { frames: [512 - used, used, 0, 0, 0, 0, 0, 0, 0, 0] };
         let shades = [1, 128, 129, 384, 512].map(|count| look(&used(count), &fixture::fixed("any")).1);
         assert_eq!(shades, [1, 1, 2, 3, 4]);
         assert_eq!(look(&used(0), &fixture::fixed("any")), (Kind::Free, 0));

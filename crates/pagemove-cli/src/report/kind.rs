@@ -9,6 +9,7 @@ use crate::results::{BlockPicture, CLASSES};
 const FREE: usize = 0;
 const DRIVER_UNMAPPED: usize = 2;
 const DRIVER_MAPPED: usize = 3;
+const SPACE_TABLE: usize = 9;
 
 /// The classes that a policy can't move ([`crate::results::PolicyResult::fixed`]).
 pub(crate) type Fixed = [bool; CLASSES.len()];
@@ -33,7 +34,7 @@ pub(crate) fn policy_in_words(policy: &str) -> &'static str {
     match policy {
         "unmovable" => "Driver pages never move.",
         "unmapped" => "Driver pages move only while nothing maps them, as in Linux since 4.8.",
-        "any" => "Driver pages move even while processes have them mapped.",
+        "any" => "Driver pages move even while processes have them mapped, and so do page tables.",
         _ => "",
     }
 }
@@ -65,12 +66,13 @@ pub(crate) fn kind(block: &BlockPicture, fixed: &Fixed) -> Kind {
     } else if stuck == all {
         Kind::Fixed
     } else {
-        // What no policy moves comes before driver pages, whatever their number: so a block shown in a driver's colour
+        // What no policy moves comes before driver pages and page tables, whatever their number: so a block shown in their colours
         // is one that a better policy would win, and only such a block.
         let holder = held().max_by_key(|&class| match class {
             DRIVER_UNMAPPED => (0, 0),
             DRIVER_MAPPED => (1, 0),
-            _ => (2, block.frames[class]),
+            SPACE_TABLE => (2, 0),
+            _ => (3, block.frames[class]),
         });
         holder.map_or(Kind::Movable, Kind::Hostage)
     }
@@ -113,6 +115,13 @@ mod tests {
     }
 
     #[test]
+    fn page_tables_hold_a_block_unless_any_page_moves() {
+        let block = block(&[(FREE, 510), (DRIVER_MAPPED, 1), (SPACE_TABLE, 1)]);
+        assert_eq!(kind(&block, &fixed("unmapped")), Kind::Hostage(SPACE_TABLE));
+        assert_eq!(kind(&block, &fixed("any")), Kind::Movable);
+    }
+
+    #[test]
     fn the_hardest_to_move_names_the_hostage() {
         let (slab, page_table) = (5, 6);
         let both = block(&[(FREE, 9), (DRIVER_MAPPED, 500), (slab, 1), (page_table, 2)]);
@@ -122,13 +131,13 @@ mod tests {
 
     #[test]
     fn what_no_policy_moves_holds_under_every_policy() {
-        for class in PINNED..CLASSES.len() {
+        for class in PINNED..SPACE_TABLE {
             for policy in ["unmovable", "unmapped", "any"] {
                 assert_eq!(kind(&block(&[(FREE, 511), (class, 1)]), &fixed(policy)), Kind::Hostage(class));
             }
         }
-        let names = [FREE, DRIVER_UNMAPPED, DRIVER_MAPPED, PINNED].map(|class| CLASSES[class]);
-        assert_eq!(names, ["free", "driver, unmapped", "driver, mapped", "pinned"]);
+        let names = [FREE, DRIVER_UNMAPPED, DRIVER_MAPPED, PINNED, SPACE_TABLE].map(|class| CLASSES[class]);
+        assert_eq!(names, ["free", "driver, unmapped", "driver, mapped", "pinned", "page table of a process"]);
     }
 
     #[test]

@@ -89,6 +89,14 @@ impl HostTlb {
         }
     }
 
+    /// Waits until no walk of the address space's tables is in progress that began before.
+    pub(crate) fn end_walks(&self, space: SpaceId) {
+        let window = self.windows.read().get(&space).cloned();
+        if let Some(window) = window {
+            drop(window.held.lock());
+        }
+    }
+
     pub(crate) fn flush(&self, ranges: &[FlushRange]) {
         for of_space in ranges.chunk_by(|one, next| one.space.id == next.space.id) {
             let window = self.windows.read().get(&of_space[0].space.id).cloned();

@@ -1,9 +1,9 @@
-//! The soft TLB: each virtual CPU keeps all its translations until they are flushed. It also caches the lowest-level
-//! table of an address, until a flush says that tables have changed.
+//! The soft TLB: each virtual CPU keeps all its translations until they are flushed. It also keeps the root that it has
+//! loaded, and every table that it has walked through, until a flush says that tables have changed.
 #![allow(unsafe_code, reason = "a walk reads tables by their frames, as a CPU's does")]
 
 use pagemove::{
-    paging::{Translation, Walk, translate_in},
+    paging::{Found, PageTable, Translation, Walk, walk_table},
     port::{FlushRange, Ram, SpaceId},
     space::{Access, AddressSpace, FaultError},
     sync::Mutex,
@@ -14,8 +14,8 @@ use rustc_hash::FxHashMap;
 /// A flush of more pages flushes the whole address space, as Linux does on x86 (`tlb_single_page_flush_ceiling`).
 const CEILING: u64 = 33;
 
-/// Pages of a lowest-level table.
-const TABLE_PAGES: u64 = HUGE_ORDER.frames() as u64;
+/// Bits of a page number that an entry of each level resolves.
+const BITS: u32 = HUGE_ORDER.get() as u32;
 
 #[derive(Default)]
 struct Cpu {
@@ -27,8 +27,10 @@ struct Cpu {
 struct Pages {
     base: FxHashMap<u64, Translation>,
     huge: FxHashMap<u64, Translation>,
-    // The frames of lowest-level tables, by virtual page number of their first page.
-    tables: FxHashMap<u64, Pfn>,
+    // The loaded root.
+    root: Option<Pfn>,
+    // For each level below the root's the frames of tables, by the number of the range that they serve.
+    tables: [FxHashMap<u64, Pfn>; PageTable::TOP as usize],
 }
 
 /// The TLBs of all virtual CPUs.
@@ -80,8 +82,7 @@ impl SoftTlb {
             for of_space in ranges.chunk_by(|one, next| one.space.id == next.space.id) {
                 let Some(pages) = cpu.spaces.get_mut(&of_space[0].space.id) else { continue };
                 for range in of_space.iter().filter(|range| range.tables_changed) {
-                    let (first, behind) = (range.start.vpn(), range.start.vpn() + u64::from(range.pages));
-                    pages.tables.retain(|&vpn, _| vpn + TABLE_PAGES <= first || behind <= vpn);
+                    pages.forget_tables(range.start, range.start.up(range.pages - 1));
                 }
                 if of_space.iter().map(|range| u64::from(range.pages)).sum::<u64>() > CEILING {
                     pages.base.clear();
@@ -95,6 +96,16 @@ impl SoftTlb {
                         pages.huge.remove(&address.align_down_huge().vpn());
                     }
                 }
+            }
+        }
+    }
+
+    /// Makes every CPU that has the root of an address space loaded load the one at `to`; waits for accesses in progress.
+    pub(crate) fn load_root(&self, space: SpaceId, to: Pfn) {
+        for cpu in &self.cpus {
+            let mut cpu = cpu.lock();
+            if let Some(root) = cpu.spaces.get_mut(&space).and_then(|pages| pages.root.as_mut()) {
+                *root = to;
             }
         }
     }
@@ -113,18 +124,42 @@ impl Pages {
         base.or_else(|| self.huge.get(&address.align_down_huge().vpn())).copied()
     }
 
-    /// Walks by the cached table, or else from the root.
+    /// Forgets all tables that serve addresses from `first` to `last`. A fault does so too (Intel SDM volume 3, section
+    /// 5.10.4.1), and so an access ends, whatever a stale table says.
+    fn forget_tables(&mut self, first: VirtAddr, last: VirtAddr) {
+        for (level, tables) in (0..).zip(&mut self.tables) {
+            let (first, last) = (number(first, level), number(last, level));
+            if last - first < tables.len() as u64 {
+                (first..=last).for_each(|number| {
+                    tables.remove(&number);
+                });
+            } else {
+                tables.retain(|number, _| !(first..=last).contains(number));
+            }
+        }
+    }
+
+    /// Walks from the lowest table that is kept for the address.
     fn walk(&mut self, ram: Ram, space: &AddressSpace, address: VirtAddr, walk: Walk) -> Option<Translation> {
-        let first = address.align_down_huge().vpn();
-        let table = self.tables.get(&first).copied().or_else(|| space.table().leaf_table(address));
-        let Some(table) = table else {
-            // SAFETY: a CPU's walk; a flush waits for the CPU's lock, which our caller holds.
-            return unsafe { space.table().translate(address, walk) };
-        };
-        self.tables.insert(first, table);
-        // SAFETY: the machine keeps its RAM during an access. A stale cached table may be a reused frame by now, as on
-        // a real machine.
-        translate_in(unsafe { ram.words(table) }, address, walk)
+        let root = *self.root.get_or_insert_with(|| space.table().root());
+        let kept =
+            (0..).zip(&self.tables).find_map(|(level, tables)| Some((level, *tables.get(&number(address, level))?)));
+        let (mut level, mut table) = kept.unwrap_or((PageTable::TOP, root));
+        loop {
+            // SAFETY: the machine keeps its RAM during an access; a flush waits for the CPU's lock, which our caller
+            // holds. A stale table may be a reused frame by now, as on a real machine.
+            match walk_table(unsafe { ram.words(table) }, level, address, walk) {
+                None => {
+                    self.forget_tables(address, address);
+                    return None;
+                }
+                Some(Found::Page(page)) => return Some(page),
+                Some(Found::Table(lower)) => {
+                    (level, table) = (level - 1, lower);
+                    self.tables[level as usize].insert(number(address, level), lower);
+                }
+            }
+        }
     }
 
     /// Stores a walk's result. A store may find another frame than a stale translation for loads has.
@@ -136,4 +171,9 @@ impl Pages {
         }
         found
     }
+}
+
+/// The number of the range that a table of `level` serves, among those of its level.
+fn number(address: VirtAddr, level: u32) -> u64 {
+    address.vpn() >> (BITS * (level + 1))
 }

@@ -5,6 +5,7 @@ use pagemove::{
     compact::{Goal, compact},
     migrate::{AnyFree, Mode, Mover, Options, split},
     space::{FaultError, Protection},
+    sync::set_stepping,
     units::VirtRange,
 };
 
@@ -30,6 +31,7 @@ pub enum Deed {
     Device,
     Accelerate,
     Split,
+    Tables,
 }
 
 /// A second place for the mapping, far from the first, so that page tables come and go.
@@ -67,6 +69,7 @@ impl Deed {
         Self::Device,
         Self::Accelerate,
         Self::Split,
+        Self::Tables,
     ];
 
     /// Tells whether it can be done to such pages.
@@ -211,6 +214,19 @@ impl Deed {
                         // Others may hold it.
                         let _ = split(&world.engine, folio.lock());
                     }
+                }
+                End::NOTHING
+            }
+            Self::Tables => {
+                for _ in 0..2 {
+                    let physical = world.engine.physical();
+                    // The search is of no interest.
+                    set_stepping(false);
+                    let all = physical.zones().flat_map(|zone| zone.iter().collect::<Vec<_>>());
+                    let tables: Vec<_> = all.filter(|&pfn| physical.frame(pfn).state().is_space_table()).collect();
+                    set_stepping(true);
+                    let mut destination = AnyFree::new(physical, 1);
+                    Mover::new(&world.engine).migrate(&tables, &mut destination, Options::new(Mode::Sync));
                 }
                 End::NOTHING
             }

@@ -161,6 +161,7 @@ pairs! {
     access_by_the_driver: Device,
     access_by_a_device: Accelerate,
     split_of_a_folio: Split,
+    moves_of_page_tables: Tables,
 }
 
 #[test]

@@ -94,13 +94,13 @@ impl Iterator for Compaction<'_> {
     }
 }
 
-/// Lists the heads of allocations of movable kinds, upwards.
+/// Lists the heads of movable allocations, upwards.
 fn movable_frames(physical: &Physical, range: FrameRange, out: &mut Vec<Pfn>) {
     out.clear();
     let mut at = range.start;
     while at < range.end() {
         let state = physical.frame(at).state();
-        if state.kind().is_movable() {
+        if state.is_movable() {
             out.push(at);
         }
         let step = if !state.kind().is_allocation() && !state.is_free_head() { 1 } else { state.order().frames() };

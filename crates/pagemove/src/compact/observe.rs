@@ -52,7 +52,7 @@ pub fn is_fixed(class: Class, policy: Policy) -> bool {
     match class {
         Class::Free | Class::Lru => false,
         Class::DriverUnmapped => policy == Policy::Unmovable,
-        Class::DriverMapped => policy != Policy::Any,
+        Class::DriverMapped | Class::SpaceTable => policy != Policy::Any,
         Class::Pinned | Class::Slab | Class::PageTable | Class::Kernel | Class::Reserved => true,
     }
 }

@@ -20,7 +20,7 @@ pub enum Kind {
     Kernel = 4,
     /// A slab.
     Slab = 5,
-    /// A page table.
+    /// A page table: an address space's, or another one, whose owner doesn't let it move.
     PageTable = 6,
     /// Anonymous memory, on the LRU.
     Anon = 7,
@@ -52,7 +52,8 @@ impl Kind {
         !matches!(self, Kind::Free | Kind::PerCpu | Kind::Destination | Kind::Tail)
     }
 
-    /// Tells whether folios of this kind can move at all.
+    /// Tells whether folios of this kind can move at all. (Page tables have no references, and move by calls of their own:
+    /// see [`State::is_movable`].)
     pub const fn is_movable(self) -> bool {
         matches!(self, Kind::Anon | Kind::File | Kind::Driver)
     }
@@ -94,17 +95,19 @@ pub enum Class {
     Pinned = 4,
     /// A slab.
     Slab = 5,
-    /// A page table.
+    /// A page table that isn't an address space's.
     PageTable = 6,
     /// The kernel's own data.
     Kernel = 7,
     /// Not available to the engine.
     Reserved = 8,
+    /// A page table of an address space, which moves.
+    SpaceTable = 9,
 }
 
 impl Class {
     /// All classes, in the order of their numbers.
-    pub const ALL: [Class; 9] = [
+    pub const ALL: [Class; 10] = [
         Class::Free,
         Class::Lru,
         Class::DriverUnmapped,
@@ -114,6 +117,7 @@ impl Class {
         Class::PageTable,
         Class::Kernel,
         Class::Reserved,
+        Class::SpaceTable,
     ];
 
     /// Gives the name for reports.
@@ -128,6 +132,7 @@ impl Class {
             Class::PageTable => "page table",
             Class::Kernel => "kernel",
             Class::Reserved => "reserved",
+            Class::SpaceTable => "page table of a process",
         }
     }
 }
@@ -146,6 +151,8 @@ bitflags! {
         const TRUNCATED = 1 << 20;
         /// A large anonymous folio: the last mapping of some page was removed, so a split may free frames.
         const PARTLY_MAPPED = 1 << 21;
+        /// A page table of an address space, which its key names.
+        const SPACE_TABLE = 1 << 22;
     }
 }
 
@@ -213,6 +220,16 @@ impl State {
     /// Adds marks.
     pub const fn with(self, marks: Marks) -> Self {
         Self(self.0 | marks.bits())
+    }
+
+    /// Tells whether the folio can move: its kind can, or it's a page table of an address space.
+    pub const fn is_movable(self) -> bool {
+        self.kind().is_movable() || self.is_space_table()
+    }
+
+    /// Tells whether the frame is a page table of an address space.
+    pub const fn is_space_table(self) -> bool {
+        self.0 & 0xf == Kind::PageTable as u32 && self.marks().contains(Marks::SPACE_TABLE)
     }
 
     pub(crate) const fn with_class(self, class: Class) -> Self {

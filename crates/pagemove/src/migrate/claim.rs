@@ -30,6 +30,11 @@ impl<'e> Mover<'e> {
         let frame = physical.frame(pfn);
         match frame.state().kind() {
             kind if kind.is_movable() => {}
+            Kind::PageTable if frame.state().is_space_table() => {
+                // It has no references, and moves after the folios: `move_tables`.
+                self.tables.push(pfn);
+                return Err(None);
+            }
             Kind::Free | Kind::PerCpu | Kind::Destination => return Err(None),
             _ => return Err(Some(Reason::Unmovable)),
         }
@@ -162,7 +167,7 @@ impl<'e> Mover<'e> {
 }
 
 /// Takes a destination that fits, and marks it set aside if it isn't; `None` if there is none.
-fn take_destination<'p>(
+pub(super) fn take_destination<'p>(
     physical: &Arc<Physical>,
     destination: &mut dyn Destination<'p>,
     order: Order,

@@ -11,6 +11,8 @@
 //! | rebind: mappings to the destination | `transfer`, [`crate::rmap::ReverseMap::rebind`] | can't fail |
 //! | release: putback, wake, free the source | `release` | can't fail |
 //!
+//! Page tables have no references, and move by a path of their own (`tables`, [`crate::paging::TableHolder`]).
+//!
 //! A batch takes folio locks without waiting, so that two batches can't wait for each other. A folio found locked is
 //! tried again alone, if the mode may wait.
 
@@ -21,6 +23,7 @@ mod mover;
 mod parts;
 mod release;
 mod split;
+mod tables;
 mod times;
 mod transfer;
 
@@ -39,14 +42,14 @@ fn expected(has_owner: bool) -> u32 {
     1 + u32::from(has_owner)
 }
 
-/// Which drivers' pages may move; to compare the policies.
+/// Which pages may move besides the LRU's; to compare the policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Policy {
     /// None.
     Unmovable,
-    /// Unmapped ones, as in Linux since 4.8.
+    /// Drivers' unmapped ones, as in Linux since 4.8.
     Unmapped,
-    /// All.
+    /// All: drivers' mapped ones and page tables too.
     Any,
 }
 

@@ -40,6 +40,8 @@ pub struct Mover<'e> {
     /// The orders and bounds for which the destination had no folio.
     pub(super) exhausted: Vec<(Order, Option<Pfn>)>,
     pub(super) debt: FlushDebt<'e>,
+    /// Page tables among the sources, which move by calls of their own.
+    pub(super) tables: Vec<Pfn>,
     times: Option<StepTimes>,
 }
 
@@ -83,6 +85,7 @@ impl<'e> Mover<'e> {
             maps: Vec::with_capacity(Options::MOST),
             exhausted: Vec::with_capacity(Options::MOST),
             debt,
+            tables: Vec::new(),
             times: None,
         }
     }
@@ -101,8 +104,8 @@ impl<'e> Mover<'e> {
         self.engine.physical()
     }
 
-    /// Moves the folios with the head frames `sources` to folios of `destination`, while programs use them. A folio
-    /// freed meanwhile counts as neither moved nor stayed.
+    /// Moves the folios with the head frames `sources` to folios of `destination`, while programs use them; also page tables of
+    /// address spaces. A folio freed meanwhile counts as neither moved nor stayed.
     pub fn migrate(&mut self, sources: &[Pfn], destination: &mut dyn Destination<'e>, options: Options) -> Outcome {
         might_wait(self.physical().machine());
         let mut outcome = Outcome::default();
@@ -111,6 +114,7 @@ impl<'e> Mover<'e> {
         if !pages.is_empty() {
             self.try_all(&pages, destination, options, &mut outcome);
         }
+        self.move_tables(destination, options, &mut outcome);
         let counters = self.physical().counters();
         counters.add(Counter::PgmigrateSuccess, outcome.moved);
         outcome.stayed.iter().for_each(|&(_, reason)| counters.stayed(reason));

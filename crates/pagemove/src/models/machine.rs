@@ -11,7 +11,7 @@ use loom::{
 
 use crate::{
     Engine,
-    port::{Contents, CpuClaim, FlushRange, LentMemory, Machine, Ram},
+    port::{Contents, CpuClaim, FlushRange, LentMemory, Machine, Ram, Space},
     sync::{AtomicU32, Ordering},
     units::{FrameRange, Order, Pfn},
     zone::Config,
@@ -93,6 +93,12 @@ unsafe impl Machine for Model {
         #[allow(unsafe_code)]
         // SAFETY: zeroed, aligned, and kept by the box.
         Some(unsafe { LentMemory::new(start, bytes, Box::new(lines)) })
+    }
+
+    fn move_root(&self, _: Space, _: Pfn, publish: &mut dyn FnMut()) {
+        publish();
+        // A CPU that walks by the old root ends.
+        (self.flush)();
     }
 
     fn flush(&self, _: &[FlushRange]) {

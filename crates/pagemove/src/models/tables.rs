@@ -2,14 +2,16 @@
 
 use alloc::sync::Arc;
 
-use loom::thread;
+use loom::{sync::Mutex, thread};
 
 use super::{
     all,
-    machine::{Guarded, Model},
+    machine::{Guarded, Model, Waiting},
 };
 use crate::{
-    paging::{Entry, Flags, PageTable, Walk},
+    folio::Migration,
+    frame::{Key, Kind},
+    paging::{Entry, Flags, PageTable, Root, Translation, Walk},
     port::SpaceId,
     sync::Ordering,
     units::{HUGE_ORDER, Order, Pfn, VirtAddr},
@@ -20,12 +22,12 @@ const PAGE: Pfn = Pfn::new(1000);
 
 fn table() -> Arc<PageTable> {
     let engine = Model::polling().boot_larger();
-    Arc::new(PageTable::new(engine.physical().clone(), SpaceId(1)).expect("a table"))
+    Arc::new(PageTable::new(Root::new(engine.physical().clone(), SpaceId(1)).expect("a table"), 0))
 }
 
 /// A table for the small pages of [`PAGE`], of which models look at number 3 only.
 fn small(shared: &PageTable) -> Pfn {
-    let lower = shared.new_leaf_table().expect("a frame");
+    let lower = shared.new_leaf_table(address(0)).expect("a frame");
     lower.words(0)[3].store(Entry::present(PAGE.up(3), Flags::USER).bits(), Ordering::Relaxed);
     lower.into_raw()
 }
@@ -144,5 +146,80 @@ fn taking_out_sees_the_stores() {
             assert_eq!(shared.1.read(), 1, "a store is not seen by the thread that took its entry");
         }
         cpu.join().expect("no panic");
+    });
+}
+
+/// A CPU's walk, during which no flush ends.
+type Walking = Arc<Mutex<()>>;
+
+/// A tree with a page, on a machine whose flush waits for the CPU's walk.
+fn mapped() -> (Arc<PageTable>, Walking) {
+    let walking = Walking::default();
+    let flush = walking.clone();
+    let machine = Model::with(Waiting::Polling, move || drop(flush.lock().expect("no panic")));
+    let engine = machine.boot_larger();
+    let tree = Arc::new(PageTable::new(Root::new(engine.physical().clone(), SpaceId(1)).expect("a table"), 0));
+    let slot = tree.slot_or_create(address(0)).expect("enough frames");
+    slot.swap_if(Entry::NONE, Entry::present(PAGE, Flags::USER | Flags::WRITE)).expect("nobody else fills it");
+    (tree, walking)
+}
+
+/// A CPU that stores, by its own walk.
+fn storing((tree, walking): &(Arc<PageTable>, Walking)) -> thread::JoinHandle<Option<Translation>> {
+    let (tree, walking) = (tree.clone(), walking.clone());
+    thread::spawn(move || {
+        let _walking = walking.lock().expect("no panic");
+        #[allow(unsafe_code)]
+        // SAFETY: a flush and a move of the root wait for the lock.
+        unsafe {
+            tree.translate(address(0), Walk::Store)
+        }
+    })
+}
+
+/// Moves the table with key `index` from `src`, and spoils the new one before and the old one afterwards: both may have any
+/// contents in their other uses.
+fn move_table(tree: &PageTable, src: Pfn, index: u32) {
+    let dst = tree.physical().alloc(Order::ZERO, Kind::PageTable).expect("a frame").into_raw();
+    let other = Flags::USER | Flags::WRITE | Flags::ACCESSED | Flags::DIRTY;
+    let other = Entry::present(PAGE.up(100), other).bits();
+    tree.physical().ram_words(dst).iter().take(4).for_each(|word| word.store(other, Ordering::Relaxed));
+    let mut moves = [Migration::new(src, dst, Key { rmap: 0, index }, Order::ZERO)];
+    tree.move_tables(&mut moves, true);
+    assert!(!moves[0].stays(), "nobody else moves it");
+    tree.physical().ram_words(src).iter().take(4).for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
+}
+
+/// The lowest-level table: a walk comes before and its mark is copied, or it faults, or it finds the copy.
+#[test]
+fn a_table_that_moves_loses_no_mark() {
+    all("page tables: a move of a table against a store's walk", || {
+        let shared = mapped();
+        let cpu = storing(&shared);
+        let tree = &shared.0;
+        let src = tree.leaf_table(address(0)).expect("a table");
+        move_table(tree, src, (address(0).vpn() >> 9) as u32);
+        let found = cpu.join().expect("no panic");
+        assert_ne!(tree.leaf_table(address(0)), Some(src), "it didn't move");
+        let entry = tree.slot(address(0)).expect("a leaf").load();
+        assert_eq!(entry.pfn(), PAGE);
+        if let Some(found) = found {
+            assert_eq!(found.first, PAGE);
+            assert!(entry.has(Flags::DIRTY), "a mark was lost");
+        }
+    });
+}
+
+/// The top-level table: no walk faults, and none uses the old one afterwards.
+#[test]
+fn a_root_that_moves_makes_no_walk_fault() {
+    all("page tables: a move of the root against a store's walk", || {
+        let shared = mapped();
+        let cpu = storing(&shared);
+        let tree = &shared.0;
+        move_table(tree, tree.root(), 3 << 28);
+        let found = cpu.join().expect("no panic").expect("a walk faulted");
+        assert_eq!(found.first, PAGE);
+        assert!(tree.slot(address(0)).expect("a leaf").load().has(Flags::DIRTY), "a mark was lost");
     });
 }

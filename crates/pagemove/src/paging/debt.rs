@@ -50,16 +50,25 @@ impl<'p> FlushDebt<'p> {
             last.pages += order.frames();
             return;
         }
-        let space = root.space();
-        self.ranges.push(FlushRange { space, start, pages: order.frames(), order, tables_changed: false });
+        self.push(root, start, order.frames(), order, false);
     }
 
     /// Owes the flush of a table, taken out of its tree, that serves `pages` pages from `start`; keeps it until then.
     pub(crate) fn owe_table(&mut self, root: &Arc<Root>, start: VirtAddr, pages: u32, table: Pfn) {
         self.keep_root(root);
-        let space = root.space();
-        self.ranges.push(FlushRange { space, start, pages, order: Order::ZERO, tables_changed: true });
+        self.push(root, start, pages, Order::ZERO, true);
         self.tables.push(table);
+    }
+
+    /// Owes the flush of what CPUs keep of the upper levels for `start`, since a table moves. The pages stay where they are, but
+    /// a flush has at least one.
+    pub(super) fn owe_tables_changed(&mut self, root: &Arc<Root>, start: VirtAddr) {
+        self.keep_root(root);
+        self.push(root, start, 1, Order::ZERO, true);
+    }
+
+    fn push(&mut self, root: &Arc<Root>, start: VirtAddr, pages: u32, order: Order, tables_changed: bool) {
+        self.ranges.push(FlushRange { space: root.space(), start, pages, order, tables_changed });
     }
 
     /// Keeps a root until the flush; tells whether it was the last one already.

@@ -2,12 +2,21 @@
 //!
 //! Takes table frames from [`crate::zone`]. A frame is not reused while a stale translation can reach it.
 
+mod cpu;
+mod cursor;
 mod debt;
 mod entry;
+mod moving;
+mod place;
 mod root;
+mod slot;
 mod table;
 
+pub use cpu::{Found, Translation, Walk, walk_table};
+pub(crate) use cursor::Cursor;
 pub use debt::FlushDebt;
 pub use entry::{Entry, Flags};
+pub use moving::TableHolder;
 pub use root::Root;
-pub use table::{PageTable, Slot, Translation, Walk, translate_in};
+pub use slot::Slot;
+pub use table::PageTable;

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use crate::{
     frame::Kind,
     port::{Space, SpaceId},
-    sync::Ordering,
+    sync::{AtomicU32, Ordering},
     units::{Order, Pfn},
     zone::{AllocError, Physical},
 };
@@ -15,7 +15,9 @@ use crate::{
 /// A root; the machine is told when it's made and when it's freed.
 pub struct Root {
     physical: Arc<Physical>,
-    space: Space,
+    id: SpaceId,
+    word: u64,
+    pfn: AtomicU32,
 }
 
 impl Root {
@@ -26,16 +28,25 @@ impl Root {
         root.words(0).iter().for_each(|word| word.store(0, Ordering::Relaxed));
         let root = root.into_raw();
         let word = physical.machine().root_made(id, root);
-        Ok(Arc::new(Self { physical, space: Space { id, root, word } }))
+        Ok(Arc::new(Self { physical, id, word, pfn: AtomicU32::new(root.get()) }))
     }
 
     /// The address space, as flushes name it.
     pub fn space(&self) -> Space {
-        self.space
+        Space { id: self.id, root: self.pfn(), word: self.word }
     }
 
     pub(super) fn pfn(&self) -> Pfn {
-        self.space.root
+        // Acquire pairs with the Release of `replace`: the copy's entries are seen.
+        Pfn::new(self.pfn.load(Ordering::Acquire))
+    }
+
+    /// Makes the table at `to`, a copy, the root. When this returns no CPU uses the old one.
+    pub(super) fn replace(&self, to: Pfn) {
+        self.physical.machine().move_root(self.space(), to, &mut || {
+            self.pfn.store(to.get(), Ordering::Release);
+        });
+        assert_eq!(self.pfn(), to, "the machine moved a root without publishing it");
     }
 
     pub(super) fn physical(&self) -> &Arc<Physical> {
@@ -46,7 +57,7 @@ impl Root {
 impl Drop for Root {
     fn drop(&mut self) {
         // The address space has unmapped and pruned everything, and no flush is owed any more.
-        self.physical.machine().root_freed(self.space);
-        self.physical.free_frozen(self.space.root);
+        self.physical.machine().root_freed(self.space());
+        self.physical.free_frozen(self.pfn());
     }
 }

@@ -4,136 +4,56 @@
 //! A leaf is changed by read, decide, compare-and-swap, and retry if it changed meanwhile. So of a fault, an unmapping,
 //! a move and the CPU's accessed or dirty mark, one wins, and the others see its result. Faults add tables at any time.
 //! Only the exclusive holder of the address space removes tables, for ranges without mappings and reverse maps, and
-//! their frames are freed after the flush. So a walk is safe under the address space's lock, under a reverse map's lock
-//! within its range, or while the machine excludes flushes.
+//! moves them (`moving`); their frames are freed after the flush. So a walk is safe
+//!
+//! - under the address space's lock;
+//! - under a reverse map's lock, within its range and while [`PageTable::keep_tables`] excludes moves;
+//! - as a CPU, while the machine excludes flushes.
 
 use alloc::sync::Arc;
 use core::ops::Range;
 
-use super::{Entry, Flags, FlushDebt, Root};
+use super::{
+    Entry, Flags, FlushDebt, Root, Slot,
+    place::{BITS, LEVELS, Place, index},
+    slot::is_table,
+};
 use crate::{
     folio::FrozenFolio,
-    frame::Kind,
-    port::{Space, SpaceId},
-    sync::{AtomicU64, Ordering},
+    frame::{Kind, Marks},
+    port::Space,
+    sync::{AtomicU64, Ordering, RwLock, RwLockReadGuard},
     units::{HUGE_ORDER, Order, PAGE_SHIFT, Pfn, VirtAddr, VirtRange},
     zone::{AllocError, Physical},
 };
 
-const LEVELS: u32 = 4;
-const BITS: u32 = 9;
-
 /// A page table tree.
 pub struct PageTable {
     root: Arc<Root>,
-}
-
-/// The kind of access that a CPU walks the tables for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Walk {
-    /// A load.
-    Load,
-    /// A store.
-    Store,
-    /// Fetching an instruction.
-    Fetch,
-}
-
-/// The result of a CPU's walk, kept in its TLB until flushed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Translation {
-    /// First frame of the page.
-    pub first: Pfn,
-    /// Size of the page: order 0 or 9.
-    pub order: Order,
-    /// A store needs no further walk: it is allowed, and the dirty mark is set.
-    pub storable: bool,
-}
-
-/// A leaf entry's location in the tree.
-///
-/// A split of a folio puts a table in the place of a 2 MiB entry, at any time except under the exclusive lock of the
-/// folio's reverse map. The calls then leave the table alone: `load` and `take` give the empty entry.
-#[derive(Clone, Copy)]
-pub struct Slot<'a> {
-    word: &'a AtomicU64,
-    order: Order,
+    /// Number of its address space, for moves of its tables; 0: they stay.
+    holder: u32,
+    /// Held shared by walks without the address space's lock, and exclusively while tables move.
+    pub(super) walks: RwLock<()>,
 }
 
 /// Where a walk ends.
-enum Reached<'a> {
+pub(super) enum Reached<'a> {
     Table(Pfn),
     Huge(Slot<'a>),
 }
 
-impl Slot<'_> {
-    /// The order that the leaf maps: 0 or 9.
-    pub fn order(&self) -> Order {
-        self.order
-    }
-
-    /// Tells whether nothing is there: neither an entry nor a table.
-    pub(crate) fn is_empty(&self) -> bool {
-        // Relaxed: what is put there later is checked by its swap.
-        self.word.load(Ordering::Relaxed) == 0
-    }
-
-    /// Gives the frame of the page at `address`, which `entry` maps.
-    pub(crate) fn page_of(&self, entry: Entry, address: VirtAddr) -> Pfn {
-        entry.pfn().up(address.vpn() as u32 & (self.order.frames() - 1))
-    }
-
-    /// Reads the entry.
-    pub fn load(&self) -> Entry {
-        // Acquire pairs with the Release of `swap_if`: the frame's fields are at least as new as its mapping.
-        let entry = Entry::from_bits(self.word.load(Ordering::Acquire));
-        if self.order > Order::ZERO && is_table(entry) { Entry::NONE } else { entry }
-    }
-
-    /// Changes the entry from `old` to `new`; gives the current entry if it is no longer `old`.
-    pub(crate) fn swap_if(&self, old: Entry, new: Entry) -> Result<(), Entry> {
-        // AcqRel: Release publishes the frame's fields and contents to walks; Acquire as in `load`. A failed swap may
-        // be relaxed: its result is only compared, or swapped again.
-        self.word
-            .compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Relaxed)
-            .map(drop)
-            .map_err(Entry::from_bits)
-    }
-
-    /// Changes the entry from `old` to `new`; nobody else may change it meanwhile.
-    pub(crate) fn replace(&self, old: Entry, new: Entry) {
-        let swapped = self.swap_if(old, new);
-        assert_eq!(swapped, Ok(()), "an entry changed under its holder");
-    }
-
-    /// Empties the entry; gives its old value.
-    pub(crate) fn take(&self) -> Entry {
-        if self.order == Order::ZERO {
-            return Entry::from_bits(self.word.swap(0, Ordering::AcqRel));
-        }
-        self.update(|entry| (!is_table(entry)).then_some(Entry::NONE)).unwrap_or(Entry::NONE)
-    }
-
-    /// Changes the entry by `change`, retrying on races; does nothing if that gives `None`. Gives the old entry.
-    pub(crate) fn update(&self, mut change: impl FnMut(Entry) -> Option<Entry>) -> Option<Entry> {
-        let mut old = self.load();
-        loop {
-            if self.order > Order::ZERO && is_table(old) {
-                return None;
-            }
-            let new = change(old)?;
-            match self.swap_if(old, new) {
-                Ok(()) => return Some(old),
-                Err(now) => old = now,
-            }
-        }
-    }
-}
-
 impl PageTable {
-    /// Makes an empty table for address space `space`.
-    pub fn new(physical: Arc<Physical>, id: SpaceId) -> Result<Self, AllocError> {
-        Ok(Self { root: Root::new(physical, id)? })
+    /// Makes an empty table, whose tables are moved by address space number `holder` ([`TableHolder`](super::TableHolder)).
+    pub(crate) fn new(root: Arc<Root>, holder: u32) -> Self {
+        let table = Self { root, holder, walks: RwLock::new(()) };
+        table.make_movable(table.root(), Place::ROOT);
+        table
+    }
+
+    /// Keeps all tables where they are, for a walk without the address space's lock. Innermost: the holder takes no other lock
+    /// than those of allocations and flushes.
+    pub(crate) fn keep_tables(&self) -> RwLockReadGuard<'_, ()> {
+        self.walks.read()
     }
 
     /// The address space, for flushes.
@@ -165,7 +85,7 @@ impl PageTable {
     }
 
     /// Walks down to the lowest-level table of `address`, or to a 2 MiB entry on the way.
-    fn walk(&self, address: VirtAddr) -> Option<Reached<'_>> {
+    pub(super) fn walk(&self, address: VirtAddr) -> Option<Reached<'_>> {
         let mut table = self.root.pfn();
         for level in (1..LEVELS).rev() {
             let word = self.word(table, index(address, level));
@@ -179,17 +99,6 @@ impl PageTable {
             table = entry.pfn();
         }
         Some(Reached::Table(table))
-    }
-
-    /// Walks like a CPU: checks the rights, and sets the accessed mark, and for a store the dirty mark, atomically with
-    /// the read of the entry. `None`: the access faults.
-    ///
-    /// # Safety
-    /// The caller acts for a CPU of the machine: no flush ends between the walk's begin and its end, so that no table on the way is
-    /// freed meanwhile.
-    #[allow(unsafe_code, reason = "marks are written through tables that only the machine's flushes keep")]
-    pub unsafe fn translate(&self, address: VirtAddr, access: Walk) -> Option<Translation> {
-        translate(self.slot(address)?, access)
     }
 
     /// Gives the frame of the lowest-level table of `address`, if the tables reach one: what a CPU keeps of the upper levels.
@@ -230,7 +139,7 @@ impl PageTable {
             let word = self.word(table, index(address, level));
             let mut entry = Entry::from_bits(word.load(Ordering::Acquire));
             if entry.is_none() {
-                entry = self.add_table(word)?;
+                entry = self.add_table(word, Place::new(address, level - 1))?;
             }
             if entry.has(Flags::HUGE) {
                 return Ok(Slot { word, order: HUGE_ORDER });
@@ -241,8 +150,8 @@ impl PageTable {
         Ok(Slot { word: self.word(table, index(address, to)), order })
     }
 
-    fn add_table(&self, word: &AtomicU64) -> Result<Entry, AllocError> {
-        let table = new_table(self.root.physical())?;
+    fn add_table(&self, word: &AtomicU64, place: Place) -> Result<Entry, AllocError> {
+        let table = self.new_table(place)?;
         let entry = Entry::table(table.pfn());
         // Release publishes the cleared table.
         match word.compare_exchange(0, entry.bits(), Ordering::AcqRel, Ordering::Acquire) {
@@ -254,12 +163,30 @@ impl PageTable {
         }
     }
 
-    /// Makes an empty bottom-level table that isn't linked yet.
-    pub(crate) fn new_leaf_table(&self) -> Result<FrozenFolio<'_>, AllocError> {
-        new_table(self.root.physical())
+    /// Makes an empty lowest-level table for `address`, which isn't linked yet.
+    pub(crate) fn new_leaf_table(&self, address: VirtAddr) -> Result<FrozenFolio<'_>, AllocError> {
+        self.new_table(Place::new(address, 0))
     }
 
-    fn word(&self, table: Pfn, index: usize) -> &AtomicU64 {
+    fn new_table(&self, place: Place) -> Result<FrozenFolio<'_>, AllocError> {
+        let table = self.physical().alloc(Order::ZERO, Kind::PageTable)?;
+        // Relaxed: published with the entry that points here.
+        table.words(0).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        self.make_movable(table.pfn(), place);
+        Ok(table)
+    }
+
+    /// Says whose table it is, so that it can be moved once it's linked.
+    fn make_movable(&self, table: Pfn, place: Place) {
+        if self.holder != 0 {
+            let frame = self.physical().frame(table);
+            frame.set_owner(0, place.key(self.holder));
+            frame.mark(Marks::SPACE_TABLE);
+            self.physical().update_class(table);
+        }
+    }
+
+    pub(super) fn word(&self, table: Pfn, index: usize) -> &AtomicU64 {
         // `physical` keeps the machine alive, and so the direct map. The tree says that the frame is a table.
         &self.root.physical().ram_words(table)[index]
     }
@@ -346,51 +273,4 @@ impl PageTable {
             }
         }
     }
-}
-
-/// Tells whether an entry above the lowest level points to a table.
-fn is_table(entry: Entry) -> bool {
-    entry.is_present() && !entry.has(Flags::HUGE)
-}
-
-/// Does what a CPU's walk does at the leaf: see [`PageTable::translate`].
-fn translate(slot: Slot<'_>, access: Walk) -> Option<Translation> {
-    let mut entry = slot.load();
-    loop {
-        let needed = match access {
-            Walk::Load => Flags::PRESENT | Flags::USER,
-            Walk::Store => Flags::PRESENT | Flags::USER | Flags::WRITE,
-            Walk::Fetch => Flags::PRESENT | Flags::USER,
-        };
-        if !entry.has(needed) || (access == Walk::Fetch && entry.has(Flags::NO_EXECUTE)) {
-            return None;
-        }
-        if slot.order() == HUGE_ORDER && !entry.has(Flags::HUGE) {
-            // Found as a 2 MiB migration entry, and split since: it points to a table now. The fault that follows walks again.
-            return None;
-        }
-        let marks = if access == Walk::Store { Flags::ACCESSED | Flags::DIRTY } else { Flags::ACCESSED };
-        let marked = entry.with(marks);
-        if marked == entry || slot.swap_if(entry, marked).is_ok() {
-            let storable = marked.has(Flags::WRITE | Flags::DIRTY);
-            return Some(Translation { first: marked.pfn(), order: slot.order(), storable });
-        }
-        entry = slot.load();
-    }
-}
-
-/// Walks like a CPU that has kept the lowest-level table of `address`, whose entries are `table`, from an earlier walk.
-pub fn translate_in(table: &[AtomicU64; 512], address: VirtAddr, access: Walk) -> Option<Translation> {
-    translate(Slot { word: &table[index(address, 0)], order: Order::ZERO }, access)
-}
-
-fn index(address: VirtAddr, level: u32) -> usize {
-    (address.vpn() >> (BITS * level)) as usize & ((1 << BITS) - 1)
-}
-
-fn new_table(physical: &Arc<Physical>) -> Result<FrozenFolio<'_>, AllocError> {
-    let table = physical.alloc(Order::ZERO, Kind::PageTable)?;
-    // Relaxed: published with the entry that points here.
-    table.words(0).iter().for_each(|word| word.store(0, Ordering::Relaxed));
-    Ok(table)
 }

@@ -76,6 +76,13 @@ pub unsafe trait Machine: Send + Sync + 'static {
         0
     }
 
+    /// Moves the root of `space` to frame `to`, a copy of its lower half with the upper half empty. A kernel fills in the entries
+    /// of its own half there, then calls `publish`, after which [`PageTable::root`](crate::paging::PageTable::root) gives
+    /// `to`, and then makes every CPU that has the old root loaded load the new one, which drops all that the CPU keeps of
+    /// the upper levels. When this returns no CPU uses the old root. Called with the locks of a move of page tables held;
+    /// CPUs that wait for these must answer.
+    fn move_root(&self, space: Space, to: Pfn, publish: &mut dyn FnMut());
+
     /// Called when an address space ends, empty and flushed. When this returns no CPU has the root loaded, not even a
     /// lazily switched one (Linux: lazy TLB); then the frame is freed.
     fn root_freed(&self, space: Space) {
@@ -166,7 +173,8 @@ pub struct SpaceId(pub u64);
 pub struct Space {
     /// Its number.
     pub id: SpaceId,
-    /// The frame of its top-level table, for CR3.
+    /// The frame of its top-level table, for CR3. In a flush it may be out of date, since roots move: a machine finds the CPUs
+    /// of a space by its number or the word.
     pub root: Pfn,
     /// The machine's word, from [`Machine::root_made`].
     pub word: u64,
@@ -183,7 +191,7 @@ pub struct FlushRange {
     pub pages: u32,
     /// The order of each entry, 0 or 9: the step of a machine that flushes page by page.
     pub order: Order,
-    /// A page table of this range was removed, so cached upper-level entries must be flushed as well (x86: INVLPG does
-    /// so anyway; Arm: not a last-level invalidation).
+    /// A page table of this range was removed, or one that serves `start` is moving, so cached upper-level entries must be
+    /// flushed as well (x86: INVLPG does so anyway; Arm: not a last-level invalidation).
     pub tables_changed: bool,
 }

@@ -38,11 +38,13 @@ pub enum Counter {
     ThpMigrationSplit,
     /// 2 MiB mappings made of base pages.
     ThpCollapseAlloc,
+    /// Page tables moved.
+    PagetableMigrationSuccess,
 }
 
 impl Counter {
     /// All counters, in numeric order.
-    pub const ALL: [Counter; 15] = [
+    pub const ALL: [Counter; 16] = [
         Counter::PgmigrateSuccess,
         Counter::PgmigrateFail,
         Counter::CompactBlocks,
@@ -58,6 +60,7 @@ impl Counter {
         Counter::ThpMigrationSuccess,
         Counter::ThpMigrationSplit,
         Counter::ThpCollapseAlloc,
+        Counter::PagetableMigrationSuccess,
     ];
 
     /// The name in the style of `/proc/vmstat`.
@@ -78,6 +81,7 @@ impl Counter {
             Counter::ThpMigrationSuccess => "thp_migration_success",
             Counter::ThpMigrationSplit => "thp_migration_split",
             Counter::ThpCollapseAlloc => "thp_collapse_alloc",
+            Counter::PagetableMigrationSuccess => "pagetable_migration_success",
         }
     }
 }

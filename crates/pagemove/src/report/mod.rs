@@ -28,7 +28,7 @@ pub enum Reason {
     NoDestination,
     /// It was freed, or its mappings changed, during the move.
     Raced,
-    /// Its kind can't be moved: slab, page tables, kernel, reserved.
+    /// Its kind can't be moved: slab, kernel, reserved, page tables that aren't an address space's.
     Unmovable,
     /// It is mapped, and the policy lets its driver move only unmapped pages.
     Mapped,

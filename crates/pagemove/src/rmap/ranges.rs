@@ -14,7 +14,7 @@ use iset::IntervalMap;
 use super::{Registered, Registry, ReverseMap, SplitError, split_entry};
 use crate::{
     folio::{LockedFolio, Migration},
-    paging::{Entry, Flags, FlushDebt, PageTable, Root, Slot},
+    paging::{Cursor, Entry, Flags, FlushDebt, PageTable, Root, Slot},
     port::Space,
     report::Reason,
     sync::{RwLock, RwLockWriteGuard},
@@ -213,11 +213,13 @@ struct Place<'t> {
 
 /// Calls `see` with every leaf entry that may map one of the folios, or a page of it.
 fn for_each_slot(tree: &Tree, folios: &[Migration], mut see: impl FnMut(&Migration, Place<'_>)) {
-    let mut visit = |folio: &Migration, range: &Range<u32>, Mapping { table, start }: &Mapping| {
+    // The caller keeps the mapping's tables where they are.
+    let mut visit = |folio: &Migration, range: &Range<u32>, mapping: &Mapping, cursor: &mut Cursor<'_>| {
+        let Mapping { table, start } = mapping;
         let index = folio.key.index;
         if folio.order == Order::ZERO {
             let address = start.up(index - range.start);
-            if let Some(slot) = table.slot(address).filter(|slot| slot.order() == Order::ZERO) {
+            if let Some(slot) = cursor.slot(address).filter(|slot| slot.order() == Order::ZERO) {
                 see(folio, Place { table, slot, address, number: 0 });
             }
             return;
@@ -234,16 +236,22 @@ fn for_each_slot(tree: &Tree, folios: &[Migration], mut see: impl FnMut(&Migrati
     };
     if tree.len() <= MAX_SCANNED_MAPPINGS {
         for (range, mapping) in tree.unsorted_iter() {
+            let _kept = mapping.table.keep_tables();
+            let mut cursor = Cursor::new(&mapping.table);
             for folio in folios.iter().filter(|folio| !common(&range, &pages_of(folio)).is_empty()) {
-                visit(folio, &range, mapping);
+                visit(folio, &range, mapping, &mut cursor);
             }
         }
     } else {
+        let mut visit_once = |folio: &Migration, range: Range<u32>, mapping: &Mapping| {
+            let _kept = mapping.table.keep_tables();
+            visit(folio, &range, mapping, &mut Cursor::new(&mapping.table));
+        };
         for folio in folios {
             if folio.order == Order::ZERO {
-                tree.overlap(folio.key.index).for_each(|(range, mapping)| visit(folio, &range, mapping));
+                tree.overlap(folio.key.index).for_each(|(range, mapping)| visit_once(folio, range, mapping));
             } else {
-                tree.iter(pages_of(folio)).for_each(|(range, mapping)| visit(folio, &range, mapping));
+                tree.iter(pages_of(folio)).for_each(|(range, mapping)| visit_once(folio, range, mapping));
             }
         }
     }

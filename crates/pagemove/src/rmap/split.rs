@@ -27,7 +27,7 @@ pub(crate) fn split_entry(
     address: VirtAddr,
 ) -> Result<(), SplitError> {
     let (physical, head, order) = (folio.physical(), folio.pfn(), folio.order());
-    let lower = table.new_leaf_table()?;
+    let lower = table.new_leaf_table(address)?;
     let frames = physical.frames();
     frames.map_pages(head)?;
     let is_ours = |entry: Entry| entry.is_present() && entry.has(Flags::HUGE) && entry.pfn() == head;

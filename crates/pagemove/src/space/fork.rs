@@ -3,7 +3,7 @@
 use super::{AddressSpace, SpaceError, Vma};
 use crate::{
     frame::Kind,
-    paging::{Entry, Flags, FlushDebt, Slot},
+    paging::{Cursor, Entry, Flags, FlushDebt, Slot},
     rmap::SplitError,
     units::{Order, VirtAddr},
     zone::AllocError,
@@ -18,11 +18,13 @@ impl AddressSpace {
         let out_of_memory = |cause| SpaceError::OutOfMemory { stage, cause };
         let child = AddressSpace::new(&self.engine, self.bounds).map_err(out_of_memory)?;
         let vmas = self.vmas.write();
+        // Its tables must not move while they are filled.
+        let mut of_child = child.vmas.write();
         let mut debt = self.debt();
         let mut result = Ok(());
         for vma in vmas.values() {
             vma.link(&child.table);
-            child.vmas.write().insert(vma.range.start(), vma.clone());
+            of_child.insert(vma.range.start(), vma.clone());
             result = self.copy_entries(&child, vma, &mut debt).map_err(|error| error.at(stage));
             if result.is_err() {
                 break;
@@ -30,7 +32,7 @@ impl AddressSpace {
         }
         // Before the child runs, the parent's stores must fault.
         debt.pay();
-        drop(vmas);
+        drop((of_child, vmas));
         result.map(|()| child)
     }
 
@@ -48,8 +50,9 @@ impl AddressSpace {
         let mut maps = vma.reverse_maps();
         let _first = maps.next().map(|map| map.write());
         let _second = maps.next().map(|map| map.write());
+        let mut targets = Cursor::new(&child.table);
         self.table.for_each_leaf(vma.range, |address, slot| {
-            result = result.and_then(|()| self.copy_entry(child, vma, address, &slot, debt));
+            result = result.and_then(|()| self.copy_entry(child, &mut targets, vma, address, &slot, debt));
         });
         result
     }
@@ -57,6 +60,7 @@ impl AddressSpace {
     fn copy_entry(
         &self,
         child: &AddressSpace,
+        targets: &mut Cursor<'_>,
         vma: &Vma,
         address: VirtAddr,
         slot: &Slot<'_>,
@@ -64,7 +68,7 @@ impl AddressSpace {
     ) -> Result<(), SplitError> {
         let order = slot.order();
         let to = match order {
-            Order::ZERO => child.table.slot_or_create(address)?,
+            Order::ZERO => targets.slot_or_create(address)?,
             _ => child.table.huge_slot(address)?,
         };
         loop {

@@ -3,7 +3,7 @@
 //! # Protocol
 //! Faults and pins hold an address space's lock shared; changes of mappings hold it exclusively. It is the outermost
 //! lock: a frame's, a reverse map's and an index's lock nest inside. A fault releases it before it waits for a moving
-//! page. Flushes are paid before the lock is released, so that addresses can't be reused while stale translations
+//! page. Moves of page tables hold it exclusively too (`tables`). Flushes are paid before the lock is released, so that addresses can't be reused while stale translations
 //! exist.
 
 mod change;
@@ -14,6 +14,7 @@ mod fork;
 mod pin;
 mod remap;
 mod split;
+mod tables;
 mod vma;
 
 pub use crate::units::Orders;
@@ -23,14 +24,16 @@ pub use file::{FileError, Mappable, PageCache, ReadPage};
 pub use pin::PinError;
 pub use vma::{Map, Protection, Source, Vma};
 
-use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+use tables::LockedVmas;
+use vma::Vmas;
+
+use alloc::{sync::Arc, vec::Vec};
 
 use crate::{
     engine::Engine,
     frame::TooManyMappings,
-    paging::{Entry, FlushDebt, PageTable},
+    paging::{Entry, FlushDebt, PageTable, Root},
     port::{SpaceId, might_wait},
-    sync::RwLock,
     units::{Pfn, VirtAddr, VirtRange},
     zone::{AllocError, Physical},
 };
@@ -103,16 +106,15 @@ pub struct AddressSpace {
     engine: Arc<Engine>,
     table: Arc<PageTable>,
     bounds: VirtRange,
-    vmas: RwLock<Vmas>,
+    vmas: Arc<LockedVmas>,
 }
-
-type Vmas = BTreeMap<VirtAddr, Vma>;
 
 impl AddressSpace {
     /// Makes an empty address space, whose mappings lie within `bounds`.
     pub fn new(engine: &Arc<Engine>, bounds: VirtRange) -> Result<Self, AllocError> {
-        let table = Arc::new(PageTable::new(engine.physical().clone(), engine.name_space())?);
-        Ok(Self { engine: engine.clone(), table, bounds, vmas: RwLock::new(BTreeMap::new()) })
+        let root = Root::new(engine.physical().clone(), engine.name_space())?;
+        let vmas = LockedVmas::new(engine.table_holders(), root);
+        Ok(Self { engine: engine.clone(), table: vmas.table().clone(), bounds, vmas })
     }
 
     /// The ID used in flushes.

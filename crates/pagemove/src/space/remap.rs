@@ -2,7 +2,7 @@
 
 use super::{AddressSpace, SpaceError, Vma, change::gap_around, find, overlapping};
 use crate::{
-    paging::{Entry, FlushDebt},
+    paging::{Cursor, Entry, FlushDebt},
     units::{HUGE_ORDER, VirtAddr, VirtRange},
 };
 
@@ -121,6 +121,7 @@ impl AddressSpace {
     }
 
     fn move_entries(&self, old: VirtRange, new: VirtRange, debt: &mut FlushDebt<'_>) {
+        let mut targets = Cursor::new(&self.table);
         self.table.for_each_leaf(old, |address, slot| {
             let entry = slot.take();
             if entry.is_none() {
@@ -129,7 +130,7 @@ impl AddressSpace {
             // A migration entry too: the move that blocked it may not have flushed yet.
             debt.owe(self.table.root_of(), address, slot.order());
             let to = new.start().up(old.offset_of(address));
-            let target = if slot.order() == HUGE_ORDER { self.table.huge_slot(to).ok() } else { self.table.slot(to) };
+            let target = if slot.order() == HUGE_ORDER { self.table.huge_slot(to).ok() } else { targets.slot(to) };
             let Some(target) = target else { panic!("mremap: no table for {to}, though all were prepared") };
             assert_eq!(slot.order(), target.order(), "mremap: a table or a 2 MiB entry is in the way at {to}");
             target.replace(Entry::NONE, entry);

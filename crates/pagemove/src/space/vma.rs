@@ -1,6 +1,6 @@
 //! A mapping (VMA): an address range, its source and protection, and its links to the reverse maps.
 
-use alloc::sync::Arc;
+use alloc::{collections::BTreeMap, sync::Arc};
 use core::ops::Range;
 
 use bitflags::bitflags;
@@ -61,6 +61,9 @@ pub struct Map {
     /// The source of the pages.
     pub source: Source,
 }
+
+/// The mappings of an address space, by their first addresses.
+pub(super) type Vmas = BTreeMap<VirtAddr, Vma>;
 
 /// A mapping.
 #[derive(Clone)]

@@ -9,8 +9,7 @@ use loom::sync as below;
 #[cfg(feature = "shuttle")]
 use shuttle::sync as below;
 
-use below::RwLockReadGuard;
-pub use below::{MutexGuard, RwLockWriteGuard};
+pub use below::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(feature = "loom")]
 pub use loom::thread::yield_now;
 #[cfg(feature = "shuttle")]
@@ -50,6 +49,15 @@ impl<T> RwLock<T> {
     /// Locks it for reading if that needs no wait.
     pub fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
         match self.0.try_read() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Locks it for writing if that needs no wait.
+    pub fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
+        match self.0.try_write() {
             Ok(guard) => Some(guard),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,

@@ -1,7 +1,7 @@
 //! The one import point for atomics and locks: for the core, and for machines and drivers that are checked with it.
 //!
 //! With the feature `std` locks sleep, since threads can outnumber CPUs; without it they spin. Both have the same
-//! calls: `lock`, `try_lock`, `read`, `try_read`, `write`. With `shuttle` or `loom` (never both) all are the checker's,
+//! calls: `lock`, `try_lock`, `read`, `try_read`, `write`, `try_write`. With `shuttle` or `loom` (never both) all are the checker's,
 //! which chooses the next thread at each access; only for checks.
 
 #[cfg(any(feature = "shuttle", feature = "loom"))]
@@ -17,17 +17,17 @@ pub use stepped::{AtomicBool, AtomicU32, AtomicU64, set_stepping};
 #[cfg(any(feature = "shuttle", feature = "loom"))]
 pub(crate) use checked::light_barrier;
 #[cfg(any(feature = "shuttle", feature = "loom"))]
-pub use checked::{Mutex, MutexGuard, RwLock, RwLockWriteGuard, yield_now};
+pub use checked::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, yield_now};
 
 pub use core::sync::atomic::Ordering;
 #[cfg(not(any(feature = "shuttle", feature = "loom")))]
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 #[cfg(all(feature = "std", not(any(feature = "shuttle", feature = "loom"))))]
-pub use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
+pub use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(not(any(feature = "std", feature = "shuttle", feature = "loom")))]
 pub use spin::{
-    RwLock, RwLockWriteGuard,
+    RwLock, RwLockReadGuard, RwLockWriteGuard,
     mutex::{Mutex, MutexGuard},
 };
 

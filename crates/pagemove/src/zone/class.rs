@@ -55,6 +55,7 @@ impl Physical {
                 Class::Pinned
             }
             Kind::Driver if frame.maps() > 0 => Class::DriverMapped,
+            Kind::PageTable if frame.state().is_space_table() => Class::SpaceTable,
             kind => kind.first_class(),
         }
     }

@@ -250,18 +250,26 @@ impl Pageblocks {
         if second != 0 {
             block.second.fetch_add(second, Ordering::Relaxed);
         }
+        let mut is_new = to == Class::SpaceTable;
         if first != 0 {
             let before = block.first.fetch_add(first, Ordering::Relaxed);
-            if !self.is_candidate(before) && self.is_candidate(before.wrapping_add(first)) {
-                // After the count: Release pairs with the Acquire of `for_each_candidate`, which clears the bit before it
-                // reads the count.
-                self.index[number as usize / 64].fetch_or(1 << (number % 64), Ordering::Release);
-            }
+            is_new |= !self.is_candidate_by(before) && self.is_candidate_by(before.wrapping_add(first));
+        }
+        if is_new {
+            // After the counts: Release pairs with the Acquire of `for_each_candidate`, which clears the bit before it
+            // reads them.
+            self.index[number as usize / 64].fetch_or(1 << (number % 64), Ordering::Release);
         }
     }
 
     /// Has movable pages or is partly free: it can be emptied or filled.
-    fn is_candidate(&self, first: u64) -> bool {
+    fn is_candidate(&self, block: &Block) -> bool {
+        let tables = |second| field(second, Class::SpaceTable as usize - IN_FIRST) > 0;
+        self.is_candidate_by(block.first.load(Ordering::Relaxed)) || tables(block.second.load(Ordering::Relaxed))
+    }
+
+    /// The same by the classes in the first word only.
+    fn is_candidate_by(&self, first: u64) -> bool {
         let free = u64::from(field(first, Class::Free as usize));
         let movable = [Class::Lru, Class::DriverUnmapped, Class::DriverMapped, Class::Pinned]
             .iter()
@@ -293,11 +301,11 @@ impl Pageblocks {
                 if !numbers.contains(&number) {
                     continue;
                 }
-                if !self.is_candidate(self.block(number).first.load(Ordering::Relaxed)) {
+                if !self.is_candidate(self.block(number)) {
                     // Bits are cleared only here. Clear first, then read again: a count that rises meanwhile is either
                     // seen now, by Acquire, or its thread sets the bit after our clearing.
                     self.index[word as usize].fetch_and(!(1 << bit), Ordering::Acquire);
-                    if !self.is_candidate(self.block(number).first.load(Ordering::Relaxed)) {
+                    if !self.is_candidate(self.block(number)) {
                         continue;
                     }
                     self.index[word as usize].fetch_or(1 << bit, Ordering::Relaxed);

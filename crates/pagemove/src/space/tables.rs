@@ -1,0 +1,55 @@
+//! An address space's mappings behind their lock, which moves of its page tables take as well.
+//!
+//! Shared with movers, which may come while the process ends.
+
+use alloc::{collections::BTreeMap, sync::Arc};
+
+use super::vma::Vmas;
+use crate::{
+    folio::Migration,
+    paging::{PageTable, Root, TableHolder},
+    report::Reason,
+    rmap::{Registered, Registry},
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+/// The mappings, and the tables that their lock protects.
+pub(super) struct LockedVmas {
+    vmas: RwLock<Vmas>,
+    table: Arc<PageTable>,
+    _registered: Registered<dyn TableHolder>,
+}
+
+impl LockedVmas {
+    /// Makes an address space without mappings, whose page tables can move.
+    pub(super) fn new(holders: &Arc<Registry<dyn TableHolder>>, root: Arc<Root>) -> Arc<Self> {
+        Arc::new_cyclic(|this: &alloc::sync::Weak<Self>| {
+            let registered = holders.add(this.clone());
+            let table = Arc::new(PageTable::new(root, registered.number()));
+            Self { vmas: RwLock::new(BTreeMap::new()), table, _registered: registered }
+        })
+    }
+
+    pub(super) fn table(&self) -> &Arc<PageTable> {
+        &self.table
+    }
+
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Vmas> {
+        self.vmas.read()
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Vmas> {
+        self.vmas.write()
+    }
+}
+
+impl TableHolder for LockedVmas {
+    fn move_tables(&self, tables: &mut [Migration], wait: bool) {
+        let vmas = if wait { Some(self.vmas.write()) } else { self.vmas.try_write() };
+        match vmas {
+            // Faults wait for this lock, so nobody takes a blocked entry for a missing table.
+            Some(_exclusive) => self.table.move_tables(tables, wait),
+            None => tables.iter_mut().for_each(|table| table.stay(Reason::Locked)),
+        }
+    }
+}
