@@ -6,6 +6,7 @@ use super::{Goal, Observation, Plan};
 use crate::{
     engine::Engine,
     folio::FrozenFolio,
+    frame::Class,
     migrate::{Mover, Options, TheseFrames, split_partly_mapped},
     report::{Counter, Reason},
     units::{FrameRange, Order, Pfn},
@@ -67,7 +68,7 @@ impl<'e> Compaction<'e> {
                 outcome.moved += now.moved;
                 outcome.stayed = now.stayed;
             }
-            outcome.free = self.physical.is_block_free(block);
+            outcome.free = self.physical.is_free_block(block, self.physical.blocks().order());
             if outcome.free || !outcome.stayed.is_empty() || attempt == 1 {
                 break;
             }
@@ -124,34 +125,55 @@ pub fn compact_for_allocations(engine: &Arc<Engine>, options: Options) {
     }));
 }
 
-/// Empties blocks that `request` may use, the cheapest of any zone first, until one is free; tells whether one is.
+/// Empties blocks that `request` may use, the cheapest of any zone first, until one is free, or a run of as many as it needs;
+/// tells whether one is.
 fn make_free_block(engine: &Engine, request: &Request, options: Options) -> bool {
     let physical = engine.physical();
     if request.order() == Order::ZERO {
         return split_partly_mapped(engine);
     }
-    if request.order() > physical.blocks().order() {
-        return false;
-    }
     physical.counters().add(Counter::CompactStall, 1);
     let zones: Vec<FrameRange> = physical.zones().collect();
+    let allowed = |&(number, range): &(usize, &FrameRange)| {
+        request.allows_zone(number, physical.node_of_zone(number).unwrap_or(0), range.start)
+    };
+    let mut zones_allowed = zones.iter().enumerate().rev().filter(allowed).map(|(_, &range)| range);
+    if request.order() > physical.blocks().order() {
+        return zones_allowed.any(|range| make_free_run(engine, range, request.order(), options));
+    }
+    let zones_allowed: Vec<FrameRange> = zones_allowed.collect();
     for blocks in [1, 8, u32::MAX] {
-        for (number, &range) in zones.iter().enumerate().rev() {
-            let node = physical.node_of_zone(number).unwrap_or(0);
-            if request.allows_zone(number, node, range.start) {
-                let plan = Plan::new(&Observation::of(physical, range, options.policy), Goal::Blocks(blocks));
-                if Compaction::new(engine, &plan, options).any(|outcome| outcome.free) {
-                    return true;
-                }
+        for &range in &zones_allowed {
+            let plan = Plan::new(&Observation::of(physical, range, options.policy), Goal::Blocks(blocks));
+            if Compaction::new(engine, &plan, options).any(|outcome| outcome.free) {
+                return true;
             }
         }
     }
     false
 }
 
+/// Runs that are tried for one allocation.
+const MOST_RUNS: usize = 8;
+
+/// Empties runs of blocks of `range`, the cheapest first, until one is a free block of `order`; tells whether one is.
+fn make_free_run(engine: &Engine, range: FrameRange, order: Order, options: Options) -> bool {
+    let physical = engine.physical();
+    let blocks = order.frames() / physical.blocks().order().frames();
+    let is_free = |block| {
+        let frames = physical.blocks().range(block);
+        range.contains(frames.start) && physical.blocks().summary(block).of(Class::Free) == frames.frames
+    };
+    let plans = Plan::for_runs(&Observation::of(physical, range, options.policy), blocks, is_free);
+    plans.iter().take(MOST_RUNS).any(|plan| {
+        let Some(first) = plan.empty.first().map(|empty| empty.block / blocks * blocks) else { return false };
+        Compaction::new(engine, plan, options).all(|outcome| outcome.free) && physical.is_free_block(first, order)
+    })
+}
+
 /// Allocates what `request` asks for with an effort of its own: if no such folio is free, compacts as `options` say.
 ///
-/// Orders up to a pageblock's are compacted for. On failure the reasons are in the counters and events. Sleeps.
+/// For an order above a pageblock's a run of pageblocks is emptied. On failure the reasons are in the counters and events. Sleeps.
 pub fn alloc_compacting<'e>(
     engine: &'e Engine,
     request: &Request,

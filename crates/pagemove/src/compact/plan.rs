@@ -84,6 +84,45 @@ impl Plan {
         }
         plan
     }
+
+    /// Makes plans to empty an aligned run of `blocks` blocks each, for a folio that is larger than a block: cheapest first.
+    /// `is_free` tells of a block that was not observed whether it's free. No run has pages that can't move.
+    pub fn for_runs(observation: &Observation, blocks: u32, is_free: impl Fn(u32) -> bool) -> Vec<Self> {
+        let seen = |block| observation.blocks.binary_search_by_key(&block, |seen| seen.block).ok();
+        let mut runs: Vec<u32> = observation.blocks.iter().map(|seen| seen.block / blocks * blocks).collect();
+        runs.dedup();
+        let plan_of = |first: u32| {
+            let mut plan = Self::default();
+            for block in first..first + blocks {
+                let Some(tally) = seen(block).map(|at| observation.blocks[at].tally) else {
+                    if is_free(block) {
+                        continue;
+                    }
+                    return None;
+                };
+                if tally.fixed > 0 {
+                    return None;
+                }
+                plan.moves += u64::from(tally.movable);
+                plan.empty.push(Emptied { block, pages: tally.movable });
+            }
+            let rest = |seen: &&Observed| !(first..first + blocks).contains(&seen.block) && seen.tally.free > 0;
+            let mut fill: Vec<&Observed> = observation.blocks.iter().filter(rest).collect();
+            // Blocks that can't become free first, then those that cost most to empty.
+            fill.sort_unstable_by_key(|seen| (seen.tally.fixed == 0, seen.tally.free, seen.block));
+            for seen in fill {
+                if plan.free_frames >= plan.moves {
+                    break;
+                }
+                plan.free_frames += u64::from(seen.tally.free);
+                plan.fill.push(seen.block);
+            }
+            Some(plan).filter(|plan| plan.free_frames >= plan.moves)
+        };
+        let mut plans: Vec<Self> = runs.into_iter().filter_map(plan_of).collect();
+        plans.sort_by_key(|plan| plan.moves);
+        plans
+    }
 }
 
 impl fmt::Display for Plan {
@@ -157,6 +196,29 @@ mod tests {
         assert_eq!(Plan::new(&observation(&[(0, 512, 0), (0, 512, 0)]), Goal::All), Plan::default());
         assert_eq!(Plan::new(&observation(&[(100, 412, 0)]), Goal::All), Plan::default());
         assert_eq!(Plan::new(&observation(&[]), Goal::All), Plan::default());
+    }
+
+    #[test]
+    fn the_cheapest_run_without_fixed_pages_is_emptied() {
+        // Block 1 is free, block 6 holds what is fixed, and so was not observed.
+        let mut seen = observation(&[
+            (412, 100, 0),
+            (512, 0, 0),
+            (500, 12, 0),
+            (411, 100, 1),
+            (502, 10, 0),
+            (500, 12, 0),
+            (0, 0, 512),
+            (511, 1, 0),
+        ]);
+        seen.blocks.retain(|seen| seen.tally.free > 0 && seen.tally.free < 512);
+        let plans = Plan::for_runs(&seen, 2, |block| block == 1);
+        let runs: Vec<Vec<u32>> =
+            plans.iter().map(|plan| plan.empty.iter().map(|empty| empty.block).collect()).collect();
+        assert_eq!(runs, [&[4, 5][..], &[0]]);
+        assert_eq!((plans[0].moves, &plans[0].fill[..]), (22, &[3][..]));
+        assert!(Plan::for_runs(&seen, 8, |block| block == 1).is_empty());
+        assert!(Plan::for_runs(&observation(&[(0, 512, 0), (1, 511, 0)]), 2, |_| true).is_empty(), "no room");
     }
 
     /// For any input there is room for all moves, no block is both emptied and filled, and no fixed page is moved.

@@ -1,6 +1,7 @@
 //! Isolation of a pageblock: no frame of it is allocated while it is being emptied.
 
 use super::Physical;
+use crate::units::Order;
 
 /// An isolated pageblock; dropping this ends the isolation.
 pub(crate) struct IsolatedBlock<'p> {
@@ -26,11 +27,10 @@ impl Physical {
         Some(isolated)
     }
 
-    /// Tells whether all frames of pageblock `number` are on the buddy lists.
-    pub(crate) fn is_block_free(&self, number: u32) -> bool {
-        let start = self.blocks.range(number).start;
-        let state = self.frames[start].state();
-        state.is_free_head() && state.order() >= self.blocks.order()
+    /// Tells whether a free block of at least `order` begins with pageblock `number`.
+    pub(crate) fn is_free_block(&self, number: u32, order: Order) -> bool {
+        let state = self.frames[self.blocks.range(number).start].state();
+        state.is_free_head() && state.order() >= order
     }
 }
 
