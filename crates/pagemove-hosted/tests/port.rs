@@ -1,14 +1,17 @@
-//! What the machine is told: flushes with page sizes and changed tables, and roots that live until no flush is owed for them.
+//! What the machine is told: flushes with page sizes and changed tables, and roots that live until no flush is owed for them. And what
+//! it may do: tables of its own in an address space's tree.
 mod common;
 
 use std::sync::{Arc, Mutex};
 
 use common::*;
 use pagemove::{
+    folio::FrozenFolio,
+    frame::Kind,
     migrate::{Mode, Options},
     port::FlushRange,
     space::{Map, Orders, Protection, Source},
-    units::{HUGE_ORDER, Order, VirtAddr, VirtRange},
+    units::{HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
 };
 use pagemove_hosted::Process;
 
@@ -108,4 +111,51 @@ fn a_root_is_kept_while_a_flush_is_owed() {
         assert_eq!((outcome.moved + outcome.stayed.len() as u64, hooked.has_run()), (4, true));
         lab.assert_all_free(1024);
     }
+}
+
+/// A kernel's own tables in the lower half, outside of the space's bounds: in the root, and in a table that serves the bounds too.
+#[test]
+fn tables_of_the_kernel_stay() {
+    use std::sync::atomic::Ordering::Relaxed;
+    on_both(4, |lab| {
+        let process = lab.process();
+        let physical = lab.physical();
+        let own = [(); 2].map(|()| physical.alloc(order(0), Kind::Kernel).unwrap());
+        for (own, value) in own.iter().zip([1 << 12 | 3, 2 << 12 | 3]) {
+            own.words(0).iter().for_each(|word| word.store(value, Relaxed));
+        }
+        let at = anonymous(&process, 4);
+        fill(&process, at);
+        let table = process.space().table();
+        let bounds = process.space().bounds();
+        // Entries of a root serve 512 GiB each, those of the next table 1 GiB.
+        let root = || raw::words(physical, table.root());
+        let upper = || Pfn::new((root()[0].load(Relaxed) >> 12 & 0xff_ffff) as u32);
+        let beyond = (bounds.end().get() >> 30) as usize + 7;
+        assert!(beyond < 512, "the bounds end in the first 512 GiB");
+        let entry = |own: &FrozenFolio<'_>| own.pfn().address().get() | 7;
+        root()[100].store(entry(&own[0]), Relaxed);
+        raw::words(physical, upper())[beyond].store(entry(&own[1]), Relaxed);
+        let is_there = || {
+            assert_eq!(root()[100].load(Relaxed), entry(&own[0]));
+            assert_eq!(raw::words(physical, upper())[beyond].load(Relaxed), entry(&own[1]));
+            own.iter().all(|own| own.words(0).iter().all(|word| word.load(Relaxed) & 0xfff == 3))
+        };
+        process.space().munmap(at).unwrap();
+        assert!(is_there());
+        let again = anonymous(&process, 4);
+        fill(&process, again);
+        for table in [upper(), table.root()] {
+            lab.migrate(table, Mode::Sync).unwrap();
+            assert!(is_there());
+        }
+        assert_holds(&process, again, 0);
+        process.space().exit();
+        assert!(is_there());
+        // The kernel takes its entries out, and the next change of mappings frees the table that they were in.
+        raw::words(physical, upper())[beyond].store(0, Relaxed);
+        root()[100].store(0, Relaxed);
+        process.space().exit();
+        assert_eq!(lab.count_kind(Kind::PageTable), 1);
+    });
 }

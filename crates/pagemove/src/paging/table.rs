@@ -176,6 +176,18 @@ impl PageTable {
         Ok(table)
     }
 
+    /// Tells whether the table at `place` was made here.
+    fn is_ours(&self, table: Pfn, place: Place) -> bool {
+        let frame = self.physical().frames().get(table);
+        let is_named =
+            || frame.is_some_and(|frame| frame.state().is_space_table() && frame.key() == place.key(self.holder));
+        self.holder == 0 || is_named()
+    }
+
+    fn is_empty(&self, table: Pfn) -> bool {
+        self.physical().ram_words(table).iter().all(|word| word.load(Ordering::Relaxed) == 0)
+    }
+
     /// Says whose table it is, so that it can be moved once it's linked.
     fn make_movable(&self, table: Pfn, place: Place) {
         if self.holder != 0 {
@@ -231,8 +243,10 @@ impl PageTable {
 
     /// Unlinks the tables that cover only `gap`, virtual page numbers without leaves and mappings. The caller holds the
     /// address space exclusively. The frames are kept in the debt.
-    pub(crate) fn prune(&self, gap: Range<u64>, debt: &mut FlushDebt<'_>) {
-        self.prune_below(self.root.pfn(), LEVELS - 1, 0, &gap, debt);
+    ///
+    /// A kernel's own tables stay, and so do tables that reach beyond `bounds`, those of all mappings, while they have entries there.
+    pub(crate) fn prune(&self, gap: Range<u64>, bounds: VirtRange, debt: &mut FlushDebt<'_>) {
+        self.prune_below(self.root.pfn(), LEVELS - 1, 0, &gap, bounds, debt);
     }
 
     /// Unlinks the lowest-level table of `address`, whatever entries are left in it, so that a 2 MiB entry can take its
@@ -248,7 +262,15 @@ impl PageTable {
         }
     }
 
-    fn prune_below(&self, table: Pfn, level: u32, base: u64, gap: &Range<u64>, debt: &mut FlushDebt<'_>) {
+    fn prune_below(
+        &self,
+        table: Pfn,
+        level: u32,
+        base: u64,
+        gap: &Range<u64>,
+        bounds: VirtRange,
+        debt: &mut FlushDebt<'_>,
+    ) {
         let pages = 1u64 << (BITS * level);
         let first = gap.start.saturating_sub(base) / pages;
         // The upper half of the top level is the kernel's.
@@ -262,13 +284,18 @@ impl PageTable {
                 continue;
             }
             let at = base + number * pages;
-            if level > 1 {
-                self.prune_below(entry.pfn(), level - 1, at, gap, debt);
+            let start = VirtAddr::new(at << PAGE_SHIFT).unwrap_or_default();
+            if !self.is_ours(entry.pfn(), Place::new(start, level - 1)) {
+                continue;
             }
-            if gap.start <= at && at + pages <= gap.end {
+            if level > 1 {
+                self.prune_below(entry.pfn(), level - 1, at, gap, bounds, debt);
+            }
+            let is_inside = bounds.start().vpn() <= at && at + pages <= bounds.end().vpn();
+            let is_unused = || is_inside || self.is_empty(entry.pfn());
+            if gap.start <= at && at + pages <= gap.end && is_unused() {
                 word.store(0, Ordering::Relaxed);
                 // A CPU may still walk through the table, so its frame is freed after the flush.
-                let start = VirtAddr::new(at << PAGE_SHIFT).unwrap_or_default();
                 debt.owe_table(&self.root, start, pages as u32, entry.pfn());
             }
         }

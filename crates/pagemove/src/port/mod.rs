@@ -69,8 +69,9 @@ pub unsafe trait Machine: Send + Sync + 'static {
     fn lend(&self, bytes: usize) -> Option<LentMemory>;
 
     /// Called for a new address space, with its empty top-level table at frame `root`, before any CPU switches to it. A
-    /// kernel fills in the entries of its own half; the engine doesn't change these. Gives a word that is passed to
-    /// every flush of the space: a PCID, or a pointer to the machine's set of CPUs that use it.
+    /// kernel fills in the entries of its own half; the engine doesn't change these. It may also put tables of its own, of any level,
+    /// into the lower half, outside of the space's bounds: the engine neither frees nor moves them. Gives a word that is
+    /// passed to every flush of the space: a PCID, or a pointer to the machine's set of CPUs that use it.
     fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
         let _ = (id, root);
         0

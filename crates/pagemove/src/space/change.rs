@@ -104,7 +104,7 @@ impl AddressSpace {
                 vmas.insert(part.range.start(), part);
             }
         }
-        self.table.prune(gap_around(vmas, range), &mut debt);
+        self.table.prune(gap_around(vmas, range), self.bounds, &mut debt);
         debt.pay();
         Ok(())
     }

@@ -188,7 +188,7 @@ impl AddressSpace {
             self.zap(vma.range, &mut debt);
             vma.unlink(&self.table);
         }
-        self.table.prune(0..u64::MAX, &mut debt);
+        self.table.prune(0..u64::MAX, self.bounds, &mut debt);
         debt.pay();
     }
 }

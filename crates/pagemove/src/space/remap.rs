@@ -61,7 +61,7 @@ impl AddressSpace {
             let mut locks = [maps.next(), maps.next()].map(|map| map.map(|map| map.write()));
             if let Err(cause) = self.prepare_tables(old, new) {
                 // Tables added in vain would be in the way of a 2 MiB entry.
-                self.table.prune(gap_around(&vmas, new), &mut debt);
+                self.table.prune(gap_around(&vmas, new), self.bounds, &mut debt);
                 debt.pay();
                 return Err(SpaceError::OutOfMemory { stage, cause });
             }
@@ -84,7 +84,7 @@ impl AddressSpace {
             vmas.extend(rest.into_iter().flatten().map(|part| (part.range.start(), part)));
             vmas.insert(new.start(), moved);
         }
-        self.table.prune(gap_around(&vmas, old), &mut debt);
+        self.table.prune(gap_around(&vmas, old), self.bounds, &mut debt);
         debt.pay();
         Ok(new)
     }
