@@ -217,10 +217,12 @@ impl<'b> Engine<'b> {
             }
             Call::FileLoad { file, page, word } => {
                 let file = self.files[file].mappable();
-                answer(file.fault(page).map(|page| Answer::Word(page.words(0)[WORDS[word]].load(Ordering::Acquire))))
+                answer(
+                    file.lock_page(page).map(|page| Answer::Word(page.words(0)[WORDS[word]].load(Ordering::Acquire))),
+                )
             }
             Call::FileStore { file, page, word, value } => {
-                answer(self.files[file].mappable().fault(page).map(|page| {
+                answer(self.files[file].mappable().lock_page(page).map(|page| {
                     page.words(0)[WORDS[word]].store(value, Ordering::Release);
                     page.mark_dirty();
                     Answer::Done

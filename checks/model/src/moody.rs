@@ -112,6 +112,10 @@ impl Mappable for Moody {
         if index >= self.pages {
             return Err(FileError::BeyondEnd(index));
         }
-        Ok(self.driver.index.lock_or_insert(index)?)
+        Ok(self.driver.index.try_lock_or_insert(index)?)
+    }
+
+    fn bring(&self, index: u32) -> Result<(), FileError> {
+        Ok(self.driver.index.lock_or_insert(index).map(drop)?)
     }
 }

@@ -78,10 +78,12 @@ impl CharDevice {
 
 impl DeviceFile {
     fn page(&self, page: u32) -> Result<LockedFolio<'_>, FileError> {
-        if page >= self.pages {
-            return Err(FileError::BeyondEnd(page));
-        }
+        self.check(page)?;
         Ok(self.driver.index.lock_or_insert(page)?)
+    }
+
+    fn check(&self, page: u32) -> Result<(), FileError> {
+        if page < self.pages { Ok(()) } else { Err(FileError::BeyondEnd(page)) }
     }
 
     /// Gives the folio of a page, and the page's number in it.
@@ -157,6 +159,11 @@ impl Mappable for DeviceFile {
     }
 
     fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
-        self.page(index)
+        self.check(index)?;
+        Ok(self.driver.index.try_lock_or_insert(index)?)
+    }
+
+    fn bring(&self, index: u32) -> Result<(), FileError> {
+        self.page(index).map(drop)
     }
 }

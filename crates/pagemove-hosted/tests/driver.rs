@@ -189,7 +189,10 @@ impl pagemove::space::Mappable for Plain {
         self.0.reverse_map()
     }
     fn fault(&self, index: u32) -> Result<pagemove::folio::LockedFolio<'_>, pagemove::space::FileError> {
-        Ok(self.0.lock_or_insert(index)?)
+        Ok(self.0.try_lock_or_insert(index)?)
+    }
+    fn bring(&self, index: u32) -> Result<(), pagemove::space::FileError> {
+        Ok(self.0.lock_or_insert(index).map(drop)?)
     }
 }
 

@@ -5,16 +5,21 @@
 //! moves beside, a process that ends, lack of memory, a held lock. Not varied: a machine whose CPUs have several roots loaded.
 mod common;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use common::*;
 use pagemove::{
     compact::{Goal, Observation, compact},
+    folio::LockedFolio,
     frame::{Class, Kind},
     migrate::{Mode, Options, Policy},
     paging::Flags,
     report::{Counter, Reason},
-    space::{Map, Orders, Protection, Source},
+    rmap::RangeMap,
+    space::{FileError, Map, Mappable, Orders, PageCache, Protection, Source},
     units::{FrameRange, HUGE_ORDER, Pfn, VirtRange},
 };
 use pagemove_hosted::{Process, TlbKind, enter_cpu};
@@ -184,26 +189,43 @@ fn policies_and_the_tables_of_devices() {
     });
 }
 
-/// A move that doesn't wait leaves a table whose address space is locked; here by a fault that reads its file.
+/// A file whose `fault` does something first, with the address space locked.
+struct Watched {
+    inner: Arc<PageCache>,
+    deed: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Mappable for Watched {
+    fn name(&self) -> &str {
+        "watched"
+    }
+    fn reverse_map(&self) -> &Arc<RangeMap> {
+        self.inner.reverse_map()
+    }
+    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
+        (self.deed)();
+        self.inner.fault(index)
+    }
+    fn bring(&self, index: u32) -> Result<(), FileError> {
+        self.inner.bring(index)
+    }
+}
+
+/// A move that doesn't wait leaves a table whose address space is locked, here by a fault.
 #[test]
 fn a_move_that_does_not_wait_leaves_a_locked_address_space() {
     for tlb in BOTH {
         let lab: &'static Lab = keep(Lab::new(tlb, 2));
-        let seen = keep(AtomicU64::new(0));
-        let seen: &'static AtomicU64 = seen;
-        let file = pagemove::space::PageCache::with_store(
-            &lab.engine,
-            "file",
-            4,
-            Some(Box::new(move |_, _| {
-                for table in tables(lab) {
-                    assert_eq!(lab.migrate(table, Mode::Async), Err(Reason::Locked));
-                    seen.fetch_add(1, Ordering::Relaxed);
-                }
-            })),
-        );
+        let seen: &'static AtomicU64 = keep(AtomicU64::new(0));
+        let deed = move || {
+            for table in tables(lab) {
+                assert_eq!(lab.migrate(table, Mode::Async), Err(Reason::Locked));
+                seen.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let file = Watched { inner: PageCache::new(&lab.engine, "file", 4), deed: Box::new(deed) };
         let process = lab.process();
-        let at = shared(&process, file, 4, Protection::READ);
+        let at = shared(&process, Arc::new(file), 4, Protection::READ);
         process.load(at.start()).unwrap();
         assert!(seen.load(Ordering::Relaxed) > 0, "nothing was tried");
         for table in tables(lab) {

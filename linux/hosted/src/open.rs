@@ -159,7 +159,11 @@ impl<D: Driver<Pages>> Mappable for Open<D> {
     }
 
     fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
+        self.pages.try_lock(index)
+    }
+
+    fn bring(&self, index: u32) -> Result<(), FileError> {
         let found = self.pages.lock(index.into(), Absent::Create).ok_or(FileError::BeyondEnd(index))??;
-        found.ok_or(FileError::BeyondEnd(index))
+        found.map(drop).ok_or(FileError::BeyondEnd(index))
     }
 }

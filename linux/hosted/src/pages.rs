@@ -49,6 +49,16 @@ impl Pages {
         })
     }
 
+    /// Finds a page, or makes it, without sleeping.
+    pub(crate) fn try_lock(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
+        let len = self.len.read().unwrap_or_else(PoisonError::into_inner);
+        if u64::from(index) < *len {
+            Ok(self.index.try_lock_or_insert(index)?)
+        } else {
+            Err(FileError::BeyondEnd(index))
+        }
+    }
+
     fn hold(&self, index: u64, absent: Absent, name: &str) -> Result<Held, Errno> {
         let found = self.lock(index, absent).ok_or(Errno::ENXIO)?.map_err(|_| Errno::ENOMEM)?;
         Ok(Held(found.ok_or(Errno::ENODATA)?.pin(name)))

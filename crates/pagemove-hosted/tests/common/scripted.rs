@@ -186,6 +186,10 @@ impl Mappable for Device {
     }
 
     fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
-        Ok(self.driver.index.lock_or_insert(index)?)
+        Ok(self.driver.index.try_lock_or_insert(index)?)
+    }
+
+    fn bring(&self, index: u32) -> Result<(), FileError> {
+        Ok(self.driver.index.lock_or_insert(index).map(drop)?)
     }
 }

@@ -13,3 +13,4 @@ mod reverse_map;
 mod second_reading;
 mod starving;
 mod truncate;
+mod waiting;

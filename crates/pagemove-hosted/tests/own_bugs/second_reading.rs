@@ -58,6 +58,9 @@ impl Mappable for Mixed {
     fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
         self.theirs.fault(index)
     }
+    fn bring(&self, index: u32) -> Result<(), FileError> {
+        self.theirs.bring(index)
+    }
 }
 
 #[test]
@@ -342,6 +345,9 @@ impl Mappable for Two {
     fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
         self.inner.fault(index)
     }
+    fn bring(&self, index: u32) -> Result<(), FileError> {
+        self.inner.bring(index)
+    }
 }
 
 #[test]
@@ -510,14 +516,8 @@ impl MappedFile {
     }
 }
 
-impl Mappable for MappedFile {
-    fn name(&self) -> &str {
-        "mapped"
-    }
-    fn reverse_map(&self) -> &Arc<RangeMap> {
-        &self.map
-    }
-    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
+impl MappedFile {
+    fn page(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
         loop {
             let moving = {
                 let mut tokens = self.driver.tokens.lock().unwrap();
@@ -547,6 +547,33 @@ impl Mappable for MappedFile {
             };
             self.registration.wait_for_move(moving);
         }
+    }
+}
+
+impl Mappable for MappedFile {
+    fn name(&self) -> &str {
+        "mapped"
+    }
+    fn reverse_map(&self) -> &Arc<RangeMap> {
+        &self.map
+    }
+    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
+        let token = {
+            let tokens = self.driver.tokens.lock().unwrap();
+            tokens.get(&index).map(|token| self.registration.get(token))
+        };
+        match token {
+            None => self.page(index),
+            Some(Ok(folio)) => {
+                let folio = folio.try_lock().map_err(|_| FileError::NotReady)?;
+                let now = self.driver.tokens.lock().unwrap().get(&index).map(|token| token.pfn());
+                if now == Some(folio.pfn()) { Ok(folio) } else { Err(FileError::NotReady) }
+            }
+            Some(Err(_)) => Err(FileError::NotReady),
+        }
+    }
+    fn bring(&self, index: u32) -> Result<(), FileError> {
+        self.page(index).map(drop)
     }
 }
 

@@ -11,7 +11,7 @@ use core::ops::Index;
 
 use super::{Counts, Frame, Marks, Put};
 use crate::{
-    port::{Machine, Table, might_wait},
+    port::{Machine, Table, might_wait, wait},
     sync::Ordering,
     units::Pfn,
 };
@@ -88,7 +88,7 @@ impl FrameTable {
     /// Sleeps until the lock is released. `counts`, read after `wakes`, showed it held. May return early.
     fn sleep(&self, frame: &Frame, counts: Counts, wakes: u32) {
         if frame.counts.announce_waiter(counts) {
-            self.machine.wait(&frame.wakes, wakes);
+            wait(&*self.machine, &frame.wakes, wakes);
         }
     }
 
@@ -152,7 +152,7 @@ impl FrameTable {
             if bits & Marks::WRITEBACK.bits() == 0 {
                 return;
             }
-            self.machine.wait(&self[pfn].state, bits);
+            wait(&*self.machine, &self[pfn].state, bits);
         }
     }
 

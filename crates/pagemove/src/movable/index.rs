@@ -12,7 +12,7 @@ use core::ops::{Range, RangeInclusive};
 
 use super::{FolioToken, MigrationRun, MovableOps, Registration};
 use crate::{
-    folio::{FrozenFolio, LockedFolio},
+    folio::{FolioRef, FrozenFolio, LockedFolio},
     frame::{Key, Kind, Marks},
     paging::FlushDebt,
     report::Reason,
@@ -100,6 +100,25 @@ fn set_places(places: &mut [u32], head: Pfn) {
 /// [`LockedFolio`] apply.
 pub type ReadPage = dyn Fn(u32, &[crate::sync::AtomicU64; 512]) + Send + Sync;
 
+/// Why a page can't be had at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LookUpError {
+    /// It is locked, by a move for example, or is to be read from the backing store.
+    #[error("the page is locked, or not read yet")]
+    NotReady,
+    /// Out of memory.
+    #[error(transparent)]
+    OutOfMemory(#[from] AllocError),
+}
+
+/// The result of a look-up that doesn't wait.
+enum Found<'p> {
+    Nothing,
+    Locked(LockedFolio<'p>),
+    /// The folio of this frame is locked.
+    Busy(Pfn),
+}
+
 impl PageIndex {
     /// Makes an empty index; see [`crate::Engine::new_index`].
     pub(crate) fn new(
@@ -181,47 +200,71 @@ impl PageIndex {
     /// Finds and locks the folio of the page at `index`; waits for a move of it.
     pub fn lock_page(&self, index: u32) -> Option<LockedFolio<'_>> {
         loop {
-            let found = {
+            match self.look_up(index) {
+                Found::Nothing => return None,
+                Found::Locked(folio) => return Some(folio),
+                Found::Busy(pfn) => drop(self.physical.frames().wait_unlocked(pfn)),
+            }
+        }
+    }
+
+    fn look_up(&self, index: u32) -> Found<'_> {
+        loop {
+            let (pfn, folio) = {
                 let pages = self.pages.lock();
-                let pfn = pages.chunks.get(&(index / CHUNK))?[(index % CHUNK) as usize];
+                let Some(chunk) = pages.chunks.get(&(index / CHUNK)) else { return Found::Nothing };
+                let pfn = chunk[(index % CHUNK) as usize];
                 if pfn == EMPTY {
-                    return None;
+                    return Found::Nothing;
                 }
                 let pfn = Pfn::new(pfn);
                 // The place holds a reference, so this fails only if a move has frozen the folio.
-                let Some(folio) = self.physical.get(pfn) else {
-                    drop(pages);
-                    self.physical.frames().wait_unlocked(pfn);
-                    continue;
-                };
-                (pfn, folio)
+                (pfn, self.physical.get(pfn))
             };
-            let (pfn, folio) = found;
-            let folio = folio.lock();
+            let Some(Ok(folio)) = folio.map(FolioRef::try_lock) else { return Found::Busy(pfn) };
             if self.peek(index) == Some(pfn) {
-                return Some(folio);
+                return Found::Locked(folio);
             }
-            // It was moved or taken out while we waited for the lock.
+            // It was moved or taken out before it was locked.
         }
     }
 
     /// Finds and locks the folio of the page at `index`. If there is none, inserts a new one, cleared or read from the
-    /// backing store.
+    /// backing store. Waits for a move of it.
     pub fn lock_or_insert(&self, index: u32) -> Result<LockedFolio<'_>, AllocError> {
         loop {
             if let Some(folio) = self.lock_page(index) {
                 return Ok(folio);
             }
-            let (first, mut folio) = self.new_folio(index)?;
-            folio.zero();
-            if let Ok(folio) = self.insert_frozen(first, folio) {
-                let folio = folio.fresh();
+            if let Some(folio) = self.insert_new(index)? {
                 if let Some(read) = &self.read {
+                    let first = folio.key().index;
                     (0..folio.order().frames()).for_each(|page| read(first + page, folio.words(page)));
                 }
                 return Ok(folio);
             }
         }
+    }
+
+    /// As [`Self::lock_or_insert`], but doesn't sleep: it fails if the page is locked, or is to be read from the backing store.
+    pub fn try_lock_or_insert(&self, index: u32) -> Result<LockedFolio<'_>, LookUpError> {
+        loop {
+            match self.look_up(index) {
+                Found::Locked(folio) => return Ok(folio),
+                Found::Nothing if self.read.is_none() => {}
+                Found::Nothing | Found::Busy(_) => return Err(LookUpError::NotReady),
+            }
+            if let Some(folio) = self.insert_new(index)? {
+                return Ok(folio);
+            }
+        }
+    }
+
+    /// Inserts a new folio, cleared, for the page at `index`. `None` if somebody else has inserted one.
+    fn insert_new(&self, index: u32) -> Result<Option<LockedFolio<'_>>, AllocError> {
+        let (first, mut folio) = self.new_folio(index)?;
+        folio.zero();
+        Ok(self.insert_frozen(first, folio).ok().map(LockedFolio::fresh))
     }
 
     /// Allocates a folio for the page at `index`; gives the index of its first page.

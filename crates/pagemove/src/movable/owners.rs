@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 
 use super::{MovableOps, Purposes};
 use crate::{
-    port::{Machine, might_wait},
+    port::{Machine, might_wait, wait},
     rmap::{Registered, Registry},
     sync::{AtomicU32, Ordering},
     units::Pfn,
@@ -159,7 +159,7 @@ impl Registration {
         might_wait(self.owner.machine());
         let mut uses = self.owner.close();
         while uses != 0 {
-            self.owner.machine().wait(&self.owner.uses, uses | CLOSING);
+            wait(self.owner.machine(), &self.owner.uses, uses | CLOSING);
             uses = self.owner.uses.load(Ordering::Acquire) & !CLOSING;
         }
     }

@@ -99,10 +99,6 @@ fn translate(slot: Slot<'_>, access: Walk) -> Option<Translation> {
         if !entry.has(needed) || (access == Walk::Fetch && entry.has(Flags::NO_EXECUTE)) {
             return None;
         }
-        if slot.order() == HUGE_ORDER && !entry.has(Flags::HUGE) {
-            // Found as a 2 MiB migration entry, and split since: it points to a table now. The fault that follows walks again.
-            return None;
-        }
         let marks = if access == Walk::Store { Flags::ACCESSED | Flags::DIRTY } else { Flags::ACCESSED };
         let marked = entry.with(marks);
         if marked == entry || slot.swap_if(entry, marked).is_ok() {

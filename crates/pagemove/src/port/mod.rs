@@ -46,7 +46,7 @@ pub(crate) use masked::MaskedMutex;
 pub use ram::{Contents, Ram};
 
 use crate::{
-    sync::AtomicU32,
+    sync::{AtomicU32, assert_none_held},
     units::{Order, Pfn, VirtAddr},
 };
 
@@ -163,6 +163,13 @@ pub(crate) fn might_wait(machine: &dyn Machine) {
     if cfg!(debug_assertions) {
         machine.might_wait();
     }
+}
+
+/// Sleeps while `word` holds `value` ([`Machine::wait`]). The caller holds no lock that spins without `std`: the machine may run
+/// another thread, which waits for that lock on the same CPU for ever.
+pub(crate) fn wait(machine: &dyn Machine, word: &AtomicU32, value: u32) {
+    assert_none_held();
+    machine.wait(word, value);
 }
 
 /// The number of an address space (an ASID or PCID without its limit of bits). Never reused.

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::{AddressSpace, Map, Orders, Protection, Source, SpaceError, Vma, Vmas, find, overlapping};
+use super::{AddressSpace, Map, Orders, Protection, Source, SpaceError, Vma, Vmas, find, overlapping, split::Stop};
 use crate::{
     paging::{Entry, Flags, FlushDebt},
     rmap::{RangeMap, entry_removed},
@@ -76,20 +76,19 @@ impl AddressSpace {
 
     /// Unmaps `range`; unmapped parts are ignored.
     pub fn munmap(&self, range: VirtRange) -> Result<(), SpaceError> {
-        self.might_wait();
         if !self.bounds.covers(range) {
             return Err(SpaceError::BadRange { stage: "munmap" });
         }
-        let mut vmas = self.vmas.write();
-        self.unmap_locked(&mut vmas, range, "munmap")
+        self.change(|vmas, gone| self.unmap_locked(vmas, gone, range, "munmap"))
     }
 
     pub(super) fn unmap_locked(
         &self,
         vmas: &mut Vmas,
+        gone: &mut Vec<Vma>,
         range: VirtRange,
         stage: &'static str,
-    ) -> Result<(), SpaceError> {
+    ) -> Result<(), Stop> {
         self.split_edges(range, stage)?;
         let touched: Vec<Vma> = overlapping(vmas, range).cloned().collect();
         let mut debt = self.debt();
@@ -103,6 +102,7 @@ impl AddressSpace {
             for part in rest.into_iter().flatten() {
                 vmas.insert(part.range.start(), part);
             }
+            gone.push(vma);
         }
         self.table.prune(gap_around(vmas, range), self.bounds, &mut debt);
         debt.pay();
@@ -124,18 +124,25 @@ impl AddressSpace {
 
     /// Sets the protection of `range`, all of which must be mapped.
     pub fn mprotect(&self, range: VirtRange, protection: Protection) -> Result<(), SpaceError> {
-        self.might_wait();
-        let stage = "mprotect";
         if !self.bounds.covers(range) {
-            return Err(SpaceError::BadRange { stage });
+            return Err(SpaceError::BadRange { stage: "mprotect" });
         }
-        let mut vmas = self.vmas.write();
+        self.change(|vmas, _| self.protect_locked(vmas, range, protection, "mprotect"))
+    }
+
+    fn protect_locked(
+        &self,
+        vmas: &mut Vmas,
+        range: VirtRange,
+        protection: Protection,
+        stage: &'static str,
+    ) -> Result<(), Stop> {
         let mut at = range.start();
         while at < range.end() {
-            at = find(&vmas, at).ok_or(SpaceError::NotMapped { stage, at })?.range.end();
+            at = find(vmas, at).ok_or(SpaceError::NotMapped { stage, at })?.range.end();
         }
         self.split_edges(range, stage)?;
-        let touched: Vec<Vma> = overlapping(&vmas, range).cloned().collect();
+        let touched: Vec<Vma> = overlapping(vmas, range).cloned().collect();
         let mut debt = self.debt();
         for vma in touched {
             let Some(part) = vma.part(range) else { continue };

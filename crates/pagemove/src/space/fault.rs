@@ -75,6 +75,8 @@ enum Step {
     Wait(Pfn),
     /// A store to a part of a shared 2 MiB page: split its entry, which needs the address space exclusively.
     Split,
+    /// The file's page can't be had without sleeping: bring it without the address space's lock.
+    Bring(Arc<dyn Mappable>, u32),
 }
 
 impl AddressSpace {
@@ -107,6 +109,7 @@ impl AddressSpace {
                 Step::Done => break,
                 Step::Again => {}
                 Step::Split => must_split = true,
+                Step::Bring(file, index) => file.bring(index).or_else(|error| at(address, error))?,
                 Step::Wait(pfn) => {
                     blocked_since.get_or_insert_with(|| self.physical().machine().now_ns());
                     // The frame stays locked until the entry is unblocked. If it is unlocked, the entry should have
@@ -136,8 +139,7 @@ impl AddressSpace {
 
     fn split_exclusively(&self, address: VirtAddr) -> Result<Step, FaultError> {
         let _exclusive = self.vmas.write();
-        self.split_at(address)?;
-        Ok(Step::Again)
+        Ok(self.split_at(address)?.map_or(Step::Again, Step::Wait))
     }
 
     fn step(&self, vma: &Vma, address: VirtAddr, access: Access, unshare: bool) -> Result<Step, FaultError> {
@@ -244,7 +246,7 @@ impl AddressSpace {
         access: Access,
     ) -> Result<Step, FaultError> {
         let Some(file) = &vma.file else { return Ok(Step::Again) };
-        let (folio, pfn) = self.page_of(&**file, vma, address)?;
+        let Some((folio, pfn)) = self.page_of(&**file, vma, address)? else { return Ok(bring(file, vma, address)) };
         // The folio is locked, so no move can start before its entries are set.
         self.physical().frames().map(pfn, Order::ZERO)?;
         let step = self.place(slot, Entry::NONE, Entry::present(pfn, file_flags(vma, access)), pfn);
@@ -279,25 +281,28 @@ impl AddressSpace {
     /// Fills an empty entry of a private mapping with a copy of the file's page, for a store.
     fn fill_copied(&self, vma: &Vma, address: VirtAddr, slot: &Slot<'_>) -> Result<Step, FaultError> {
         let Some(file) = &vma.file else { return Ok(Step::Again) };
-        let (_folio, pfn) = self.page_of(&**file, vma, address)?;
+        let Some((_folio, pfn)) = self.page_of(&**file, vma, address)? else { return Ok(bring(file, vma, address)) };
         self.fill_anonymous(vma, address, slot, Some(pfn))
     }
 
-    /// Gets the folio of a file's page, locked, and the page's frame; checks that it can be mapped here.
+    /// Gets the folio of a file's page, locked, and the page's frame; checks that it can be mapped here. `None`: it's not ready.
     fn page_of<'f>(
         &self,
         file: &'f dyn Mappable,
         vma: &Vma,
         address: VirtAddr,
-    ) -> Result<(LockedFolio<'f>, Pfn), FaultError> {
-        let folio = file.fault(vma.index_of(address)).map_err(|error| at(address, error))?;
+    ) -> Result<Option<(LockedFolio<'f>, Pfn)>, FaultError> {
+        let folio = match file.fault(vma.index_of(address)) {
+            Ok(folio) => folio,
+            Err(error) => return at(address, error).map(|()| None),
+        };
         let is_ours = Arc::ptr_eq(folio.physical(), self.physical());
         // A base page is what the file says; its key may be a device's.
         let number = if folio.order() == Order::ZERO { Some(0) } else { folio.number_of(vma.index_of(address)) };
         match number.filter(|_| is_ours && folio.order() <= HUGE_ORDER) {
             Some(number) => {
                 let pfn = folio.pfn().up(number);
-                Ok((folio, pfn))
+                Ok(Some((folio, pfn)))
             }
             None => Err(FaultError::BadFolio(address)),
         }
@@ -400,7 +405,9 @@ impl AddressSpace {
                 Ok(Some(self.place(&slot, Entry::NONE, Entry::present(pfn, flags), pfn)))
             }
             Some(file) if vma.shared => {
-                let (folio, pfn) = self.page_of(&**file, vma, address)?;
+                let Some((folio, pfn)) = self.page_of(&**file, vma, address)? else {
+                    return Ok(Some(bring(file, vma, address)));
+                };
                 if folio.order() != HUGE_ORDER || folio.key().index != vma.index_of(start) {
                     return Ok(None);
                 }
@@ -482,9 +489,15 @@ fn needed(access: Access) -> Protection {
     }
 }
 
-fn at(address: VirtAddr, error: FileError) -> FaultError {
+/// Converts a file's error; a page that isn't ready is none.
+fn at(address: VirtAddr, error: FileError) -> Result<(), FaultError> {
     match error {
-        FileError::BeyondEnd(_) => FaultError::BeyondEnd(address),
-        FileError::OutOfMemory(error) => FaultError::OutOfMemory(error),
+        FileError::NotReady => Ok(()),
+        FileError::BeyondEnd(_) => Err(FaultError::BeyondEnd(address)),
+        FileError::OutOfMemory(error) => Err(FaultError::OutOfMemory(error)),
     }
+}
+
+fn bring(file: &Arc<dyn Mappable>, vma: &Vma, address: VirtAddr) -> Step {
+    Step::Bring(file.clone(), vma.index_of(address))
 }

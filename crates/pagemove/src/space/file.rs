@@ -6,7 +6,7 @@ use crate::{
     engine::Engine,
     folio::LockedFolio,
     frame::Kind,
-    movable::{PageIndex, Registration},
+    movable::{LookUpError, PageIndex, Registration},
     rmap::RangeMap,
     units::Orders,
     zone::AllocError,
@@ -21,6 +21,18 @@ pub enum FileError {
     /// Out of memory.
     #[error(transparent)]
     OutOfMemory(#[from] AllocError),
+    /// The page can't be had without sleeping.
+    #[error("the file's page is locked, or not read yet")]
+    NotReady,
+}
+
+impl From<LookUpError> for FileError {
+    fn from(error: LookUpError) -> Self {
+        match error {
+            LookUpError::NotReady => Self::NotReady,
+            LookUpError::OutOfMemory(error) => Self::OutOfMemory(error),
+        }
+    }
 }
 
 /// A file or device that processes map: like `mmap` and `fault` of Linux's `file_operations`, with its `f_mapping`.
@@ -38,7 +50,24 @@ pub trait Mappable: Send + Sync {
 
     /// Gives the folio of the page at offset `index`, locked, so that it can't move before it is mapped. May allocate it.
     /// One larger than a page begins at the index of its key. All its pages near the fault are mapped.
+    ///
+    /// Called with the address space locked, so it doesn't sleep: if it would have to wait for the page, or read it, it gives
+    /// [`FileError::NotReady`]. (Linux: `FAULT_FLAG_ALLOW_RETRY`.)
     fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError>;
+
+    /// Waits until [`Self::fault`] can give the page at offset `index`, or reads it. Called without locks after `fault` has
+    /// said [`FileError::NotReady`]; then `fault` is called again.
+    fn bring(&self, index: u32) -> Result<(), FileError>;
+
+    /// As [`Self::fault`], but sleeps until the page is ready.
+    fn lock_page(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
+        loop {
+            match self.fault(index) {
+                Err(FileError::NotReady) => self.bring(index)?,
+                result => return result,
+            }
+        }
+    }
 }
 
 pub use crate::movable::ReadPage;
@@ -92,6 +121,10 @@ impl Mappable for PageCache {
         if index >= self.pages {
             return Err(FileError::BeyondEnd(index));
         }
-        Ok(self.index.lock_or_insert(index)?)
+        Ok(self.index.try_lock_or_insert(index)?)
+    }
+
+    fn bring(&self, index: u32) -> Result<(), FileError> {
+        Ok(self.index.lock_or_insert(index).map(drop)?)
     }
 }

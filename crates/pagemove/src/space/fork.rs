@@ -1,6 +1,6 @@
 //! Fork: a second address space with the same mappings. Anonymous pages are shared until one side stores.
 
-use super::{AddressSpace, SpaceError, Vma};
+use super::{AddressSpace, SpaceError, Vma, split::Stop, vma::Vmas};
 use crate::{
     frame::Kind,
     paging::{Cursor, Entry, Flags, FlushDebt, Slot},
@@ -13,11 +13,12 @@ impl AddressSpace {
     /// Makes the child's address space. After a failure the parent is unchanged, except that some pages copy on the
     /// next store.
     pub fn fork(&self) -> Result<AddressSpace, SpaceError> {
-        self.might_wait();
-        let stage = "fork";
+        self.change(|vmas, _| self.try_fork(vmas, "fork"))
+    }
+
+    fn try_fork(&self, vmas: &Vmas, stage: &'static str) -> Result<AddressSpace, Stop> {
         let out_of_memory = |cause| SpaceError::OutOfMemory { stage, cause };
         let child = AddressSpace::new(&self.engine, self.bounds).map_err(out_of_memory)?;
-        let vmas = self.vmas.write();
         // Its tables must not move while they are filled.
         let mut of_child = child.vmas.write();
         let mut debt = self.debt();
@@ -25,23 +26,29 @@ impl AddressSpace {
         for vma in vmas.values() {
             vma.link(&child.table);
             of_child.insert(vma.range.start(), vma.clone());
-            result = self.copy_entries(&child, vma, &mut debt).map_err(|error| error.at(stage));
+            result = self.copy_entries(&child, vma, &mut debt, stage);
             if result.is_err() {
                 break;
             }
         }
         // Before the child runs, the parent's stores must fault.
         debt.pay();
-        drop((of_child, vmas));
+        drop(of_child);
         result.map(|()| child)
     }
 
-    fn copy_entries(&self, child: &AddressSpace, vma: &Vma, debt: &mut FlushDebt<'_>) -> Result<(), SplitError> {
+    fn copy_entries(
+        &self,
+        child: &AddressSpace,
+        vma: &Vma,
+        debt: &mut FlushDebt<'_>,
+        stage: &'static str,
+    ) -> Result<(), Stop> {
         // Before the locks: a pinned 2 MiB page is copied in parts, since there may be no such folio for the child.
         let mut result = Ok(());
         self.table.for_each_leaf(vma.range, |address, slot| {
             if result.is_ok() && slot.order() > Order::ZERO && self.is_pinned(vma, slot.load()) {
-                result = self.split_at(address);
+                result = self.split_for(address, stage);
             }
         });
         result?;
@@ -54,7 +61,7 @@ impl AddressSpace {
         self.table.for_each_leaf(vma.range, |address, slot| {
             result = result.and_then(|()| self.copy_entry(child, &mut targets, vma, address, &slot, debt));
         });
-        result
+        result.map_err(|error| error.at(stage).into())
     }
 
     fn copy_entry(

@@ -184,12 +184,15 @@ impl AddressSpace {
         self.might_wait();
         let mut vmas = self.vmas.write();
         let mut debt = self.debt();
-        for vma in core::mem::take(&mut *vmas).into_values() {
+        let gone = core::mem::take(&mut *vmas);
+        for vma in gone.values() {
             self.zap(vma.range, &mut debt);
             vma.unlink(&self.table);
         }
         self.table.prune(0..u64::MAX, self.bounds, &mut debt);
         debt.pay();
+        // Before `gone`, since dropping a file for the last time may sleep.
+        drop(vmas);
     }
 }
 

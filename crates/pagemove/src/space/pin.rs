@@ -8,7 +8,7 @@ use crate::{
     folio::PinnedPage,
     frame::Kind,
     paging::Flags,
-    units::{VirtAddr, VirtRange},
+    units::{Pfn, VirtAddr, VirtRange},
 };
 
 /// Why pages were not pinned. After an error none of them is.
@@ -34,8 +34,13 @@ impl AddressSpace {
 
     fn pin_page(&self, address: VirtAddr, write: bool, who: &str) -> Result<PinnedPage, PinError> {
         loop {
-            if let Some(pin) = self.try_pin(address, write, who) {
-                return Ok(pin);
+            match self.try_pin(address, write, who) {
+                Ok(pin) => return Ok(pin),
+                Err(Some(moving)) => {
+                    self.physical().frames().wait_unlocked(moving);
+                    continue;
+                }
+                Err(None) => {}
             }
             // Unshare a private page also for a read-only pin. Otherwise a later store would copy it, and the device
             // would keep the old page.
@@ -48,26 +53,23 @@ impl AddressSpace {
         }
     }
 
-    /// Pins the page if its entry allows it.
-    fn try_pin(&self, address: VirtAddr, write: bool, who: &str) -> Option<PinnedPage> {
+    /// Pins the page if its entry allows it. Otherwise gives the frame to wait for, if it's moving.
+    fn try_pin(&self, address: VirtAddr, write: bool, who: &str) -> Result<PinnedPage, Option<Pfn>> {
         // The shared lock excludes unmapping and fork, but not moves and other faults.
         let vmas = self.vmas.read();
-        let vma = find(&vmas, address)?;
+        let vma = find(&vmas, address).ok_or(None)?;
         let needed = if write { super::Protection::WRITE } else { super::Protection::READ };
         if !vma.protection.contains(needed) {
-            return None;
+            return Err(None);
         }
-        let slot = self.table.slot(address)?;
+        let slot = self.table.slot(address).ok_or(None)?;
         let entry = slot.load();
         if !entry.has(Flags::PRESENT | Flags::USER) || (write && !entry.has(Flags::WRITE)) {
-            return None;
+            return Err(None);
         }
         let physical = self.engine.physical();
         let pfn = slot.page_of(entry, address);
-        let Some(folio) = physical.get(pfn) else {
-            physical.frames().wait_unlocked(pfn);
-            return None;
-        };
+        let folio = physical.get(pfn).ok_or(Some(pfn))?;
         let kind = physical.frame(folio.pfn()).state().kind();
         let writable = vma.protection.contains(super::Protection::WRITE);
         let shared_anonymous = kind == Kind::Anon && !entry.has(Flags::EXCLUSIVE);
@@ -80,6 +82,6 @@ impl AddressSpace {
             now.without(marks) == entry.without(marks)
         };
         let is_its_own = unchanged && !shared_anonymous && !(writable && file_page);
-        is_its_own.then(|| folio.pin_page(pfn, write, who))
+        if is_its_own { Ok(folio.pin_page(pfn, write, who)) } else { Err(None) }
     }
 }

@@ -1,6 +1,8 @@
 //! mremap: moves a mapping to another address, or grows or shrinks it.
 
-use super::{AddressSpace, SpaceError, Vma, change::gap_around, find, overlapping};
+use alloc::vec::Vec;
+
+use super::{AddressSpace, SpaceError, Vma, Vmas, change::gap_around, find, overlapping, split::Stop};
 use crate::{
     paging::{Cursor, Entry, FlushDebt},
     units::{HUGE_ORDER, VirtAddr, VirtRange},
@@ -10,11 +12,20 @@ impl AddressSpace {
     /// Moves the mapping of `old`, one mapping or a part of one, to `pages` pages at `to` (`None`: any free address, in
     /// place if possible). Fails if anything is mapped at `to`. Gives the new range.
     pub fn mremap(&self, old: VirtRange, pages: u32, to: Option<VirtAddr>) -> Result<VirtRange, SpaceError> {
-        self.might_wait();
-        let stage = "mremap";
-        let mut vmas = self.vmas.write();
+        self.change(|vmas, gone| self.remap_locked(vmas, gone, old, pages, to, "mremap"))
+    }
+
+    fn remap_locked(
+        &self,
+        vmas: &mut Vmas,
+        gone: &mut Vec<Vma>,
+        old: VirtRange,
+        pages: u32,
+        to: Option<VirtAddr>,
+        stage: &'static str,
+    ) -> Result<VirtRange, Stop> {
         let at = old.start();
-        let vma = find(&vmas, at).cloned().ok_or(SpaceError::NotMapped { stage, at })?;
+        let vma = find(vmas, at).cloned().ok_or(SpaceError::NotMapped { stage, at })?;
         let part = vma.part(old).filter(|part| part.range == old);
         let part = part.ok_or(SpaceError::NotMapped { stage, at: vma.range.end() })?;
         part.first.checked_add(pages).ok_or(SpaceError::TooFar { stage })?;
@@ -25,7 +36,7 @@ impl AddressSpace {
             let kept = VirtRange::new(at, pages).ok_or(SpaceError::BadRange { stage })?;
             let cut = VirtRange::new(kept.end(), old.pages() - pages).ok_or(SpaceError::BadRange { stage })?;
             if to.is_none() {
-                self.unmap_locked(&mut vmas, cut, stage)?;
+                self.unmap_locked(vmas, gone, cut, stage)?;
                 return Ok(kept);
             }
         }
@@ -34,7 +45,7 @@ impl AddressSpace {
             None => {
                 let longer = VirtRange::new(at, pages).ok_or(SpaceError::BadRange { stage })?;
                 let behind = VirtRange::new(old.end(), pages - old.pages());
-                let free = behind.is_none_or(|behind| overlapping(&vmas, behind).next().is_none());
+                let free = behind.is_none_or(|behind| overlapping(vmas, behind).next().is_none());
                 if self.bounds.covers(longer) && free && old.end() == vma.range.end() {
                     let grown = vma.range.pages() + (pages - old.pages());
                     let range = VirtRange::new(vma.range.start(), grown).ok_or(SpaceError::BadRange { stage })?;
@@ -43,14 +54,14 @@ impl AddressSpace {
                     vmas.insert(range.start(), wider);
                     return Ok(longer);
                 }
-                self.free_range(&vmas, pages, vma.orders.largest(), at.vpn(), stage)?
+                self.free_range(vmas, pages, vma.orders.largest(), at.vpn(), stage)?
             }
         };
         if !self.bounds.covers(new) || new.overlaps(old) {
-            return Err(SpaceError::BadRange { stage });
+            return Err(SpaceError::BadRange { stage }.into());
         }
-        if let Some(other) = overlapping(&vmas, new).next() {
-            return Err(SpaceError::Overlap { stage, at: other.range.start().max(new.start()) });
+        if let Some(other) = overlapping(vmas, new).next() {
+            return Err(SpaceError::Overlap { stage, at: other.range.start().max(new.start()) }.into());
         }
         self.split_for_move(old, new, stage)?;
         let moved = Vma { range: new, ..part.clone() };
@@ -61,9 +72,9 @@ impl AddressSpace {
             let mut locks = [maps.next(), maps.next()].map(|map| map.map(|map| map.write()));
             if let Err(cause) = self.prepare_tables(old, new) {
                 // Tables added in vain would be in the way of a 2 MiB entry.
-                self.table.prune(gap_around(&vmas, new), self.bounds, &mut debt);
+                self.table.prune(gap_around(vmas, new), self.bounds, &mut debt);
                 debt.pay();
-                return Err(SpaceError::OutOfMemory { stage, cause });
+                return Err(SpaceError::OutOfMemory { stage, cause }.into());
             }
             if let Some(cut) = pages.checked_sub(1).and_then(|_| beyond(old, pages)) {
                 self.zap(cut, &mut debt);
@@ -84,14 +95,14 @@ impl AddressSpace {
             vmas.extend(rest.into_iter().flatten().map(|part| (part.range.start(), part)));
             vmas.insert(new.start(), moved);
         }
-        self.table.prune(gap_around(&vmas, old), self.bounds, &mut debt);
+        self.table.prune(gap_around(vmas, old), self.bounds, &mut debt);
         debt.pay();
         Ok(new)
     }
 
     /// Splits the 2 MiB entries of `old` that can't move whole: those cut by its edges, and all of them if they would
     /// not be aligned at `new`.
-    fn split_for_move(&self, old: VirtRange, new: VirtRange, stage: &'static str) -> Result<(), SpaceError> {
+    fn split_for_move(&self, old: VirtRange, new: VirtRange, stage: &'static str) -> Result<(), Stop> {
         if old.start().get() % HUGE_BYTES != new.start().get() % HUGE_BYTES {
             return self.split_range(old, stage);
         }
