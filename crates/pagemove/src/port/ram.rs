@@ -30,14 +30,43 @@ fn fence() {
     unsafe { core::arch::x86_64::_mm_sfence() };
 }
 
-#[cfg(not(target_feature = "sse2"))]
+/// The same on targets for kernels, which compile without SSE. Every x86-64 CPU has the instructions, and they need no vector state.
+#[cfg(all(target_arch = "x86_64", any(all(test, not(feature = "loom")), not(target_feature = "sse2"))))]
+mod without_vectors {
+    use core::arch::asm;
+
+    /// As [`super::stream`].
+    ///
+    /// # Safety
+    /// Both sides are valid for that many words, aligned, and do not overlap.
+    pub(super) unsafe fn stream(from: *const i64, to: *mut i64, words: usize) {
+        for word in 0..words {
+            // SAFETY: in bounds by the caller's contract.
+            unsafe {
+                let value = from.add(word).read();
+                asm!("movnti [{}], {}", in(reg) to.add(word), in(reg) value, options(nostack, preserves_flags));
+            }
+        }
+    }
+
+    #[cfg(not(target_feature = "sse2"))]
+    pub(super) fn fence() {
+        // SAFETY: orders stores, and does nothing else.
+        unsafe { asm!("sfence", options(nostack, preserves_flags)) };
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_feature = "sse2")))]
+use without_vectors::{fence, stream};
+
+#[cfg(not(target_arch = "x86_64"))]
 fn fence() {}
 
 /// Copies `words` words, on targets without non-temporal stores.
 ///
 /// # Safety
 /// Both sides are valid for that many words, aligned, and do not overlap.
-#[cfg(not(target_feature = "sse2"))]
+#[cfg(not(target_arch = "x86_64"))]
 unsafe fn stream(from: *const i64, to: *mut i64, words: usize) {
     // SAFETY: the caller's contract.
     unsafe { core::ptr::copy_nonoverlapping(from, to, words) };
@@ -147,5 +176,20 @@ impl Ram {
     pub unsafe fn words<'a>(self, pfn: Pfn) -> &'a [crate::sync::AtomicU64; 512] {
         // SAFETY: in bounds, aligned to a page, valid for all bit patterns, alive as long as the machine.
         unsafe { &*self.frame(pfn, Order::ZERO).cast() }
+    }
+}
+
+#[cfg(all(test, target_feature = "sse2", not(feature = "loom")))]
+mod tests {
+    #[test]
+    fn both_copies_copy() {
+        let from: alloc::vec::Vec<i64> = (0..512).map(|word| word * 3 - 700).collect();
+        for stream in [super::stream, super::without_vectors::stream] {
+            let mut to = alloc::vec![0; 512];
+            // SAFETY: two vectors of that many words.
+            unsafe { stream(from.as_ptr(), to.as_mut_ptr(), 512) };
+            super::fence();
+            assert_eq!(from, to);
+        }
     }
 }
