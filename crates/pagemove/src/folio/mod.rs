@@ -16,6 +16,7 @@
 
 use core::fmt;
 
+mod bytes;
 mod frozen;
 mod locked;
 mod migration;

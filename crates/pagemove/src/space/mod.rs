@@ -6,6 +6,7 @@
 //! page. Moves of page tables hold it exclusively too (`tables`). Flushes are paid before the lock is released, so that addresses can't be reused while stale translations
 //! exist.
 
+mod access;
 mod change;
 mod collapse;
 mod fault;
@@ -18,6 +19,7 @@ mod tables;
 mod vma;
 
 pub use crate::units::Orders;
+pub use access::CopyError;
 pub use collapse::CollapseError;
 pub use fault::{Access, FaultError};
 pub use file::{FileError, Mappable, PageCache, ReadPage};

@@ -55,33 +55,13 @@ impl AddressSpace {
 
     /// Pins the page if its entry allows it. Otherwise gives the frame to wait for, if it's moving.
     fn try_pin(&self, address: VirtAddr, write: bool, who: &str) -> Result<PinnedPage, Option<Pfn>> {
-        // The shared lock excludes unmapping and fork, but not moves and other faults.
-        let vmas = self.vmas.read();
-        let vma = find(&vmas, address).ok_or(None)?;
-        let needed = if write { super::Protection::WRITE } else { super::Protection::READ };
-        if !vma.protection.contains(needed) {
-            return Err(None);
-        }
-        let slot = self.table.slot(address).ok_or(None)?;
-        let entry = slot.load();
-        if !entry.has(Flags::PRESENT | Flags::USER) || (write && !entry.has(Flags::WRITE)) {
-            return Err(None);
-        }
-        let physical = self.engine.physical();
-        let pfn = slot.page_of(entry, address);
-        let folio = physical.get(pfn).ok_or(Some(pfn))?;
-        let kind = physical.frame(folio.pfn()).state().kind();
-        let writable = vma.protection.contains(super::Protection::WRITE);
-        let shared_anonymous = kind == Kind::Anon && !entry.has(Flags::EXCLUSIVE);
-        let file_page = !vma.shared && kind != Kind::Anon;
-        // Take the reference, then check the entry again. A move blocks the entry, then freezes the references. So
-        // either we see the blocked entry, or the move sees our reference.
-        let unchanged = {
-            let now = slot.load();
-            let marks = Flags::ACCESSED | Flags::DIRTY | Flags::SOFT_DIRTY;
-            now.without(marks) == entry.without(marks)
-        };
-        let is_its_own = unchanged && !shared_anonymous && !(writable && file_page);
-        if is_its_own { Ok(folio.pin_page(pfn, write, who)) } else { Err(None) }
+        self.with_mapped(address, write, |page| {
+            let kind = self.physical().frame(page.folio.pfn()).state().kind();
+            let writable = page.vma.protection.contains(super::Protection::WRITE);
+            let shared_anonymous = kind == Kind::Anon && !page.entry.has(Flags::EXCLUSIVE);
+            let file_page = !page.vma.shared && kind != Kind::Anon;
+            let is_anothers = shared_anonymous || writable && file_page;
+            (!is_anothers).then(|| page.folio.clone().pin_page(page.pfn, write, who))
+        })
     }
 }
