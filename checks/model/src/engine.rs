@@ -98,6 +98,7 @@ impl<'b> Engine<'b> {
     /// Starts a process on a machine without one. Each move applies `sabotage`.
     pub(crate) fn new(base: &'b Base, sabotage: Option<Sabotage>) -> Result<Self, String> {
         let Base { core, machine, hosted } = base;
+        core.physical().drain_cpu_lists();
         let free = core.physical().free_frames();
         let read = |page, words: &[AtomicU64; 512]| {
             WORDS.iter().for_each(|&word| words[word].store(stored(page, word), Ordering::Release));
@@ -421,6 +422,7 @@ impl<'b> Engine<'b> {
         if !physical.pins().all().is_empty() {
             return Err("a pin is left that nobody has".into());
         }
+        physical.drain_cpu_lists();
         let free = physical.free_frames();
         if free == self.free { Ok(()) } else { Err(format!("{free} frames are free in the end, of {}", self.free)) }
     }

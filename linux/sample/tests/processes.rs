@@ -156,6 +156,7 @@ fn what_is_cut_off_is_gone_for_processes_and_comes_back_clear() {
 fn closing_gives_everything_back() {
     let host = Host::new(TlbKind::Soft, 4);
     let physical = host.engine().physical();
+    physical.drain_cpu_lists();
     let free = physical.free_frames();
     let open = sized(&host, 64);
     let process = host.process();
@@ -165,6 +166,7 @@ fn closing_gives_everything_back() {
     drop(open);
     assert_eq!(process.load(at.up(3)), Ok(1));
     drop(process);
+    physical.drain_cpu_lists();
     assert_eq!(physical.free_frames(), free);
     physical.validate().expect("all counts are right");
 }

@@ -148,6 +148,7 @@ impl<'a, 'e> Load<'a, 'e> {
     }
 
     fn free(&self) -> u32 {
+        self.world.host.engine.physical().drain_cpu_lists();
         self.world.host.engine.physical().free_frames()
     }
 

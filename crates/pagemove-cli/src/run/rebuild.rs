@@ -61,6 +61,7 @@ pub(crate) fn rebuild(
         }
         at += run.frames;
     }
+    world.host.engine.physical().drain_cpu_lists();
     let free = world.host.engine.physical().free_frames();
     if free < LEAST_FREE {
         return Err(RunError::NoRoom { free, frames: at as u32 });

@@ -199,6 +199,7 @@ fn damage_is_known_at_once_and_outlasts_a_panic() {
 fn what_is_freed_is_gone_from_memory() {
     let base = base(TlbKind::Soft);
     let mut world = world(&base);
+    world.host.engine.physical().drain_cpu_lists();
     let free = world.host.engine.physical().free_frames();
     let World { regions, host, .. } = &mut world;
     for region in regions.iter_mut() {
@@ -207,6 +208,7 @@ fn what_is_freed_is_gone_from_memory() {
         region.check(host, 0, FIRST, true, &mut Compared::default()).unwrap();
     }
     // Three pages each, and those of the private mapping's file.
+    host.engine.physical().drain_cpu_lists();
     assert_eq!(host.engine.physical().free_frames(), free + 3 * 6);
     host.engine.physical().validate().unwrap();
 }

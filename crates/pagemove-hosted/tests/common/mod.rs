@@ -132,7 +132,8 @@ impl Lab {
     }
 
     pub fn free_frames(&self) -> u32 {
-        self.engine.physical().free_frames()
+        self.physical().drain_cpu_lists();
+        self.physical().free_frames()
     }
 
     /// Checks that all is valid, `free` frames are free, and all pageblocks wholly.

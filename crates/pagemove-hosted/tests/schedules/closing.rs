@@ -24,6 +24,7 @@ fn two_files_close() {
     let explored = explore("two files close, two migrators", 100, move || {
         set_stepping(false);
         let (machine, engine) = world::small_machine();
+        engine.physical().drain_cpu_lists();
         let free = engine.physical().free_frames();
         let device = CharDevice::new(&engine, "a device");
         let files = [device.open(PAGES), device.open(PAGES)];
@@ -49,6 +50,7 @@ fn two_files_close() {
         drop(device);
         engine.physical().drain_cpu_lists();
         engine.physical().validate().expect("invariants 3 and 8");
+        engine.physical().drain_cpu_lists();
         assert_eq!(engine.physical().free_frames(), free, "frames were lost or found");
         *sum.lock().expect("no panic") += now;
         drop(machine);

@@ -28,6 +28,7 @@ fn a_frame_is_looked_up_while_its_folio_changes() {
         set_stepping(false);
         let (machine, engine) = world::small_machine();
         let physical = engine.physical();
+        physical.drain_cpu_lists();
         let free = physical.free_frames();
         // Only these frames are free, so that each folio has some of them.
         let mut taken = Vec::new();
@@ -77,6 +78,7 @@ fn a_frame_is_looked_up_while_its_folio_changes() {
         drop(taken);
         physical.drain_cpu_lists();
         physical.validate().expect("invariants 3 and 8");
+        physical.drain_cpu_lists();
         assert_eq!(physical.free_frames(), free, "frames were lost or found");
         sum.fetch_add(found, Ordering::Relaxed);
         drop((engine, machine));

@@ -154,6 +154,7 @@ fn machine(frames: u32, pageblock_order: u8) -> (Arc<Hosted>, Arc<Engine>) {
 impl World {
     pub fn new(kind: Kind) -> Self {
         let (machine, engine) = if kind == Kind::Huge { machine(HUGE_FRAMES, 9) } else { small_machine() };
+        engine.physical().drain_cpu_lists();
         let free = engine.physical().free_frames();
         let first = Process::new(&machine, &engine).expect("a process");
         let (mut device, mut cache, mut accelerator) = (None, None, None);
@@ -286,6 +287,7 @@ impl World {
         drop((accelerator, children, second, first, device, cache));
         engine.physical().drain_cpu_lists();
         engine.physical().validate().expect("invariants 3 and 8");
+        engine.physical().drain_cpu_lists();
         assert_eq!(engine.physical().free_frames(), free, "frames were lost or found");
     }
 }

@@ -1,6 +1,6 @@
 //! A CPU's lists: plain stores on its side, a barrier on the other. And the class of a frame.
 
-use alloc::sync::Arc;
+use alloc::{sync::Arc, vec::Vec};
 
 use loom::thread;
 
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     frame::{Class, Key, Kind},
     units::{Order, Pfn},
-    zone::CpuLocal,
+    zone::{CpuLocal, revoke_all},
 };
 
 #[test]
@@ -31,8 +31,9 @@ fn a_cpus_lists_have_one_user() {
         });
         let machine = Model::polling();
         for _ in 0..2 {
-            let _guard = shared.0.revoke(&*machine);
+            let guards: Vec<_> = revoke_all(|| core::iter::once(&shared.0), &*machine).collect();
             shared.1.write(shared.1.read() + 1);
+            drop(guards);
         }
         cpu.join().expect("no panic");
     });
@@ -43,8 +44,10 @@ fn two_draining_threads_exclude_each_other() {
     all("draining against draining", || {
         let shared = Arc::new((CpuLocal::new(1, 1), Guarded::new()));
         let drain = |shared: &(CpuLocal, Guarded)| {
-            let _guard = shared.0.revoke(&*Model::without_barrier());
+            let machine = Model::without_barrier();
+            let guards: Vec<_> = revoke_all(|| core::iter::once(&shared.0), &*machine).collect();
             shared.1.write(shared.1.read() + 1);
+            drop(guards);
         };
         let other = shared.clone();
         let thread = thread::spawn(move || drain(&other));
@@ -115,6 +118,7 @@ fn allocations_are_apart() {
         let thread = thread::spawn(move || worker(&other));
         worker(&shared);
         thread.join().expect("no panic");
+        shared.0.drain_cpu_lists();
         assert_eq!(shared.0.free_frames(), 4);
         shared.0.validate().expect("invariant 8");
     });

@@ -20,10 +20,10 @@
 //! | `alloc_with` with `Effort::Compact` | yes | yes | no |
 //! | `Physical::get`; `publish` and dropping of a `FrozenFolio`; `clone` and dropping of a `FolioRef` | no | no | yes |
 //! | dropping a `PinnedPage`; `Pins::of`, `all` | no | no | yes, if the heap may be called there |
-//! | reading frames, summaries, counters and events | no | no | yes |
+//! | reading frames, summaries, counters and events; `free_frames` | no | no | yes |
 //! | `FolioRef::try_lock`, `start_writeback`; dropping a `LockedFolio` or `Writeback` | no | no | yes, if [`Machine::wake`] may be called there |
 //! | `FolioRef::lock`, `FrameTable::wait_unlocked` | yes | no | no |
-//! | `drain_cpu_lists`, `free_frames` | no | yes | no |
+//! | `drain_cpu_lists` | no | yes | no |
 //! | all else: indexes, registrations, reverse maps, address spaces, moves, compaction | yes | yes | no |
 //!
 //! A call that may interrupt other CPUs waits for them. It must not be made with interrupts masked: two such CPUs would

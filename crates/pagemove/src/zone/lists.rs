@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::{
     Physical,
     pageblock::{ClassRun, Migratetype},
-    percpu::{CpuGuard, CpuLists, listed_class},
+    percpu::{CpuGuard, CpuLists, listed_class, revoke_all},
     physical::Zone,
 };
 use crate::{
@@ -57,13 +57,8 @@ impl Physical {
         might_wait(self.machine());
         let mut run = ClassRun::default();
         let cpus = || zones.iter().flat_map(|zone| zone.cpus.iter().map(move |cpu| (zone, cpu)));
-        // Each list is closed to its CPU before the barrier, and read after it.
-        cpus().for_each(|(_, cpu)| cpu.begin_revoking(self.machine()));
-        self.machine().barrier();
-        for (zone, cpu) in cpus() {
-            #[allow(unsafe_code)]
-            // SAFETY: begun above for the same lists, and the barrier passed since.
-            let mut lists = unsafe { cpu.finish_revoking(self.machine()) };
+        let revoked = revoke_all(|| cpus().map(|(_, cpu)| cpu), self.machine());
+        for ((zone, _), mut lists) in cpus().zip(revoked) {
             if !lists.is_empty() {
                 let mut buddy = zone.buddy.lock();
                 lists.drain(|pfn| self.give_base(&mut buddy, pfn, &mut run));

@@ -39,6 +39,8 @@ pub(crate) use pageblock::ClassRun;
 pub use pageblock::{Migratetype, Pageblocks, Summary};
 #[cfg(all(test, feature = "loom"))]
 pub(crate) use percpu::CpuLocal;
+#[cfg(all(test, feature = "loom"))]
+pub(crate) use percpu::revoke_all;
 pub use physical::Physical;
 pub use pressure::Compactor;
 pub use request::{AllocError, Effort, Request};

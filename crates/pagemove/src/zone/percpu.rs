@@ -130,16 +130,8 @@ impl CpuLocal {
         Some(CpuGuard { flag: &self.inside, local: self })
     }
 
-    /// Enters from any CPU: keeps the owning CPU out, and waits until it has left.
-    pub(crate) fn revoke(&self, machine: &dyn Machine) -> CpuGuard<'_> {
-        self.begin_revoking(machine);
-        machine.barrier();
-        // SAFETY: just begun, and the barrier passed.
-        unsafe { self.finish_revoking(machine) }
-    }
-
     /// Keeps the owning CPU from entering again, until [`Self::finish_revoking`].
-    pub(crate) fn begin_revoking(&self, machine: &dyn Machine) {
+    fn begin_revoking(&self, machine: &dyn Machine) {
         // Acquire pairs with the Release of the thread that revoked before; the barrier orders this before the read of
         // `inside`.
         while self.revoked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
@@ -152,7 +144,7 @@ impl CpuLocal {
     /// # Safety
     /// The caller has begun to revoke these lists, and has then made all CPUs pass a barrier; one barrier serves many
     /// lists.
-    pub(crate) unsafe fn finish_revoking(&self, machine: &dyn Machine) -> CpuGuard<'_> {
+    unsafe fn finish_revoking(&self, machine: &dyn Machine) -> CpuGuard<'_> {
         // Acquire pairs with the Release of the CPU when it leaves.
         while self.inside.load(Ordering::Acquire) {
             machine.pause();
@@ -164,6 +156,19 @@ impl CpuLocal {
     pub(super) fn bytes(frames: u32, cpus: usize) -> usize {
         size_of::<Self>() + Migratetype::ALL.len() * (CpuLists::most(frames, cpus) + BATCH) * size_of::<Pfn>()
     }
+}
+
+/// Enters lists from any CPU: keeps their owning CPUs out, and waits until these have left. One barrier serves all of them. The
+/// result must be read to its end, and calls of `lists` must give the same ones.
+pub(crate) fn revoke_all<'c, L: Iterator<Item = &'c CpuLocal>>(
+    lists: impl Fn() -> L,
+    machine: &dyn Machine,
+) -> impl Iterator<Item = CpuGuard<'c>> {
+    // Each list is closed to its CPU before the barrier, and read after it.
+    lists().for_each(|cpu| cpu.begin_revoking(machine));
+    machine.barrier();
+    // SAFETY: begun above for the same lists, and the barrier passed since.
+    lists().map(move |cpu| unsafe { cpu.finish_revoking(machine) })
 }
 
 /// Access to a CPU's lists; ends when dropped.
