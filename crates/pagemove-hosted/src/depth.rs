@@ -1,17 +1,18 @@
-//! Counts the masked locks that a thread holds.
+//! Counts how often a thread has masked interrupts, and disabled preemption.
 //!
-//! This machine has no interrupts. It counts where the engine masks them, and panics if a call that may wait is made
-//! meanwhile: a kernel could deadlock there.
+//! This machine has neither. It counts where the engine masks interrupts, and panics if a call that may wait is made
+//! meanwhile: a kernel could deadlock there. And it counts locks that spin, and panics if a thread sleeps with one.
 
 use std::cell::Cell;
 
-use pagemove::port::InterruptMask;
+use pagemove::port::{InterruptMask, Preemption};
 
 #[cfg(feature = "shuttle")]
 use shuttle::thread_local;
 
 thread_local! {
     static DEPTH: Cell<usize> = const { Cell::new(0) };
+    static DISABLED: Cell<usize> = const { Cell::new(0) };
 }
 
 /// An interrupt mask that only counts.
@@ -24,6 +25,23 @@ fn mask() -> usize {
 fn restore(before: usize) {
     let depth = DEPTH.with(|depth| depth.replace(before));
     assert_eq!(depth, before + 1, "interrupts were not restored in the reverse order of masking them");
+}
+
+/// A scheduler that only counts.
+pub(crate) const PREEMPTION: Preemption = Preemption { disable, enable };
+
+fn disable() {
+    DISABLED.with(|disabled| disabled.set(disabled.get() + 1));
+}
+
+fn enable() {
+    DISABLED
+        .with(|disabled| disabled.set(disabled.get().checked_sub(1).expect("preemption was enabled once too often")));
+}
+
+/// Panics if this thread has disabled preemption.
+pub(crate) fn assert_preemptible() {
+    assert_eq!(DISABLED.with(Cell::get), 0, "a thread is about to sleep that has disabled preemption");
 }
 
 /// Panics if this thread has masked interrupts.
@@ -51,6 +69,15 @@ mod tests {
         let outer = mask();
         mask();
         restore(outer);
+    }
+
+    #[test]
+    #[should_panic(expected = "has disabled preemption")]
+    fn sleeping_without_preemption_is_refused() {
+        disable();
+        disable();
+        enable();
+        assert_preemptible();
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use pagemove::{
-    port::{Contents, CpuClaim, FlushRange, InterruptMask, LentMemory, Machine, Ram, Space, SpaceId},
+    port::{Contents, CpuClaim, FlushRange, InterruptMask, LentMemory, Machine, Preemption, Ram, Space, SpaceId},
     sync::AtomicU32,
     units::Pfn,
 };
@@ -193,7 +193,12 @@ unsafe impl Machine for Hosted {
         }
     }
 
+    fn preemption(&self) -> Option<Preemption> {
+        cfg!(debug_assertions).then_some(depth::PREEMPTION)
+    }
+
     fn wait(&self, word: &AtomicU32, value: u32) {
+        depth::assert_preemptible();
         wait::wait(word, value);
     }
 

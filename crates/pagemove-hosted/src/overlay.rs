@@ -54,6 +54,11 @@ macro_rules! pass_on {
             self.$inner.interrupt_mask()
         }
     };
+    (@ preemption $inner:ident) => {
+        fn preemption(&self) -> Option<::pagemove::port::Preemption> {
+            self.$inner.preemption()
+        }
+    };
     (@ barrier $inner:ident) => {
         fn barrier(&self) {
             self.$inner.barrier();

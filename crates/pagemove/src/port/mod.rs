@@ -45,6 +45,8 @@ pub(crate) use lent::{Table, Zeroed};
 pub(crate) use masked::MaskedMutex;
 pub use ram::{Contents, Ram};
 
+pub use crate::sync::Preemption;
+
 use crate::{
     sync::{AtomicU32, assert_none_held},
     units::{Order, Pfn, VirtAddr},
@@ -105,6 +107,12 @@ pub unsafe trait Machine: Send + Sync + 'static {
     /// Gives the functions that mask interrupts on the caller's CPU; called once, at boot. `None`: no handler calls the
     /// engine.
     fn interrupt_mask(&self) -> Option<InterruptMask> {
+        None
+    }
+
+    /// Gives the functions with which a thread keeps its CPU while it holds a lock; called at boot. `None`: threads are never preempted,
+    /// or locks sleep (feature `std`). Otherwise a thread that is preempted with a lock makes others spin for it in vain.
+    fn preemption(&self) -> Option<Preemption> {
         None
     }
 

@@ -17,7 +17,7 @@ use crate::{
     frame::{Class, Frame, FrameTable, Kind, Pins, State},
     port::{CpuClaim, Machine, MaskedMutex, Ram},
     report::{Counters, Ring},
-    sync::AtomicU64,
+    sync::{AtomicU64, set_preemption},
     units::{FrameRange, Order, Pfn},
 };
 
@@ -101,6 +101,7 @@ impl Physical {
     pub fn boot(machine: Arc<dyn Machine>, config: &Config) -> Result<Self, BootError> {
         let taken = Taken::new(machine).ok_or(BootError::TakenOver)?;
         let (machine, ram) = (&taken.machine, taken.ram);
+        set_preemption(machine.preemption());
         check(config, ram.frames())?;
         let no_metadata = BootError::NoMetadata(ram.frames());
         let frames = FrameTable::new(machine.clone(), ram.frames()).ok_or(no_metadata)?;
