@@ -134,7 +134,7 @@ fn measure_tables() -> (f64, f64) {
     let range = process.space().mmap(&map).expect("room");
     let touched = || range.iter().step_by(512);
     touched().for_each(|address| process.store(address, address.get()).expect("a store"));
-    let tables = || touched().map(|address| process.space().table().leaf_table(address).expect("a table"));
+    let tables = || touched().map(|address| process.space().leaf_table(address).expect("a table"));
     let mut mover = Mover::new(&engine);
     let (mut moved, mut copied) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {

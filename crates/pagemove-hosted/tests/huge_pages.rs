@@ -335,14 +335,15 @@ fn the_split_of_an_entry_breaks_and_flushes_before_it_makes() {
     let (lab, hooked) = Hooked::lab(TlbKind::Soft, 4);
     let process = lab.process();
     let at = filled(&process, 512);
-    let (space, seen) = (process.space().clone(), Arc::new(Mutex::new(Vec::new())));
+    let (engine, root) = (lab.engine.clone(), process.space().table().root());
+    let seen = Arc::new(Mutex::new(Vec::new()));
     let noted = seen.clone();
     hooked.before_next_flush(move |ranges| {
         let ranges = ranges.iter().map(|range| (range.start, range.pages, range.order));
-        noted.lock().unwrap().extend(ranges.map(|range| (range, space.table().leaf_table(at.start()))));
+        noted.lock().unwrap().extend(ranges.map(|range| (range, raw::leaf_table(engine.physical(), root, at.start()))));
     });
     process.space().munmap(part(at, 9, 1)).unwrap();
     assert_eq!(*seen.lock().unwrap(), [((at.start(), 512, HUGE_ORDER), None)], "the first flush, without a table");
-    assert!(process.space().table().leaf_table(at.start()).is_some());
+    assert!(process.space().leaf_table(at.start()).is_some());
     assert_holds(&process, part(at, 0, 9), 0);
 }

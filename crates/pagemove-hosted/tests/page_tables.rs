@@ -211,15 +211,18 @@ impl Mappable for Watched {
     }
 }
 
-/// A move that doesn't wait leaves a table whose address space is locked, here by a fault.
+/// A move never waits for an address space, here for a fault: others' faults would wait with it, and the holder may want the frames
+/// that the move has set aside. It leaves the table.
 #[test]
-fn a_move_that_does_not_wait_leaves_a_locked_address_space() {
+fn a_move_leaves_a_locked_address_space_in_every_mode() {
     for tlb in BOTH {
         let lab: &'static Lab = keep(Lab::new(tlb, 2));
         let seen: &'static AtomicU64 = keep(AtomicU64::new(0));
         let deed = move || {
             for table in tables(lab) {
-                assert_eq!(lab.migrate(table, Mode::Async), Err(Reason::Locked));
+                for mode in MODES {
+                    assert_eq!(lab.migrate(table, mode), Err(Reason::Locked));
+                }
                 seen.fetch_add(1, Ordering::Relaxed);
             }
         };
@@ -232,6 +235,53 @@ fn a_move_that_does_not_wait_leaves_a_locked_address_space() {
             assert_eq!(lab.migrate(table, Mode::Async), Ok(()));
         }
     }
+}
+
+/// Tables of several processes that lie between each other: a batch is of one process, and has one flush.
+#[test]
+fn tables_of_one_process_share_a_flush_wherever_they_lie() {
+    let lab = &Lab::new(TlbKind::Soft, 8);
+    let processes = [lab.process(), lab.process()];
+    let source = Source::Anonymous { orders: Orders::BASE };
+    let map = Map { at: None, pages: 16 * 512, protection: RW, source };
+    let ranges: Vec<_> = processes.iter().map(|process| process.space().mmap(&map).unwrap()).collect();
+    for page in 0..16 {
+        for (process, range) in processes.iter().zip(&ranges) {
+            process.store(range.start().up(page * 512), 1).unwrap();
+        }
+    }
+    let flushes = || lab.physical().counters().get(Counter::TlbFlush);
+    let (all, before) = (tables(lab), flushes());
+    assert_eq!(lab.migrate_all(&all, Options::new(Mode::Sync)).moved, all.len() as u64);
+    // Each process has fewer than 32, and 16 move at once.
+    assert!(flushes() - before <= 4, "{} flushes for {} tables", flushes() - before, all.len());
+}
+
+/// Without a free frame the CPUs' lists are drained once, not for each table.
+#[test]
+fn tables_without_a_destination_interrupt_once() {
+    let (lab, hooked) = Hooked::lab(TlbKind::Soft, 4);
+    let processes: Vec<_> = (0..60).map(|_| lab.process()).collect();
+    for process in &processes {
+        fill(process, anonymous(process, 1));
+    }
+    let held = lab.take_all(Kind::Kernel);
+    let all = tables(&lab);
+    let barriers: &'static AtomicU64 = keep(AtomicU64::new(0));
+    fn count(hooked: &Arc<Hooked>, barriers: &'static AtomicU64) {
+        let again = hooked.clone();
+        hooked.at_next_barrier(move || {
+            barriers.fetch_add(1, Ordering::Relaxed);
+            count(&again, barriers);
+        });
+    }
+    count(&hooked, barriers);
+    let outcome = lab.migrate_all(&all, Options::new(Mode::Sync));
+    assert_eq!((outcome.moved, outcome.stayed.len()), (0, 240));
+    assert!(outcome.stayed.iter().all(|&(_, reason)| reason == Reason::NoDestination));
+    assert_eq!(barriers.load(Ordering::Relaxed), 1);
+    hooked.at_next_barrier(|| ());
+    drop(held);
 }
 
 /// Compaction empties a pageblock that only page tables hold.

@@ -7,8 +7,8 @@ use std::{mem::ManuallyDrop, sync::Arc};
 use pagemove::{
     folio::{FolioRef, FrozenFolio, LockedFolio},
     rmap::{device_mapped, device_unmapped},
-    sync::AtomicU64,
-    units::Pfn,
+    sync::{AtomicU64, Ordering},
+    units::{Pfn, VirtAddr},
     zone::Physical,
 };
 
@@ -17,6 +17,15 @@ pub fn words(physical: &Physical, pfn: Pfn) -> &[AtomicU64; 512] {
     // SAFETY: bound to the memory, which keeps the machine. Nobody has a frame as anything but atomics, so that a look at one that was
     // freed is no data race.
     unsafe { physical.ram().words(pfn) }
+}
+
+/// Walks to the lowest-level table of `address`, whoever has the locks.
+pub fn leaf_table(physical: &Physical, root: Pfn, address: VirtAddr) -> Option<Pfn> {
+    (1..4).rev().try_fold(root, |table, level| {
+        let entry = words(physical, table)[(address.vpn() >> (9 * level)) as usize % 512].load(Ordering::Acquire);
+        // Present, and not of 2 MiB.
+        (entry & 0x81 == 1).then(|| Pfn::new((entry >> 12) as u32))
+    })
 }
 
 /// Makes the handle of a folio that the caller has given up by `into_raw`. Of any other one it's a forgery, for tests that see the

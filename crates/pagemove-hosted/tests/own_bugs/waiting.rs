@@ -87,6 +87,25 @@ fn a_change_that_waits_for_a_2_mib_page_holds_no_lock() {
     }
 }
 
+/// A file is read without the address space's lock: the reader may use the process, and change its mappings.
+#[test]
+fn a_file_is_read_without_a_lock() {
+    for tlb in BOTH {
+        let lab: &'static Lab = keep(Lab::new(tlb, 4));
+        let process: &'static Process = keep(lab.process());
+        let read = |_: u32, words: &[pagemove::sync::AtomicU64; 512]| {
+            let at = anonymous(process, 2);
+            fill(process, at);
+            words[0].store(process.load(at.start().up(1)).unwrap() + 5, Ordering::Relaxed);
+            process.space().munmap(at).unwrap();
+        };
+        let file = PageCache::with_store(&lab.engine, "file", 2, Some(Box::new(read)));
+        for at in [shared(process, file.clone(), 2, Protection::READ), private(process, file, 2)] {
+            assert_eq!(process.load(at.start()).unwrap(), 7);
+        }
+    }
+}
+
 /// A file whose end may sleep, as a driver's does that unregisters.
 struct Last {
     inner: Arc<PageCache>,

@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl<'e> Mover<'e> {
-    /// Claims a folio: reference, lock, destination. `Err(None)`: it was freed meanwhile.
+    /// Claims a folio: reference, lock, destination. `Err(None)`: it was freed meanwhile, or is a page table, which moves later.
     pub(super) fn claim(
         &mut self,
         pfn: Pfn,

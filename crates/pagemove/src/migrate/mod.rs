@@ -11,7 +11,7 @@
 //! | rebind: mappings to the destination | `transfer`, [`crate::rmap::ReverseMap::rebind`] | can't fail |
 //! | release: putback, wake, free the source | `release` | can't fail |
 //!
-//! Page tables have no references, and move by a path of their own (`tables`, [`crate::paging::TableHolder`]).
+//! Page tables have no references, and move by a path of their own (`tables`).
 //!
 //! A batch takes folio locks without waiting, so that two batches can't wait for each other. A folio found locked is
 //! tried again alone, if the mode may wait.
@@ -117,8 +117,8 @@ impl Options {
 /// The result of a move.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outcome {
-    /// Base pages moved.
+    /// Base pages moved, and page tables.
     pub moved: u64,
-    /// The folios that stayed, each with the reason.
+    /// The folios and page tables that stayed, each with the reason.
     pub stayed: Vec<(Pfn, Reason)>,
 }

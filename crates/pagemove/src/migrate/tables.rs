@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Destination, Mode, Mover, Options, Outcome, Policy, claim::take_destination};
+use super::{Destination, Mover, Options, Outcome, Policy, claim::take_destination};
 use crate::{
     folio::{FrozenFolio, Migration},
     frame::{Class, Kind, Marks, State},
@@ -10,7 +10,7 @@ use crate::{
     units::{Order, Pfn},
 };
 
-/// Tables of one process that move at once; its faults wait meanwhile, about a microsecond for each.
+/// Tables of one process that move at once; its faults wait meanwhile, for less than a microsecond each, and a flush.
 const MOST: usize = 16;
 
 const SPACE_TABLE: State = State::new(Kind::PageTable, Class::SpaceTable, Order::ZERO).with(Marks::SPACE_TABLE);
@@ -25,24 +25,27 @@ impl<'e> Mover<'e> {
         outcome: &mut Outcome,
     ) {
         let mut left = core::mem::take(&mut self.tables);
-        left.sort_unstable();
-        left.dedup();
+        let physical = self.physical();
+        let holder_of = |table: Pfn| physical.frame(table).key().rmap;
         if options.policy != Policy::Any {
             outcome.stayed.extend(left.drain(..).map(|table| (table, Reason::Unmovable)));
         }
+        self.exhausted.clear();
         for attempt in 0..options.tries() {
             if left.is_empty() {
                 break;
             }
             if attempt > 0 {
-                self.physical().machine().pause();
+                physical.machine().pause();
             }
             let is_last = attempt + 1 == options.tries();
-            let wait = options.mode > Mode::Async && attempt > 1;
             let mut again = Vec::new();
-            for batch in left.chunk_by(|&one, &next| self.holder_of(one) == self.holder_of(next)) {
+            // By address space, for batches; a table may be listed twice.
+            left.sort_by_cached_key(|&table| (holder_of(table), table));
+            left.dedup();
+            for batch in left.chunk_by(|&one, &next| holder_of(one) == holder_of(next)) {
                 for batch in batch.chunks(MOST) {
-                    for (table, reason) in self.move_some(batch, destination, wait, outcome) {
+                    for (table, reason) in self.move_some(batch, destination, outcome) {
                         match reason.is_transient() && !is_last {
                             true => again.push(table),
                             false => outcome.stayed.push((table, reason)),
@@ -56,20 +59,15 @@ impl<'e> Mover<'e> {
         self.tables = left;
     }
 
-    fn holder_of(&self, table: Pfn) -> u32 {
-        self.physical().frame(table).key().rmap
-    }
-
     /// Moves up to [`MOST`] tables of one address space; gives those that stay, with reasons.
     fn move_some(
-        &self,
+        &mut self,
         batch: &[Pfn],
         destination: &mut dyn Destination<'e>,
-        wait: bool,
         outcome: &mut Outcome,
     ) -> Vec<(Pfn, Reason)> {
         let physical = self.physical();
-        let Some(holder) = self.engine.table_holders().get(self.holder_of(batch[0])) else {
+        let Some(holder) = self.engine.table_holders().get(physical.frame(batch[0]).key().rmap) else {
             // The process has ended, and its tables are being freed.
             return self.all_stay(batch, Reason::Raced);
         };
@@ -77,7 +75,10 @@ impl<'e> Mover<'e> {
         let mut stayed = Vec::new();
         for &src in batch {
             let key = physical.frame(src).key();
-            match take_destination(physical, destination, Order::ZERO, None) {
+            // Asked once, since looking for the last free frames interrupts all CPUs.
+            let is_exhausted = self.exhausted.contains(&(Order::ZERO, None));
+            let dst = if is_exhausted { None } else { take_destination(physical, destination, Order::ZERO, None) };
+            match dst {
                 Some(dst) => {
                     let frame = physical.frame(dst);
                     physical.count(dst, Order::ZERO, frame.state().class(), Class::SpaceTable);
@@ -85,10 +86,13 @@ impl<'e> Mover<'e> {
                     frame.set_state(SPACE_TABLE);
                     tables.push(Migration::new(src, dst, key, Order::ZERO));
                 }
-                None => stayed.push((src, Reason::NoDestination)),
+                None => {
+                    self.exhausted.push((Order::ZERO, None));
+                    stayed.push((src, Reason::NoDestination));
+                }
             }
         }
-        holder.move_tables(&mut tables, wait);
+        holder.move_tables(&mut tables);
         for table in &tables {
             match table.stay {
                 None => physical.free_frozen(table.src),

@@ -185,7 +185,7 @@ fn move_table(tree: &PageTable, src: Pfn, index: u32) {
     let other = Entry::present(PAGE.up(100), other).bits();
     tree.physical().ram_words(dst).iter().take(4).for_each(|word| word.store(other, Ordering::Relaxed));
     let mut moves = [Migration::new(src, dst, Key { rmap: 0, index }, Order::ZERO)];
-    tree.move_tables(&mut moves, true);
+    tree.move_tables(&mut moves);
     assert!(!moves[0].stays(), "nobody else moves it");
     tree.physical().ram_words(src).iter().take(4).for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
 }

@@ -16,7 +16,7 @@ pub use cpu::{Found, Translation, Walk, walk_table};
 pub(crate) use cursor::Cursor;
 pub use debt::FlushDebt;
 pub use entry::{Entry, Flags};
-pub use moving::TableHolder;
+pub(crate) use moving::TableHolder;
 pub use root::Root;
 pub use slot::Slot;
 pub use table::PageTable;

@@ -26,20 +26,20 @@ use crate::{
 };
 
 /// An address space, as movers of page tables see it.
-pub trait TableHolder: Send + Sync {
+pub(crate) trait TableHolder: Send + Sync {
     /// Moves tables of its tree, each to its destination, which has the table's kind and key already. Those that stay get
-    /// a reason. Without `wait` it never waits for a lock that a sleeper can hold. The caller holds no locks.
-    fn move_tables(&self, tables: &mut [Migration], wait: bool);
+    /// a reason; all do, with [`Reason::Locked`], if its locks can't be had at once.
+    fn move_tables(&self, tables: &mut [Migration]);
 }
 
 impl PageTable {
     /// Moves tables of this tree; the caller holds the address space exclusively. Can't fail for a table once its entry is
     /// blocked. Changes the order of `tables`.
-    pub(crate) fn move_tables(&self, tables: &mut [Migration], wait: bool) {
+    pub(crate) fn move_tables(&self, tables: &mut [Migration]) {
         let mut debt = FlushDebt::new(self.physical());
         debt.reserve(tables.len());
-        let walks = if wait { Some(self.walks.write()) } else { self.walks.try_write() };
-        let Some(_alone) = walks else {
+        // Nor is this one waited for, behind a walk for a long batch.
+        let Some(_alone) = self.walks.try_write() else {
             tables.iter_mut().for_each(|table| table.stay(Reason::Locked));
             return;
         };
@@ -71,7 +71,8 @@ impl PageTable {
             return;
         }
         let blocked = self.entry_for(place).is_some_and(|word| {
-            let is_ours = |entry: Entry| is_table(entry) && entry.pfn() == table.src;
+            // The key was read before the locks were taken, and may be another space's by now.
+            let is_ours = |entry: Entry| table.key.rmap == self.holder && is_table(entry) && entry.pfn() == table.src;
             // Again if a CPU sets the accessed mark meanwhile. Relaxed: nobody reads the entry before it's rebound, and
             // the flush orders it before the copy.
             let block = |bits| Some(Entry::from_bits(bits)).filter(|&e| is_ours(e)).map(|entry| entry.blocked().bits());

@@ -31,7 +31,7 @@ use crate::{
 pub struct PageTable {
     root: Arc<Root>,
     /// Number of its address space, for moves of its tables; 0: they stay.
-    holder: u32,
+    pub(super) holder: u32,
     /// Held shared by walks without the address space's lock, and exclusively while tables move.
     pub(super) walks: RwLock<()>,
 }
@@ -43,7 +43,7 @@ pub(super) enum Reached<'a> {
 }
 
 impl PageTable {
-    /// Makes an empty table, whose tables are moved by address space number `holder` ([`TableHolder`](super::TableHolder)).
+    /// Makes an empty table, whose tables are moved by address space number `holder` (`TableHolder`).
     pub(crate) fn new(root: Arc<Root>, holder: u32) -> Self {
         let table = Self { root, holder, walks: RwLock::new(()) };
         table.make_movable(table.root(), Place::ROOT);
@@ -71,7 +71,8 @@ impl PageTable {
         &self.root
     }
 
-    /// The frame of the top-level table (the value of CR3).
+    /// The frame of the top-level table (the value of CR3). A CPU that loads it does so in one step with the reading, as
+    /// [`Machine::move_root`](crate::port::Machine::move_root) says.
     pub fn root(&self) -> Pfn {
         self.root.pfn()
     }
@@ -101,8 +102,8 @@ impl PageTable {
         Some(Reached::Table(table))
     }
 
-    /// Gives the frame of the lowest-level table of `address`, if the tables reach one: what a CPU keeps of the upper levels.
-    pub fn leaf_table(&self, address: VirtAddr) -> Option<Pfn> {
+    /// Gives the frame of the lowest-level table of `address`, if the tables reach one.
+    pub(crate) fn leaf_table(&self, address: VirtAddr) -> Option<Pfn> {
         match self.walk(address)? {
             Reached::Table(table) => Some(table),
             Reached::Huge(_) => None,

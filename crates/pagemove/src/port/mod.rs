@@ -82,7 +82,8 @@ pub unsafe trait Machine: Send + Sync + 'static {
     /// Moves the root of `space` to frame `to`, a copy of its lower half with the upper half empty. A kernel fills in the entries
     /// of its own half there, then calls `publish`, after which [`PageTable::root`](crate::paging::PageTable::root) gives
     /// `to`, and then makes every CPU that has the old root loaded load the new one, which drops all that the CPU keeps of
-    /// the upper levels. When this returns no CPU uses the old root. Called with the locks of a move of page tables held;
+    /// the upper levels. When this returns no CPU uses the old root, nor loads it later: a CPU that reads the root and loads it does both
+    /// while this waits for it, or reads it again afterwards. Called with the locks of a move of page tables held;
     /// CPUs that wait for these must answer.
     fn move_root(&self, space: Space, to: Pfn, publish: &mut dyn FnMut());
 

@@ -236,9 +236,13 @@ fn for_each_slot(tree: &Tree, folios: &[Migration], mut see: impl FnMut(&Migrati
     };
     if tree.len() <= MAX_SCANNED_MAPPINGS {
         for (range, mapping) in tree.unsorted_iter() {
+            let mut inside = folios.iter().filter(|folio| !common(&range, &pages_of(folio)).is_empty()).peekable();
+            if inside.peek().is_none() {
+                continue;
+            }
             let _kept = mapping.table.keep_tables();
             let mut cursor = Cursor::new(&mapping.table);
-            for folio in folios.iter().filter(|folio| !common(&range, &pages_of(folio)).is_empty()) {
+            for folio in inside {
                 visit(folio, &range, mapping, &mut cursor);
             }
         }

@@ -1,4 +1,4 @@
-//! Numbers for reverse maps and owners, so that a frame can name each in 32 bits. A number is not reused while
+//! Numbers for reverse maps, owners and address spaces, so that a frame can name each in 32 bits. A number is not reused while
 //! registered.
 
 use alloc::{

@@ -174,6 +174,13 @@ impl AddressSpace {
         entry.is_present().then(|| slot.page_of(entry, address))
     }
 
+    /// Gives the frame of the lowest-level page table of `address`, if there is one; it may move at any time.
+    pub fn leaf_table(&self, address: VirtAddr) -> Option<Pfn> {
+        self.might_wait();
+        let _vmas = self.vmas.read();
+        self.table.leaf_table(address)
+    }
+
     /// Calls `see` with the address and entry of each non-empty leaf.
     pub fn for_each_entry(&self, mut see: impl FnMut(VirtAddr, Entry)) {
         self.might_wait();

@@ -44,11 +44,12 @@ impl LockedVmas {
 }
 
 impl TableHolder for LockedVmas {
-    fn move_tables(&self, tables: &mut [Migration], wait: bool) {
-        let vmas = if wait { Some(self.vmas.write()) } else { self.vmas.try_write() };
-        match vmas {
+    fn move_tables(&self, tables: &mut [Migration]) {
+        // Not waited for in any mode: a waiting writer would keep all faults of the process waiting, for as long as the holder has
+        // the lock, and the mover holds destinations.
+        match self.vmas.try_write() {
             // Faults wait for this lock, so nobody takes a blocked entry for a missing table.
-            Some(_exclusive) => self.table.move_tables(tables, wait),
+            Some(_exclusive) => self.table.move_tables(tables),
             None => tables.iter_mut().for_each(|table| table.stay(Reason::Locked)),
         }
     }
