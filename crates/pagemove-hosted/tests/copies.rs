@@ -11,7 +11,7 @@ use pagemove::{
     frame::Kind,
     migrate::{Mode, Options},
     paging::Flags,
-    space::{FaultError, PageCache, Protection},
+    space::{FaultError, Map, Orders, PageCache, Protection, Source},
     units::{Pfn, VirtAddr, VirtRange},
 };
 use pagemove_drivers::CharDevice;
@@ -111,6 +111,25 @@ fn a_write_copies_and_marks() {
             assert_holds(&parent, at, 0);
         }
         lab.validate();
+    });
+}
+
+/// The marks are set in entries that allow the access already, so that nobody faults.
+#[test]
+fn copies_mark_entries_as_a_cpu_does() {
+    on_both(4, |lab| {
+        let process = lab.process();
+        let source = Source::Anonymous { orders: Orders::only(order(4)) };
+        let at = process.space().mmap(&Map { at: None, pages: 16, protection: RW, source }).unwrap();
+        // One fault maps all pages.
+        process.load(at.start()).unwrap();
+        let page = at.start().up(3);
+        let marks = || process.space().entry(page).flags() & (Flags::ACCESSED | Flags::DIRTY);
+        assert!(process.space().entry(page).has(Flags::PRESENT | Flags::WRITE) && marks().is_empty());
+        process.space().read(page, &mut [0; 5]).unwrap();
+        assert_eq!(marks(), Flags::ACCESSED);
+        process.space().write(page, &[1; 5]).unwrap();
+        assert_eq!(marks(), Flags::ACCESSED | Flags::DIRTY);
     });
 }
 
