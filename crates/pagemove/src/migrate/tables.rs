@@ -87,7 +87,9 @@ impl<'e> Mover<'e> {
                     tables.push(Migration::new(src, dst, key, Order::ZERO));
                 }
                 None => {
-                    self.exhausted.push((Order::ZERO, None));
+                    if !is_exhausted {
+                        self.exhausted.push((Order::ZERO, None));
+                    }
                     stayed.push((src, Reason::NoDestination));
                 }
             }
