@@ -13,13 +13,11 @@ use std::sync::{
 use common::*;
 use pagemove::{
     compact::{Goal, Observation, compact},
-    folio::LockedFolio,
     frame::{Class, Kind},
     migrate::{Mode, Options, Policy},
     paging::Flags,
     report::{Counter, Reason},
-    rmap::RangeMap,
-    space::{FileError, Map, Mappable, Orders, PageCache, Protection, Source},
+    space::{Map, Orders, PageCache, Protection, Source},
     units::{FrameRange, HUGE_ORDER, Pfn, VirtRange},
 };
 use pagemove_hosted::{Process, TlbKind, enter_cpu};
@@ -189,28 +187,6 @@ fn policies_and_the_tables_of_devices() {
     });
 }
 
-/// A file whose `fault` does something first, with the address space locked.
-struct Watched {
-    inner: Arc<PageCache>,
-    deed: Box<dyn Fn() + Send + Sync>,
-}
-
-impl Mappable for Watched {
-    fn name(&self) -> &str {
-        "watched"
-    }
-    fn reverse_map(&self) -> &Arc<RangeMap> {
-        self.inner.reverse_map()
-    }
-    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
-        (self.deed)();
-        self.inner.fault(index)
-    }
-    fn bring(&self, index: u32) -> Result<(), FileError> {
-        self.inner.bring(index)
-    }
-}
-
 /// A move never waits for an address space, here for a fault: others' faults would wait with it, and the holder may want the frames
 /// that the move has set aside. It leaves the table.
 #[test]
@@ -226,9 +202,9 @@ fn a_move_leaves_a_locked_address_space_in_every_mode() {
                 seen.fetch_add(1, Ordering::Relaxed);
             }
         };
-        let file = Watched { inner: PageCache::new(&lab.engine, "file", 4), deed: Box::new(deed) };
+        let file = Watched::new(PageCache::new(&lab.engine, "file", 4), deed, || ());
         let process = lab.process();
-        let at = shared(&process, Arc::new(file), 4, Protection::READ);
+        let at = shared(&process, file, 4, Protection::READ);
         process.load(at.start()).unwrap();
         assert!(seen.load(Ordering::Relaxed) > 0, "nothing was tried");
         for table in tables(lab) {

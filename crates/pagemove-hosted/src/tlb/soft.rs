@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "a walk reads tables by their frames, as a CPU's does")]
 
 use pagemove::{
-    paging::{Found, PageTable, Translation, Walk, walk_table},
+    paging::{Found, PageTable, Translation, Walk, table_number, walk_table},
     port::{FlushRange, Ram, SpaceId},
     space::{Access, AddressSpace, FaultError},
     sync::Mutex,
@@ -13,9 +13,6 @@ use rustc_hash::FxHashMap;
 
 /// A flush of more pages flushes the whole address space, as Linux does on x86 (`tlb_single_page_flush_ceiling`).
 const CEILING: u64 = 33;
-
-/// Bits of a page number that an entry of each level resolves.
-const BITS: u32 = HUGE_ORDER.get() as u32;
 
 #[derive(Default)]
 struct Cpu {
@@ -128,7 +125,7 @@ impl Pages {
     /// 5.10.4.1), and so an access ends, whatever a stale table says.
     fn forget_tables(&mut self, first: VirtAddr, last: VirtAddr) {
         for (level, tables) in (0..).zip(&mut self.tables) {
-            let (first, last) = (number(first, level), number(last, level));
+            let (first, last) = (table_number(first, level), table_number(last, level));
             if last - first < tables.len() as u64 {
                 (first..=last).for_each(|number| {
                     tables.remove(&number);
@@ -142,8 +139,9 @@ impl Pages {
     /// Walks from the lowest table that is kept for the address.
     fn walk(&mut self, ram: Ram, space: &AddressSpace, address: VirtAddr, walk: Walk) -> Option<Translation> {
         let root = *self.root.get_or_insert_with(|| space.table().root());
-        let kept =
-            (0..).zip(&self.tables).find_map(|(level, tables)| Some((level, *tables.get(&number(address, level))?)));
+        let kept = (0..)
+            .zip(&self.tables)
+            .find_map(|(level, tables)| Some((level, *tables.get(&table_number(address, level))?)));
         let (mut level, mut table) = kept.unwrap_or((PageTable::TOP, root));
         loop {
             // SAFETY: the machine keeps its RAM during an access; a flush waits for the CPU's lock, which our caller
@@ -156,7 +154,7 @@ impl Pages {
                 Some(Found::Page(page)) => return Some(page),
                 Some(Found::Table(lower)) => {
                     (level, table) = (level - 1, lower);
-                    self.tables[level as usize].insert(number(address, level), lower);
+                    self.tables[level as usize].insert(table_number(address, level), lower);
                 }
             }
         }
@@ -171,9 +169,4 @@ impl Pages {
         }
         found
     }
-}
-
-/// The number of the range that a table of `level` serves, among those of its level.
-fn number(address: VirtAddr, level: u32) -> u64 {
-    address.vpn() >> (BITS * (level + 1))
 }

@@ -8,6 +8,7 @@ mod nodes;
 pub mod raw;
 mod scripted;
 mod snapshot;
+mod watched;
 
 pub use accelerator::{Accelerator, DeviceEntry};
 pub use child::{case, run_case};
@@ -15,6 +16,7 @@ pub use hooked::Hooked;
 pub use nodes::Nodes;
 pub use scripted::{Call, Device, Scripted, Stage};
 pub use snapshot::Snapshot;
+pub use watched::Watched;
 
 use std::{
     collections::HashMap,

@@ -11,10 +11,8 @@ use std::{
 
 use crate::common::*;
 use pagemove::{
-    folio::LockedFolio,
     migrate::Mode,
-    rmap::RangeMap,
-    space::{FileError, Mappable, PageCache, Protection},
+    space::{PageCache, Protection},
     units::VirtRange,
 };
 use pagemove_hosted::Process;
@@ -106,33 +104,6 @@ fn a_file_is_read_without_a_lock() {
     }
 }
 
-/// A file whose end may sleep, as a driver's does that unregisters.
-struct Last {
-    inner: Arc<PageCache>,
-    end: Box<dyn Fn() + Send + Sync>,
-}
-
-impl Mappable for Last {
-    fn name(&self) -> &str {
-        "last"
-    }
-    fn reverse_map(&self) -> &Arc<RangeMap> {
-        self.inner.reverse_map()
-    }
-    fn fault(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
-        self.inner.fault(index)
-    }
-    fn bring(&self, index: u32) -> Result<(), FileError> {
-        self.inner.bring(index)
-    }
-}
-
-impl Drop for Last {
-    fn drop(&mut self) {
-        (self.end)();
-    }
-}
-
 /// The last user of a file goes with its mapping: it's dropped without the address space's lock.
 #[test]
 fn a_file_ends_without_a_lock() {
@@ -151,10 +122,29 @@ fn a_file_ends_without_a_lock() {
             assert_eq!(lab.migrate(root, Mode::Async), Ok(()));
             ends.fetch_add(1, Ordering::Relaxed);
         };
-        let file = Last { inner: PageCache::new(&lab.engine, "file", 4), end: Box::new(end) };
-        let at = shared(&process, Arc::new(file), 4, RW);
+        // As a driver's does that unregisters.
+        let file = Watched::new(PageCache::new(&lab.engine, "file", 4), || (), end);
+        let at = shared(&process, file, 4, RW);
         fill(&process, at);
         deed(&process, at);
         assert_eq!(ends.load(Ordering::Relaxed), 1);
     }
+}
+
+/// The check that nobody sleeps with a lock can fail. (Without debug assertions the thread would sleep.)
+#[cfg(debug_assertions)]
+#[test]
+fn sleeping_with_a_lock_is_refused() {
+    let lab = Lab::new(BOTH[0], 2);
+    let file = PageCache::new(&lab.engine, "file", 4);
+    let held = file.index().lock_or_insert(1).unwrap();
+    let lock = pagemove::sync::Mutex::new(());
+    let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _lock = lock.lock();
+        file.index().lock_page(1).map(drop)
+    }));
+    let told = told.expect_err("a thread slept with a lock");
+    assert!(told.downcast_ref::<String>().unwrap().contains("a thread is about to sleep that"));
+    drop(held);
+    assert!(file.index().lock_page(1).is_some());
 }

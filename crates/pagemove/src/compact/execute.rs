@@ -133,17 +133,17 @@ fn make_free_block(engine: &Engine, request: &Request, options: Options) -> bool
         return split_partly_mapped(engine);
     }
     physical.counters().add(Counter::CompactStall, 1);
-    let zones: Vec<FrameRange> = physical.zones().collect();
-    let allowed = |&(number, range): &(usize, &FrameRange)| {
+    let is_allowed = |&(number, range): &(usize, FrameRange)| {
         request.allows_zone(number, physical.node_of_zone(number).unwrap_or(0), range.start)
     };
-    let mut zones_allowed = zones.iter().enumerate().rev().filter(allowed).map(|(_, &range)| range);
+    let mut zones: Vec<FrameRange> = physical.zones().enumerate().filter(is_allowed).map(|(_, range)| range).collect();
+    // As allocations try them.
+    zones.reverse();
     if request.order() > physical.blocks().order() {
-        return zones_allowed.any(|range| make_free_run(engine, range, request.order(), options));
+        return zones.into_iter().any(|range| make_free_run(engine, range, request.order(), options));
     }
-    let zones_allowed: Vec<FrameRange> = zones_allowed.collect();
     for blocks in [1, 8, u32::MAX] {
-        for &range in &zones_allowed {
+        for &range in &zones {
             let plan = Plan::new(&Observation::of(physical, range, options.policy), Goal::Blocks(blocks));
             if Compaction::new(engine, &plan, options).any(|outcome| outcome.free) {
                 return true;

@@ -73,16 +73,19 @@ impl Plan {
             plan.empty.push(Emptied { block: seen.block, pages: seen.tally.movable });
         }
         // Room may have been counted for a block that is then not emptied: fill only what is needed.
-        let mut needed = plan.moves;
-        for seen in hostages.into_iter().chain(clean[filled.max(plan.empty.len())..].iter().rev().copied()) {
-            if needed == 0 {
+        plan.choose_to_fill(hostages.into_iter().chain(clean[filled.max(plan.empty.len())..].iter().rev().copied()));
+        plan
+    }
+
+    /// Fills the first of `blocks` that have room for all moves.
+    fn choose_to_fill<'o>(&mut self, blocks: impl Iterator<Item = &'o Observed>) {
+        for seen in blocks {
+            if self.free_frames >= self.moves {
                 break;
             }
-            needed = needed.saturating_sub(u64::from(seen.tally.free));
-            plan.free_frames += u64::from(seen.tally.free);
-            plan.fill.push(seen.block);
+            self.free_frames += u64::from(seen.tally.free);
+            self.fill.push(seen.block);
         }
-        plan
     }
 
     /// Makes plans to empty an aligned run of `blocks` blocks each, for a folio that is larger than a block: cheapest first.
@@ -110,13 +113,7 @@ impl Plan {
             let mut fill: Vec<&Observed> = observation.blocks.iter().filter(rest).collect();
             // Blocks that can't become free first, then those that cost most to empty.
             fill.sort_unstable_by_key(|seen| (seen.tally.fixed == 0, seen.tally.free, seen.block));
-            for seen in fill {
-                if plan.free_frames >= plan.moves {
-                    break;
-                }
-                plan.free_frames += u64::from(seen.tally.free);
-                plan.fill.push(seen.block);
-            }
+            plan.choose_to_fill(fill.into_iter());
             Some(plan).filter(|plan| plan.free_frames >= plan.moves)
         };
         let mut plans: Vec<Self> = runs.into_iter().filter_map(plan_of).collect();

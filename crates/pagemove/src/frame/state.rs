@@ -229,7 +229,7 @@ impl State {
 
     /// Tells whether the frame is a page table of an address space.
     pub const fn is_space_table(self) -> bool {
-        self.0 & 0xf == Kind::PageTable as u32 && self.marks().contains(Marks::SPACE_TABLE)
+        matches!(self.kind(), Kind::PageTable) && self.marks().contains(Marks::SPACE_TABLE)
     }
 
     pub(crate) const fn with_class(self, class: Class) -> Self {

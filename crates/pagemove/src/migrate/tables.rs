@@ -80,6 +80,7 @@ impl<'e> Mover<'e> {
             let dst = if is_exhausted { None } else { take_destination(physical, destination, Order::ZERO, None) };
             match dst {
                 Some(dst) => {
+                    // Not by the source's state, which may be another one's by now.
                     let frame = physical.frame(dst);
                     physical.count(dst, Order::ZERO, frame.state().class(), Class::SpaceTable);
                     frame.set_owner(0, key);

@@ -17,6 +17,7 @@ pub(crate) use cursor::Cursor;
 pub use debt::FlushDebt;
 pub use entry::{Entry, Flags};
 pub(crate) use moving::TableHolder;
+pub use place::table_number;
 pub use root::Root;
 pub use slot::Slot;
 pub use table::PageTable;

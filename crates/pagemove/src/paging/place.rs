@@ -26,7 +26,7 @@ impl Place {
 
     /// Gives the place of the table of `level` that serves `address`.
     pub(super) fn new(address: VirtAddr, level: u32) -> Self {
-        Self::numbered(address.vpn() >> (BITS * (level + 1)), level)
+        Self::numbered(table_number(address, level), level)
     }
 
     fn numbered(number: u64, level: u32) -> Self {
@@ -36,7 +36,7 @@ impl Place {
 
     /// Gives the key of the table there, in the tree of address space number `holder`.
     pub(super) fn key(self, holder: u32) -> Key {
-        let number = self.start.vpn() >> (BITS * (self.level + 1));
+        let number = table_number(self.start, self.level);
         Key { rmap: holder, index: self.level << LEVEL_SHIFT | number as u32 }
     }
 
@@ -45,6 +45,11 @@ impl Place {
         let level = (key.index >> LEVEL_SHIFT).min(LEVELS - 1);
         Self::numbered(u64::from(key.index & ((1 << LEVEL_SHIFT) - 1)), level)
     }
+}
+
+/// Gives the number of the table of `level` that serves `address`, among all that its level may have.
+pub fn table_number(address: VirtAddr, level: u32) -> u64 {
+    address.vpn() >> (BITS * (level + 1))
 }
 
 /// The number of the entry for `address` in a table of `level`.

@@ -1,5 +1,5 @@
-//! Numbers for reverse maps, owners and address spaces, so that a frame can name each in 32 bits. A number is not reused while
-//! registered.
+//! Numbers for reverse maps, owners and address spaces, so that a frame can name each in 32 bits. A number is not reused
+//! while registered.
 
 use alloc::{
     collections::{BTreeMap, btree_map::Entry},

@@ -1,5 +1,7 @@
 //! Accesses of the kernel to a process's memory, with faults handled (Linux: `copy_from_user`, `copy_to_user`; GUP).
 
+use core::ops::Range;
+
 use super::{Access, AddressSpace, FaultError, Protection, Vma, find};
 use crate::{
     folio::FolioRef,
@@ -30,40 +32,42 @@ impl Mapped<'_> {
     /// Marks the entry as a CPU does; `None` if it has changed, or has lost `rights`.
     fn mark(&self, rights: Flags, marks: Flags) -> Option<()> {
         let same = |now: Entry| now.has(rights) && now.pfn() == self.entry.pfn();
-        let is_marked = self.entry.has(marks);
-        if is_marked { Some(()) } else { self.slot.update(|now| same(now).then(|| now.with(marks))).map(drop) }
+        if self.entry.has(marks) {
+            return Some(());
+        }
+        self.slot.update(|now| same(now).then(|| now.with(marks))).map(drop)
     }
 }
 
 impl AddressSpace {
     /// Reads memory from `address` on, as loads of the process: faults pages in, and marks entries accessed. Sleeps.
     pub fn read(&self, address: VirtAddr, out: &mut [u8]) -> Result<(), CopyError> {
-        self.for_each_piece(address, out.len(), Access::Read, |page, offset, done, bytes| {
+        self.for_each_piece(address, out.len(), Access::Read, |page, offset, bytes| {
             page.mark(Flags::PRESENT, Flags::ACCESSED)?;
-            page.folio.read(offset, &mut out[done..done + bytes]);
+            page.folio.read(offset, &mut out[bytes]);
             Some(())
         })
     }
 
     /// Writes memory from `address` on, as stores of the process: copies shared pages first, and marks entries dirty. Sleeps.
     pub fn write(&self, address: VirtAddr, data: &[u8]) -> Result<(), CopyError> {
-        self.for_each_piece(address, data.len(), Access::Write, |page, offset, done, bytes| {
+        self.for_each_piece(address, data.len(), Access::Write, |page, offset, bytes| {
             // The mark first, as a CPU does: who takes the entry out afterwards knows of the store, and our reference shows
             // that it may not be over.
             page.mark(Flags::PRESENT | Flags::WRITE, Flags::ACCESSED | Flags::DIRTY)?;
-            page.folio.write(offset, &data[done..done + bytes]);
+            page.folio.write(offset, &data[bytes]);
             Some(())
         })
     }
 
-    /// Calls `copy` with each page of a range of bytes, the offset in its folio, the number of bytes before, and of those in the
-    /// page. If it gives `None`, the page is looked up again.
+    /// Calls `copy` with each page of a range of bytes, the offset in its folio, and the numbers of the bytes that are in it. If it
+    /// gives `None`, the page is looked up again.
     fn for_each_piece(
         &self,
         address: VirtAddr,
         bytes: usize,
         access: Access,
-        mut copy: impl FnMut(&Mapped<'_>, usize, usize, usize) -> Option<()>,
+        mut copy: impl FnMut(&Mapped<'_>, usize, Range<usize>) -> Option<()>,
     ) -> Result<(), CopyError> {
         self.might_wait();
         let mut done = 0;
@@ -74,7 +78,7 @@ impl AddressSpace {
             let piece = (bytes - done).min(PAGE_SIZE - within);
             let result = self.with_mapped(at, access == Access::Write, |page| {
                 let frame = page.pfn.get() - page.folio.pfn().get();
-                copy(page, ((frame as usize) << PAGE_SHIFT) + within, done, piece)
+                copy(page, ((frame as usize) << PAGE_SHIFT) + within, done..done + piece)
             });
             match result {
                 Ok(()) => done += piece,

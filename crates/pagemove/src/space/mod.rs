@@ -3,8 +3,8 @@
 //! # Protocol
 //! Faults and pins hold an address space's lock shared; changes of mappings hold it exclusively. It is the outermost
 //! lock: a frame's, a reverse map's and an index's lock nest inside. A fault releases it before it waits for a moving
-//! page. Moves of page tables hold it exclusively too (`tables`). Flushes are paid before the lock is released, so that addresses can't be reused while stale translations
-//! exist.
+//! page. Moves of page tables hold it exclusively too (`tables`). Flushes are paid before the lock is released, so that
+//! addresses can't be reused while stale translations exist.
 
 mod access;
 mod change;

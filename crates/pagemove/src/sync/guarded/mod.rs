@@ -13,7 +13,11 @@ mod below {
     };
 }
 
-use super::held::Held;
+mod held;
+
+pub(crate) use held::{assert_none_held, set_preemption};
+
+use held::Held;
 
 macro_rules! guard {
     ($name:ident, $below:ident $(, $mutable:ident)?) => {
