@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo::cargo, checkers, layers, linux, no_std, package, prose};
+use crate::{cargo::cargo, checkers, formats, layers, linux, no_std, package, prose};
 
 /// One step: its name in the table, and what it does.
 struct Step {
@@ -57,6 +57,7 @@ const STEPS: &[Step] = &[
     Step { name: "package", action: Check("package", package::run) },
     Step { name: "test, core alone", action: Cargo(&["test", "--package", "pagemove"]) },
     Step { name: "test, release", action: Cargo(&["test", "--workspace", "--release"]) },
+    Step { name: "test, other formats", action: Check("formats aarch64 sv39", formats::ci) },
     Step { name: "models", action: Check("models", checkers::models) },
     Step { name: "schedules", action: Check("schedules", checkers::some_schedules) },
     Step { name: "address sanitizer", action: Cargo(&["xtask", "sanitize", "address"]) },

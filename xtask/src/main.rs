@@ -14,6 +14,7 @@ mod bad_input;
 mod cargo;
 mod checkers;
 mod ci;
+mod formats;
 mod layers;
 mod linux;
 mod mutate;
@@ -37,6 +38,8 @@ struct Arguments {
 enum Chore {
     /// Run the project's whole test command: the checks that every change must pass, and the tests
     Ci,
+    /// Run the hosted machine's tests with page tables of aarch64 and riscv64
+    Formats(formats::Asked),
     /// Check that the core's modules, all files, and the crates depend on each other one way only
     Layers,
     /// Build a driver whose mapped pages move for stock Linux kernels, test it in guests, show it
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
     let root = root();
     let outcome: Result<()> = match Arguments::parse().chore {
         Chore::Ci => ci::run(&root),
+        Chore::Formats(asked) => formats::run(&root, &asked),
         Chore::Layers => layers::run(&root),
         Chore::Linux(asked) => linux::run(&root, asked),
         Chore::Models => checkers::models(&root),

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pagemove::{
     frame::Marks,
-    paging::{Entry, Flags},
+    paging::{Entry, Flags, Format},
     space::Protection,
     units::{HUGE_ORDER, Pfn},
 };
+use pagemove_hosted::TableFormat;
 use std::sync::atomic::Ordering;
 
 use crate::{
@@ -133,7 +134,9 @@ fn rights(entry: Entry, mapping: &Mapping) -> Result<(), String> {
 /// The marks are as expected, and a store through a writable entry would be marked.
 fn marks(entry: Entry, touched: &Touched, cell: &crate::model::Cell, seen: &Seen) -> Result<(), String> {
     let found = (entry.has(Flags::SOFT_DIRTY), entry.has(Flags::EXCLUSIVE), seen.dirty.contains(&entry.pfn()));
-    let expected = (touched.soft_dirty, touched.exclusive, cell.dirty);
+    // Where a fault sets the marks, a page is dirty once a store is allowed, as to a pin for writing.
+    let is_early = found.2 && !TableFormat::CPU_SETS_MARKS;
+    let expected = (touched.soft_dirty, touched.exclusive, cell.dirty || is_early);
     if found != expected {
         return Err(format!("(soft-dirty, exclusive, dirty) are {found:?}, expected {expected:?}"));
     }

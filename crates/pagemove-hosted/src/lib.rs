@@ -5,6 +5,7 @@
 mod cpu;
 mod depth;
 mod error;
+mod format;
 mod machine;
 mod native;
 mod os;
@@ -16,5 +17,6 @@ mod wait;
 
 pub use cpu::enter as enter_cpu;
 pub use error::HostedError;
+pub use format::{Space, TableFormat};
 pub use machine::{Config, Hosted, TlbKind};
 pub use process::{ForkError, Process};

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use pagemove::{
     Engine,
-    space::{AddressSpace, FaultError, SpaceError},
+    space::{FaultError, SpaceError},
     sync::{AtomicU64, Ordering},
     units::{VirtAddr, VirtRange},
 };
 
 use crate::{
     error::HostedError,
+    format::Space,
     machine::Hosted,
     native,
     tlb::{Tlb, Window},
@@ -20,7 +21,7 @@ use crate::{
 /// A process.
 pub struct Process {
     machine: Arc<Hosted>,
-    space: Arc<AddressSpace>,
+    space: Arc<Space>,
     window: Option<Arc<Window>>,
 }
 
@@ -32,14 +33,14 @@ impl Process {
     /// Makes a process with nothing mapped.
     pub fn new(machine: &Arc<Hosted>, engine: &Arc<Engine>) -> Result<Self, HostedError> {
         let bounds = VirtAddr::new(FIRST).and_then(|first| VirtRange::new(first, PAGES)).ok_or(HostedError::Nothing)?;
-        let space = AddressSpace::new(engine, bounds).map_err(|error| HostedError::Host {
+        let space = Space::with_format(engine, bounds).map_err(|error| HostedError::Host {
             what: "a page table",
             source: std::io::Error::new(std::io::ErrorKind::OutOfMemory, error.to_string()),
         })?;
         Self::with_space(machine, space)
     }
 
-    fn with_space(machine: &Arc<Hosted>, space: AddressSpace) -> Result<Self, HostedError> {
+    fn with_space(machine: &Arc<Hosted>, space: Space) -> Result<Self, HostedError> {
         let space = Arc::new(space);
         let window = match machine.tlb() {
             Tlb::Soft(_) => None,
@@ -54,7 +55,7 @@ impl Process {
     }
 
     /// Gives the address space, for system calls.
-    pub fn space(&self) -> &Arc<AddressSpace> {
+    pub fn space(&self) -> &Arc<Space> {
         &self.space
     }
 

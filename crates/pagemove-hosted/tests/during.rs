@@ -8,10 +8,10 @@ use pagemove::{
     frame::{Kind, Marks},
     migrate::Mode,
     paging::Flags,
-    space::{AddressSpace, Map, Orders, Protection, Source},
+    space::{Map, Orders, Protection, Source},
     units::{Pfn, VirtAddr, VirtRange},
 };
-use pagemove_hosted::{Process, enter_cpu};
+use pagemove_hosted::{Process, Space, enter_cpu};
 
 /// Where in a move: in one of the driver's callbacks, or at the flush.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -57,7 +57,7 @@ impl Scene<'_> {
         moved.is_ok()
     }
 
-    fn space(&self) -> Arc<AddressSpace> {
+    fn space(&self) -> Arc<Space> {
         self.one.space().clone()
     }
 }
@@ -339,7 +339,7 @@ fn moved_by_another_mover() {
 /// Anonymous pages have no driver to look from; the flush of their move is where it can be met.
 #[test]
 fn anonymous_pages_at_the_flush() {
-    type Deed = fn(&AddressSpace, VirtRange);
+    type Deed = fn(&Space, VirtRange);
     let deeds: [(&str, Deed, bool); 5] = [
         ("munmap", |space, at| space.munmap(at).unwrap(), false),
         ("mprotect", |space, at| space.mprotect(at, Protection::READ).unwrap(), true),

@@ -23,7 +23,7 @@ use std::{
 use pagemove::{
     paging::Walk,
     port::{FlushRange, SpaceId},
-    space::{Access, AddressSpace},
+    space::Access,
     units::{HUGE_ORDER, Order, PAGE_SHIFT, VirtAddr},
 };
 use parking_lot::{Mutex, RwLock};
@@ -31,6 +31,7 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     error::HostedError,
+    format::Space,
     os::{self, Area, MemoryFile},
 };
 
@@ -64,7 +65,7 @@ impl HostTlb {
     }
 
     /// Opens a window for an address space.
-    pub(crate) fn open(&self, space: &Arc<AddressSpace>) -> Result<Arc<Window>, HostedError> {
+    pub(crate) fn open(&self, space: &Arc<Space>) -> Result<Arc<Window>, HostedError> {
         let bounds = space.bounds();
         let bytes = (bounds.pages() as usize) << PAGE_SHIFT;
         let area = Area::reserved(bytes).map_err(|source| HostedError::Host { what: "a window", source })?;
@@ -120,7 +121,7 @@ struct Held {
 /// A process's addresses.
 pub(crate) struct Window {
     frames: Weak<MemoryFile>,
-    space: Weak<AddressSpace>,
+    space: Weak<Space>,
     first: VirtAddr,
     most: usize,
     held: Mutex<Held>,
@@ -164,7 +165,7 @@ impl Window {
     }
 
     /// Walks the tables, and maps the frame found.
-    fn fill(&self, frames: &MemoryFile, space: &AddressSpace, address: VirtAddr, walk: Walk) -> Filled {
+    fn fill(&self, frames: &MemoryFile, space: &Space, address: VirtAddr, walk: Walk) -> Filled {
         // Held over walk and map: a flush comes before, so the walk sees the change; or after, so it unmaps.
         let mut held = self.held.lock();
         // SAFETY: a CPU's walk; a flush of this window waits for `held`.

@@ -5,11 +5,16 @@
 use pagemove::{
     paging::{Found, PageTable, Translation, Walk, table_number, walk_table},
     port::{FlushRange, Ram, SpaceId},
-    space::{Access, AddressSpace, FaultError},
+    space::{Access, FaultError},
     sync::Mutex,
     units::{HUGE_ORDER, Pfn, VirtAddr},
 };
 use rustc_hash::FxHashMap;
+
+use crate::format::{Space, TableFormat};
+
+/// Level of the top-level table.
+const TOP: u32 = PageTable::<TableFormat>::TOP;
 
 /// A flush of more pages flushes the whole address space, as Linux does on x86 (`tlb_single_page_flush_ceiling`).
 const CEILING: u64 = 33;
@@ -27,7 +32,7 @@ struct Pages {
     // The loaded root.
     root: Option<Pfn>,
     // For each level below the root's the frames of tables, by the number of the range that they serve.
-    tables: [FxHashMap<u64, Pfn>; PageTable::TOP as usize],
+    tables: [FxHashMap<u64, Pfn>; TOP as usize],
 }
 
 /// The TLBs of all virtual CPUs.
@@ -45,7 +50,7 @@ impl SoftTlb {
         &self,
         cpu: usize,
         ram: Ram,
-        space: &AddressSpace,
+        space: &Space,
         address: VirtAddr,
         store: bool,
         f: impl Fn(Pfn, usize) -> R,
@@ -137,16 +142,16 @@ impl Pages {
     }
 
     /// Walks from the lowest table that is kept for the address.
-    fn walk(&mut self, ram: Ram, space: &AddressSpace, address: VirtAddr, walk: Walk) -> Option<Translation> {
+    fn walk(&mut self, ram: Ram, space: &Space, address: VirtAddr, walk: Walk) -> Option<Translation> {
         let root = *self.root.get_or_insert_with(|| space.table().root());
         let kept = (0..)
             .zip(&self.tables)
             .find_map(|(level, tables)| Some((level, *tables.get(&table_number(address, level))?)));
-        let (mut level, mut table) = kept.unwrap_or((PageTable::TOP, root));
+        let (mut level, mut table) = kept.unwrap_or((TOP, root));
         loop {
             // SAFETY: the machine keeps its RAM during an access; a flush waits for the CPU's lock, which our caller
             // holds. A stale table may be a reused frame by now, as on a real machine.
-            match walk_table(unsafe { ram.words(table) }, level, address, walk) {
+            match walk_table::<TableFormat>(unsafe { ram.words(table) }, level, address, walk) {
                 None => {
                     self.forget_tables(address, address);
                     return None;

@@ -35,15 +35,18 @@ use pagemove::{
     folio::{FolioRef, FrozenFolio},
     frame::Kind,
     migrate::{AnyFree, Batch, Mode, Mover, Options, Outcome},
+    paging::Format,
     port::Contents,
     report::Reason,
     space::{Map, Mappable, Orders, PageCache, Protection, ReadPage, Source},
     units::{FrameRange, Order, Pfn, VirtAddr, VirtRange},
     zone::{self, Physical},
 };
-use pagemove_hosted::{Config, Hosted, HostedError, Process, TlbKind};
+use pagemove_hosted::{Config, Hosted, HostedError, Process, TableFormat, TlbKind};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
+/// Levels of page tables that the format has less than x86-64.
+pub const FEWER: u32 = 4 - TableFormat::LEVELS;
 pub const RW: Protection = Protection::READ.union(Protection::WRITE);
 pub const MODES: [Mode; 3] = [Mode::Async, Mode::SyncLight, Mode::Sync];
 /// Batches of all kinds: alone, cut, full, and by their time.
@@ -279,7 +282,12 @@ pub fn part(range: VirtRange, first: u32, pages: u32) -> VirtRange {
 }
 
 pub fn anonymous(process: &Process, pages: u32) -> VirtRange {
-    let source = Source::Anonymous { orders: Orders::BASE };
+    large(process, pages, Orders::BASE)
+}
+
+/// Maps anonymous memory whose folios may have these orders.
+pub fn large(process: &Process, pages: u32, orders: Orders) -> VirtRange {
+    let source = Source::Anonymous { orders };
     process.space().mmap(&Map { at: None, pages, protection: RW, source }).unwrap()
 }
 

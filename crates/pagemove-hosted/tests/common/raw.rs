@@ -6,11 +6,13 @@ use std::{mem::ManuallyDrop, sync::Arc};
 
 use pagemove::{
     folio::{FolioRef, FrozenFolio, LockedFolio},
+    paging::{Flags, Format},
     rmap::{device_mapped, device_unmapped},
     sync::{AtomicU64, Ordering},
     units::{Pfn, VirtAddr},
     zone::Physical,
 };
+use pagemove_hosted::TableFormat;
 
 /// Views the contents of a frame, in use or not.
 pub fn words(physical: &Physical, pfn: Pfn) -> &[AtomicU64; 512] {
@@ -21,10 +23,10 @@ pub fn words(physical: &Physical, pfn: Pfn) -> &[AtomicU64; 512] {
 
 /// Walks to the lowest-level table of `address`, whoever has the locks.
 pub fn leaf_table(physical: &Physical, root: Pfn, address: VirtAddr) -> Option<Pfn> {
-    (1..4).rev().try_fold(root, |table, level| {
-        let entry = words(physical, table)[(address.vpn() >> (9 * level)) as usize % 512].load(Ordering::Acquire);
-        // Present, and not of 2 MiB.
-        (entry & 0x81 == 1).then(|| Pfn::new((entry >> 12) as u32))
+    (1..TableFormat::LEVELS).rev().try_fold(root, |table, level| {
+        let word = words(physical, table)[(address.vpn() >> (9 * level)) as usize % 512].load(Ordering::Acquire);
+        let present = (word & 1 == 1).then(|| TableFormat::decode(word, level))?;
+        (!present.has(Flags::HUGE)).then(|| present.pfn())
     })
 }
 

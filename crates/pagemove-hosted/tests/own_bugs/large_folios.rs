@@ -13,11 +13,11 @@ use pagemove::{
     frame::{Key, Kind},
     migrate::{Mode, Options, split},
     movable::{FolioToken, MigrationRun, MovableOps, PageIndex},
-    paging::Flags,
-    space::{Access, AddressSpace, Map, Orders, PageCache, Protection, Source},
+    paging::{Flags, PageTable},
+    space::{Access, Map, Orders, PageCache, Protection, Source},
     units::{HUGE_ORDER, Order, VirtAddr, VirtRange},
 };
-use pagemove_hosted::{Process, TlbKind};
+use pagemove_hosted::{Process, Space, TableFormat, TlbKind};
 
 fn filled_huge(process: &Process) -> VirtRange {
     let at = huge(process, 512);
@@ -196,7 +196,7 @@ fn an_unaligned_range_serves_where_no_aligned_one_is_free() {
     let lab = Lab::new(TlbKind::Soft, 4);
     let first = lab.process().space().bounds().start();
     let bounds = VirtRange::new(first.up(1), 600).unwrap();
-    let space = pagemove::space::AddressSpace::new(&lab.engine, bounds).unwrap();
+    let space = Space::with_format(&lab.engine, bounds).unwrap();
     let file = PageCache::new(&lab.engine, "a file", 512);
     file.index().set_orders(Orders::HUGE, 512);
     let source = Source::Shared { file, first: 0 };
@@ -285,10 +285,10 @@ fn at_the_ends() {
     let lab = Lab::new(TlbKind::Soft, 12);
     let free = lab.free_frames();
     {
-        let end = VirtAddr::LIMIT;
+        let end = PageTable::<TableFormat>::LIMIT;
         let start = VirtAddr::new(end - (4 << 20)).unwrap();
         let bounds = VirtRange::new(start, 1024).unwrap();
-        let space = AddressSpace::new(&lab.engine, bounds).unwrap();
+        let space = Space::with_format(&lab.engine, bounds).unwrap();
         let source = Source::Anonymous { orders: Orders::up_to(HUGE_ORDER) };
         let at = space.mmap(&Map { at: None, pages: 1024, protection: RW, source }).unwrap();
         space.fault(at.start().up(1023), Access::Write).unwrap();

@@ -1,12 +1,13 @@
 //! A CPU's walk, as its hardware does it: for machines without one of their own, and for checks.
 
 use super::{
-    Entry, Flags, PageTable, Slot,
-    place::{LEVELS, index},
+    Flags, Format, PageTable, Slot,
+    format::{from_word, to_word},
+    place::index,
 };
 use crate::{
     sync::{AtomicU64, Ordering},
-    units::{HUGE_ORDER, Order, Pfn, VirtAddr},
+    units::{Order, Pfn, VirtAddr},
 };
 
 /// The kind of access that a CPU walks the tables for.
@@ -40,10 +41,7 @@ pub enum Found {
     Page(Translation),
 }
 
-impl PageTable {
-    /// The level of the top-level table; the lowest one is level 0.
-    pub const TOP: u32 = LEVELS - 1;
-
+impl<F: Format> PageTable<F> {
     /// Walks like a CPU: checks the rights, and sets the accessed marks, and for a store the dirty mark, atomically with
     /// the read of each entry. `None`: the access faults.
     ///
@@ -54,7 +52,7 @@ impl PageTable {
     pub unsafe fn translate(&self, address: VirtAddr, access: Walk) -> Option<Translation> {
         let (mut table, mut level) = (self.root(), Self::TOP);
         loop {
-            match walk_table(self.physical().ram_words(table), level, address, access)? {
+            match walk_table::<F>(self.physical().ram_words(table), level, address, access)? {
                 Found::Page(page) => return Some(page),
                 Found::Table(lower) => (table, level) = (lower, level - 1),
             }
@@ -64,31 +62,31 @@ impl PageTable {
 
 /// Does one step of a CPU's walk, in a table of `level`. A CPU may begin with a table that it has kept from an earlier walk.
 /// `None`: the access faults.
-pub fn walk_table(table: &[AtomicU64; 512], level: u32, address: VirtAddr, access: Walk) -> Option<Found> {
+pub fn walk_table<F: Format>(table: &[AtomicU64; 512], level: u32, address: VirtAddr, access: Walk) -> Option<Found> {
     let word = &table[index(address, level)];
-    let mut entry = Entry::from_bits(word.load(Ordering::Acquire));
+    let mut entry = from_word::<F>(word.load(Ordering::Acquire), level);
     loop {
         if level == 0 || entry.has(Flags::HUGE) {
-            let order = if level == 0 { Order::ZERO } else { HUGE_ORDER };
-            return translate(Slot { word, order }, access).map(Found::Page);
+            return translate(Slot::<F>::new(word, level), access).map(Found::Page);
         }
         if !entry.is_present() {
             return None;
         }
         let marked = entry.with(Flags::ACCESSED);
-        if marked == entry {
+        if marked == entry || !F::CPU_MARKS_TABLES {
             return Some(Found::Table(entry.pfn()));
         }
         // Relaxed: until the walk ends the entry may become absent, but not point to another table.
-        match word.compare_exchange(entry.bits(), marked.bits(), Ordering::Relaxed, Ordering::Relaxed) {
+        let (old, new) = (to_word::<F>(entry, level), to_word::<F>(marked, level));
+        match word.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => return Some(Found::Table(entry.pfn())),
-            Err(now) => entry = Entry::from_bits(now),
+            Err(now) => entry = from_word::<F>(now, level),
         }
     }
 }
 
 /// Does what a CPU's walk does at the leaf: see [`walk_table`].
-fn translate(slot: Slot<'_>, access: Walk) -> Option<Translation> {
+fn translate<F: Format>(slot: Slot<'_, F>, access: Walk) -> Option<Translation> {
     let mut entry = slot.load();
     loop {
         let needed = match access {
@@ -101,6 +99,9 @@ fn translate(slot: Slot<'_>, access: Walk) -> Option<Translation> {
         }
         let marks = if access == Walk::Store { Flags::ACCESSED | Flags::DIRTY } else { Flags::ACCESSED };
         let marked = entry.with(marks);
+        if marked != entry && !F::CPU_SETS_MARKS {
+            return None;
+        }
         if marked == entry || slot.swap_if(entry, marked).is_ok() {
             let storable = marked.has(Flags::WRITE | Flags::DIRTY);
             return Some(Translation { first: marked.pfn(), order: slot.order(), storable });

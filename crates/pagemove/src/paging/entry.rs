@@ -1,5 +1,6 @@
-//! One entry of an x86-64 page table (Intel SDM volume 3, section 5.5; AMD APM volume 2, section 5.3), and migration
-//! entries.
+//! An entry of a page table as the engine sees it, whatever its format; and migration entries.
+//!
+//! The bits are those of x86-64, so that in this format the word is the entry itself. See [`super::Format`].
 //!
 //! A migration entry is a present entry with `PRESENT` cleared and `MIGRATION` set. The other bits (write, accessed,
 //! dirty, soft-dirty, exclusive, no-execute) are kept for when it becomes present again. Its frame number is stored
@@ -10,7 +11,7 @@ use bitflags::bitflags;
 use crate::units::Pfn;
 
 bitflags! {
-    /// Bits of an entry. Hardware ignores bits 9 to 11, so the engine uses them.
+    /// Bits of an entry. x86-64 ignores bits 9 to 11; all formats have such bits for the engine's use.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct Flags: u64 {
         /// The CPU may use the entry.
@@ -57,12 +58,12 @@ impl Entry {
         Self::present(pfn, Flags::WRITE.union(Flags::USER))
     }
 
-    /// Converts from a stored word.
+    /// Converts from [`Self::bits`].
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// Converts to the word to store.
+    /// Gives the bits, the same for all formats.
     pub const fn bits(self) -> u64 {
         self.0
     }

@@ -14,8 +14,9 @@
 use core::cmp::Reverse;
 
 use super::{
-    Entry, Flags, FlushDebt, PageTable,
-    place::{LEVELS, Place, index},
+    Entry, Flags, FlushDebt, Format, PageTable,
+    format::{from_word, to_word},
+    place::{Place, index},
     slot::is_table,
 };
 use crate::{
@@ -32,7 +33,9 @@ pub(crate) trait TableHolder: Send + Sync {
     fn move_tables(&self, tables: &mut [Migration]);
 }
 
-impl PageTable {
+impl<F: Format> PageTable<F> {
+    const ROOT: Place = Place::root::<F>();
+
     /// Moves tables of this tree; the caller holds the address space exclusively. Can't fail for a table once its entry is
     /// blocked. Changes the order of `tables`.
     pub(crate) fn move_tables(&self, tables: &mut [Migration]) {
@@ -50,11 +53,11 @@ impl PageTable {
         }
         debt.pay();
         for table in tables.iter().filter(|table| !table.stays()) {
-            let entries = if Place::of(table.key) == Place::ROOT { USERS_ENTRIES } else { ENTRIES };
+            let entries = if Place::of(table.key) == Self::ROOT { USERS_ENTRIES } else { ENTRIES };
             self.copy_table(table, entries);
         }
         for table in tables.iter().filter(|table| !table.stays()) {
-            if Place::of(table.key) == Place::ROOT {
+            if Place::of(table.key) == Self::ROOT {
                 self.root_of().replace(table.dst);
             } else {
                 self.rebind_table(table);
@@ -64,7 +67,7 @@ impl PageTable {
 
     fn block_table(&self, table: &mut Migration, debt: &mut FlushDebt<'_>) {
         let place = Place::of(table.key);
-        if place == Place::ROOT {
+        if place == Self::ROOT {
             if self.root() != table.src {
                 table.stay(Reason::Raced);
             }
@@ -75,7 +78,11 @@ impl PageTable {
             let is_ours = |entry: Entry| table.key.rmap == self.holder && is_table(entry) && entry.pfn() == table.src;
             // Again if a CPU sets the accessed mark meanwhile. Relaxed: nobody reads the entry before it's rebound, and
             // the flush orders it before the copy.
-            let block = |bits| Some(Entry::from_bits(bits)).filter(|&e| is_ours(e)).map(|entry| entry.blocked().bits());
+            let (read, write) = (from_word::<F>, to_word::<F>);
+            let block = |word| {
+                let entry = Some(read(word, place.level + 1)).filter(|&entry| is_ours(entry))?;
+                Some(write(entry.blocked(), place.level + 1))
+            };
             word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, block).is_ok()
         });
         if blocked {
@@ -96,20 +103,24 @@ impl PageTable {
     }
 
     fn rebind_table(&self, table: &Migration) {
-        let Some(word) = self.entry_for(Place::of(table.key)) else { panic!("a blocked page table lost its entry") };
+        let place = Place::of(table.key);
+        let Some(word) = self.entry_for(place) else { panic!("a blocked page table lost its entry") };
         // Relaxed: only the holder of these locks changes a blocked entry.
-        let entry = Entry::from_bits(word.load(Ordering::Relaxed));
+        let entry = Self::entry(word, place.level + 1, Ordering::Relaxed);
         assert!(is_blocked_table(entry) && entry.pfn() == table.src, "the entry of a blocked page table changed");
         // Release publishes the copy to walks.
-        word.store(entry.unblocked(table.dst).bits(), Ordering::Release);
+        word.store(to_word::<F>(entry.unblocked(table.dst), place.level + 1), Ordering::Release);
     }
 
     /// Finds the entry that points to the table at `place`, through tables that may be blocked.
     fn entry_for(&self, place: Place) -> Option<&AtomicU64> {
+        if place.level >= Self::TOP {
+            return None;
+        }
         let mut table: Pfn = self.root();
-        for level in (place.level + 2..LEVELS).rev() {
+        for level in (place.level + 2..F::LEVELS).rev() {
             // Relaxed: the locks order all changes of tables.
-            let entry = Entry::from_bits(self.word(table, index(place.start, level)).load(Ordering::Relaxed));
+            let entry = Self::entry(self.word(table, index(place.start, level)), level, Ordering::Relaxed);
             if !is_table(entry) && !is_blocked_table(entry) {
                 return None;
             }

@@ -1,9 +1,14 @@
 //! A leaf entry's place in the tree, and the calls that change it: each one compare-and-swap, or swap.
 
-use super::{Entry, Flags};
+use core::marker::PhantomData;
+
+use super::{
+    Entry, Flags, Format, X86_64,
+    format::{from_word, to_word},
+};
 use crate::{
     sync::{AtomicU64, Ordering},
-    units::{Order, Pfn, VirtAddr},
+    units::{HUGE_ORDER, Order, Pfn, VirtAddr},
 };
 
 /// A leaf entry's location in the tree.
@@ -11,12 +16,32 @@ use crate::{
 /// A split of a folio puts a table in the place of a 2 MiB entry, at any time except under the exclusive lock of the
 /// folio's reverse map. The calls then leave the table alone: `load` and `take` give the empty entry.
 #[derive(Clone, Copy)]
-pub struct Slot<'a> {
-    pub(super) word: &'a AtomicU64,
-    pub(super) order: Order,
+pub struct Slot<'a, F: Format = X86_64> {
+    word: &'a AtomicU64,
+    order: Order,
+    format: PhantomData<F>,
 }
 
-impl Slot<'_> {
+impl<'a, F: Format> Slot<'a, F> {
+    /// An entry of a table of level 0 or 1.
+    #[inline]
+    pub(super) fn new(word: &'a AtomicU64, level: u32) -> Self {
+        let order = if level == 0 { Order::ZERO } else { HUGE_ORDER };
+        Self { word, order, format: PhantomData }
+    }
+
+    fn level(&self) -> u32 {
+        if self.order == Order::ZERO { 0 } else { 1 }
+    }
+
+    fn entry(&self, word: u64) -> Entry {
+        from_word::<F>(word, self.level())
+    }
+
+    fn word(&self, entry: Entry) -> u64 {
+        to_word::<F>(entry, self.level())
+    }
+
     /// The order that the leaf maps: 0 or 9.
     pub fn order(&self) -> Order {
         self.order
@@ -36,7 +61,7 @@ impl Slot<'_> {
     /// Reads the entry.
     pub fn load(&self) -> Entry {
         // Acquire pairs with the Release of `swap_if`: the frame's fields are at least as new as its mapping.
-        let entry = Entry::from_bits(self.word.load(Ordering::Acquire));
+        let entry = self.entry(self.word.load(Ordering::Acquire));
         if self.order > Order::ZERO && is_table(entry) { Entry::NONE } else { entry }
     }
 
@@ -45,9 +70,9 @@ impl Slot<'_> {
         // AcqRel: Release publishes the frame's fields and contents to walks; Acquire as in `load`. A failed swap may
         // be relaxed: its result is only compared, or swapped again.
         self.word
-            .compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(self.word(old), self.word(new), Ordering::AcqRel, Ordering::Relaxed)
             .map(drop)
-            .map_err(Entry::from_bits)
+            .map_err(|word| self.entry(word))
     }
 
     /// Changes the entry from `old` to `new`; nobody else may change it meanwhile.
@@ -59,9 +84,19 @@ impl Slot<'_> {
     /// Empties the entry; gives its old value.
     pub(crate) fn take(&self) -> Entry {
         if self.order == Order::ZERO {
-            return Entry::from_bits(self.word.swap(0, Ordering::AcqRel));
+            return self.entry(self.word.swap(0, Ordering::AcqRel));
         }
         self.update(|entry| (!is_table(entry)).then_some(Entry::NONE)).unwrap_or(Entry::NONE)
+    }
+
+    /// Takes out the table in the place of a 2 MiB entry; the caller excludes all others. `None`: there is none.
+    pub(super) fn take_table(&self) -> Option<Pfn> {
+        // Relaxed: the caller's locks order it, and the flush.
+        let entry = self.entry(self.word.load(Ordering::Relaxed));
+        is_table(entry).then(|| {
+            self.word.store(0, Ordering::Relaxed);
+            entry.pfn()
+        })
     }
 
     /// Changes the entry by `change`, retrying on races; does nothing if that gives `None`. Gives the old entry.

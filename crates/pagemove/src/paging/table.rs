@@ -1,4 +1,4 @@
-//! A page table: four levels of x86-64, in the machine's own RAM. Entries are changed only by compare-and-swap.
+//! A page table in the machine's own RAM. Entries are changed only by compare-and-swap.
 //!
 //! # Protocol
 //! A leaf is changed by read, decide, compare-and-swap, and retry if it changed meanwhile. So of a fault, an unmapping,
@@ -11,11 +11,12 @@
 //! - as a CPU, while the machine excludes flushes.
 
 use alloc::sync::Arc;
-use core::ops::Range;
+use core::{marker::PhantomData, ops::Range};
 
 use super::{
-    Entry, Flags, FlushDebt, Root, Slot,
-    place::{BITS, LEVELS, Place, index},
+    Entry, Flags, FlushDebt, Format, Root, Slot, X86_64,
+    format::{from_word, to_word},
+    place::{BITS, Place, index, limit},
     slot::is_table,
 };
 use crate::{
@@ -27,26 +28,33 @@ use crate::{
     zone::{AllocError, Physical},
 };
 
-/// A page table tree.
-pub struct PageTable {
+/// A page table tree, of format `F`.
+pub struct PageTable<F: Format = X86_64> {
     root: Arc<Root>,
     /// Number of its address space, for moves of its tables; 0: they stay.
     pub(super) holder: u32,
     /// Held shared by walks without the address space's lock, and exclusively while tables move.
     pub(super) walks: RwLock<()>,
+    format: PhantomData<F>,
 }
 
 /// Where a walk ends.
-pub(super) enum Reached<'a> {
+pub(super) enum Reached<'a, F: Format> {
     Table(Pfn),
-    Huge(Slot<'a>),
+    Huge(Slot<'a, F>),
 }
 
-impl PageTable {
+impl<F: Format> PageTable<F> {
+    /// The level of the top-level table; the lowest one is level 0.
+    pub const TOP: u32 = F::LEVELS - 1;
+
+    /// The first address that a process can't have in this format: the upper half of a top-level table is the kernel's.
+    pub const LIMIT: u64 = limit::<F>();
+
     /// Makes an empty table, whose tables are moved by address space number `holder` (`TableHolder`).
     pub(crate) fn new(root: Arc<Root>, holder: u32) -> Self {
-        let table = Self { root, holder, walks: RwLock::new(()) };
-        table.make_movable(table.root(), Place::ROOT);
+        let table = Self { root, holder, walks: RwLock::new(()), format: PhantomData };
+        table.make_movable(table.root(), Place::root::<F>());
         table
     }
 
@@ -78,21 +86,21 @@ impl PageTable {
     }
 
     /// Finds the leaf entry of `address`, if the tables reach one.
-    pub(crate) fn slot(&self, address: VirtAddr) -> Option<Slot<'_>> {
+    pub(crate) fn slot(&self, address: VirtAddr) -> Option<Slot<'_, F>> {
         Some(match self.walk(address)? {
-            Reached::Table(table) => Slot { word: self.word(table, index(address, 0)), order: Order::ZERO },
+            Reached::Table(table) => Slot::new(self.word(table, index(address, 0)), 0),
             Reached::Huge(slot) => slot,
         })
     }
 
     /// Walks down to the lowest-level table of `address`, or to a 2 MiB entry on the way.
-    pub(super) fn walk(&self, address: VirtAddr) -> Option<Reached<'_>> {
+    pub(super) fn walk(&self, address: VirtAddr) -> Option<Reached<'_, F>> {
         let mut table = self.root.pfn();
-        for level in (1..LEVELS).rev() {
+        for level in (1..F::LEVELS).rev() {
             let word = self.word(table, index(address, level));
-            let entry = Entry::from_bits(word.load(Ordering::Acquire));
+            let entry = Self::entry(word, level, Ordering::Acquire);
             if entry.has(Flags::HUGE) {
-                return Some(Reached::Huge(Slot { word, order: HUGE_ORDER }));
+                return Some(Reached::Huge(Slot::new(word, level)));
             }
             if !entry.is_present() {
                 return None;
@@ -111,12 +119,12 @@ impl PageTable {
     }
 
     /// Finds the leaf entry of `address`, adding missing tables. A 2 MiB entry on the way is the leaf.
-    pub(crate) fn slot_or_create(&self, address: VirtAddr) -> Result<Slot<'_>, AllocError> {
+    pub(crate) fn slot_or_create(&self, address: VirtAddr) -> Result<Slot<'_, F>, AllocError> {
         self.descend(address, 0)
     }
 
     /// Finds the second-level entry of `address`, adding missing tables: empty, a table, or a 2 MiB entry.
-    pub(crate) fn huge_slot(&self, address: VirtAddr) -> Result<Slot<'_>, AllocError> {
+    pub(crate) fn huge_slot(&self, address: VirtAddr) -> Result<Slot<'_, F>, AllocError> {
         self.descend(address, 1)
     }
 
@@ -125,48 +133,56 @@ impl PageTable {
     pub(crate) fn slots_or_create(
         &self,
         range: VirtRange,
-    ) -> Result<Option<impl Iterator<Item = Slot<'_>> + Clone>, AllocError> {
+    ) -> Result<Option<impl Iterator<Item = Slot<'_, F>> + Clone>, AllocError> {
         if self.slot_or_create(range.start())?.order() > Order::ZERO {
             return Ok(None);
         }
         let Some(table) = self.leaf_table(range.start()) else { return Ok(None) };
         let words = &self.physical().ram_words(table)[index(range.start(), 0)..][..range.pages() as usize];
-        Ok(Some(words.iter().map(|word| Slot { word, order: Order::ZERO })))
+        Ok(Some(words.iter().map(|word| Slot::new(word, 0))))
     }
 
-    fn descend(&self, address: VirtAddr, to: u32) -> Result<Slot<'_>, AllocError> {
+    fn descend(&self, address: VirtAddr, to: u32) -> Result<Slot<'_, F>, AllocError> {
         let mut table = self.root.pfn();
-        for level in (to + 1..LEVELS).rev() {
+        for level in (to + 1..F::LEVELS).rev() {
             let word = self.word(table, index(address, level));
-            let mut entry = Entry::from_bits(word.load(Ordering::Acquire));
+            let mut entry = Self::entry(word, level, Ordering::Acquire);
             if entry.is_none() {
                 entry = self.add_table(word, Place::new(address, level - 1))?;
             }
             if entry.has(Flags::HUGE) {
-                return Ok(Slot { word, order: HUGE_ORDER });
+                return Ok(Slot::new(word, level));
             }
             table = entry.pfn();
         }
-        let order = if to == 0 { Order::ZERO } else { HUGE_ORDER };
-        Ok(Slot { word: self.word(table, index(address, to)), order })
+        Ok(Slot::new(self.word(table, index(address, to)), to))
     }
 
     fn add_table(&self, word: &AtomicU64, place: Place) -> Result<Entry, AllocError> {
         let table = self.new_table(place)?;
         let entry = Entry::table(table.pfn());
         // Release publishes the cleared table.
-        match word.compare_exchange(0, entry.bits(), Ordering::AcqRel, Ordering::Acquire) {
+        let new = to_word::<F>(entry, place.level + 1);
+        match word.compare_exchange(0, new, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => {
                 let _ = table.into_raw();
                 Ok(entry)
             }
-            Err(other) => Ok(Entry::from_bits(other)),
+            Err(other) => Ok(from_word::<F>(other, place.level + 1)),
         }
     }
 
-    /// Makes an empty lowest-level table for `address`, which isn't linked yet.
+    /// Makes an empty lowest-level table for `address`, which isn't linked yet; `Self::fill_table` writes it.
     pub(crate) fn new_leaf_table(&self, address: VirtAddr) -> Result<FrozenFolio<'_>, AllocError> {
         self.new_table(Place::new(address, 0))
+    }
+
+    /// Writes the entries of a lowest-level table that isn't linked yet: for the frames from `first` on, with `flags`.
+    pub(crate) fn fill_table(table: &FrozenFolio<'_>, first: Pfn, flags: Flags) {
+        for (number, word) in (0..).zip(table.words(0)) {
+            // Relaxed: published with the entry that points here.
+            word.store(to_word::<F>(Entry::present(first.up(number), flags), 0), Ordering::Relaxed);
+        }
     }
 
     fn new_table(&self, place: Place) -> Result<FrozenFolio<'_>, AllocError> {
@@ -199,14 +215,20 @@ impl PageTable {
         }
     }
 
+    /// Reads an entry in a table of `level`.
+    #[inline]
+    pub(super) fn entry(word: &AtomicU64, level: u32, ordering: Ordering) -> Entry {
+        from_word::<F>(word.load(ordering), level)
+    }
+
     pub(super) fn word(&self, table: Pfn, index: usize) -> &AtomicU64 {
         // `physical` keeps the machine alive, and so the direct map. The tree says that the frame is a table.
         &self.root.physical().ram_words(table)[index]
     }
 
     /// Calls `see` with the address and slot of each non-empty leaf of the range, in address order.
-    pub(crate) fn for_each_leaf<'a>(&'a self, range: VirtRange, mut see: impl FnMut(VirtAddr, Slot<'a>)) {
-        self.for_each_leaf_below(self.root.pfn(), LEVELS - 1, VirtAddr::default(), range, &mut see);
+    pub(crate) fn for_each_leaf<'a>(&'a self, range: VirtRange, mut see: impl FnMut(VirtAddr, Slot<'a, F>)) {
+        self.for_each_leaf_below(self.root.pfn(), Self::TOP, VirtAddr::default(), range, &mut see);
     }
 
     fn for_each_leaf_below<'a>(
@@ -215,26 +237,26 @@ impl PageTable {
         level: u32,
         base: VirtAddr,
         range: VirtRange,
-        see: &mut impl FnMut(VirtAddr, Slot<'a>),
+        see: &mut impl FnMut(VirtAddr, Slot<'a, F>),
     ) {
         let pages = 1u64 << (BITS * level);
         let first = range.start().max(base).vpn().saturating_sub(base.vpn()) / pages;
         let behind = (range.end().vpn() - base.vpn()).div_ceil(pages).min(1 << BITS);
         for number in first..behind {
             let word = self.word(table, number as usize);
-            let mut entry = Entry::from_bits(word.load(Ordering::Acquire));
+            let mut entry = Self::entry(word, level, Ordering::Acquire);
             if entry.is_none() {
                 continue;
             }
             let Some(at) = VirtAddr::new(base.get() + ((number * pages) << PAGE_SHIFT)) else { return };
             if level == 0 {
-                see(at, Slot { word, order: Order::ZERO });
+                see(at, Slot::new(word, level));
                 continue;
             }
             if entry.has(Flags::HUGE) {
-                see(at, Slot { word, order: HUGE_ORDER });
+                see(at, Slot::new(word, level));
                 // A split of its folio may have put a table here, and `see` may have found that.
-                entry = Entry::from_bits(word.load(Ordering::Acquire));
+                entry = Self::entry(word, level, Ordering::Acquire);
             }
             if is_table(entry) {
                 self.for_each_leaf_below(entry.pfn(), level - 1, at, range, see);
@@ -247,7 +269,7 @@ impl PageTable {
     ///
     /// A kernel's own tables stay, and so do tables that reach beyond `bounds`, those of all mappings, while they have entries there.
     pub(crate) fn prune(&self, gap: Range<u64>, bounds: VirtRange, debt: &mut FlushDebt<'_>) {
-        self.prune_below(self.root.pfn(), LEVELS - 1, 0, &gap, bounds, debt);
+        self.prune_below(self.root.pfn(), Self::TOP, 0, &gap, bounds, debt);
     }
 
     /// Unlinks the lowest-level table of `address`, whatever entries are left in it, so that a 2 MiB entry can take its
@@ -255,11 +277,8 @@ impl PageTable {
     /// exclusively.
     pub(crate) fn unlink_leaf_table(&self, address: VirtAddr, debt: &mut FlushDebt<'_>) {
         let Ok(slot) = self.huge_slot(address) else { return };
-        // Relaxed: as in `prune`.
-        let entry = Entry::from_bits(slot.word.load(Ordering::Relaxed));
-        if is_table(entry) {
-            slot.word.store(0, Ordering::Relaxed);
-            debt.owe_table(&self.root, address.align_down_huge(), HUGE_ORDER.frames(), entry.pfn());
+        if let Some(table) = slot.take_table() {
+            debt.owe_table(&self.root, address.align_down_huge(), HUGE_ORDER.frames(), table);
         }
     }
 
@@ -275,12 +294,12 @@ impl PageTable {
         let pages = 1u64 << (BITS * level);
         let first = gap.start.saturating_sub(base) / pages;
         // The upper half of the top level is the kernel's.
-        let behind = gap.end.min(VirtAddr::LIMIT >> PAGE_SHIFT).saturating_sub(base).div_ceil(pages).min(1 << BITS);
+        let behind = gap.end.min(Self::LIMIT >> PAGE_SHIFT).saturating_sub(base).div_ceil(pages).min(1 << BITS);
         for number in first..behind {
             let word = self.word(table, number as usize);
             // Relaxed, here and below: the address space's lock orders faults' additions, and the flush orders
             // removals.
-            let entry = Entry::from_bits(word.load(Ordering::Relaxed));
+            let entry = Self::entry(word, level, Ordering::Relaxed);
             if !entry.is_present() || entry.has(Flags::HUGE) {
                 continue;
             }

@@ -5,14 +5,16 @@
 //! own.
 #![allow(unsafe_code, reason = "a wrong reverse map lets a device write to freed frames, so it's unsafe to write one")]
 
+mod entries;
 mod error;
 mod ranges;
 mod registry;
 mod split;
 
+pub(crate) use entries::entry_removed;
 pub use error::SplitError;
-pub(crate) use ranges::entry_removed;
-pub use ranges::{Mapping, RangeMap};
+pub(crate) use ranges::Mapping;
+pub use ranges::RangeMap;
 pub use registry::{Registered, Registry};
 pub(crate) use split::{split_entry, split_folio};
 

@@ -4,15 +4,14 @@
 //! destination of its order is free, where a truncation needs a part of it, or to free its unmapped pages. It takes the
 //! first steps of a move (block, flush, freeze), and is rebound to where it is (Linux: `split_folio`).
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::vec::Vec;
 
 use super::{ReverseMap, SplitError};
 use crate::{
     folio::{LockedFolio, Migration},
     frame::{Key, Marks, State},
-    paging::{Entry, Flags, FlushDebt, PageTable, Slot},
+    paging::{Entry, Flags, FlushDebt, Format, PageTable, Slot},
     report::{Counter, Reason},
-    sync::Ordering,
     units::{Order, VirtAddr},
     zone::Physical,
 };
@@ -20,10 +19,10 @@ use crate::{
 /// Replaces a 2 MiB entry for `folio` by a table of 512 entries. Does nothing if the entry has changed.
 ///
 /// The folio's lock excludes moves, and makes faults on the migration entry wait.
-pub(crate) fn split_entry(
+pub(crate) fn split_entry<F: Format>(
     folio: &LockedFolio<'_>,
-    table: &Arc<PageTable>,
-    slot: Slot<'_>,
+    table: &PageTable<F>,
+    slot: Slot<'_, F>,
     address: VirtAddr,
 ) -> Result<(), SplitError> {
     let (physical, head, order) = (folio.physical(), folio.pfn(), folio.order());
@@ -47,10 +46,7 @@ pub(crate) fn split_entry(
     let mut blocked = before.blocked();
     loop {
         let flags = blocked.flags() - Flags::MIGRATION - Flags::HUGE;
-        for (number, word) in (0..).zip(lower.words(0)) {
-            // Relaxed: published with the entry that points here.
-            word.store(Entry::present(head.up(number), flags).bits(), Ordering::Relaxed);
-        }
+        PageTable::<F>::fill_table(&lower, head, flags);
         match slot.swap_if(blocked, Entry::table(lower.pfn())) {
             Ok(()) => break,
             // Its rights or marks were changed meanwhile, by a holder of the address space.

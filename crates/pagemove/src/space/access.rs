@@ -5,7 +5,7 @@ use core::ops::Range;
 use super::{Access, AddressSpace, FaultError, Protection, Vma, find};
 use crate::{
     folio::FolioRef,
-    paging::{Entry, Flags, Slot},
+    paging::{Entry, Flags, Format, Slot},
     units::{PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr},
 };
 
@@ -20,15 +20,15 @@ pub struct CopyError {
 }
 
 /// A page that an entry maps, with a reference to its folio. The address space is locked shared.
-pub(super) struct Mapped<'a> {
+pub(super) struct Mapped<'a, F: Format> {
     pub(super) vma: &'a Vma,
-    pub(super) slot: Slot<'a>,
+    pub(super) slot: Slot<'a, F>,
     pub(super) entry: Entry,
     pub(super) folio: FolioRef<'a>,
     pub(super) pfn: Pfn,
 }
 
-impl Mapped<'_> {
+impl<F: Format> Mapped<'_, F> {
     /// Marks the entry as a CPU does; `None` if it has changed, or has lost `rights`.
     fn mark(&self, rights: Flags, marks: Flags) -> Option<()> {
         let same = |now: Entry| now.has(rights) && now.pfn() == self.entry.pfn();
@@ -39,7 +39,7 @@ impl Mapped<'_> {
     }
 }
 
-impl AddressSpace {
+impl<F: Format> AddressSpace<F> {
     /// Reads memory from `address` on, as loads of the process: faults pages in, and marks entries accessed. Sleeps.
     pub fn read(&self, address: VirtAddr, out: &mut [u8]) -> Result<(), CopyError> {
         self.for_each_piece(address, out.len(), Access::Read, |page, offset, bytes| {
@@ -67,7 +67,7 @@ impl AddressSpace {
         address: VirtAddr,
         bytes: usize,
         access: Access,
-        mut copy: impl FnMut(&Mapped<'_>, usize, Range<usize>) -> Option<()>,
+        mut copy: impl FnMut(&Mapped<'_, F>, usize, Range<usize>) -> Option<()>,
     ) -> Result<(), CopyError> {
         self.might_wait();
         let mut done = 0;
@@ -95,7 +95,7 @@ impl AddressSpace {
         &self,
         address: VirtAddr,
         write: bool,
-        deed: impl FnOnce(&Mapped<'_>) -> Option<T>,
+        deed: impl FnOnce(&Mapped<'_, F>) -> Option<T>,
     ) -> Result<T, Option<Pfn>> {
         let vmas = self.vmas.read();
         let vma = find(&vmas, address).ok_or(None)?;

@@ -5,12 +5,12 @@ use core::ops::Range;
 
 use super::{AddressSpace, Map, Orders, Protection, Source, SpaceError, Vma, Vmas, find, overlapping, split::Stop};
 use crate::{
-    paging::{Entry, Flags, FlushDebt},
+    paging::{Entry, Flags, FlushDebt, Format},
     rmap::{RangeMap, entry_removed},
     units::{Order, PAGE_SHIFT, VirtAddr, VirtRange},
 };
 
-impl AddressSpace {
+impl<F: Format> AddressSpace<F> {
     /// Maps what `map` describes; gives its range. Pages are allocated at the first access.
     pub fn mmap(&self, map: &Map) -> Result<VirtRange, SpaceError> {
         self.might_wait();

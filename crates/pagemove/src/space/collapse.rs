@@ -9,7 +9,7 @@ use super::{AddressSpace, Protection, Vma, fault::anonymous_key, find};
 use crate::{
     folio::{FrozenFolio, LockedFolio},
     frame::Kind,
-    paging::{Entry, Flags, Slot},
+    paging::{Entry, Flags, Format, Slot},
     port::might_wait,
     report::Counter,
     units::{HUGE_ORDER, Order, VirtAddr, VirtRange},
@@ -34,9 +34,9 @@ pub enum CollapseError {
 }
 
 /// An entry that was blocked, with its address.
-type Blocked<'a> = (VirtAddr, Slot<'a>, Entry);
+type Blocked<'a, F> = (VirtAddr, Slot<'a, F>, Entry);
 
-impl AddressSpace {
+impl<F: Format> AddressSpace<F> {
     /// Makes each aligned 2 MiB of `range` one page. Goes on after a failure, and then gives the last one. Sleeps, and
     /// compacts if that is set up ([`crate::compact::compact_for_allocations`]).
     pub fn collapse(&self, range: VirtRange) -> Result<(), CollapseError> {
@@ -75,7 +75,7 @@ impl AddressSpace {
     fn collapse_table(&self, vma: &Vma, whole: VirtRange, mut new: FrozenFolio<'_>) -> Result<(), CollapseError> {
         let start = whole.start();
         let folios = self.lock_pages(whole)?;
-        let mut blocked: Vec<Blocked<'_>> = Vec::with_capacity(HUGE_ORDER.frames() as usize);
+        let mut blocked: Vec<Blocked<'_, F>> = Vec::with_capacity(HUGE_ORDER.frames() as usize);
         let mut debt = self.debt();
         self.table.for_each_leaf(whole, |address, slot| {
             // We hold the folios' locks and the address space, so only the CPU's marks can change.
@@ -151,7 +151,7 @@ impl AddressSpace {
     }
 
     /// Copies blocked pages to their places in `new`, and clears the others.
-    fn copy_pages(&self, whole: VirtRange, blocked: &[Blocked<'_>], new: &mut FrozenFolio<'_>) {
+    fn copy_pages(&self, whole: VirtRange, blocked: &[Blocked<'_, F>], new: &mut FrozenFolio<'_>) {
         let ram = self.physical().ram();
         let mut next = 0;
         for &(address, _, entry) in blocked {
@@ -166,7 +166,7 @@ impl AddressSpace {
 }
 
 /// The flags of the 2 MiB entry: marks that any of the pages had. Dirty, since it's a copy.
-fn flags_of(vma: &Vma, blocked: &[Blocked<'_>]) -> Flags {
+fn flags_of<F: Format>(vma: &Vma, blocked: &[Blocked<'_, F>]) -> Flags {
     let any = |flag| blocked.iter().any(|(_, _, entry)| entry.has(flag));
     let mut flags = (vma.read_flags() - Flags::ACCESSED) | Flags::HUGE | Flags::EXCLUSIVE | Flags::DIRTY;
     flags.set(Flags::ACCESSED, any(Flags::ACCESSED));

@@ -6,7 +6,7 @@ use super::{AddressSpace, FileError, Mappable, Protection, Vma, find};
 use crate::{
     folio::LockedFolio,
     frame::{Key, Kind, TooManyMappings},
-    paging::{Entry, Flags, Slot},
+    paging::{Entry, Flags, Format, Slot},
     report::Counter,
     rmap::SplitError,
     units::{HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
@@ -79,7 +79,7 @@ enum Step {
     Bring(Arc<dyn Mappable>, u32),
 }
 
-impl AddressSpace {
+impl<F: Format> AddressSpace<F> {
     /// Handles a fault at `address`, so that the access can be retried; waits if its page is being moved.
     pub fn fault(&self, address: VirtAddr, access: Access) -> Result<(), FaultError> {
         self.fault_for(address, access, false)
@@ -159,9 +159,9 @@ impl AddressSpace {
             return match (&vma.file, access) {
                 // A split has put a table there.
                 _ if slot.order() > Order::ZERO => Ok(Step::Again),
-                (None, _) => match self.fill_group(vma, address)? {
+                (None, _) => match self.fill_group(vma, address, access)? {
                     Some(step) => Ok(step),
-                    None => self.fill_anonymous(vma, address, &slot, None),
+                    None => self.fill_anonymous(vma, address, &slot, access, None),
                 },
                 (Some(_), Access::Write) if !vma.shared => self.fill_copied(vma, address, &slot),
                 (Some(_), _) => self.fill_from_file(vma, address, &slot, access),
@@ -182,18 +182,32 @@ impl AddressSpace {
         &self,
         vma: &Vma,
         address: VirtAddr,
-        slot: &Slot<'_>,
+        slot: &Slot<'_, F>,
+        access: Access,
         from: Option<Pfn>,
     ) -> Result<Step, FaultError> {
         let new = self.new_anonymous(vma, address, Order::ZERO, from)?;
         // A copy is dirty: no backing store has it.
         let dirty = if from.is_some() { Flags::DIRTY } else { Flags::empty() };
-        Ok(self.place(slot, Entry::NONE, Entry::present(new, self.exclusive_flags(vma) | dirty), new))
+        Ok(self.place(slot, Entry::NONE, Entry::present(new, self.exclusive_flags(vma, access) | dirty), new))
+    }
+
+    /// The marks of the page that was accessed, which others mapped with it don't have: where the CPU sets marks. Otherwise
+    /// each of them would fault (Linux: `arch_wants_old_prefaulted_pte`).
+    const OWN_MARKS: Flags = if F::CPU_SETS_MARKS { ACCESSED_DIRTY } else { Flags::empty() };
+
+    /// The marks that an access needs, where the CPU doesn't set them.
+    fn marks(access: Access) -> Flags {
+        match (F::CPU_SETS_MARKS, access) {
+            (true, _) => Flags::empty(),
+            (false, Access::Write) => ACCESSED_DIRTY,
+            (false, _) => Flags::ACCESSED,
+        }
     }
 
     /// Flags for an exclusive page: writable if the mapping is.
-    fn exclusive_flags(&self, vma: &Vma) -> Flags {
-        let mut flags = vma.read_flags() | Flags::EXCLUSIVE | Flags::SOFT_DIRTY;
+    fn exclusive_flags(&self, vma: &Vma, access: Access) -> Flags {
+        let mut flags = vma.read_flags() | Flags::EXCLUSIVE | Flags::SOFT_DIRTY | Self::marks(access);
         flags.set(Flags::WRITE, vma.protection.contains(Protection::WRITE));
         flags
     }
@@ -219,7 +233,7 @@ impl AddressSpace {
     }
 
     /// Replaces `old` by `entry`, which maps frame `pfn`; if the entry has changed, gives its reference back.
-    fn place(&self, slot: &Slot<'_>, old: Entry, entry: Entry, pfn: Pfn) -> Step {
+    fn place(&self, slot: &Slot<'_, F>, old: Entry, entry: Entry, pfn: Pfn) -> Step {
         match slot.swap_if(old, entry) {
             Ok(()) => Step::Done,
             Err(_) => {
@@ -242,19 +256,28 @@ impl AddressSpace {
         &self,
         vma: &Vma,
         address: VirtAddr,
-        slot: &Slot<'_>,
+        slot: &Slot<'_, F>,
         access: Access,
     ) -> Result<Step, FaultError> {
         let Some(file) = &vma.file else { return Ok(Step::Again) };
         let Some((folio, pfn)) = self.page_of(&**file, vma, address)? else { return Ok(bring(file, vma, address)) };
         // The folio is locked, so no move can start before its entries are set.
         self.physical().frames().map(pfn, Order::ZERO)?;
-        let step = self.place(slot, Entry::NONE, Entry::present(pfn, file_flags(vma, access)), pfn);
+        let step = self.place(slot, Entry::NONE, Entry::present(pfn, Self::file_flags(vma, access)), pfn);
         if folio.order() > Order::ZERO {
             self.map_around(vma, address, &folio, pfn);
         }
         self.physical().update_class(pfn);
         Ok(step)
+    }
+
+    /// The flags of a file's page. Not writable before the first store, because that store must set the soft-dirty mark.
+    fn file_flags(vma: &Vma, access: Access) -> Flags {
+        let mut flags = vma.read_flags() | Self::marks(access);
+        if access == Access::Write {
+            flags |= Flags::WRITE | Flags::SOFT_DIRTY;
+        }
+        flags
     }
 
     /// Maps the pages of a locked folio around that at `address`, frame `pfn`, where nothing is mapped yet and the same
@@ -268,7 +291,7 @@ impl AddressSpace {
         let table = VirtRange::new(address.align_down_huge(), HUGE_ORDER.frames());
         let Some(range) = mapped.zip(table).and_then(|(mapped, table)| mapped.intersect(table)) else { return };
         let Ok(Some(slots)) = self.table.slots_or_create(range) else { return };
-        let flags = vma.read_flags() - Flags::ACCESSED;
+        let flags = vma.read_flags() - Self::OWN_MARKS;
         for (at, slot) in range.iter().zip(slots).filter(|(_, slot)| slot.load().is_none()) {
             let page = folio.pfn().up(cut + (at.vpn() - start.vpn()) as u32);
             if self.physical().frames().map(page, Order::ZERO).is_err() {
@@ -279,10 +302,10 @@ impl AddressSpace {
     }
 
     /// Fills an empty entry of a private mapping with a copy of the file's page, for a store.
-    fn fill_copied(&self, vma: &Vma, address: VirtAddr, slot: &Slot<'_>) -> Result<Step, FaultError> {
+    fn fill_copied(&self, vma: &Vma, address: VirtAddr, slot: &Slot<'_, F>) -> Result<Step, FaultError> {
         let Some(file) = &vma.file else { return Ok(Step::Again) };
         let Some((_folio, pfn)) = self.page_of(&**file, vma, address)? else { return Ok(bring(file, vma, address)) };
-        self.fill_anonymous(vma, address, slot, Some(pfn))
+        self.fill_anonymous(vma, address, slot, Access::Write, Some(pfn))
     }
 
     /// Gets the folio of a file's page, locked, and the page's frame; checks that it can be mapped here. `None`: it's not ready.
@@ -313,7 +336,7 @@ impl AddressSpace {
         &self,
         vma: &Vma,
         address: VirtAddr,
-        slot: &Slot<'_>,
+        slot: &Slot<'_, F>,
         entry: Entry,
         access: Access,
     ) -> Result<Step, FaultError> {
@@ -321,7 +344,7 @@ impl AddressSpace {
         if entry.has(Flags::NO_EXECUTE) && vma.protection.contains(Protection::EXECUTE) {
             want = want.without(Flags::NO_EXECUTE);
         }
-        want = want.with(vma.read_flags() & Flags::USER);
+        want = want.with((vma.read_flags() & Flags::USER) | Self::marks(access));
         if access == Access::Write {
             if !entry.has(Flags::WRITE) && !vma.shared && !entry.has(Flags::EXCLUSIVE) {
                 return self.copy_on_write(vma, address, slot, entry);
@@ -333,7 +356,13 @@ impl AddressSpace {
     }
 
     /// Makes the page exclusive for a store: reuses it if nobody else has it, otherwise copies it.
-    fn copy_on_write(&self, vma: &Vma, address: VirtAddr, slot: &Slot<'_>, entry: Entry) -> Result<Step, FaultError> {
+    fn copy_on_write(
+        &self,
+        vma: &Vma,
+        address: VirtAddr,
+        slot: &Slot<'_, F>,
+        entry: Entry,
+    ) -> Result<Step, FaultError> {
         let old = entry.pfn();
         // The reference keeps the folio from being freed, or moved, while it's copied.
         let Some(folio) = self.physical().get(old) else { return Ok(Step::Wait(old)) };
@@ -348,7 +377,7 @@ impl AddressSpace {
         &self,
         vma: &Vma,
         address: VirtAddr,
-        slot: &Slot<'_>,
+        slot: &Slot<'_, F>,
         entry: Entry,
         folio: &LockedFolio<'_>,
     ) -> Result<Step, FaultError> {
@@ -401,7 +430,7 @@ impl AddressSpace {
                     return Ok(Some(Step::Again));
                 }
                 let Ok(pfn) = self.new_anonymous(vma, whole.start(), HUGE_ORDER, None) else { return Ok(None) };
-                let flags = self.exclusive_flags(vma) | Flags::HUGE;
+                let flags = self.exclusive_flags(vma, access) | Flags::HUGE;
                 Ok(Some(self.place(&slot, Entry::NONE, Entry::present(pfn, flags), pfn)))
             }
             Some(file) if vma.shared => {
@@ -413,7 +442,7 @@ impl AddressSpace {
                 }
                 let slot = self.table.huge_slot(start)?;
                 self.physical().frames().map(folio.pfn(), HUGE_ORDER)?;
-                let entry = Entry::present(folio.pfn(), file_flags(vma, access) | Flags::HUGE);
+                let entry = Entry::present(folio.pfn(), Self::file_flags(vma, access) | Flags::HUGE);
                 let step = self.place(&slot, Entry::NONE, entry, folio.pfn());
                 self.physical().update_class(pfn);
                 Ok(Some(step))
@@ -427,7 +456,7 @@ impl AddressSpace {
     ///
     /// The first entry of a group is its leader: it becomes a migration entry while the group is filled, so that two
     /// threads don't each fill half of it.
-    fn fill_group(&self, vma: &Vma, address: VirtAddr) -> Result<Option<Step>, FaultError> {
+    fn fill_group(&self, vma: &Vma, address: VirtAddr, access: Access) -> Result<Option<Step>, FaultError> {
         for order in vma.orders.downwards().filter(|&order| order < HUGE_ORDER && order > Order::ZERO) {
             let group = VirtRange::new(address.align_down(order), order.frames());
             let Some(group) = group.filter(|&group| vma.range.covers(group)) else { continue };
@@ -444,10 +473,9 @@ impl AddressSpace {
             let Ok(mut new) = self.physical().alloc_with(&request) else { continue };
             new.zero();
             let folio = new.publish_locked(anonymous_key(vma, group.start()));
-            let flags = self.exclusive_flags(vma);
-            // Only the page that is used now counts as accessed.
+            let flags = self.exclusive_flags(vma, access);
             let entry_at =
-                |at: VirtAddr, pfn| Entry::present(pfn, if at == address { flags } else { flags - Flags::ACCESSED });
+                |at: VirtAddr, pfn| Entry::present(pfn, if at == address { flags } else { flags - Self::OWN_MARKS });
             let first = entry_at(group.start(), folio.pfn());
             self.physical().frames().map_pages(folio.pfn())?;
             if leader.swap_if(Entry::NONE, first.blocked()).is_err() {
@@ -465,15 +493,6 @@ impl AddressSpace {
         }
         Ok(None)
     }
-}
-
-/// The flags of a file's page. Not writable before the first store, because that store must set the soft-dirty mark.
-fn file_flags(vma: &Vma, access: Access) -> Flags {
-    let mut flags = vma.read_flags();
-    if access == Access::Write {
-        flags |= Flags::WRITE | Flags::SOFT_DIRTY;
-    }
-    flags
 }
 
 /// Says where the mappings of an anonymous page of `vma` are found.

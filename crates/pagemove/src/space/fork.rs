@@ -3,22 +3,21 @@
 use super::{AddressSpace, SpaceError, Vma, split::Stop, vma::Vmas};
 use crate::{
     frame::Kind,
-    paging::{Cursor, Entry, Flags, FlushDebt, Slot},
+    paging::{Cursor, Entry, Flags, FlushDebt, Format, Slot},
     rmap::SplitError,
     units::{Order, VirtAddr},
     zone::AllocError,
 };
 
-impl AddressSpace {
+impl<F: Format> AddressSpace<F> {
     /// Makes the child's address space. After a failure the parent is unchanged, except that some pages copy on the
     /// next store.
-    pub fn fork(&self) -> Result<AddressSpace, SpaceError> {
+    pub fn fork(&self) -> Result<AddressSpace<F>, SpaceError> {
         self.change(|vmas, _| self.try_fork(vmas, "fork"))
     }
 
-    fn try_fork(&self, vmas: &Vmas, stage: &'static str) -> Result<AddressSpace, Stop> {
-        let out_of_memory = |cause| SpaceError::OutOfMemory { stage, cause };
-        let child = AddressSpace::new(&self.engine, self.bounds).map_err(out_of_memory)?;
+    fn try_fork(&self, vmas: &Vmas, stage: &'static str) -> Result<AddressSpace<F>, Stop> {
+        let child = Self::with_format(&self.engine, self.bounds)?;
         // Its tables must not move while they are filled.
         let mut of_child = child.vmas.write();
         let mut debt = self.debt();
@@ -39,7 +38,7 @@ impl AddressSpace {
 
     fn copy_entries(
         &self,
-        child: &AddressSpace,
+        child: &AddressSpace<F>,
         vma: &Vma,
         debt: &mut FlushDebt<'_>,
         stage: &'static str,
@@ -66,11 +65,11 @@ impl AddressSpace {
 
     fn copy_entry(
         &self,
-        child: &AddressSpace,
-        targets: &mut Cursor<'_>,
+        child: &AddressSpace<F>,
+        targets: &mut Cursor<'_, F>,
         vma: &Vma,
         address: VirtAddr,
-        slot: &Slot<'_>,
+        slot: &Slot<'_, F>,
         debt: &mut FlushDebt<'_>,
     ) -> Result<(), SplitError> {
         let order = slot.order();
@@ -125,10 +124,10 @@ impl AddressSpace {
     /// when its entry is a migration entry. (Linux: `copy_present_page`.) Gives the child's entry; `None`: retry.
     fn copy_pinned(
         &self,
-        child: &AddressSpace,
+        child: &AddressSpace<F>,
         vma: &Vma,
         address: VirtAddr,
-        slot: &Slot<'_>,
+        slot: &Slot<'_, F>,
         entry: Entry,
     ) -> Result<Option<Entry>, AllocError> {
         let pfn = entry.pfn();

@@ -34,7 +34,7 @@ use alloc::{sync::Arc, vec::Vec};
 use crate::{
     engine::Engine,
     frame::TooManyMappings,
-    paging::{Entry, FlushDebt, PageTable, Root},
+    paging::{Entry, FlushDebt, Format, PageTable, Root, X86_64},
     port::{SpaceId, might_wait},
     units::{Pfn, VirtAddr, VirtRange},
     zone::{AllocError, Physical},
@@ -104,17 +104,30 @@ pub enum SpaceError {
 }
 
 /// A process's address space.
-pub struct AddressSpace {
+pub struct AddressSpace<F: Format = X86_64> {
     engine: Arc<Engine>,
-    table: Arc<PageTable>,
+    table: Arc<PageTable<F>>,
     bounds: VirtRange,
-    vmas: Arc<LockedVmas>,
+    vmas: Arc<LockedVmas<F>>,
 }
 
 impl AddressSpace {
-    /// Makes an empty address space, whose mappings lie within `bounds`.
-    pub fn new(engine: &Arc<Engine>, bounds: VirtRange) -> Result<Self, AllocError> {
-        let root = Root::new(engine.physical().clone(), engine.name_space())?;
+    /// Makes an empty address space with page tables of x86-64, whose mappings lie within `bounds`.
+    pub fn new(engine: &Arc<Engine>, bounds: VirtRange) -> Result<Self, SpaceError> {
+        Self::with_format(engine, bounds)
+    }
+}
+
+impl<F: Format> AddressSpace<F> {
+    /// As [`AddressSpace::new`], with page tables of format `F`, which may have fewer addresses than `bounds`
+    /// ([`PageTable::LIMIT`]): that is [`SpaceError::BadRange`].
+    pub fn with_format(engine: &Arc<Engine>, bounds: VirtRange) -> Result<Self, SpaceError> {
+        let stage = "a new address space";
+        if bounds.end().get() > PageTable::<F>::LIMIT {
+            return Err(SpaceError::BadRange { stage });
+        }
+        let root = Root::new(engine.physical().clone(), engine.name_space());
+        let root = root.map_err(|cause| SpaceError::OutOfMemory { stage, cause })?;
         let vmas = LockedVmas::new(engine.table_holders(), root);
         Ok(Self { engine: engine.clone(), table: vmas.table().clone(), bounds, vmas })
     }
@@ -135,7 +148,7 @@ impl AddressSpace {
     }
 
     /// Gives the page table, for the machine's own walks.
-    pub fn table(&self) -> &Arc<PageTable> {
+    pub fn table(&self) -> &Arc<PageTable<F>> {
         &self.table
     }
 
@@ -205,7 +218,7 @@ impl AddressSpace {
     }
 }
 
-impl Drop for AddressSpace {
+impl<F: Format> Drop for AddressSpace<F> {
     fn drop(&mut self) {
         self.exit();
     }

@@ -7,7 +7,7 @@ use super::{Access, AddressSpace, FaultError, find};
 use crate::{
     folio::PinnedPage,
     frame::Kind,
-    paging::Flags,
+    paging::{Flags, Format},
     units::{Pfn, VirtAddr, VirtRange},
 };
 
@@ -22,7 +22,7 @@ pub enum PinError {
     BadRange,
 }
 
-impl AddressSpace {
+impl<F: Format> AddressSpace<F> {
     /// Pins all pages of `range` for `who`, for reading or also for writing, or none; faults them in first.
     pub fn pin(&self, range: VirtRange, write: bool, who: &str) -> Result<Vec<PinnedPage>, PinError> {
         self.might_wait();

@@ -4,11 +4,11 @@ use alloc::vec::Vec;
 
 use super::{AddressSpace, SpaceError, Vma, Vmas, change::gap_around, find, overlapping, split::Stop};
 use crate::{
-    paging::{Cursor, Entry, FlushDebt},
+    paging::{Cursor, Entry, FlushDebt, Format},
     units::{HUGE_ORDER, VirtAddr, VirtRange},
 };
 
-impl AddressSpace {
+impl<F: Format> AddressSpace<F> {
     /// Moves the mapping of `old`, one mapping or a part of one, to `pages` pages at `to` (`None`: any free address, in
     /// place if possible). Fails if anything is mapped at `to`. Gives the new range.
     pub fn mremap(&self, old: VirtRange, pages: u32, to: Option<VirtAddr>) -> Result<VirtRange, SpaceError> {

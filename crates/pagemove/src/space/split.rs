@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use super::{AddressSpace, SpaceError, Vma, vma::Vmas};
 use crate::{
     folio::FolioRef,
+    paging::Format,
     rmap::{SplitError, split_entry},
     units::{HUGE_ORDER, Pfn, VirtAddr, VirtRange},
 };
@@ -32,7 +33,7 @@ impl From<SpaceError> for Stop {
     }
 }
 
-impl AddressSpace {
+impl<F: Format> AddressSpace<F> {
     /// Changes mappings. `deed` may have to split 2 MiB pages first, before it has changed anything else; it gives mappings that
     /// are gone to its second argument, since dropping a file for the last time may sleep.
     pub(super) fn change<T>(

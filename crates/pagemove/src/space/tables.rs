@@ -7,20 +7,20 @@ use alloc::{collections::BTreeMap, sync::Arc};
 use super::vma::Vmas;
 use crate::{
     folio::Migration,
-    paging::{PageTable, Root, TableHolder},
+    paging::{Format, PageTable, Root, TableHolder},
     report::Reason,
     rmap::{Registered, Registry},
     sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 /// The mappings, and the tables that their lock protects.
-pub(super) struct LockedVmas {
+pub(super) struct LockedVmas<F: Format> {
     vmas: RwLock<Vmas>,
-    table: Arc<PageTable>,
+    table: Arc<PageTable<F>>,
     _registered: Registered<dyn TableHolder>,
 }
 
-impl LockedVmas {
+impl<F: Format> LockedVmas<F> {
     /// Makes an address space without mappings, whose page tables can move.
     pub(super) fn new(holders: &Arc<Registry<dyn TableHolder>>, root: Arc<Root>) -> Arc<Self> {
         Arc::new_cyclic(|this: &alloc::sync::Weak<Self>| {
@@ -30,7 +30,7 @@ impl LockedVmas {
         })
     }
 
-    pub(super) fn table(&self) -> &Arc<PageTable> {
+    pub(super) fn table(&self) -> &Arc<PageTable<F>> {
         &self.table
     }
 
@@ -43,7 +43,7 @@ impl LockedVmas {
     }
 }
 
-impl TableHolder for LockedVmas {
+impl<F: Format> TableHolder for LockedVmas<F> {
     fn move_tables(&self, tables: &mut [Migration]) {
         // Not waited for in any mode: a waiting writer would keep all faults of the process waiting, for as long as the holder has
         // the lock, and the mover holds destinations.

@@ -7,7 +7,7 @@ use bitflags::bitflags;
 
 use super::Mappable;
 use crate::{
-    paging::{Flags, PageTable},
+    paging::{Flags, Format, PageTable},
     rmap::{Mapping, RangeMap},
     units::{Orders, VirtAddr, VirtRange},
 };
@@ -129,21 +129,25 @@ impl Vma {
     }
 
     /// Adds the mapping to its reverse maps.
-    pub(super) fn link(&self, table: &Arc<PageTable>) {
+    pub(super) fn link<F: Format>(&self, table: &Arc<PageTable<F>>) {
         for rmap in self.reverse_maps() {
             rmap.write().insert(self.pages(), Mapping { table: table.clone(), start: self.range.start() });
         }
     }
 
     /// Removes the mapping from its reverse maps.
-    pub(super) fn unlink(&self, table: &Arc<PageTable>) {
+    pub(super) fn unlink<F: Format>(&self, table: &Arc<PageTable<F>>) {
         for rmap in self.reverse_maps() {
             rmap.write().remove(self.pages(), table.space(), self.range.start());
         }
     }
 
     /// Replaces the mapping in its reverse maps by `parts` of itself, atomically for walks.
-    pub(super) fn relink<'a>(&self, table: &Arc<PageTable>, parts: impl Iterator<Item = &'a Vma> + Clone) {
+    pub(super) fn relink<'a, F: Format>(
+        &self,
+        table: &Arc<PageTable<F>>,
+        parts: impl Iterator<Item = &'a Vma> + Clone,
+    ) {
         for rmap in self.reverse_maps() {
             let mut map = rmap.write();
             map.remove(self.pages(), table.space(), self.range.start());
