@@ -16,8 +16,8 @@ use pagemove::{
     frame::{Key, Kind},
     migrate::{AnyFree, Destination, Mode, Mover, Options, Outcome, Purpose},
     movable::{
-        FolioToken, IsolationRun, MigrationRun, MovableOps, PageIndex, Purposes, PutbackRun, Refusal, Registration,
-        TokenError,
+        FolioToken, IsolatedFolio, IsolationRun, MigrationRun, MovableOps, PageIndex, Purposes, PutbackRun, Refusal,
+        Registration, TokenError,
     },
     report::Reason,
     units::{MAX_ORDER, Order, Pfn},
@@ -28,6 +28,7 @@ use pagemove::{
 struct Table {
     purposes: Purposes,
     below: Option<Pfn>,
+    splits: bool,
     tokens: Mutex<BTreeMap<u32, FolioToken>>,
     refuses: Mutex<Vec<(Stage, u32)>>,
     exchanges: AtomicBool,
@@ -36,8 +37,12 @@ struct Table {
 
 impl Table {
     fn new(purposes: Purposes, below: Option<Pfn>) -> Arc<Self> {
+        Self::with(purposes, below, false)
+    }
+
+    fn with(purposes: Purposes, below: Option<Pfn>, splits: bool) -> Arc<Self> {
         let (tokens, refuses, runs) = Default::default();
-        Arc::new(Self { purposes, below, tokens, refuses, exchanges: AtomicBool::new(true), runs })
+        Arc::new(Self { purposes, below, splits, tokens, refuses, exchanges: AtomicBool::new(true), runs })
     }
 
     fn log(&self, stage: Stage, run: Vec<u32>) {
@@ -74,6 +79,18 @@ impl MovableOps for Table {
 
     fn below(&self) -> Option<Pfn> {
         self.below
+    }
+
+    fn splits(&self) -> bool {
+        self.splits
+    }
+
+    fn split(&self, folio: IsolatedFolio, tails: &mut dyn Iterator<Item = FolioToken>) {
+        let mut tokens = self.tokens.lock().unwrap();
+        assert_eq!(tokens[&folio.index].pfn(), folio.pfn);
+        let before = tokens.len() as u32;
+        tokens.extend((folio.index + 1..).zip(tails));
+        assert_eq!(tokens.len() as u32, before + folio.order.frames() - 1);
     }
 
     fn isolate(&self, run: &mut IsolationRun<'_>) {
@@ -129,7 +146,15 @@ impl<'a> Owner<'a> {
     }
 
     fn with(lab: &'a Lab, purposes: Purposes, below: Option<Pfn>) -> Self {
-        let table = Table::new(purposes, below);
+        Self::of(lab, Table::new(purposes, below))
+    }
+
+    /// One whose folios may be split.
+    fn splitting(lab: &'a Lab) -> Self {
+        Self::of(lab, Table::with(Purposes::all(), None, true))
+    }
+
+    fn of(lab: &'a Lab, table: Arc<Table>) -> Self {
         let registration = lab.engine.owners().register(table.clone());
         Self { lab, table, registration }
     }
@@ -532,6 +557,90 @@ fn look_ups_race_with_moves() {
             }
         });
         owner.check();
+    });
+}
+
+/// A folio is split where no destination of its order is free, or on request. The owner gets the tokens of the pages, which move
+/// and are released like any others.
+#[test]
+fn the_pages_of_a_split_have_tokens() {
+    // Compaction doesn't break up a folio of a pageblock's size.
+    for (of, on_request) in [(1, true), (2, true), (9, true), (1, false), (2, false)] {
+        on_both(4, |lab| {
+            let owner = Owner::splitting(lab);
+            owner.add_new(100, order(of));
+            let head = owner.table.pfn(100);
+            if on_request {
+                let folio = owner.registration.get(&owner.table.tokens.lock().unwrap()[&100]).unwrap().lock();
+                let parts = pagemove::migrate::split(&lab.engine, folio).map_err(|(_, reason)| reason).unwrap();
+                assert_eq!(parts.len() as u32, order(of).frames());
+            } else {
+                let held = lab.take_all(Kind::Kernel);
+                let outcome = lab.migrate_all(&[head], Options::new(Mode::Sync));
+                assert_eq!((outcome.moved, outcome.stayed.len() as u32), (0, order(of).frames()));
+                drop(held);
+            }
+            let pages = range(head.get(), order(of).frames());
+            assert_eq!(owner.table.pfns(), pages.iter().collect::<Vec<_>>());
+            for mode in MODES {
+                let before = owner.table.pfns();
+                assert_eq!(owner.migrate(Options::new(mode)).moved, u64::from(order(of).frames()));
+                assert!(owner.table.pfns().iter().all(|pfn| !before.contains(pfn)));
+            }
+            for (number, token) in (0..).zip(owner.table.tokens.lock().unwrap().values()) {
+                let page = owner.registration.get(token).unwrap();
+                let words = [0, 511].map(|word| page.words(0)[word].load(Ordering::Relaxed));
+                assert_eq!((page.order(), words), (order(0), [mark(100, number); 2]));
+                assert_eq!(page.key(), Key { rmap: 0, index: 100 + number });
+            }
+            lab.validate();
+        });
+    }
+}
+
+/// Look-ups by token race with a split: each finds the page that it looked for, whole or alone, or is told to wait.
+#[test]
+fn look_ups_race_with_splits() {
+    const FOLIOS: u32 = 24;
+    on_both(2, |lab| {
+        let owner = Owner::splitting(lab);
+        (0..FOLIOS).for_each(|number| owner.add_new(number * 8, order(3)));
+        let split = |number: u32| -> bool {
+            let found = owner.registration.get(&owner.table.tokens.lock().unwrap()[&(number * 8)]);
+            let Ok(folio) = found else { return false };
+            // A reader may have a reference.
+            pagemove::migrate::split(&lab.engine, folio.lock()).is_ok()
+        };
+        std::thread::scope(|scope| {
+            for reader in 0..2 {
+                let owner = &owner;
+                scope.spawn(move || {
+                    for round in 0..4000u32 {
+                        let (number, page) = ((round * 7 + reader * 13) % FOLIOS, round % 8);
+                        let moving = {
+                            let tokens = owner.table.tokens.lock().unwrap();
+                            let (token, frame) = match tokens.get(&(number * 8 + page)) {
+                                Some(token) => (token, 0),
+                                None => (&tokens[&(number * 8)], page),
+                            };
+                            match owner.registration.get(token) {
+                                Ok(folio) => {
+                                    let word = folio.words(frame)[0].load(Ordering::Relaxed);
+                                    assert_eq!(word, mark(number * 8, page));
+                                    continue;
+                                }
+                                Err(TokenError::Moving(pfn)) => pfn,
+                                Err(error) => panic!("{error}"),
+                            }
+                        };
+                        owner.registration.wait_for_move(moving);
+                    }
+                });
+            }
+            (0..FOLIOS).for_each(|number| while !split(number) {});
+        });
+        assert_eq!(owner.table.pfns().len() as u32, FOLIOS * 8);
+        lab.validate();
     });
 }
 

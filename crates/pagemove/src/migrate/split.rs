@@ -6,6 +6,7 @@ use super::{Mode, Mover, Options, Outcome, Purpose};
 use crate::{
     engine::Engine,
     folio::{FolioRef, LockedFolio},
+    movable::{FolioToken, IsolatedFolio},
     report::{Counter, Reason},
     rmap::split_folio,
     units::{Order, Pfn},
@@ -25,7 +26,7 @@ pub fn split<'p>(engine: &Engine, folio: LockedFolio<'p>) -> Result<Vec<FolioRef
         return Err((folio.unlock(), Reason::Unmovable));
     }
     // The owner stays registered until the split is done.
-    let _used = match frame.owner() {
+    let used = match frame.owner() {
         0 => None,
         number => match engine.owners().get(number).and_then(|owner| Some((owner.begin()?, owner))) {
             None => return Err((folio.unlock(), Reason::OwnerGone)),
@@ -34,9 +35,16 @@ pub fn split<'p>(engine: &Engine, folio: LockedFolio<'p>) -> Result<Vec<FolioRef
         },
     };
     let map = engine.reverse_maps().get(folio.key().rmap);
-    let is_owned = frame.owner() != 0;
+    let physical = folio.physical();
+    let whole = IsolatedFolio { pfn: folio.pfn(), index: folio.key().index, order: folio.order() };
+    let tell_owner = || {
+        if let Some(used) = &used {
+            let tail = |number| FolioToken::new(physical, whole.pfn.up(number));
+            used.ops().split(whole, &mut (1..whole.order.frames()).map(tail));
+        }
+    };
     // Unlocked before owner and map are let go: dropping the last `Arc` of one may wait for its folios' locks.
-    match split_folio(folio, map.as_deref(), is_owned) {
+    match split_folio(folio, map.as_deref(), used.is_some(), tell_owner) {
         Ok(parts) => Ok(parts.into_iter().map(LockedFolio::unlock).collect()),
         Err((folio, reason)) => Err((folio.unlock(), reason)),
     }

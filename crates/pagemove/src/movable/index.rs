@@ -343,7 +343,8 @@ impl PageIndex {
                 return (alloc::vec![folio], behind);
             }
             let map = self.map_of(&folio, maps);
-            match split_folio(folio, Some(map), true) {
+            // Each place has its page's frame already.
+            match split_folio(folio, Some(map), true, || ()) {
                 Ok(mut parts) => {
                     parts.retain(|part| range.contains(&part.key().index));
                     return (parts, behind);

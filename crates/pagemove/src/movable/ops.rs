@@ -1,6 +1,6 @@
 //! The trait of an owner whose folios can move.
 
-use super::{IsolationRun, MigrationRun, Purposes, PutbackRun};
+use super::{FolioToken, IsolatedFolio, IsolationRun, MigrationRun, Purposes, PutbackRun};
 use crate::units::Pfn;
 
 /// An owner's part of a move: Linux's `isolate_page`, `migratepage` and `putback_page` (4.8 to 6.16), by runs, for
@@ -25,12 +25,21 @@ pub trait MovableOps: Send + Sync {
         None
     }
 
-    /// Tells whether its large folios may be split; called once, at registration. Only an owner whose folios are all in
-    /// [`PageIndex`](super::PageIndex)es says so: after a split each page is a base folio with a reference of the
-    /// owner's, the next index and the same frame, and an index has each page's frame already. A table of tokens would
-    /// lack those of the tails.
+    /// Tells whether its large folios may be split; called once, at registration. After a split each page is a base folio
+    /// with a reference of the owner's, the next index and the same frame. An owner that keeps tokens also writes
+    /// [`Self::split`].
     fn splits(&self) -> bool {
         false
+    }
+
+    /// Tells that `folio` becomes base folios; can't be refused. Its token is that of its first page from now on, and
+    /// `tails` gives the tokens of the others, in order. They must be kept, or these pages are never freed. Nobody gets a
+    /// reference to any of them before this returns. Called in [`Mode::Sync`](super::Mode::Sync).
+    ///
+    /// A [`PageIndex`](super::PageIndex) has each page's frame already, so an owner that keeps all its folios there writes
+    /// nothing.
+    fn split(&self, folio: IsolatedFolio, tails: &mut dyn Iterator<Item = FolioToken>) {
+        let _ = (folio, tails);
     }
 
     /// Takes the folios off the owner's lists and stops devices that use them, or refuses.

@@ -57,7 +57,8 @@ pub unsafe trait ReverseMap: Send + Sync {
     fn unmap(&self, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>);
 
     /// Replaces entries that map more than a page of `folio`, which is to be split, by entries for single pages. The
-    /// folio is blocked and rebound afterwards, the latter as base folios. A map that passes its calls on to the
+    /// folio is blocked afterwards, still whole but by these entries, and rebound as base folios. A device whose entry maps
+    /// several pages has counted each of them, so nothing is counted here. A map that passes its calls on to the
     /// processes' passes this one on too; one that has only entries for single pages does nothing.
     fn split(&self, folio: &LockedFolio<'_>) -> Result<(), SplitError>;
 }
@@ -78,7 +79,7 @@ pub unsafe fn mapping_rebound(physical: &Physical, pfn: Pfn) {
     physical.frames().map_again(pfn, Order::ZERO);
 }
 
-/// Counts a mapping of the folio's frame `number` before a device puts it in its own table. Because of the lock no move
+/// Counts a mapping of the folio's frame `number`, one of each that the device's entry maps, before a device puts it in its own table. Because of the lock no move
 /// can miss it. Panics if there is no such frame.
 pub fn device_mapped(folio: &LockedFolio<'_>, number: u32) -> Result<(), TooManyMappings> {
     let physical = folio.physical();

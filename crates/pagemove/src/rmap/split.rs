@@ -66,12 +66,13 @@ pub(crate) fn split_entry<F: Format>(
 /// Splits a large folio into base folios with the same contents, mappings and owner; gives each back with a lock and a
 /// reference. On error the folio is unchanged, except that its 2 MiB entries may have been split.
 ///
-/// If the folio `is_owned`, its owner has a reference, and names each page in its table. `map` is the reverse map that
-/// the folio's key names, if any.
+/// If the folio `is_owned`, its owner has a reference; `commit` tells it of the split, which can't fail any more, while
+/// nobody gets a reference. `map` is the reverse map that the folio's key names, if any.
 pub(crate) fn split_folio<'p>(
     folio: LockedFolio<'p>,
     map: Option<&dyn ReverseMap>,
     is_owned: bool,
+    commit: impl FnOnce(),
 ) -> Result<Vec<LockedFolio<'p>>, (LockedFolio<'p>, Reason)> {
     let (physical, head, order) = (folio.physical(), folio.pfn(), folio.order());
     let frame = physical.frame(head);
@@ -100,6 +101,7 @@ pub(crate) fn split_folio<'p>(
         return Err((folio, reason));
     }
     let _ = folio.into_raw();
+    commit();
     physical.unmark_partly_mapped(head);
     let state = frame.state();
     // The head last: a look-up by a tail takes its reference there, and gets none until each frame says what it is.
