@@ -104,7 +104,7 @@ fn what_cannot_be_collapsed_says_why() {
     space.munmap(part(at, 0, 512)).unwrap();
     assert_eq!(space.collapse(part(at, 0, 512)), Err(CollapseError::NotMapped(start)));
     let file = PageCache::new(&lab.engine, "a file", 512);
-    let source = Source::Shared { file, first: 0 };
+    let source = Source::Private { file, first: 0 };
     space.mmap(&Map { at: Some(start), pages: 512, protection: RW, source }).unwrap();
     process.store(start, 1).unwrap();
     assert_eq!(space.collapse(part(at, 0, 512)), Err(CollapseError::Unsuitable(start)));

@@ -7,6 +7,10 @@
 //! moving page stays in its place until the move is over. A look-up meanwhile finds it frozen or locked, waits, and
 //! looks again. A split of a folio changes no place: each page has its frame, and then its reference.
 
+mod collapse;
+
+pub use collapse::NotCollapsed;
+
 use alloc::{boxed::Box, collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 use core::ops::{Range, RangeInclusive};
 

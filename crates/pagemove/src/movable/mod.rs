@@ -22,7 +22,7 @@ mod run;
 mod terms;
 mod token;
 
-pub use index::{LookUpError, PageIndex, ReadPage};
+pub use index::{LookUpError, NotCollapsed, PageIndex, ReadPage};
 pub use ops::MovableOps;
 pub use owners::{CallbackGuard, Owner, Owners, Registration, StillMoving};
 pub use ownership::TokenError;

@@ -1,14 +1,16 @@
 //! Collapse of base pages into 2 MiB pages (Linux: `madvise` with `MADV_COLLAPSE`, since 6.1).
 //!
-//! The pages are copied: their entries are blocked and flushed as in a move, and the table with them is replaced by one
-//! 2 MiB entry. Pages that other processes share stay theirs.
+//! Anonymous pages are copied: their entries are blocked and flushed as in a move, and the table with them is replaced by one
+//! 2 MiB entry. Pages that other processes share stay theirs. A shared file collapses its own pages, for all that map them; then this
+//! process's entries are replaced by one.
 
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
 
-use super::{AddressSpace, Protection, Vma, fault::anonymous_key, find};
+use super::{AddressSpace, Mappable, Protection, Vma, fault::anonymous_key, find};
 use crate::{
     folio::{FrozenFolio, LockedFolio},
     frame::Kind,
+    movable::NotCollapsed,
     paging::{Entry, Flags, Format, Slot},
     port::might_wait,
     report::Counter,
@@ -28,8 +30,11 @@ pub enum CollapseError {
     /// A page at that address is moving, locked, pinned, or otherwise held (`EAGAIN`).
     #[error("collapse: the page at {0} is held or moving; try again")]
     Again(VirtAddr),
-    /// The 2 MiB at that address aren't one mapping of anonymous memory, or have no page (`EINVAL`).
-    #[error("collapse: the 2 MiB at {0} are not anonymous memory with a page in it")]
+    /// The 2 MiB at that address aren't one mapping of anonymous memory or of an aligned part of a shared file, or have no page
+    /// (`EINVAL`).
+    #[error(
+        "collapse: the 2 MiB at {0} are not anonymous memory, or an aligned part of a shared file, with a page in it"
+    )]
     Unsuitable(VirtAddr),
 }
 
@@ -54,6 +59,9 @@ impl<F: Format> AddressSpace<F> {
         let start = whole.start();
         if self.entry(start).has(Flags::HUGE) {
             return Ok(());
+        }
+        if let Some((file, index)) = self.shared_file_at(whole) {
+            return self.collapse_file(whole, &file, index);
         }
         // Before the locks, since it may compact.
         let request = Request::new(HUGE_ORDER, Kind::Anon).with_effort(Effort::Compact);
@@ -114,6 +122,60 @@ impl<F: Format> AddressSpace<F> {
             slot.replace(Entry::NONE, Entry::present(pfn, flags));
         }
         self.physical().counters().add(Counter::ThpCollapseAlloc, 1);
+        Ok(())
+    }
+
+    /// Gives the file that is mapped shared in all of `whole`, and the offset of its first page.
+    fn shared_file_at(&self, whole: VirtRange) -> Option<(Arc<dyn Mappable>, u32)> {
+        let vmas = self.vmas.read();
+        let vma = find(&vmas, whole.start()).filter(|vma| vma.shared && vma.range.covers(whole))?;
+        Some((vma.file.clone()?, vma.index_of(whole.start())))
+    }
+
+    fn collapse_file(&self, whole: VirtRange, file: &Arc<dyn Mappable>, index: u32) -> Result<(), CollapseError> {
+        let start = whole.start();
+        if !index.is_multiple_of(HUGE_ORDER.frames()) {
+            return Err(CollapseError::Unsuitable(start));
+        }
+        file.collapse(index).map_err(|error| match error {
+            NotCollapsed::OutOfMemory(error) => CollapseError::OutOfMemory(error),
+            NotCollapsed::Again => CollapseError::Again(start),
+            NotCollapsed::Unsuitable => CollapseError::Unsuitable(start),
+        })?;
+        let vmas = self.vmas.write();
+        let is_same = |vma: &&Vma| vma.shared && vma.range.covers(whole) && vma.index_of(start) == index;
+        let vma = find(&vmas, start).filter(is_same).ok_or(CollapseError::Again(start))?;
+        let is_file = vma.file.as_ref().is_some_and(|now| Arc::ptr_eq(now, file));
+        let folio = file.fault(index).ok().filter(|folio| is_file && folio.order() == HUGE_ORDER);
+        // Its lock excludes moves, splits and truncation.
+        let folio = folio.filter(|folio| folio.key().index == index).ok_or(CollapseError::Again(start))?;
+        match self.table.slot(start) {
+            Some(slot) if slot.order() == HUGE_ORDER => Ok(()),
+            _ => self.map_whole(vma, whole, &folio),
+        }
+    }
+
+    /// Replaces the base entries of `whole` by one for a file's locked folio. The caller holds the address space exclusively.
+    fn map_whole(&self, vma: &Vma, whole: VirtRange, folio: &LockedFolio<'_>) -> Result<(), CollapseError> {
+        let start = whole.start();
+        let frames = self.physical().frames();
+        let mut marks = Flags::empty();
+        self.table.for_each_leaf(whole, |_, slot| marks |= slot.load().flags());
+        let mut debt = self.debt();
+        self.zap(whole, &mut debt);
+        {
+            // Exclusive, so that no walk is in the table when it's taken out.
+            let _map = vma.file_map.as_ref().map(|map| map.write());
+            self.table.unlink_leaf_table(start, &mut debt);
+            debt.pay();
+            let slot = self.table.huge_slot(start)?;
+            // As many as were mapped just now, at most.
+            frames.map(folio.pfn(), HUGE_ORDER).map_err(|_| CollapseError::Again(start))?;
+            let kept = marks & (Flags::ACCESSED | Flags::SOFT_DIRTY | Flags::WRITE);
+            let rights = vma.read_flags() - Flags::ACCESSED;
+            slot.replace(Entry::NONE, Entry::present(folio.pfn(), rights | kept | Flags::HUGE));
+        }
+        self.physical().update_class(folio.pfn());
         Ok(())
     }
 

@@ -6,9 +6,9 @@ use crate::{
     engine::Engine,
     folio::LockedFolio,
     frame::Kind,
-    movable::{LookUpError, PageIndex, Registration},
+    movable::{LookUpError, NotCollapsed, PageIndex, Registration},
     rmap::RangeMap,
-    units::Orders,
+    units::{HUGE_ORDER, Orders},
     zone::AllocError,
 };
 
@@ -58,6 +58,13 @@ pub trait Mappable: Send + Sync {
     /// Waits until [`Self::fault`] can give the page at offset `index`, or reads it. Called without locks after `fault` has
     /// said [`FileError::NotReady`]; then `fault` is called again.
     fn bring(&self, index: u32) -> Result<(), FileError>;
+
+    /// Makes the aligned 2 MiB around page `index` one folio, for [`AddressSpace::collapse`](super::AddressSpace::collapse). Called
+    /// without locks; sleeps. A file that keeps its pages in a [`PageIndex`] passes it on to [`PageIndex::collapse`].
+    fn collapse(&self, index: u32) -> Result<(), NotCollapsed> {
+        let _ = index;
+        Err(NotCollapsed::Unsuitable)
+    }
 
     /// As [`Self::fault`], but sleeps until the page is ready.
     fn lock_page(&self, index: u32) -> Result<LockedFolio<'_>, FileError> {
@@ -126,5 +133,11 @@ impl Mappable for PageCache {
 
     fn bring(&self, index: u32) -> Result<(), FileError> {
         Ok(self.index.lock_or_insert(index).map(drop)?)
+    }
+
+    fn collapse(&self, index: u32) -> Result<(), NotCollapsed> {
+        let end = (index | (HUGE_ORDER.frames() - 1)).checked_add(1);
+        // No folio reaches beyond the end.
+        end.filter(|&end| end <= self.pages).map_or(Err(NotCollapsed::Unsuitable), |_| self.index.collapse(index))
     }
 }
