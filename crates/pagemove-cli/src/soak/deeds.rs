@@ -39,7 +39,7 @@ pub(super) struct Deed {
 }
 
 /// All of them. Two move pages, beside compaction.
-pub(super) const DEEDS: [Deed; 10] = [
+pub(super) const DEEDS: [Deed; 11] = [
     Deed { name: "forks", act: fork },
     Deed { name: "remaps", act: remap },
     Deed { name: "protects", act: protect },
@@ -47,6 +47,7 @@ pub(super) const DEEDS: [Deed; 10] = [
     Deed { name: "driver pages", act: driver_pages },
     Deed { name: "file pages", act: file_pages },
     Deed { name: "2 MiB", act: huge },
+    Deed { name: "collapses", act: collapse_file },
     Deed { name: "moves by process", act: move_process },
     Deed { name: "moves of all", act: move_all },
     Deed { name: "compactions", act: compact },
@@ -358,6 +359,36 @@ fn huge(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
     }
     differs("a 2 MiB page lost a store", process.load(page)?, value)?;
     mapped.unmap()
+}
+
+/// 2 MiB of a file in two processes, which become one folio between stores, and maybe small ones again.
+fn collapse_file(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+    let pages = HUGE_ORDER.frames();
+    let file = PageCache::new(&stage.world.host.engine, "collapsed", pages);
+    let (one, two) = (stage.process(rng), stage.process(rng));
+    let source = || Source::Shared { file: file.clone(), first: 0 };
+    let (at, seen) = (stage.map(one, pages, source())?, stage.map(two, pages, source())?);
+    let mut values = vec![0; pages as usize];
+    for _ in 0..4 {
+        for _ in 0..32 {
+            let (page, value) = (rng.random_range(0..pages), stage.value());
+            let (process, range) = if rng.random_bool(0.5) { (one, at.range) } else { (two, seen.range) };
+            process.store(range.start().up(page), value)?;
+            values[page as usize] = value;
+        }
+        // Held pages and a lack of memory are no faults: movers are at work.
+        let (process, range) = if rng.random_bool(0.5) { (one, at.range) } else { (two, seen.range) };
+        let _ = process.space().collapse(range);
+        if rng.random_bool(0.3) {
+            let first = rng.random_range(1..pages);
+            file.index().truncate(first..pages);
+            values[first as usize..].fill(0);
+        }
+        holds("a file lost a store when its pages became one", one, at.range, &values)?;
+        holds("a file lost a store when its pages became one", two, seen.range, &values)?;
+    }
+    seen.unmap()?;
+    at.unmap()
 }
 
 /// Base pages, small folios, or all that fit.

@@ -34,7 +34,7 @@ pub enum NotCollapsed {
 
 impl PageIndex {
     /// Makes the pages of the aligned 2 MiB around page `index` one folio; pages that are missing are cleared, or read from the
-    /// backing store. Sleeps, and compacts if that is set up ([`crate::compact::compact_for_allocations`]).
+    /// backing store. The owner calls it, so its callbacks aren't called. Sleeps, and compacts if that is set up ([`crate::compact::compact_for_allocations`]).
     pub fn collapse(&self, index: u32) -> Result<(), NotCollapsed> {
         might_wait(self.physical.machine());
         let first = index - index % CHUNK;
