@@ -159,7 +159,7 @@ fn same(entry: Entry, cell: usize, seen: &mut Seen) -> Result<(), String> {
 
 fn contents(engine: &Engine<'_>, pfn: Pfn, expected: &[u64; WORDS.len()]) -> Result<(), String> {
     let folio = engine.core().physical().get(pfn).ok_or_else(|| format!("frame {pfn} is free"))?;
-    let words = folio.words(pfn.get() - folio.pfn().get());
+    let words = folio.words(pfn.offset_from(folio.pfn()));
     let found = WORDS.map(|word| words[word].load(Ordering::Acquire));
     if found == *expected { Ok(()) } else { Err(format!("frame {pfn} holds {found:x?}, expected {expected:x?}")) }
 }

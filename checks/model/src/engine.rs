@@ -22,7 +22,7 @@ use pagemove::{
     zone::{self, Request},
 };
 use pagemove_drivers::{Balloon, CharDevice, DeviceFile};
-use pagemove_hosted::{Config, ForkError, Hosted, Process, TlbKind, enter_cpu};
+use pagemove_hosted::{Config, FIRST_FRAME, ForkError, Hosted, Process, TlbKind, enter_cpu};
 
 use crate::{
     call::{Address, Answer, Backing, Call, Pages, TLBS, WORDS, answer},
@@ -55,6 +55,9 @@ struct Taken<'b> {
     fill: u64,
 }
 
+/// Frames between two parts of memory: 1 TiB.
+const HOLE: u32 = 1 << 28;
+
 /// The machine and its core, which outlive everything on them.
 pub(crate) struct Base {
     core: Arc<Core>,
@@ -63,13 +66,18 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    /// Makes a machine of `blocks` 2 MiB blocks.
-    pub(crate) fn new(blocks: u32) -> Result<Self, String> {
+    /// Makes a machine of `blocks` 2 MiB blocks, in one zone, or in two that are far apart.
+    pub(crate) fn new(blocks: u32, apart: bool) -> Result<Self, String> {
         let frames = blocks * HUGE_ORDER.frames();
         let config = Config { frames, cpus: CPUS, tlb: TlbKind::Soft, contents: Contents::All };
-        let hosted = Hosted::new(config).map_err(to_text)?;
+        let upper = if apart { blocks / 2 * HUGE_ORDER.frames() } else { 0 };
+        let hole = if apart { HOLE } else { 0 };
+        let ram = FrameRange { start: FIRST_FRAME, frames: frames + hole };
+        let hosted = Hosted::with_ram(config, ram).map_err(to_text)?;
         let machine = SingleThreaded::new(hosted.clone());
-        let zones = vec![FrameRange { start: Pfn::new(0), frames }];
+        let lower = FrameRange { start: ram.start, frames: frames - upper };
+        let upper = FrameRange { start: lower.end().up(hole), frames: upper };
+        let zones = [lower, upper].into_iter().filter(|zone| zone.frames > 0).collect();
         let core = Core::boot(machine.clone(), &zone::Config::new(zones, HUGE_ORDER)).map_err(to_text)?;
         Ok(Self { core, machine, hosted })
     }
@@ -391,7 +399,7 @@ impl<'b> Engine<'b> {
 
     fn take(&mut self, folio: Option<FrozenFolio<'b>>, frozen: bool) -> Answer {
         if let Some(folio) = folio {
-            let fill = u64::from(folio.pfn().get()) << 32 | 0xf111_f111;
+            let fill = folio.pfn().get() << 32 | 0xf111_f111;
             let folio = if frozen { Folio::Frozen(folio) } else { Folio::Counted(folio.publish()) };
             folio.for_each_word(|word| word.store(fill, Ordering::Release));
             self.taken.push(Taken { folio, fill });

@@ -18,11 +18,13 @@ use crate::{
 /// Blocks of the larger machine, where memory rarely runs out, and of the smaller one, where it does.
 const BLOCKS: [u32; 2] = [12, 2];
 
-/// A list of operations, and the size of its machine.
+/// A list of operations, and the machine's memory.
 #[derive(Clone, PartialEq, Eq)]
 pub struct History {
     /// On a machine where memory runs out.
     pub small: bool,
+    /// On a machine whose memory is in two parts, far apart.
+    pub apart: bool,
     /// The operations.
     pub operations: Vec<Operation>,
 }
@@ -36,12 +38,12 @@ impl History {
         let (&first, rest) = bytes.split_first().unwrap_or((&0, &[]));
         let (chunks, _) = rest.as_chunks::<BYTES>();
         let operations = chunks.iter().take(Self::MOST).map(|&bytes| Operation::decode(bytes)).collect();
-        Self { small: first % 2 == 1, operations }
+        Self { small: first & 1 != 0, apart: first & 2 != 0, operations }
     }
 
     /// Gives the bytes from which [`History::decode`] makes this history.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![u8::from(self.small)];
+        let mut bytes = vec![u8::from(self.small) | u8::from(self.apart) << 1];
         self.operations.iter().for_each(|operation| bytes.extend(operation.encode()));
         bytes
     }
@@ -50,7 +52,7 @@ impl History {
 /// As Rust code, to paste into a test.
 impl fmt::Debug for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "History {{ small: {}, operations: vec![", self.small)?;
+        write!(f, "History {{ small: {}, apart: {}, operations: vec![", self.small, self.apart)?;
         self.operations.iter().try_for_each(|operation| write!(f, "\n    Operation::{operation:?},"))?;
         write!(f, "\n] }}")
     }
@@ -107,7 +109,7 @@ pub fn run_sabotaged(history: &History, sabotage: Sabotage) -> Result<Summary, F
 fn run_with(history: &History, sabotage: Option<Sabotage>) -> Result<Summary, Failure> {
     let mut calls = Vec::new();
     let failed = |what| Failure { calls: Vec::new(), what };
-    let base = Base::new(BLOCKS[usize::from(history.small)]).map_err(failed)?;
+    let base = Base::new(BLOCKS[usize::from(history.small)], history.apart).map_err(failed)?;
     let engine = Engine::new(&base, sabotage).map_err(failed)?;
     // A failed engine is not dropped: that would wait for the frames that a failed move left locked.
     let mut engine = ManuallyDrop::new(engine);
@@ -183,7 +185,7 @@ mod tests {
         let history = History::decode(&bytes);
         assert_eq!(history.operations.len(), 31);
         assert_eq!(History::decode(&history.encode()), history);
-        assert_eq!(History::decode(&[]), History { small: false, operations: Vec::new() });
+        assert_eq!(History::decode(&[]), History { small: false, apart: false, operations: Vec::new() });
     }
 
     #[test]

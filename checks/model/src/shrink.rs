@@ -53,7 +53,7 @@ mod tests {
             });
             words.max() > Some(5) && history.operations.contains(&Operation::Start {})
         };
-        let short = shrink(&History { small: false, operations }, fails).operations;
+        let short = shrink(&History { small: false, apart: false, operations }, fails).operations;
         assert_eq!(short.len(), 2, "{short:?}");
         let simple = |word| Operation::Store { process: 0, mapping: 0, offset: 0, word, cpu: 0 };
         assert!(short.contains(&Operation::Start {}) && short.contains(&simple(9)) | short.contains(&simple(7)));

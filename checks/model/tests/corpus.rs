@@ -37,6 +37,6 @@ fn pages_that_find_no_room_to_move_to_are_no_difference() {
         Operation::Take { order: 0, frozen: 0 },
         Operation::Move { process: 0, mapping: 0, offset: 0, pages: 0, mode: 0, batch: 0, policy: 0 },
     ];
-    let done = run(&History { small: true, operations }).unwrap_or_else(|failure| panic!("{failure}"));
+    let done = run(&History { small: true, apart: false, operations }).unwrap_or_else(|failure| panic!("{failure}"));
     assert_eq!(done.nothing, 0, "{done:?}");
 }

@@ -35,10 +35,10 @@ fn operations(most: usize) -> impl Strategy<Value = Vec<Operation>> {
     prop::collection::vec(Union::new_weighted(kinds.collect()), 0..most)
 }
 
-/// One in four on the small machine.
+/// One in four on the small machine; one in three with memory in two parts.
 fn histories(most: usize) -> impl Strategy<Value = History> {
-    let small = prop::bool::weighted(0.25);
-    (small, operations(most)).prop_map(|(small, operations)| History { small, operations })
+    let (small, apart) = (prop::bool::weighted(0.25), prop::bool::weighted(0.33));
+    (small, apart, operations(most)).prop_map(|(small, apart, operations)| History { small, apart, operations })
 }
 
 fn runner(seed: u64, cases: u32, keep: bool) -> TestRunner {

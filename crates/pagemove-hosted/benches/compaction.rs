@@ -61,7 +61,7 @@ fn measure(frames: u32, seed: u64) -> Figures {
     let mut page = 0;
     for block in blocks {
         for place in index::sample(&mut random, 512, (PAGES / BLOCKS) as usize) {
-            let pfn = Pfn::new(block as u32 * 512 + place as u32);
+            let pfn = Pfn::new((block * 512 + place) as u64);
             // The process's own page tables may be there.
             if let Some(folio) = engine.physical().alloc_exactly(pfn, Kind::File) {
                 assert!(file.index().insert(page, folio).is_ok());

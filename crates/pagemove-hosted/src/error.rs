@@ -13,8 +13,8 @@ pub enum HostedError {
         /// Available MiB.
         available: u64,
     },
-    /// No frames or no CPUs were requested.
-    #[error("a machine needs at least one frame and one processor")]
+    /// No frames or no CPUs were requested, or more frames than their range has.
+    #[error("a machine needs at least one frame and one processor, and a range of all its frames")]
     Nothing,
     /// The host TLB needs map areas, and too few are left.
     #[error(

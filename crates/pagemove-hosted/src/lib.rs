@@ -17,6 +17,6 @@ mod wait;
 
 pub use cpu::enter as enter_cpu;
 pub use error::HostedError;
-pub use format::{Space, TableFormat};
+pub use format::{FIRST_FRAME, Space, TableFormat};
 pub use machine::{Config, Hosted, TlbKind};
 pub use process::{ForkError, Process};

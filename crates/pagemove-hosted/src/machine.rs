@@ -11,12 +11,13 @@ use std::{
 use pagemove::{
     port::{Contents, CpuClaim, FlushRange, InterruptMask, LentMemory, Machine, Preemption, Ram, Space, SpaceId},
     sync::AtomicU32,
-    units::Pfn,
+    units::{FrameRange, PAGE_SIZE, Pfn},
 };
 
 use crate::{
     cpu, depth,
     error::HostedError,
+    format::FIRST_FRAME,
     os::{self, Area, MemoryFile},
     roots::Roots,
     tlb::{HostTlb, SoftTlb, Tlb},
@@ -35,7 +36,7 @@ pub enum TlbKind {
 /// The configuration of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// Frames of RAM.
+    /// Frames of RAM that are used.
     pub frames: u32,
     /// Virtual CPUs.
     pub cpus: usize,
@@ -48,6 +49,7 @@ pub struct Config {
 /// A machine inside this program.
 pub struct Hosted {
     ram: Area,
+    ram_frames: FrameRange,
     config: Config,
     tlb: Tlb,
     started: Instant,
@@ -62,32 +64,40 @@ pub struct Hosted {
 const MARGIN: u64 = 64 << 20;
 
 impl Hosted {
-    /// Makes a machine. The host allocates its RAM page by page, at first use.
+    /// Makes a machine whose RAM begins at [`FIRST_FRAME`]. The host allocates it page by page, at first use.
     pub fn new(config: Config) -> Result<Arc<Self>, HostedError> {
-        if config.frames == 0 || config.cpus == 0 {
+        Self::with_ram(config, FrameRange { start: FIRST_FRAME, frames: config.frames })
+    }
+
+    /// Makes a machine whose RAM is somewhere in `ram`, in parts with holes between them: the zones of an engine's
+    /// layout tell where. `config.frames` is the sum of the parts.
+    pub fn with_ram(config: Config, ram: FrameRange) -> Result<Arc<Self>, HostedError> {
+        if config.frames == 0 || config.cpus == 0 || ram.frames < config.frames {
             return Err(HostedError::Nothing);
         }
-        let bytes = config.frames as usize * pagemove::units::PAGE_SIZE;
+        let used = config.frames as u64 * PAGE_SIZE as u64;
         if config.contents == Contents::All
             && let Some(available) = os::available_memory()
-            && bytes as u64 + MARGIN > available
+            && used + MARGIN > available
         {
-            return Err(HostedError::NotEnoughMemory { asked: bytes as u64 >> 20, available: available >> 20 });
+            return Err(HostedError::NotEnoughMemory { asked: used >> 20, available: available >> 20 });
         }
+        let bytes = ram.frames as usize * PAGE_SIZE;
         let host = |what| move |source| HostedError::Host { what, source };
         let file = MemoryFile::new(bytes).map_err(host("RAM"))?;
-        let ram = Area::of_file(&file).map_err(host("the direct map"))?;
+        let area = Area::of_file(&file).map_err(host("the direct map"))?;
         let tlb = match config.tlb {
             TlbKind::Soft => Tlb::Soft(SoftTlb::new(config.cpus)),
             TlbKind::Host => {
                 static HANDLER: Once = Once::new();
                 HANDLER.call_once(crate::tlb::install_handler);
-                Tlb::Host(HostTlb::new(file)?)
+                Tlb::Host(HostTlb::new(file, ram.start)?)
             }
         };
         let has_barrier = os::register_barrier();
         Ok(Arc::new(Self {
-            ram,
+            ram: area,
+            ram_frames: ram,
             config,
             tlb,
             started: Instant::now(),
@@ -102,6 +112,11 @@ impl Hosted {
         self.config
     }
 
+    /// Gives the frames that its RAM is in.
+    pub fn frames(&self) -> FrameRange {
+        self.ram_frames
+    }
+
     /// Gives the number of the TLB that this thread uses.
     pub(crate) fn tlb_number(&self) -> usize {
         let number = cpu::tlb();
@@ -111,10 +126,10 @@ impl Hosted {
 
     pub(crate) fn ram(&self) -> Ram {
         #[allow(unsafe_code)]
-        // SAFETY: the area is mapped readable and writable as long as `self`, page-aligned, with that many frames.
+        // SAFETY: the area is mapped readable and writable as long as `self`, page-aligned, with all these frames.
         // Besides the engine only processes access it, through the engine's page tables.
         unsafe {
-            Ram::new(self.ram.start(), self.config.frames, self.config.contents)
+            Ram::new(self.ram.start(), self.ram_frames.start..self.ram_frames.end(), self.config.contents)
         }
     }
 

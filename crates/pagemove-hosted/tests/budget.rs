@@ -169,7 +169,7 @@ fn a_compaction_knows_what_the_last_one_measured() {
         for page in 0..100 {
             for (page, block) in [(page, 2 + round), (1000 + page, 1)] {
                 index.remove(page);
-                let folio = lab.physical().alloc_exactly(Pfn::new(512 * block + page % 1000 * 2), Kind::Driver);
+                let folio = lab.physical().alloc_exactly(pfn(512 * block + page % 1000 * 2), Kind::Driver);
                 if let Some(folio) = folio {
                     drop(index.insert(page, folio).unwrap());
                 }

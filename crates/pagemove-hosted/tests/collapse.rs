@@ -118,7 +118,7 @@ fn without_a_free_block_nothing_changes() {
     let process = lab.process();
     let at = aligned(&process, 1, Orders::BASE);
     part(at, 0, 200).iter().for_each(|page| process.store(page, 7).unwrap());
-    let _held = [7, 512 + 300].map(|pfn| lab.physical().alloc_exactly(pagemove::units::Pfn::new(pfn), Kind::Kernel));
+    let _held = [7, 512 + 300].map(|at| lab.physical().alloc_exactly(pfn(at), Kind::Kernel));
     let before = Snapshot::of(&lab, [&process]);
     assert!(matches!(process.space().collapse(at), Err(CollapseError::OutOfMemory(_))));
     Snapshot::of(&lab, [&process]).assert_same(&before, "a collapse without memory");

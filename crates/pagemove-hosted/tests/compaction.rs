@@ -8,7 +8,7 @@ use pagemove::{
     frame::{Class, Kind},
     migrate::{AnyFree, Destination, Mode, Options, Policy},
     report::{Counter, Reason},
-    units::{FrameRange, HUGE_ORDER, MAX_ORDER, Order, Pfn, VirtRange},
+    units::{FrameRange, HUGE_ORDER, MAX_ORDER, Order, VirtRange},
     zone::Request,
 };
 use pagemove_drivers::CharDevice;
@@ -105,7 +105,7 @@ fn policies_see_the_same_blocks_differently() {
         physical.drain_cpu_lists();
         let mut blocks = (0..4).filter(|&block| physical.blocks().summary(block).of(Class::Free) == 512);
         let (one, two) = (blocks.next().unwrap(), blocks.next().unwrap());
-        let (mapped, unmapped) = (Pfn::new(one * 512 + 400), Pfn::new(two * 512 + 400));
+        let (mapped, unmapped) = (lab.frame_in(one, 400), lab.frame_in(two, 400));
         for (page, pfn) in [(0, mapped), (1, unmapped)] {
             assert!(device.adopt(page, physical.alloc_exactly(pfn, Kind::Driver).unwrap()));
         }
@@ -239,11 +239,11 @@ fn folios_larger_than_a_pageblock_are_compacted_for() {
                 let physical = lab.physical();
                 // In each aligned 4 MiB but the third something stays.
                 let held =
-                    [0, 1, 3, 4, 5].map(|run| physical.alloc_exactly(Pfn::new(run * 1024 + 77), Kind::Kernel).unwrap());
+                    [0, 1, 3, 4, 5].map(|run| physical.alloc_exactly(pfn(run * 1024 + 77), Kind::Kernel).unwrap());
                 let crowd = Crowd::new(&lab, 9, 0, 1500, false);
                 assert!(physical.alloc(MAX_ORDER, Kind::Kernel).is_err());
                 let folio = alloc_compacting(&lab.engine, &LARGEST, SYNC).unwrap();
-                assert_eq!(folio.pfn(), Pfn::new(2 * 1024));
+                assert_eq!(folio.pfn(), pfn(2 * 1024));
                 lab.validate();
                 crowd.check();
                 assert!(alloc_compacting(&lab.engine, &LARGEST, SYNC).is_err(), "what stays was moved");
@@ -380,7 +380,7 @@ fn nothing_is_allocated_from_a_block_that_is_being_emptied() {
     {
         let physical = lab.engine.physical();
         // One page to move out of block 1; block 2 can't be emptied, and so is filled.
-        let (page, hostage) = (Pfn::new(512 + 77), Pfn::new(1024 + 77));
+        let (page, hostage) = (pfn(512 + 77), pfn(1024 + 77));
         let device = Device::open(&lab);
         let page = physical.alloc_exactly(page, Kind::Driver).unwrap();
         let hostage = physical.alloc_exactly(hostage, Kind::Kernel).unwrap();
@@ -412,12 +412,12 @@ fn compact_sees_the_room_that_lies_on_processors_lists() {
     // Block 0: 50 movable pages of a device. Block 1: full, but for 60 frames that were freed a moment ago.
     let device = Device::open(&lab);
     for page in 0..50 {
-        let folio = physical.alloc_exactly(Pfn::new(page * 10), Kind::Driver).unwrap();
+        let folio = physical.alloc_exactly(pfn(page * 10), Kind::Driver).unwrap();
         drop(device.driver.index.insert(page, folio).unwrap());
     }
     let mut block_1: Vec<FrozenFolio<'_>> =
-        (512..1024).map(|pfn| physical.alloc_exactly(Pfn::new(pfn), Kind::Kernel).unwrap()).collect();
-    block_1.retain(|folio| !(600..660).contains(&folio.pfn().get()));
+        (512..1024).map(|at| physical.alloc_exactly(pfn(at), Kind::Kernel).unwrap()).collect();
+    block_1.retain(|folio| !(600..660).contains(&number(folio.pfn())));
     assert_eq!(lab.free_frames(), 462 + 60);
     let seen = Observation::of(physical, zone(&lab), Policy::Any);
     let outcomes = compact(&lab.engine, zone(&lab), Goal::All, SYNC);

@@ -111,7 +111,7 @@ fn mover(lab: &Lab) -> Act<'_> {
     Box::new(|random| {
         let frames = lab.engine.physical().frames().len();
         let first = random.random_range(0..frames);
-        let pfns: Vec<Pfn> = (first..(first + 300).min(frames)).map(Pfn::new).collect();
+        let pfns: Vec<Pfn> = (first..(first + 300).min(frames)).map(pfn).collect();
         let mode = [Mode::Async, Mode::SyncLight, Mode::Sync][random.random_range(0..3)];
         let batch = BATCHES[random.random_range(0..5)];
         lab.migrate_all(&pfns, Options { batch, ..Options::new(mode) });

@@ -78,7 +78,7 @@ fn what_has_no_reference_gives_none() {
     // Free, set aside on this CPU's list, and beyond the end of RAM.
     let listed = kernels(physical, Order::ZERO).pfn();
     assert_eq!(physical.frame(listed).state().kind(), Kind::PerCpu);
-    assert!([listed, Pfn::new(2048), Pfn::new(u32::MAX)].into_iter().all(|pfn| physical.get(pfn).is_none()));
+    assert!([listed, pfn(2048), Pfn::new(u64::MAX)].into_iter().all(|pfn| physical.get(pfn).is_none()));
 }
 
 /// Each frame of a 2 MiB page is its own folio once it's split, and gives itself.
@@ -325,7 +325,7 @@ fn an_index_refuses_what_is_none_of_its_pages() {
 
 /// What the race's folios hold in each frame, so that one which was taken for another shows.
 fn label(head: Pfn, order: Order) -> u64 {
-    u64::from(head.get()) << 8 | u64::from(order.get())
+    head.get() << 8 | u64::from(order.get())
 }
 
 /// Frames of the race, all in one naturally aligned run.
@@ -343,11 +343,11 @@ fn who_looks_a_frame_up_gets_the_folio_that_it_belongs_to() {
     let physical = lab.physical();
     // All else is taken.
     let mut rest = lab.take_all(Kind::Kernel);
-    let raced = |pfn: Pfn| pfn.get() >> RACED.get() == 3;
+    let raced = |pfn: Pfn| number(pfn) >> RACED.get() == 3;
     rest.retain(|folio| !raced(folio.pfn()));
     physical.drain_cpu_lists();
     assert_eq!(lab.free_frames(), RACED.frames());
-    let first = Pfn::new(3 << RACED.get());
+    let first = pfn(3 << RACED.get());
     let (over, at_it, orders) = (AtomicBool::new(false), AtomicU32::new(4), AtomicU32::new(0));
     let rounds = |mut round: Box<dyn FnMut() + '_>| {
         // All end with the first one, also if that fails.
@@ -388,7 +388,7 @@ fn who_looks_a_frame_up_gets_the_folio_that_it_belongs_to() {
                 assert!(head.is_aligned(order) && pfn.align_down(order) == head, "{head} has not {pfn}");
                 let kind = physical.frame(pfn).state().kind();
                 assert_eq!(kind, if pfn == head { Kind::Kernel } else { Kind::Tail });
-                let found = folio.words(pfn.get() - head.get())[5].load(Ordering::Relaxed);
+                let found = folio.words(pfn.offset_from(head))[5].load(Ordering::Relaxed);
                 assert_eq!(found, label(head, order), "{pfn} is another folio's");
             };
             stays();

@@ -10,7 +10,7 @@ use pagemove::{
     paging::Flags,
     report::{Counter, Reason},
     space::{Map, Orders, Protection, Source},
-    units::{HUGE_ORDER, Pfn, VirtAddr, VirtRange},
+    units::{HUGE_ORDER, VirtAddr, VirtRange},
 };
 use pagemove_hosted::{Process, TlbKind, enter_cpu};
 
@@ -66,7 +66,7 @@ fn edges_that_do_not_fill_two_mebibytes_are_small() {
 fn without_a_block_of_that_order_small_pages_do() {
     on_both(2, |lab| {
         let physical = lab.engine.physical();
-        let held = [7, 512 + 7].map(|pfn| physical.alloc_exactly(Pfn::new(pfn), Kind::Kernel).unwrap());
+        let held = [7, 512 + 7].map(|at| physical.alloc_exactly(pfn(at), Kind::Kernel).unwrap());
         let process = lab.process();
         let at = huge(&process, 512);
         process.store(at.start(), 1).unwrap();

@@ -126,7 +126,7 @@ fn ltp_move_pages_04_absent() {
         let present: Vec<bool> = entries.map(|entry| entry.is_present()).collect();
         assert_eq!(present, [true, true, false]);
         let free = nodes.lab.free_frames();
-        let none = Pfn::new(u32::MAX);
+        let none = Pfn::new(u64::MAX);
         let pages = [pfn_at(&process, at.start()), none, pfn_at(&process, at.start().up(1))];
         let outcome = nodes.move_to(0, &pages, Mode::Sync);
         assert_eq!((outcome.moved, outcome.stayed), (2, vec![(none, Reason::CrossedZone)]));

@@ -21,7 +21,7 @@ fn boot(frames: u32, config: &Config) -> Lab {
 /// Takes every frame that can be had, by base pages.
 fn all_frames(lab: &Lab) -> BTreeSet<u32> {
     let held = lab.take_all(Kind::Kernel);
-    let all: BTreeSet<u32> = held.iter().map(|folio| folio.pfn().get()).collect();
+    let all: BTreeSet<u32> = held.iter().map(|folio| number(folio.pfn())).collect();
     assert_eq!(all.len(), held.len(), "a frame was given twice");
     lab.validate();
     all
@@ -29,7 +29,7 @@ fn all_frames(lab: &Lab) -> BTreeSet<u32> {
 
 fn reserved_in(lab: &Lab, range: FrameRange) -> u32 {
     let blocks = lab.engine.physical().blocks();
-    let numbers = range.start.get() >> 9..(range.end().get() + 511) >> 9;
+    let numbers = number(range.start) >> 9..(number(range.end()) + 511) >> 9;
     numbers.map(|number| blocks.summary(number).of(Class::Reserved)).sum()
 }
 
@@ -40,14 +40,14 @@ fn reserved_ranges_are_never_handed_out() {
     let reserved = [range(0, 1), range(0xa0, 0x60), image, range(5000, 300), range(8191, 1)];
     let config = Config::new(vec![range(0, 8192)], HUGE_ORDER).with_reserved(reserved);
     let lab = boot(8192, &config);
-    let out: BTreeSet<u32> = reserved.iter().flat_map(|range| range.iter()).map(Pfn::get).collect();
+    let out: BTreeSet<u32> = reserved.iter().flat_map(|range| range.iter()).map(number).collect();
     assert_eq!(lab.free_frames(), 8192 - out.len() as u32);
     assert_eq!(reserved_in(&lab, range(0, 8192)), out.len() as u32);
     let all = all_frames(&lab);
     assert!(all.is_disjoint(&out) && all.len() + out.len() == 8192);
-    for &pfn in &out {
-        assert!(lab.engine.physical().alloc_exactly(Pfn::new(pfn), Kind::Kernel).is_none());
-        assert!(lab.engine.physical().get(Pfn::new(pfn)).is_none());
+    for &at in &out {
+        assert!(lab.engine.physical().alloc_exactly(pfn(at), Kind::Kernel).is_none());
+        assert!(lab.engine.physical().get(pfn(at)).is_none());
     }
     assert_eq!(lab.free_frames(), 8192 - out.len() as u32);
     lab.validate();
@@ -64,7 +64,7 @@ fn large_folios_lie_between_reserved_frames() {
         let mut held = Vec::new();
         for order in [9, 8, 6, 3, 0].map(order) {
             while let Ok(folio) = lab.engine.physical().alloc(order, Kind::Kernel) {
-                let own = range(folio.pfn().get(), order.frames());
+                let own = range(number(folio.pfn()), order.frames());
                 assert!(ranges.iter().all(|reserved| !reserved.overlaps(own)), "seed {seed}");
                 held.push(folio);
             }
@@ -97,7 +97,7 @@ fn requests_name_nodes() {
     let lab = boot(2048, &Config::new(zones, HUGE_ORDER).with_nodes(vec![0, 1, 0]));
     let physical = lab.engine.physical();
     assert_eq!([0, 1, 2, 3].map(|zone| physical.node_of_zone(zone)), [Some(0), Some(1), Some(0), None]);
-    assert_eq!([5, 1200, 2000].map(|pfn| physical.node_of(Pfn::new(pfn))), [Some(0), Some(1), Some(0)]);
+    assert_eq!([5, 1200, 2000].map(|at| physical.node_of(pfn(at))), [Some(0), Some(1), Some(0)]);
     for (node, frames) in [(0, 1536), (1, 512)] {
         for effort in [Effort::Drain, Effort::Compact] {
             let request = Request::new(Order::ZERO, Kind::Kernel).on_node(node).with_effort(effort);
@@ -117,9 +117,9 @@ fn requests_name_nodes() {
 /// Zones of a map, as (start, frames, node), and what is reserved in them.
 fn from_map(usable: &[(u32, u32, u32)], borders: &[u32], frames: u32) -> (Vec<(u32, u32, u32)>, u32) {
     let usable: Vec<_> = usable.iter().map(|&(start, frames, node)| (range(start, frames), node)).collect();
-    let borders: Vec<Pfn> = borders.iter().map(|&border| Pfn::new(border)).collect();
-    let config = Config::from_map(&usable, &borders, frames, HUGE_ORDER);
-    let zones = config.zones.iter().zip(&config.nodes).map(|(zone, &node)| (zone.start.get(), zone.frames, node));
+    let borders: Vec<Pfn> = borders.iter().map(|&border| pfn(border)).collect();
+    let config = Config::from_map(&usable, &borders, pfn(0)..pfn(frames), HUGE_ORDER);
+    let zones = config.zones.iter().zip(&config.nodes).map(|(zone, &node)| (number(zone.start), zone.frames, node));
     (zones.collect(), config.reserved.iter().map(|range| range.frames).sum())
 }
 
@@ -156,12 +156,12 @@ fn random_maps_boot_and_give_what_they_name() {
         let usable: Vec<(FrameRange, u32)> = (0..rng.random_range(1..8))
             .map(|_| (range(rng.random_range(0..4000), rng.random_range(0..1500)), rng.random_range(0..3)))
             .collect();
-        let borders: Vec<Pfn> = (0..rng.random_range(0..3)).map(|_| Pfn::new(rng.random_range(0..5000))).collect();
-        let config = Config::from_map(&usable, &borders, frames, HUGE_ORDER);
+        let borders: Vec<Pfn> = (0..rng.random_range(0..3)).map(|_| pfn(rng.random_range(0..5000))).collect();
+        let config = Config::from_map(&usable, &borders, pfn(0)..pfn(frames), HUGE_ORDER);
         let named: BTreeSet<u32> = usable
             .iter()
             .flat_map(|(range, _)| range.iter())
-            .map(Pfn::get)
+            .map(number)
             .filter(|&pfn| pfn < frames / 512 * 512)
             .collect();
         if named.is_empty() {
@@ -185,6 +185,6 @@ fn lent_bytes_are_known_before() {
         let config = one_zone(frames >> order << order, order);
         let hooked = Hooked::new(hosted(TlbKind::Soft, frames, 1), usize::MAX);
         hooked.boot(&config).unwrap();
-        assert_eq!(hooked.lent(), config.lent_bytes(frames));
+        assert_eq!(hooked.lent(), config.lent_bytes());
     }
 }

@@ -316,15 +316,15 @@ fn past_bug_the_status_of_pages_that_are_none_or_named_twice() {
         let [freed, held] = [0, 1].map(|_| physical.alloc(order(0), Kind::Kernel).unwrap());
         let (free, kernel) = (freed.pfn(), held.pfn());
         drop(freed);
-        let beyond = Pfn::new(physical.frames().len());
+        let beyond = physical.frames().end();
         let root = process.space().table().root();
-        let sources = [one, one, root, free, two, kernel, one, root, beyond, Pfn::new(u32::MAX)];
+        let sources = [one, one, root, free, two, kernel, one, root, beyond, Pfn::new(u64::MAX)];
         let outcome = lab.migrate_all(&sources, Options::new(Mode::Sync));
         assert_eq!(outcome.moved, 3);
         let mut stayed = outcome.stayed;
         stayed.sort();
         let mut expected =
-            vec![(kernel, Reason::Unmovable), (beyond, Reason::CrossedZone), (Pfn::new(u32::MAX), Reason::CrossedZone)];
+            vec![(kernel, Reason::Unmovable), (beyond, Reason::CrossedZone), (Pfn::new(u64::MAX), Reason::CrossedZone)];
         expected.sort();
         assert_eq!(stayed, expected);
         assert_eq!(process.load(at.start()).unwrap(), 4);

@@ -18,7 +18,7 @@ use pagemove::{
     zone,
 };
 use pagemove_drivers::CharDevice;
-use pagemove_hosted::{Config, Hosted, Space, TableFormat, TlbKind};
+use pagemove_hosted::{Config, FIRST_FRAME, Hosted, Space, TableFormat, TlbKind};
 
 type Look = Box<dyn Fn() + Send>;
 
@@ -54,7 +54,7 @@ impl Scene {
         let config = Config { frames: 2048, cpus: 2, tlb: TlbKind::Soft, contents: Contents::All };
         let spy =
             Arc::new(Spy { machine: Hosted::new(config).unwrap(), look: Mutex::default(), flushes: AtomicU32::new(0) });
-        let zones = vec![FrameRange::new(Pfn::new(0), 2048).unwrap()];
+        let zones = vec![FrameRange::new(FIRST_FRAME, 2048).unwrap()];
         let zone = zone::Config::new(zones, Order::new(9).unwrap());
         let engine = Engine::boot(spy.clone(), &zone).unwrap();
         let bounds = VirtRange::new(VirtAddr::new(1 << 22).unwrap(), 1 << 20).unwrap();
@@ -113,7 +113,7 @@ fn munmap_frees_after_the_flush() {
 #[test]
 fn page_tables_are_freed_after_the_flush() {
     let scene = Scene::new(anonymous);
-    let tables: Vec<Pfn> = FrameRange::new(Pfn::new(0), 2048)
+    let tables: Vec<Pfn> = FrameRange::new(FIRST_FRAME, 2048)
         .unwrap()
         .iter()
         .filter(|&pfn| scene.engine.physical().frame(pfn).state().kind() == Kind::PageTable)
@@ -136,14 +136,14 @@ fn page_tables_are_copied_after_the_flush() {
     let root = scene.space.table().root();
     let physical = scene.engine.physical();
     let is_table = |pfn: &Pfn| physical.frame(*pfn).state().is_space_table() && *pfn != root;
-    let tables: Vec<Pfn> = FrameRange::new(Pfn::new(0), 2048).unwrap().iter().filter(is_table).collect();
+    let tables: Vec<Pfn> = FrameRange::new(FIRST_FRAME, 2048).unwrap().iter().filter(is_table).collect();
     assert_eq!(tables.len() as u32, TableFormat::LEVELS - 1);
     for table in tables {
         let entries = contents(&scene.engine, table);
         assert!(entries.iter().any(|&entry| entry != 0));
         let look = move |engine: &Engine| {
             assert_in_use(engine, &[table]);
-            let copies = FrameRange::new(Pfn::new(0), 2048).unwrap().iter().filter(|&pfn| {
+            let copies = FrameRange::new(FIRST_FRAME, 2048).unwrap().iter().filter(|&pfn| {
                 engine.physical().frame(pfn).state().is_space_table() && contents(engine, pfn) == entries
             });
             assert_eq!(copies.collect::<Vec<_>>(), [table], "copied before the flush");

@@ -344,7 +344,7 @@ fn an_owner_may_allow_some_purposes_only() {
 /// All destinations of an owner with a bound lie below it, of every order; without one the folio stays, though there is memory above.
 #[test]
 fn destinations_obey_the_owners_bound() {
-    let below = Pfn::new(512);
+    let below = pfn(512);
     on_both(4, |lab| {
         let physical = lab.engine.physical();
         for of in [0, 3, 8].map(order) {
@@ -414,7 +414,7 @@ fn neighbours_are_copied_right_wherever_they_go() {
             let mut rng = rng(seed);
             let owner = Owner::new(lab);
             for number in 0..64 {
-                owner.add(number, physical.alloc_exactly(Pfn::new(number), Kind::Driver).unwrap());
+                owner.add(number, physical.alloc_exactly(pfn(number), Kind::Driver).unwrap());
             }
             let mut places: Vec<u32> = (512..576).collect();
             // Parts of it are turned around or moved.
@@ -424,7 +424,7 @@ fn neighbours_are_copied_right_wherever_they_go() {
                 let length = rng.random_range(1..=64 - at);
                 places[at..at + length].reverse();
             }
-            let chosen = places.iter().map(|&pfn| physical.alloc_exactly(Pfn::new(pfn), Kind::Anon).unwrap());
+            let chosen = places.iter().map(|&at| physical.alloc_exactly(pfn(at), Kind::Anon).unwrap());
             let mut chosen = Chosen(chosen.collect());
             let outcome = Mover::new(&lab.engine).migrate(&owner.table.pfns(), &mut chosen, Options::new(Mode::Async));
             assert_eq!((outcome.moved, chosen.0.len()), (64, 0), "seed {seed}");
@@ -443,18 +443,18 @@ fn a_destination_that_does_not_fit_is_none() {
     on_both(2, |lab| {
         let other = Lab::new(BOTH[0], 1);
         let physical = lab.engine.physical();
-        let owner = Owner::with(lab, Purposes::all(), Some(Pfn::new(512)));
+        let owner = Owner::with(lab, Purposes::all(), Some(pfn(512)));
         owner.add_new(0, order(0));
         let free = lab.free_frames();
-        let pfn = owner.table.pfn(0);
+        let source = owner.table.pfn(0);
         for wrong in 0..3 {
             let mut destination = Chosen(vec![match wrong {
                 0 => physical.alloc(order(1), Kind::Anon).unwrap(),
-                1 => physical.alloc_exactly(Pfn::new(700), Kind::Anon).unwrap(),
+                1 => physical.alloc_exactly(pfn(700), Kind::Anon).unwrap(),
                 _ => other.engine.physical().alloc(order(0), Kind::Anon).unwrap(),
             }]);
-            let outcome = move_to(lab, pfn, &mut destination);
-            assert_eq!(outcome.stayed, [(pfn, Reason::NoDestination)]);
+            let outcome = move_to(lab, source, &mut destination);
+            assert_eq!(outcome.stayed, [(source, Reason::NoDestination)]);
             assert_eq!(lab.free_frames(), free);
         }
         other.assert_all_free(512);
@@ -580,7 +580,7 @@ fn the_pages_of_a_split_have_tokens() {
                 assert_eq!((outcome.moved, outcome.stayed.len() as u32), (0, order(of).frames()));
                 drop(held);
             }
-            let pages = range(head.get(), order(of).frames());
+            let pages = range(number(head), order(of).frames());
             assert_eq!(owner.table.pfns(), pages.iter().collect::<Vec<_>>());
             for mode in MODES {
                 let before = owner.table.pfns();

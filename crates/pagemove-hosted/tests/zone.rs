@@ -215,14 +215,14 @@ fn single_frames_are_taken_by_number() {
     let is_taken = |pfn, kind| physical.alloc_exactly(pfn, kind).is_none();
     let mut held = BTreeMap::new();
     for number in [0, 1, 511, 512, 1023, 700] {
-        let pfn = Pfn::new(number);
+        let pfn = pfn(number);
         held.insert(number, physical.alloc_exactly(pfn, Kind::Driver).unwrap().publish());
         assert_eq!(physical.frame(pfn).state().kind(), Kind::Driver);
         assert!(is_taken(pfn, Kind::Driver), "frame {number} was given twice");
         lab.validate();
     }
     assert_eq!(physical.blocks().summary(0).of(Class::DriverUnmapped), 3);
-    assert!(is_taken(Pfn::new(1024), Kind::Kernel));
+    assert!(is_taken(pfn(1024), Kind::Kernel));
     // Inside a larger allocation, at its head and at its tail.
     let larger = physical.alloc(order(4), Kind::Kernel).unwrap();
     let (head, tail) = (larger.pfn(), larger.pfn().up(15));
@@ -329,7 +329,7 @@ fn candidates_for_compaction_are_just_the_blocks_with_work_in_them() {
         seen
     };
     assert_eq!(candidates(), []);
-    let alloc = |number, kind| physical.alloc_exactly(Pfn::new(number), kind).unwrap();
+    let alloc = |number, kind| physical.alloc_exactly(pfn(number), kind).unwrap();
     let [kernel, anon, driver] =
         [(600, Kind::Kernel), (1500, Kind::Anon), (2600, Kind::Driver)].map(|(number, kind)| alloc(number, kind));
     assert_eq!(candidates(), [1, 2, 5]);

@@ -27,7 +27,7 @@ fn wrong_layouts_are_refused_with_the_zone_that_is_wrong() {
     assert_eq!(boot_error(2048, vec![range(1024, 512), range(0, 512)], 9), Some(BootError::Overlap(1)));
     assert_eq!(boot_error(2048, vec![ok, range(1024, 1536)], 9), Some(BootError::BeyondRam(1)));
     assert_eq!(boot_error(1000, vec![ok], 9), Some(BootError::BeyondRam(0)));
-    let last = FrameRange { start: Pfn::new(u32::MAX - 511), frames: 1024 };
+    let last = FrameRange { start: Pfn::new(u64::MAX - 511), frames: 1024 };
     assert_eq!(boot_error(2048, vec![last], 9), Some(BootError::BeyondRam(0)));
     assert_eq!(boot_error(2048, vec![ok, range(1024, 1024)], 9), None);
 }
@@ -78,7 +78,7 @@ fn exercise(lab: &Lab, seed: u64) {
     let all: u32 = physical.zones().map(|zone| zone.frames).sum();
     assert_eq!(lab.free_frames(), all);
     let mut held = Vec::new();
-    let mut given = vec![false; physical.frames().len() as usize];
+    let mut given = vec![false; number(physical.frames().end()) as usize];
     loop {
         let order = order(rng.random_range(0..=MAX_ORDER.get()));
         let kind = [Kind::Anon, Kind::Kernel, Kind::Slab][rng.random_range(0..3)];
@@ -89,9 +89,9 @@ fn exercise(lab: &Lab, seed: u64) {
             continue;
         };
         assert!(folio.pfn().is_aligned(order));
-        for frame in range(folio.pfn().get(), order.frames()).iter() {
+        for frame in range(number(folio.pfn()), order.frames()).iter() {
             assert!(physical.is_managed(frame), "frame {frame} belongs to no zone");
-            assert!(!std::mem::replace(&mut given[frame.index()], true), "frame {frame} was given twice");
+            assert!(!std::mem::replace(&mut given[number(frame) as usize], true), "frame {frame} was given twice");
         }
         held.push(folio.publish());
     }
@@ -120,17 +120,17 @@ fn two_zones_with_a_hole_between_them() {
     let zones = vec![range(512, 1536), range(2560, 512 * 5)];
     let lab = Lab::boot(hosted(TlbKind::Soft, 6000, 2), &Config::new(zones, order(9)));
     let physical = lab.engine.physical();
-    for (pfn, managed) in [(0, false), (511, false), (512, true), (2047, true), (2048, false), (2559, false)] {
-        assert_eq!(physical.is_managed(Pfn::new(pfn)), managed, "frame {pfn}");
+    for (at, managed) in [(0, false), (511, false), (512, true), (2047, true), (2048, false), (2559, false)] {
+        assert_eq!(physical.is_managed(pfn(at)), managed, "frame {at}");
     }
-    for (pfn, managed) in [(2560, true), (5119, true), (5120, false), (5999, false), (6000, false), (u32::MAX, false)] {
-        assert_eq!(physical.is_managed(Pfn::new(pfn)), managed, "frame {pfn}");
+    for (at, managed) in [(2560, true), (5119, true), (5120, false), (5999, false), (6000, false), (u32::MAX, false)] {
+        assert_eq!(physical.is_managed(pfn(at)), managed, "frame {at}");
     }
     // The hole counts as reserved, and is never given.
-    assert_eq!(physical.blocks().summary(4).of(Class::Reserved), 512);
-    assert_eq!(physical.blocks().summary(11).of(Class::Reserved), 512);
-    assert!(physical.alloc_exactly(Pfn::new(2048), Kind::Kernel).is_none());
-    assert!(physical.alloc_exactly(Pfn::new(6000), Kind::Kernel).is_none());
+    assert_eq!(physical.blocks().summary(physical.blocks().number(pfn(2048))).of(Class::Reserved), 512);
+    assert_eq!(physical.blocks().count(), 9, "from the first zone to the last");
+    assert!(physical.alloc_exactly(pfn(2048), Kind::Kernel).is_none());
+    assert!(physical.alloc_exactly(pfn(6000), Kind::Kernel).is_none());
     for seed in 0..4 {
         exercise(&lab, seed);
     }
@@ -143,7 +143,7 @@ fn neighbouring_zones_never_merge() {
     let physical = lab.engine.physical();
     // The last zone is asked first; the two others have no block of that order.
     let largest = physical.alloc(MAX_ORDER, Kind::Anon).unwrap();
-    assert_eq!(largest.pfn(), Pfn::new(1024));
+    assert_eq!(largest.pfn(), pfn(1024));
     assert!(physical.alloc(MAX_ORDER, Kind::Anon).is_err());
     drop(largest);
     for seed in 0..4 {
@@ -163,25 +163,25 @@ fn requests_name_a_zone_or_a_bound() {
     for size in [0, 2, 4, 9, 10] {
         let request = Request::new(order(size), Kind::Kernel);
         let low = physical.alloc_with(&request.in_zone(0)).unwrap().pfn();
-        assert!(low < Pfn::new(1024), "order {size}");
+        assert!(low < pfn(1024), "order {size}");
         let high = physical.alloc_with(&request).unwrap().pfn();
-        assert!(high >= Pfn::new(1024), "order {size}");
+        assert!(high >= pfn(1024), "order {size}");
     }
     // Bounds at a zone's end, within a block, and one frame too low for the order.
     for (size, below) in [(0, 1024), (10, 1024), (0, 700), (9, 512), (4, 16), (0, 1), (2, 1500)] {
-        let request = Request::new(order(size), Kind::Kernel).below(Pfn::new(below));
+        let request = Request::new(order(size), Kind::Kernel).below(pfn(below));
         let all: Vec<_> = std::iter::from_fn(|| physical.alloc_with(&request).ok()).collect();
         let mut held = pfns(&all);
         assert_eq!(held.len() as u32, below >> size, "order {size} below {below}");
         held.sort();
         held.dedup();
         assert_eq!(held.len() as u32, below >> size, "no frame twice");
-        assert!(held.iter().all(|pfn| pfn.get() + (1 << size) <= below), "order {size} below {below}");
-        let error = AllocError { order: order(size), zone: None, node: None, below: Some(Pfn::new(below)) };
+        assert!(held.iter().all(|pfn| number(*pfn) + (1 << size) <= below), "order {size} below {below}");
+        let error = AllocError { order: order(size), zone: None, node: None, below: Some(pfn(below)) };
         assert_eq!(physical.alloc_with(&request).err(), Some(error));
         drop(all);
     }
-    let none = Request::new(order(4), Kind::Kernel).below(Pfn::new(15));
+    let none = Request::new(order(4), Kind::Kernel).below(pfn(15));
     assert!(physical.alloc_with(&none).is_err());
     assert!(physical.alloc_with(&Request::new(order(0), Kind::Kernel).in_zone(2)).is_err());
     lab.assert_all_free(2048);

@@ -13,51 +13,54 @@ pub const MAX_ORDER: Order = Order(10);
 /// Order of a 2 MiB page: one second-level entry of x86-64 page tables.
 pub const HUGE_ORDER: Order = Order(9);
 
-/// A page frame number (PFN): the index of a 4 KiB frame of physical memory.
+/// A page frame number (PFN): a physical address in units of 4 KiB frames.
 ///
-/// 32 bits cover 16 TiB, and two links of a free list fit into a frame's key.
+/// A memory's frames are below [`Self::LIMIT`]; [`Engine::boot`](crate::Engine::boot) refuses others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Pfn(u32);
+pub struct Pfn(u64);
 
 impl Pfn {
+    /// The first number that no frame has: physical addresses have at most 52 bits (x86-64, aarch64).
+    pub const LIMIT: u64 = 1 << (52 - PAGE_SHIFT);
+
     /// Names frame `number`.
-    pub const fn new(number: u32) -> Self {
+    pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
     /// Gives the number.
-    pub const fn get(self) -> u32 {
+    pub const fn get(self) -> u64 {
         self.0
-    }
-
-    /// Gives the number as an index into tables.
-    pub const fn index(self) -> usize {
-        self.0 as usize
     }
 
     /// Gives the frame `frames` above this one.
     pub const fn up(self, frames: u32) -> Self {
-        Self(self.0 + frames)
+        Self(self.0 + frames as u64)
+    }
+
+    /// Gives the number of frames from `below`, a lower one of the same range, to this one.
+    pub const fn offset_from(self, below: Self) -> u32 {
+        (self.0 - below.0) as u32
     }
 
     /// Gives the first frame of the aligned block of `order` that contains this one.
     pub const fn align_down(self, order: Order) -> Self {
-        Self(self.0 & !(order.frames() - 1))
+        Self(self.0 & !(order.frames() as u64 - 1))
     }
 
     /// Tells whether this frame starts an aligned block of `order`.
     pub const fn is_aligned(self, order: Order) -> bool {
-        self.0 & (order.frames() - 1) == 0
+        self.0 & (order.frames() as u64 - 1) == 0
     }
 
     /// Gives the buddy: the other half of the block of `order + 1` that contains this block of `order`.
     pub const fn buddy(self, order: Order) -> Self {
-        Self(self.0 ^ order.frames())
+        Self(self.0 ^ order.frames() as u64)
     }
 
     /// Gives the physical address of the frame's first byte.
     pub const fn address(self) -> PhysAddr {
-        PhysAddr((self.0 as u64) << PAGE_SHIFT)
+        PhysAddr(self.0 << PAGE_SHIFT)
     }
 }
 
@@ -148,22 +151,20 @@ pub struct FrameRange {
 }
 
 impl FrameRange {
-    /// Makes the range of `frames` frames from `start`; `None` if it would pass the last frame number.
+    /// Makes the range of `frames` frames from `start`; `None` if it would pass [`Pfn::LIMIT`].
     pub const fn new(start: Pfn, frames: u32) -> Option<Self> {
-        match start.0.checked_add(frames) {
-            Some(_) => Some(Self { start, frames }),
-            None => None,
-        }
+        if start.0 <= Pfn::LIMIT && frames as u64 <= Pfn::LIMIT - start.0 { Some(Self { start, frames }) } else { None }
     }
 
     /// Gives the first frame after the range.
     pub const fn end(self) -> Pfn {
-        Pfn(self.start.0 + self.frames)
+        // Saturating: anybody can write down a range that passes the last number.
+        Pfn(self.start.0.saturating_add(self.frames as u64))
     }
 
     /// Tells whether `pfn` is in the range.
     pub const fn contains(self, pfn: Pfn) -> bool {
-        pfn.0 >= self.start.0 && pfn.0 - self.start.0 < self.frames
+        pfn.0.wrapping_sub(self.start.0) < self.frames as u64
     }
 
     /// Tells whether the two ranges share a frame.
@@ -171,17 +172,16 @@ impl FrameRange {
         self.start.0 < other.end().0 && other.start.0 < self.end().0
     }
 
-    /// Gives the frames that both ranges have; `None` if there are none. The ranges may pass the last frame number.
+    /// Gives the frames that both ranges have; `None` if there are none.
     pub fn common(self, other: Self) -> Option<Self> {
-        let end = |range: Self| u64::from(range.start.0) + u64::from(range.frames);
         let start = self.start.max(other.start);
-        let frames = end(self).min(end(other)).checked_sub(u64::from(start.0)).filter(|&frames| frames > 0)?;
+        let frames = self.end().0.min(other.end().0).checked_sub(start.0).filter(|&frames| frames > 0)?;
         Some(Self { start, frames: frames as u32 })
     }
 
     /// Walks the frames upwards.
     pub fn iter(self) -> impl DoubleEndedIterator<Item = Pfn> + ExactSizeIterator {
-        (self.start.0..self.start.0 + self.frames).map(Pfn)
+        (0..self.frames).map(move |frame| self.start.up(frame))
     }
 }
 
@@ -332,7 +332,9 @@ mod tests {
         assert!(VirtRange::new(last, 2).is_none());
         assert!(VirtRange::new(last, 0).is_none());
         assert!(VirtRange::new(VirtAddr::new(1).unwrap(), 1).is_none());
-        assert!(FrameRange::new(Pfn::new(u32::MAX), 1).is_none());
+        let last = Pfn::new(Pfn::LIMIT - 1);
+        assert!(FrameRange::new(last, 1).is_some());
+        assert!(FrameRange::new(last, 2).is_none() && FrameRange::new(Pfn::new(u64::MAX), 1).is_none());
         assert_eq!(Order::new(11), None);
     }
 

@@ -24,7 +24,7 @@ use pagemove::{
     migrate::{Mode, Options},
     port::Contents,
     space::{Map, Protection, Source},
-    units::{FrameRange, HUGE_ORDER, Pfn, VirtRange},
+    units::{HUGE_ORDER, VirtRange},
     zone,
 };
 use pagemove_hosted::{Config, Hosted, Process, TlbKind};
@@ -44,7 +44,7 @@ impl Host {
     pub fn new(tlb: TlbKind, blocks: u32) -> Self {
         let frames = blocks << HUGE_ORDER.get();
         let machine = Hosted::new(Config { frames, cpus: 4, tlb, contents: Contents::All }).expect("a machine");
-        let zones = FrameRange::new(Pfn::new(0), frames).into_iter().collect();
+        let zones = vec![machine.frames()];
         let config = zone::Config::new(zones, HUGE_ORDER);
         let engine = Engine::boot(machine.clone(), &config).expect("an engine");
         Self { machine, engine }

@@ -69,7 +69,7 @@ impl<M: Moves> MovableOps for Ops<M> {
         self.index.repoint(run);
         let (mode, Some(moves)) = (mode(run.mode()), self.moves.get()) else { return };
         for folio in run.exchanged() {
-            let [src, dst] = [folio.src(), folio.dst()].map(|pfn| pfn.get().into());
+            let [src, dst] = [folio.src(), folio.dst()].map(|pfn| pfn.get());
             moves.migrate(Migration { index: folio.key().index.into(), src, dst, mode });
         }
     }
@@ -81,7 +81,7 @@ impl<M: Moves> MovableOps for Ops<M> {
 }
 
 fn isolated(folio: movable::IsolatedFolio, mode: Mode) -> IsolatedFolio {
-    IsolatedFolio { index: folio.index.into(), pfn: folio.pfn.get().into(), mode }
+    IsolatedFolio { index: folio.index.into(), pfn: folio.pfn.get(), mode }
 }
 
 fn mode(mode: movable::Mode) -> Mode {
@@ -139,7 +139,7 @@ impl<D: Driver<Pages>> Open<D> {
     pub fn move_page(&self, index: u64, mode: pagemove::migrate::Mode) -> Outcome {
         let Some(pfn) = self.pages.pfn(index) else { return Outcome::Absent };
         let mut destination = AnyFree::new(self.engine.physical(), 1);
-        let pfn = Pfn::new(pfn as u32);
+        let pfn = Pfn::new(pfn);
         let outcome = Mover::new(&self.engine).migrate(&[pfn], &mut destination, Options::new(mode));
         match outcome.stayed.first() {
             Some(&(_, reason)) => Outcome::Stayed(reason),

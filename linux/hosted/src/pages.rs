@@ -35,7 +35,7 @@ impl Pages {
 
     /// The frame (PFN) of a page.
     pub fn pfn(&self, index: u64) -> Option<u64> {
-        self.index.peek(u32::try_from(index).ok()?).map(|pfn| pfn.get().into())
+        self.index.peek(u32::try_from(index).ok()?).map(|pfn| pfn.get())
     }
 
     /// Finds a page, or makes it. Beyond the end: `None`.
@@ -125,6 +125,6 @@ impl Page for Held {
     }
 
     fn pfn(&self) -> u64 {
-        self.0.pfn().get().into()
+        self.0.pfn().get()
     }
 }

@@ -102,7 +102,7 @@ impl Host {
     ) -> Result<R, EngineError> {
         let lost = || EngineError::Lost(format!("frame {pfn} is free, where a page was"));
         let folio = self.engine.physical().get(pfn).ok_or_else(lost)?;
-        Ok(act(&folio.words(pfn.get() - folio.pfn().get())[place]))
+        Ok(act(&folio.words(pfn.offset_from(folio.pfn()))[place]))
     }
 
     /// Writes a word through a view's page table. Only while nothing moves.

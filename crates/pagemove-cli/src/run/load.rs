@@ -153,7 +153,7 @@ impl<'a, 'e> Load<'a, 'e> {
     }
 
     fn frames(&self) -> u32 {
-        self.world.host.engine.physical().ram().frames()
+        self.world.host.engine.physical().frames().len()
     }
 
     /// Allocates until memory is full.

@@ -18,6 +18,7 @@ use pagemove::{
     space::{Mappable, PageCache, Source},
     units::Pfn,
 };
+use pagemove_hosted::FIRST_FRAME;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
@@ -57,7 +58,8 @@ pub(crate) fn rebuild(
     for run in layout.runs() {
         stop.check()?;
         for frame in at..at + run.frames {
-            place(world, Pfn::new(frame as u32), run.class, &mut collected).map_err(|error| error.with_seed(seed))?;
+            place(world, FIRST_FRAME.up(frame as u32), run.class, &mut collected)
+                .map_err(|error| error.with_seed(seed))?;
         }
         at += run.frames;
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pagemove::{
     Engine,
     folio::{FrozenFolio, PinnedPage},
-    units::{FrameRange, Order, Pfn},
+    units::Order,
     zone,
 };
 use pagemove_drivers::{Balloon, CharDevice};
@@ -47,7 +47,7 @@ impl Base {
         // One virtual processor more than writers, for compaction.
         let contents = pagemove::port::Contents::All;
         let machine = Hosted::new(Config { frames, cpus: writers + 1, tlb, contents })?;
-        let zones = vec![FrameRange { start: Pfn::new(0), frames }];
+        let zones = vec![machine.frames()];
         let engine = Engine::boot(machine.clone(), &zone::Config::new(zones, pageblock_order))?;
         Ok(Self { machine, engine })
     }

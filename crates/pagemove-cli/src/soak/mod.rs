@@ -404,7 +404,7 @@ fn summary(soak: &Soak<'_>, world: &World<'_>, done: &Done, first: Option<Reside
          The program's memory after the first round: {}; after the last: {}.",
         soak.started.elapsed().as_secs(),
         soak.seed,
-        u64::from(world.host.engine.physical().ram().frames()) / MIB,
+        u64::from(world.host.engine.physical().frames().len()) / MIB,
         done.rounds,
         done.compared.words,
         deeds.join(", "),

@@ -24,7 +24,7 @@ use pagemove::{
     paging::Walk,
     port::{FlushRange, SpaceId},
     space::Access,
-    units::{HUGE_ORDER, Order, PAGE_SHIFT, VirtAddr},
+    units::{HUGE_ORDER, Order, PAGE_SHIFT, Pfn, VirtAddr},
 };
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
@@ -50,18 +50,20 @@ pub(crate) struct HostTlb {
     windows: RwLock<FxHashMap<SpaceId, Arc<Window>>>,
     // The machine's RAM; closed with the machine.
     frames: Arc<MemoryFile>,
+    first_frame: Pfn,
     most: usize,
 }
 
 impl HostTlb {
-    pub(crate) fn new(frames: MemoryFile) -> Result<Self, HostedError> {
+    /// Makes a TLB for a RAM in `frames`, whose first frame is `first_frame`.
+    pub(crate) fn new(frames: MemoryFile, first_frame: Pfn) -> Result<Self, HostedError> {
         let (most, used) = os::map_areas().unwrap_or((65530, 0));
         let free = most.saturating_sub(used);
         if free < RESERVE + MIN_FREE {
             return Err(HostedError::MapAreas { needed: RESERVE + MIN_FREE, most, free });
         }
         // A translation can cost two areas: its own, and by splitting the reserved area around it.
-        Ok(Self { windows: RwLock::default(), frames: Arc::new(frames), most: (free - RESERVE) / 2 })
+        Ok(Self { windows: RwLock::default(), frames: Arc::new(frames), first_frame, most: (free - RESERVE) / 2 })
     }
 
     /// Opens a window for an address space.
@@ -71,6 +73,7 @@ impl HostTlb {
         let area = Area::reserved(bytes).map_err(|source| HostedError::Host { what: "a window", source })?;
         let window = Arc::new(Window {
             frames: Arc::downgrade(&self.frames),
+            first_frame: self.first_frame,
             space: Arc::downgrade(space),
             first: bounds.start(),
             most: self.most,
@@ -121,6 +124,7 @@ struct Held {
 /// A process's addresses.
 pub(crate) struct Window {
     frames: Weak<MemoryFile>,
+    first_frame: Pfn,
     space: Weak<Space>,
     first: VirtAddr,
     most: usize,
@@ -172,7 +176,7 @@ impl Window {
         let Some(found) = (unsafe { space.table().translate(address, walk) }) else { return Filled::WalkFaults };
         let start = if found.order == HUGE_ORDER { address.align_down_huge() } else { address.page() };
         let bytes = (found.order.frames() as usize) << PAGE_SHIFT;
-        let at = found.first.index() << PAGE_SHIFT;
+        let at = (found.first.offset_from(self.first_frame) as usize) << PAGE_SHIFT;
         if !held.pages.contains_key(&start.vpn()) {
             held.fills += 1;
             let fill = held.fills;

@@ -55,7 +55,7 @@ impl Hooked {
     /// A lab of the zones of `config`.
     pub fn lab_of(tlb: TlbKind, config: &Config) -> (Lab, Arc<Self>) {
         super::end_if_hung();
-        let frames = config.zones.iter().map(|zone| zone.end().get()).max().unwrap();
+        let frames = config.zones.iter().map(|zone| super::number(zone.end())).max().unwrap();
         let machine = hosted(tlb, frames, 4);
         let hooked = Self::new(machine.clone(), usize::MAX);
         let engine = hooked.boot(config).unwrap();

@@ -42,7 +42,7 @@ use pagemove::{
     units::{FrameRange, Order, Pfn, VirtAddr, VirtRange},
     zone::{self, Physical},
 };
-use pagemove_hosted::{Config, Hosted, HostedError, Process, TableFormat, TlbKind};
+use pagemove_hosted::{Config, FIRST_FRAME, Hosted, HostedError, Process, TableFormat, TlbKind};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 /// Levels of page tables that the format has less than x86-64.
@@ -110,6 +110,11 @@ impl Lab {
     pub fn migrate_all(&self, pfns: &[Pfn], options: Options) -> Outcome {
         let mut destination = AnyFree::new(self.engine.physical(), pfns.len().min(512));
         Mover::new(&self.engine).migrate(pfns, &mut destination, options)
+    }
+
+    /// A frame by its pageblock and its place there.
+    pub fn frame_in(&self, block: u32, at: u32) -> Pfn {
+        self.physical().blocks().range(block).start.up(at)
     }
 
     pub fn physical(&self) -> &Arc<Physical> {
@@ -218,8 +223,19 @@ pub fn one_zone(frames: u32, pageblock_order: u8) -> zone::Config {
     zone::Config::new(vec![range(0, frames)], order(pageblock_order))
 }
 
+/// Frames by their number in RAM, wherever that begins.
 pub fn range(start: u32, frames: u32) -> FrameRange {
-    FrameRange::new(Pfn::new(start), frames).unwrap()
+    FrameRange::new(pfn(start), frames).unwrap()
+}
+
+/// A frame by its number in RAM.
+pub fn pfn(number: u32) -> Pfn {
+    FIRST_FRAME.up(number)
+}
+
+/// The number of a frame in RAM.
+pub fn number(pfn: Pfn) -> u32 {
+    pfn.offset_from(FIRST_FRAME)
 }
 
 pub fn order(order: u8) -> Order {

@@ -7,7 +7,7 @@ use pagemove::{
 };
 use pagemove_hosted::TlbKind;
 
-use super::{Lab, hosted, order, range};
+use super::{Lab, hosted, number, order, range};
 
 pub struct Nodes {
     pub lab: Lab,
@@ -28,7 +28,7 @@ impl Nodes {
 
     /// On which node a frame is.
     pub fn of(&self, pfn: Pfn) -> u32 {
-        pfn.get() / (self.blocks * 512)
+        number(pfn) / (self.blocks * 512)
     }
 
     /// Moves pages to `node`.

@@ -19,7 +19,7 @@ fn emptied(prepare: impl FnOnce(&Lab), meanwhile: impl FnOnce(&Lab) + Send + 'st
     let physical = lab.engine.physical();
     let device = Device::open(&lab);
     // Block 0 is kept by a page that can't move; block 1 has one that can; block 2 is free.
-    let _kernels = physical.alloc_exactly(Pfn::new(7), Kind::Kernel).unwrap();
+    let _kernels = physical.alloc_exactly(pfn(7), Kind::Kernel).unwrap();
     let page = (0..).find(|&page| (512..1024).contains(&device.fill(page, 1).get())).unwrap();
     device.driver.index.truncate(0..page);
     let zone = physical.zones().next().unwrap();
@@ -44,7 +44,7 @@ fn emptied(prepare: impl FnOnce(&Lab), meanwhile: impl FnOnce(&Lab) + Send + 'st
 }
 
 fn none_of_block_1(pfns: &[Pfn]) {
-    let inside: Vec<_> = pfns.iter().filter(|pfn| (512..1024).contains(&pfn.get())).collect();
+    let inside: Vec<_> = pfns.iter().filter(|pfn| (512..1024).contains(&number(**pfn))).collect();
     assert_eq!(inside, [] as [&Pfn; 0], "handed out of a block that is isolated");
 }
 
@@ -53,7 +53,7 @@ fn nothing_of_an_isolated_block_is_allocated() {
     let free = emptied(
         |_| {},
         |lab| {
-            assert!(lab.physical().alloc_exactly(Pfn::new(1000), Kind::Kernel).is_none());
+            assert!(lab.physical().alloc_exactly(pfn(1000), Kind::Kernel).is_none());
             none_of_block_1(&pfns(&lab.take_all(Kind::Kernel)));
         },
     );
@@ -92,8 +92,7 @@ fn a_second_compaction_leaves_an_isolated_block_alone() {
             let device = Device::open(lab);
             let physical = lab.engine.physical();
             let zone = physical.zones().next().unwrap();
-            let block_1 =
-                || (512..1024).filter(|&pfn| physical.frame(Pfn::new(pfn)).state().kind() == Kind::Free).count();
+            let block_1 = || (512..1024).filter(|&at| physical.frame(pfn(at)).state().kind() == Kind::Free).count();
             let before = block_1();
             // Movable pages elsewhere, and a plan that would move them into block 1.
             let pages: Vec<Pfn> = (0..4).map(|page| device.fill(page, 1)).collect();
@@ -149,7 +148,7 @@ fn a_larger_allocation_freed_meanwhile_gives_nothing_of_the_block() {
     let (lab, hooked) = Hooked::lab_of(TlbKind::Soft, &one_zone(512, 4));
     let physical = lab.engine.physical();
     let mut rest: Vec<FrozenFolio<'_>> = std::iter::from_fn(|| physical.alloc(order(6), Kind::Kernel).ok()).collect();
-    let first = rest.iter().position(|folio| folio.pfn() == Pfn::new(0)).unwrap();
+    let first = rest.iter().position(|folio| folio.pfn() == pfn(0)).unwrap();
     // Kept by the hook.
     let large = rest.remove(first).into_raw();
     drop(rest.remove(0));
@@ -162,7 +161,7 @@ fn a_larger_allocation_freed_meanwhile_gives_nothing_of_the_block() {
         drop(raw::frozen(physical, large));
         // Three halves are free: two of the rest, and the upper one of what was just freed.
         let got: Vec<FrozenFolio<'_>> = (0..3).map(|_| physical.alloc(order(5), Kind::Kernel).unwrap()).collect();
-        assert!(got.iter().all(|folio| folio.pfn().get() >= 32), "{got:?}: of an isolated block");
+        assert!(got.iter().all(|folio| number(folio.pfn()) >= 32), "{got:?}: of an isolated block");
     });
     assert!(act.next().unwrap().free);
     drop(act);

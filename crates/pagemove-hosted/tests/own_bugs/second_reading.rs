@@ -122,7 +122,7 @@ fn no_exclusive_handle_of_a_page_in_use() {
     assert!(first.is_err());
     let here = pfn_at(&process, at);
     assert_ne!(here, source, "it has moved");
-    let second = catch_unwind(AssertUnwindSafe(|| mover.migrate(&[Pfn::new(1000)], &mut to, options)));
+    let second = catch_unwind(AssertUnwindSafe(|| mover.migrate(&[pfn(1000)], &mut to, options)));
     let kept = to.kept.len();
     // The batch's pages stay locked.
     keep((mover, to, process, device));
@@ -145,7 +145,7 @@ fn no_page_is_freed_while_mapped() {
     let options = Options::new(Mode::Async);
     let first = catch_unwind(AssertUnwindSafe(|| mover.migrate(&[source, of_device], &mut to, options)));
     assert!(first.is_err());
-    let second = catch_unwind(AssertUnwindSafe(|| mover.migrate(&[Pfn::new(1000)], &mut to, options)));
+    let second = catch_unwind(AssertUnwindSafe(|| mover.migrate(&[pfn(1000)], &mut to, options)));
     let entry = process.space().entry(at);
     let kind = lab.physical().frame(source).state().kind();
     // The batch's pages stay locked.
@@ -204,7 +204,7 @@ fn a_tail_gives_the_folio_that_it_belongs_to_while_it_is_split() {
                     if head == u32::MAX {
                         continue;
                     }
-                    let tail = Pfn::new(head + 511);
+                    let tail = pfn(head + 511);
                     if let Some(folio) = lab.physical().get(tail) {
                         looks.fetch_add(1, Ordering::Relaxed);
                         // With the reference it stays what it is.
@@ -222,7 +222,7 @@ fn a_tail_gives_the_folio_that_it_belongs_to_while_it_is_split() {
             let at = huge(&process, 512);
             process.store(at.start(), 1).unwrap();
             let mut head = pfn_at(&process, at.start());
-            head_of.store(head.get(), Ordering::Relaxed);
+            head_of.store(number(head), Ordering::Relaxed);
             // A look-up's reference is in the way of a split.
             for _ in 0..100 {
                 match split(&lab.engine, lab.get(head).lock()) {
@@ -263,7 +263,7 @@ impl MovableOps for Bounded {
 
 fn bounded(lab: &Lab, below: u32) -> (Arc<Bounded>, Registration) {
     let index = lab.engine.new_index(Kind::Driver, "bounded");
-    let driver = Arc::new(Bounded { index, below: Some(Pfn::new(below)) });
+    let driver = Arc::new(Bounded { index, below: Some(pfn(below)) });
     let registration = lab.engine.owners().register(driver.clone());
     driver.index.set_owner(&registration);
     (driver, registration)
@@ -274,7 +274,7 @@ fn bounded(lab: &Lab, below: u32) -> (Arc<Bounded>, Registration) {
 fn a_folio_above_the_owners_bound_is_refused() {
     let lab = Lab::new(TlbKind::Soft, 2);
     let (driver, registration) = bounded(&lab, 512);
-    let high = || lab.physical().alloc_exactly(Pfn::new(700), Kind::Driver).unwrap();
+    let high = || lab.physical().alloc_exactly(pfn(700), Kind::Driver).unwrap();
     let inserted = catch_unwind(AssertUnwindSafe(|| driver.index.insert(0, high()).is_ok())).unwrap_or(false);
     driver.index.remove(0);
     let owned = catch_unwind(AssertUnwindSafe(|| {
@@ -308,14 +308,14 @@ fn an_index_refuses_an_owner_of_another_engine() {
 fn a_bounded_folio_finds_room_in_a_later_block_of_the_plan() {
     let lab = Lab::new(TlbKind::Soft, 4);
     let (driver, _registration) = bounded(&lab, 1024);
-    let folio = lab.physical().alloc_exactly(Pfn::new(600), Kind::Driver).unwrap();
-    let pfn = folio.pfn();
+    let [one, two] = [600, 601].map(pfn);
+    let folio = lab.physical().alloc_exactly(one, Kind::Driver).unwrap();
     drop(driver.index.insert(0, folio).unwrap());
-    let other = lab.physical().alloc_exactly(Pfn::new(601), Kind::Driver).unwrap();
+    let other = lab.physical().alloc_exactly(two, Kind::Driver).unwrap();
     let device = Device::open(&lab);
     drop(device.driver.index.insert(0, other).unwrap());
     let mut to = TheseFrames::new(lab.physical(), [3, 0]);
-    let outcome = Mover::new(&lab.engine).migrate(&[Pfn::new(601), pfn], &mut to, Options::new(Mode::Sync));
+    let outcome = Mover::new(&lab.engine).migrate(&[two, one], &mut to, Options::new(Mode::Sync));
     assert_eq!((outcome.moved, outcome.stayed), (2, vec![]), "block 0 of the plan is free and below the bound");
 }
 
@@ -369,10 +369,9 @@ fn a_batch_without_destinations_drains_once() {
     let (lab, hooked) = Hooked::lab(TlbKind::Soft, 2);
     let (driver, _registration) = bounded(&lab, 512);
     let pages: Vec<Pfn> = (0..64).map(|page| driver.index.lock_or_insert(page).unwrap().pfn()).collect();
-    let filled: Vec<_> = std::iter::from_fn(|| {
-        lab.physical().alloc_with(&Request::new(Order::ZERO, Kind::Kernel).below(Pfn::new(512))).ok()
-    })
-    .collect();
+    let filled: Vec<_> =
+        std::iter::from_fn(|| lab.physical().alloc_with(&Request::new(Order::ZERO, Kind::Kernel).below(pfn(512))).ok())
+            .collect();
     let count = Arc::new(AtomicU32::new(0));
     fn again(hooked: &Arc<Hooked>, count: &Arc<AtomicU32>) {
         let (next, counter) = (Arc::downgrade(hooked), count.clone());

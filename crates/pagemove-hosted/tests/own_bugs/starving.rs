@@ -21,7 +21,7 @@ fn what_a_compaction_does_not_use_yet_can_be_allocated() {
     // Four movable pages in block 1, hostages in block 0.
     let taken = take_all(&physical, Kind::Kernel);
     let (low, high): (Vec<FrozenFolio<'_>>, Vec<FrozenFolio<'_>>) =
-        taken.into_iter().partition(|folio| folio.pfn().get() < 512);
+        taken.into_iter().partition(|folio| number(folio.pfn()) < 512);
     let mut high = high.into_iter();
     for page in 0..4 {
         drop(high.next().unwrap());

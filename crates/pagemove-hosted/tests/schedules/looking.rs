@@ -6,11 +6,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use pagemove::{
-    frame::Kind,
-    sync::set_stepping,
-    units::{Order, Pfn},
-};
+use pagemove::{frame::Kind, sync::set_stepping, units::Order};
+use pagemove_hosted::FIRST_FRAME;
 use shuttle::thread;
 
 use crate::{explore, world};
@@ -35,14 +32,14 @@ fn a_frame_is_looked_up_while_its_folio_changes() {
         while let Ok(folio) = physical.alloc(Order::ZERO, Kind::Kernel) {
             taken.push(folio);
         }
-        taken.retain(|folio| folio.pfn().get() >= 8);
+        taken.retain(|folio| folio.pfn() >= FIRST_FRAME.up(8));
         physical.drain_cpu_lists();
         let first = physical.alloc(order(3), Kind::Kernel).expect("eight frames").publish().into_raw();
         set_stepping(true);
         let lookers = [5, 6].map(|number| {
             let engine = engine.clone();
             thread::spawn(move || {
-                let (pfn, mut found) = (Pfn::new(number), 0);
+                let (pfn, mut found) = (FIRST_FRAME.up(number), 0);
                 for _ in 0..2 {
                     let Some(folio) = engine.physical().get(pfn) else { continue };
                     for _ in 0..2 {

@@ -10,7 +10,7 @@ use pagemove::{
     Engine,
     port::Contents,
     space::{FaultError, Map, Mappable, Orders, PageCache, Protection, Source},
-    units::{FrameRange, HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
+    units::{HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
     zone,
 };
 use pagemove_drivers::{CharDevice, DeviceFile};
@@ -145,7 +145,7 @@ pub fn small_machine() -> (Arc<Hosted>, Arc<Engine>) {
 fn machine(frames: u32, pageblock_order: u8) -> (Arc<Hosted>, Arc<Engine>) {
     let config = Config { frames, cpus: 4, tlb: TlbKind::Soft, contents: Contents::All };
     let machine = Hosted::new(config).expect("a machine");
-    let zones = vec![FrameRange::new(Pfn::new(0), frames).expect("a range")];
+    let zones = vec![machine.frames()];
     let pageblock_order = Order::new(pageblock_order).expect("an order");
     let engine = Engine::boot(machine.clone(), &zone::Config::new(zones, pageblock_order)).expect("an engine");
     (machine, engine)

@@ -33,7 +33,7 @@ impl PinnedPage {
     /// Views the contents of the folio's frame number `frame` from the pinned one on, as a device would by DMA. Panics if
     /// the folio ends before.
     pub fn words(&self, frame: u32) -> &[AtomicU64; 512] {
-        self.physical.folio_words(self.head, self.pfn.get() - self.head.get() + frame)
+        self.physical.folio_words(self.head, self.pfn.offset_from(self.head) + frame)
     }
 }
 

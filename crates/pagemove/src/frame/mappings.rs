@@ -154,7 +154,7 @@ impl FrameTable {
         if pfn == head && self[head].state().order() == Order::ZERO {
             return None;
         }
-        Some(match (order, pfn.get() - head.get()) {
+        Some(match (order, pfn.offset_from(head)) {
             (Order::ZERO, 0) => &self[head.up(1)].owner,
             (Order::ZERO, _) => &self[pfn].pins,
             _ => &self[head.up(2)].owner,

@@ -25,14 +25,17 @@
 mod counts;
 mod mappings;
 mod pins;
+mod spans;
 mod state;
 mod table;
 
 pub use counts::TooManyMappings;
 pub(crate) use counts::{Claim, Counts, Put};
 pub use pins::{PinRecord, Pins};
+pub(crate) use spans::{SECTION, Spans};
 pub use state::{Class, Kind, Marks, State};
 pub use table::FrameTable;
+pub(crate) use table::not_in_memory;
 
 use counts::CountsWord;
 

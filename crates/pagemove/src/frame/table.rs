@@ -9,29 +9,48 @@
 use alloc::sync::Arc;
 use core::ops::Index;
 
-use super::{Counts, Frame, Marks, Put};
+use super::{Counts, Frame, Marks, Put, Spans};
 use crate::{
     port::{Machine, Table, might_wait, wait},
     sync::Ordering,
     units::Pfn,
 };
 
-/// All frames from 0 to the end of RAM.
+/// The frames of all zones, and of small holes between them.
 pub struct FrameTable {
     machine: Arc<dyn Machine>,
+    spans: Spans,
     frames: Table<Frame>,
 }
 
 impl FrameTable {
     /// Gives the storage that `frames` frames need, in bytes.
-    pub const fn bytes(frames: u32) -> usize {
+    pub(crate) const fn bytes(frames: u32) -> usize {
         frames as usize * size_of::<Frame>()
     }
 
     /// Makes the table; `None` if the machine lends no storage for it.
-    pub fn new(machine: Arc<dyn Machine>, frames: u32) -> Option<Self> {
-        let frames = machine.lend(Self::bytes(frames))?.into_table(frames as usize)?;
-        Some(Self { machine, frames })
+    pub(crate) fn new(machine: Arc<dyn Machine>, spans: Spans) -> Option<Self> {
+        let count = spans.frames();
+        let frames = machine.lend(Self::bytes(count))?.into_table(count as usize)?;
+        Some(Self { machine, spans, frames })
+    }
+
+    /// Gives the number of a frame that the table has, for 4 bytes instead of 8.
+    #[inline(always)]
+    pub(crate) fn number(&self, pfn: Pfn) -> u32 {
+        self.spans.number(pfn).unwrap_or_else(|| not_in_memory(pfn))
+    }
+
+    /// Gives the frame of a number.
+    #[inline(always)]
+    pub(crate) fn pfn(&self, number: u32) -> Pfn {
+        self.spans.pfn(number)
+    }
+
+    /// Gives the first frame after all zones.
+    pub fn end(&self) -> Pfn {
+        self.spans.end()
     }
 
     /// Gives the number of frames.
@@ -44,9 +63,9 @@ impl FrameTable {
         self.frames.is_empty()
     }
 
-    /// Gives the frame, or `None` beyond the end of RAM.
+    /// Gives the frame; `None` if it's in no zone, nor in a small hole between two.
     pub fn get(&self, pfn: Pfn) -> Option<&Frame> {
-        self.frames.get(pfn.index())
+        self.frames.get(self.spans.number(pfn)? as usize)
     }
 
     /// Waits until the lock of `pfn`'s folio is free at some moment; tells whether it was held. Needs no reference: see
@@ -166,6 +185,12 @@ impl Index<Pfn> for FrameTable {
     type Output = Frame;
 
     fn index(&self, pfn: Pfn) -> &Frame {
-        &self.frames[pfn.index()]
+        &self.frames[self.number(pfn) as usize]
     }
+}
+
+// Cold and out of line, to keep formatting off the hot path.
+#[cold]
+pub(crate) fn not_in_memory(pfn: Pfn) -> ! {
+    panic!("frame {pfn} is in no zone of this memory")
 }

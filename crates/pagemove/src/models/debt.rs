@@ -31,7 +31,7 @@ fn a_source_is_reused_after_the_flush() {
         let pfn = physical.alloc(Order::ZERO, Kind::Anon).expect("a frame").publish().into_raw();
         let page = Arc::new(Guarded::new());
         // The page-table entry: 1 more than the frame's number, or nothing.
-        let entry = Arc::new(AtomicU64::new(u64::from(pfn.get()) + 1));
+        let entry = Arc::new(AtomicU64::new(pfn.get() + 1));
         *tlb.lock().expect("no panic") = Some(pfn);
 
         let program = {

@@ -10,14 +10,15 @@ use super::{
     within,
 };
 use crate::{
-    frame::{Claim, Frame, FrameTable, Key, Kind, Marks, Put, State},
-    units::{Order, Pfn},
+    frame::{Claim, Frame, FrameTable, Key, Kind, Marks, Put, Spans, State},
+    units::{FrameRange, Order, Pfn},
 };
 
 const PFN: Pfn = Pfn::new(0);
 
 fn table(machine: Arc<Model>) -> FrameTable {
-    FrameTable::new(machine, 1).expect("a table")
+    let zone = FrameRange { start: PFN, frames: 1 };
+    FrameTable::new(machine, Spans::of(&[zone]).expect("numbers")).expect("a table")
 }
 
 /// A table whose frame has a reference, which locking requires.

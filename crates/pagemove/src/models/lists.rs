@@ -111,7 +111,7 @@ fn allocations_are_apart() {
         let shared = Arc::new((engine.physical().clone(), [(); 4].map(|()| Guarded::new())));
         let worker = |shared: &(Arc<crate::zone::Physical>, [Guarded; 4])| {
             let folio = shared.0.alloc(Order::ZERO, Kind::Kernel).expect("enough").publish();
-            let frame = &shared.1[folio.pfn().index()];
+            let frame = &shared.1[folio.pfn().get() as usize];
             frame.write(frame.read() + 1);
         };
         let other = shared.clone();

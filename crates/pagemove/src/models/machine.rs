@@ -84,7 +84,7 @@ unsafe impl Machine for Model {
     fn take_ram(&self) -> Option<Ram> {
         #[allow(unsafe_code)]
         // SAFETY: never accessed: data frames have no contents, and loom keeps page tables elsewhere.
-        Some(unsafe { Ram::new(NonNull::dangling(), MORE_FRAMES, Contents::TablesOnly) })
+        Some(unsafe { Ram::new(NonNull::dangling(), Pfn::new(0)..Pfn::new(MORE_FRAMES.into()), Contents::TablesOnly) })
     }
 
     fn lend(&self, bytes: usize) -> Option<LentMemory> {

@@ -10,7 +10,7 @@ use crate::{
     units::Pfn,
 };
 
-fn moved(number: u32) -> Event {
+fn moved(number: u64) -> Event {
     Event::Moved { from: Pfn::new(number), to: Pfn::new(number + 100) }
 }
 

@@ -82,7 +82,7 @@ impl Pages {
         let is_empty = |order: &Order| {
             let first = index & !(order.frames() - 1);
             let chunk = self.chunks.get(&(first / CHUNK));
-            let is_free = |chunk: &Chunk| chunk[places_of(first, *order)].iter().all(|&pfn| pfn == EMPTY);
+            let is_free = |chunk: &Chunk| chunk[places_of(first, *order)].iter().all(|&place| place == EMPTY);
             first.checked_add(order.frames()).is_some_and(|end| end <= self.new.end) && chunk.is_none_or(is_free)
         };
         self.new.orders.downwards().find(is_empty).unwrap_or(Order::ZERO)
@@ -95,9 +95,9 @@ fn places_of(first: u32, order: Order) -> Range<usize> {
     at..at + order.frames() as usize
 }
 
-/// Puts the frames of a folio into its places.
-fn set_places(places: &mut [u32], head: Pfn) {
-    places.iter_mut().zip(head.get()..).for_each(|(place, pfn)| *place = pfn);
+/// Puts the frames of a folio into its places, by their numbers, which are consecutive.
+fn set_places(places: &mut [u32], head: u32) {
+    places.iter_mut().zip(head..).for_each(|(place, number)| *place = number);
 }
 
 /// Reads the page at an offset from its backing store into the words. Called with the page locked: the rules of
@@ -186,7 +186,7 @@ impl PageIndex {
 
     /// Gives the number of pages.
     pub fn len(&self) -> usize {
-        self.pages.lock().chunks.values().flat_map(|chunk| chunk.iter()).filter(|&&pfn| pfn != EMPTY).count()
+        self.pages.lock().chunks.values().flat_map(|chunk| chunk.iter()).filter(|&&place| place != EMPTY).count()
     }
 
     /// Tells whether there is no page.
@@ -197,8 +197,8 @@ impl PageIndex {
     /// Gives the current frame of the page at `index`; the page may move at any time.
     pub fn peek(&self, index: u32) -> Option<Pfn> {
         let pages = self.pages.lock();
-        let pfn = pages.chunks.get(&(index / CHUNK))?[(index % CHUNK) as usize];
-        (pfn != EMPTY).then(|| Pfn::new(pfn))
+        let place = pages.chunks.get(&(index / CHUNK))?[(index % CHUNK) as usize];
+        (place != EMPTY).then(|| self.physical.frames().pfn(place))
     }
 
     /// Finds and locks the folio of the page at `index`; waits for a move of it.
@@ -217,11 +217,11 @@ impl PageIndex {
             let (pfn, folio) = {
                 let pages = self.pages.lock();
                 let Some(chunk) = pages.chunks.get(&(index / CHUNK)) else { return Found::Nothing };
-                let pfn = chunk[(index % CHUNK) as usize];
-                if pfn == EMPTY {
+                let place = chunk[(index % CHUNK) as usize];
+                if place == EMPTY {
                     return Found::Nothing;
                 }
-                let pfn = Pfn::new(pfn);
+                let pfn = self.physical.frames().pfn(place);
                 // The place holds a reference, so this fails only if a move has frozen the folio.
                 (pfn, self.physical.get(pfn))
             };
@@ -314,7 +314,7 @@ impl PageIndex {
         if places.iter().any(|&place| place != EMPTY) || !new.allow(&folio) {
             return Err(folio);
         }
-        set_places(places, folio.pfn());
+        set_places(places, self.physical.frames().number(folio.pfn()));
         Ok(folio.publish_owned(new.owner, Key { rmap: new.mapped_by, index }))
     }
 
@@ -419,12 +419,13 @@ impl PageIndex {
         });
         let mut behind = *range.start();
         let mut folios = Vec::new();
-        for (index, pfn) in places.filter(|&(index, pfn)| pfn != EMPTY && range.contains(&index)) {
+        for (index, place) in places.filter(|&(index, place)| place != EMPTY && range.contains(&index)) {
             if index < behind {
                 continue;
             }
             // Under the index's lock, so each page stays in its place; so its own lock must not be waited for.
-            let Some(folio) = self.physical.get(Pfn::new(pfn)).and_then(|folio| folio.try_lock().ok()) else { break };
+            let folio = self.physical.get(self.physical.frames().pfn(place));
+            let Some(Ok(folio)) = folio.map(FolioRef::try_lock) else { break };
             let last = folio.key().index + (folio.order().frames() - 1);
             if folio.key().index != index || !range.contains(&last) || folios.len() == BATCH {
                 break;
@@ -454,7 +455,7 @@ impl PageIndex {
             for folio in of_chunk {
                 chunk[places_of(folio.key().index, folio.order())].fill(EMPTY);
             }
-            if chunk.iter().all(|&pfn| pfn == EMPTY) {
+            if chunk.iter().all(|&place| place == EMPTY) {
                 index.chunks.remove(&number);
             }
         }
@@ -504,7 +505,7 @@ impl PageIndex {
         pages.chunks.range(from / CHUNK..).find_map(|(&number, chunk)| {
             let base = number * CHUNK;
             let skip = from.saturating_sub(base);
-            let at = chunk.iter().skip(skip as usize).position(|&pfn| pfn != EMPTY)?;
+            let at = chunk.iter().skip(skip as usize).position(|&place| place != EMPTY)?;
             Some(base + skip + at as u32)
         })
     }
@@ -519,9 +520,10 @@ impl PageIndex {
             let chunk = pages.chunks.get_mut(&(folio.index() / CHUNK)).filter(|_| is_placed);
             let Some(chunk) = chunk else { return Ok(()) };
             let places = &mut chunk[places_of(folio.index(), folio.order())];
-            let mut token = FolioToken::new(&self.physical, Pfn::new(places[0]));
+            let frames = self.physical.frames();
+            let mut token = FolioToken::new(&self.physical, frames.pfn(places[0]));
             if folio.exchange(&mut token).is_ok() {
-                set_places(places, token.pfn());
+                set_places(places, frames.number(token.pfn()));
             }
             Ok(())
         });

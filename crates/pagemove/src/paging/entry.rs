@@ -96,7 +96,7 @@ impl Entry {
     /// Gives the frame of a present or migration entry.
     pub const fn pfn(self) -> Pfn {
         let stored = if self.is_present() { self.0 } else { !self.0 };
-        Pfn::new(((stored & ADDRESS) >> 12) as u32)
+        Pfn::new((stored & ADDRESS) >> 12)
     }
 
     /// Adds flags other than `PRESENT`.

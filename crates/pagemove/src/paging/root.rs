@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use crate::{
     frame::Kind,
     port::{Space, SpaceId},
-    sync::{AtomicU32, Ordering},
+    sync::{AtomicU64, Ordering},
     units::{Order, Pfn},
     zone::{AllocError, Physical},
 };
@@ -17,7 +17,7 @@ pub struct Root {
     physical: Arc<Physical>,
     id: SpaceId,
     word: u64,
-    pfn: AtomicU32,
+    pfn: AtomicU64,
 }
 
 impl Root {
@@ -28,7 +28,7 @@ impl Root {
         root.words(0).iter().for_each(|word| word.store(0, Ordering::Relaxed));
         let root = root.into_raw();
         let word = physical.machine().root_made(id, root);
-        Ok(Arc::new(Self { physical, id, word, pfn: AtomicU32::new(root.get()) }))
+        Ok(Arc::new(Self { physical, id, word, pfn: AtomicU64::new(root.get()) }))
     }
 
     /// The address space, as flushes name it.

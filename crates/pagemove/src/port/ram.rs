@@ -3,7 +3,7 @@
 //! `unsafe`: access to RAM through the direct map. Relies on the contract of [`Ram::new`].
 #![allow(unsafe_code)]
 
-use core::ptr::NonNull;
+use core::{ops::Range, ptr::NonNull};
 
 use crate::units::{Order, PAGE_SIZE, Pfn};
 
@@ -76,7 +76,8 @@ unsafe fn stream(from: *const i64, to: *mut i64, words: usize) {
 #[derive(Debug, Clone, Copy)]
 pub struct Ram {
     base: NonNull<u8>,
-    frames: u32,
+    first: Pfn,
+    end: Pfn,
     contents: Contents,
 }
 
@@ -95,18 +96,20 @@ unsafe impl Send for Ram {}
 unsafe impl Sync for Ram {}
 
 impl Ram {
-    /// Wraps a direct map of `frames` frames; frame 0 starts at `base`.
+    /// Wraps a direct map of `frames`, whose first one starts at `base`. An identity map begins with frame 1, since no
+    /// pointer to frame 0 would be valid.
     ///
     /// # Safety
-    /// `frames * 4096` bytes at `base` are mapped readable and writable, page-aligned, and stay so as long as the
-    /// machine exists. Only the machine's CPUs write them, through page tables and this map.
-    pub const unsafe fn new(base: NonNull<u8>, frames: u32, contents: Contents) -> Self {
-        Self { base, frames, contents }
+    /// From `base` on 4096 bytes for each frame are one range of addresses, page-aligned. Those of the frames that the
+    /// engine is given at boot (in a zone, and not reserved) are mapped readable and writable, and stay so as long as
+    /// the machine exists. Only the machine's CPUs write them, through page tables and this map.
+    pub const unsafe fn new(base: NonNull<u8>, frames: Range<Pfn>, contents: Contents) -> Self {
+        Self { base, first: frames.start, end: frames.end, contents }
     }
 
-    /// Gives the number of frames.
-    pub const fn frames(self) -> u32 {
-        self.frames
+    /// Gives the frames of the map, some of which may be in holes.
+    pub const fn frames(self) -> Range<Pfn> {
+        self.first..self.end
     }
 
     /// Tells which frames have contents.
@@ -119,9 +122,10 @@ impl Ram {
     }
 
     fn frames_at(self, pfn: Pfn, frames: u32) -> *mut u8 {
-        assert!(u64::from(pfn.get()) + u64::from(frames) <= u64::from(self.frames), "frame {pfn} is outside RAM");
+        let is_inside = pfn >= self.first && pfn < self.end && u64::from(frames) <= self.end.get() - pfn.get();
+        assert!(is_inside, "frame {pfn} is outside RAM");
         // SAFETY: the offset is within the mapping by the assertion and `new`'s contract.
-        unsafe { self.base.as_ptr().add(pfn.index() * PAGE_SIZE) }
+        unsafe { self.base.as_ptr().add((pfn.get() - self.first.get()) as usize * PAGE_SIZE) }
     }
 
     /// Copies a frame that others may write meanwhile, word by word, to one that only the caller uses.

@@ -30,8 +30,8 @@ pub enum Event {
     },
 }
 
-/// The ring. Each event is two words, written without a lock. Both contain the event's number, so a reader skips events
-/// that are overwritten during the read, or written by two writers at once, a whole ring apart.
+/// The ring. Each event is two words of a frame number and the event's own number, written without a lock. So a reader
+/// skips events that are overwritten during the read, or written by two writers at once, a whole ring apart.
 #[derive(Debug)]
 pub struct Ring {
     next: AtomicU64,
@@ -44,14 +44,15 @@ impl Default for Ring {
     }
 }
 
-const STAYED: u64 = 1 << 32;
+/// In the second word: a reason, and no frame.
+const STAYED: u64 = Pfn::LIMIT;
+/// First bit of the event's number.
+const NUMBER: u32 = STAYED.trailing_zeros() + 1;
 
-/// An event's number in its words: all 32 bits in the first word, the lower 31 in the second.
+/// An event's number, in the upper bits of both words; never 0 in a ring's first round.
 fn number(ticket: u64) -> u64 {
-    (ticket + 1) & 0xffff_ffff
+    (ticket + 1) << NUMBER
 }
-
-const SECOND: u32 = 33;
 
 impl Ring {
     /// Appends events, overwriting the oldest.
@@ -61,12 +62,12 @@ impl Ring {
         for (ticket, event) in (first..).zip(events) {
             let [stamp, value] = &self.slots[ticket as usize % EVENTS];
             let (pfn, second) = match event {
-                Event::Moved { from, to } => (from.get(), u64::from(to.get())),
+                Event::Moved { from, to } => (from.get(), to.get()),
                 Event::Stayed { pfn, reason } => (pfn.get(), STAYED | reason as u64),
             };
             // Relaxed: each word is written at once, and identifies its event.
-            value.store(number(ticket) << SECOND | second, Ordering::Relaxed);
-            stamp.store(number(ticket) << 32 | u64::from(pfn), Ordering::Relaxed);
+            value.store(number(ticket) | second, Ordering::Relaxed);
+            stamp.store(number(ticket) | pfn, Ordering::Relaxed);
         }
     }
 
@@ -75,16 +76,16 @@ impl Ring {
         let end = self.next.load(Ordering::Relaxed);
         for ticket in end.saturating_sub(EVENTS as u64)..end {
             let [stamp, value] = &self.slots[ticket as usize % EVENTS];
-            let (first, second) = (stamp.load(Ordering::Relaxed), value.load(Ordering::Relaxed));
-            if first >> 32 != number(ticket) || second >> SECOND != number(ticket) & 0x7fff_ffff {
+            let words = [stamp, value].map(|word| word.load(Ordering::Relaxed));
+            if words.iter().any(|word| word >> NUMBER != number(ticket) >> NUMBER) {
                 continue;
             }
-            let pfn = Pfn::new(first as u32);
-            see(if second & STAYED != 0 {
-                let Some(&reason) = Reason::ALL.get(second as u32 as usize) else { continue };
+            let [pfn, second] = words.map(|word| Pfn::new(word & (Pfn::LIMIT - 1)));
+            see(if words[1] & STAYED != 0 {
+                let Some(&reason) = Reason::ALL.get(second.get() as usize) else { continue };
                 Event::Stayed { pfn, reason }
             } else {
-                Event::Moved { from: pfn, to: Pfn::new(second as u32) }
+                Event::Moved { from: pfn, to: second }
             });
         }
     }
@@ -99,7 +100,7 @@ mod tests {
     fn keeps_the_last_events_in_order() {
         let ring = Ring::default();
         let moved = |number| Event::Moved { from: Pfn::new(number), to: Pfn::new(number + 1) };
-        for number in (0..3000u32).step_by(3) {
+        for number in (0..3000).step_by(3) {
             ring.push([number, number + 1, number + 2].map(moved).into_iter());
         }
         ring.push(core::iter::once(Event::Stayed { pfn: Pfn::new(7), reason: Reason::Mapped }));

@@ -283,7 +283,7 @@ impl<F: Format> AddressSpace<F> {
     /// Maps the pages of a locked folio around that at `address`, frame `pfn`, where nothing is mapped yet and the same
     /// lowest-level table serves them (Linux: `finish_fault`, since 6.11).
     fn map_around(&self, vma: &Vma, address: VirtAddr, folio: &LockedFolio<'_>, pfn: Pfn) {
-        let (offset, before) = (vma.range.offset_of(address), pfn.get() - folio.pfn().get());
+        let (offset, before) = (vma.range.offset_of(address), pfn.offset_from(folio.pfn()));
         // The mapping may begin, or end, within the folio.
         let cut = before.saturating_sub(offset);
         let start = vma.range.start().up(offset + cut - before);

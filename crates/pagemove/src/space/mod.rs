@@ -49,6 +49,18 @@ pub enum SpaceError {
         /// The call.
         stage: &'static str,
     },
+    /// Memory has frames that the format of page tables can't name.
+    #[error("{stage}: memory ends at frame {end}; entries of the format {format} name frames below {limit:#x}")]
+    FrameTooHigh {
+        /// The call.
+        stage: &'static str,
+        /// The format's name.
+        format: &'static str,
+        /// The first frame after memory.
+        end: Pfn,
+        /// The first frame that no entry can name.
+        limit: u64,
+    },
     /// Something is mapped there.
     #[error("{stage}: something is mapped at {at}")]
     Overlap {
@@ -120,11 +132,16 @@ impl AddressSpace {
 
 impl<F: Format> AddressSpace<F> {
     /// As [`AddressSpace::new`], with page tables of format `F`, which may have fewer addresses than `bounds`
-    /// ([`PageTable::LIMIT`]): that is [`SpaceError::BadRange`].
+    /// ([`PageTable::LIMIT`]): that is [`SpaceError::BadRange`]. It may also name fewer frames than memory has:
+    /// [`SpaceError::FrameTooHigh`].
     pub fn with_format(engine: &Arc<Engine>, bounds: VirtRange) -> Result<Self, SpaceError> {
         let stage = "a new address space";
         if bounds.end().get() > PageTable::<F>::LIMIT {
             return Err(SpaceError::BadRange { stage });
+        }
+        let (end, limit) = (engine.physical().frames().end(), F::FRAMES);
+        if end.get() > limit {
+            return Err(SpaceError::FrameTooHigh { stage, format: F::NAME, end, limit });
         }
         let root = Root::new(engine.physical().clone(), engine.name_space());
         let root = root.map_err(|cause| SpaceError::OutOfMemory { stage, cause })?;

@@ -1,4 +1,5 @@
-//! The buddy allocator of one zone: free lists by order and migratetype, linked through the free frames themselves.
+//! The buddy allocator of one zone: free lists by order and migratetype, linked through the free frames themselves. A link
+//! is a frame's offset in its zone, so that two fit into a frame's key.
 //!
 //! All calls need the zone's lock. The list of a free block depends on its head's pageblock: that of its migratetype,
 //! or if isolated, a list that no allocation takes from.
@@ -51,7 +52,7 @@ impl Buddy {
             let order = MAX_ORDER
                 .up_to()
                 .rev()
-                .find(|&order| at.is_aligned(order) && order.frames() <= range.end().get() - at.get())
+                .find(|&order| at.is_aligned(order) && order.frames() <= range.end().offset_from(at))
                 .unwrap_or(Order::ZERO);
             self.push(tables, at, order);
             at = at.up(order.frames());
@@ -62,18 +63,27 @@ impl Buddy {
         self.free_frames
     }
 
+    fn link_to(&self, pfn: Pfn) -> u32 {
+        pfn.offset_from(self.range.start)
+    }
+
+    fn linked(&self, link: u32) -> Option<Pfn> {
+        (link != NIL).then(|| self.range.start.up(link))
+    }
+
     fn push(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order) {
+        let link = self.link_to(pfn);
         let list = &mut self.lists[order.get() as usize][list_of(tables, pfn)];
         let next = list.head;
-        list.head = pfn.get();
+        list.head = link;
         list.blocks += 1;
         let head = &tables.frames[pfn];
         head.set_links(NIL, next);
         head.set_state(State::new(Kind::Free, Class::Free, order).with(Marks::HEAD));
-        if next != NIL {
-            let next = &tables.frames[Pfn::new(next)];
+        if let Some(next) = self.linked(next) {
+            let next = &tables.frames[next];
             let (_, behind) = next.links();
-            next.set_links(pfn.get(), behind);
+            next.set_links(link, behind);
         }
         self.free_frames += order.frames();
     }
@@ -85,16 +95,17 @@ impl Buddy {
     fn unlink_from(&mut self, list: usize, tables: Tables<'_>, pfn: Pfn, order: Order) {
         let head = &tables.frames[pfn];
         let (previous, next) = head.links();
+        let before = self.linked(previous);
         let list = &mut self.lists[order.get() as usize][list];
         list.blocks -= 1;
-        if previous == NIL {
-            list.head = next;
-        } else {
-            let before = &tables.frames[Pfn::new(previous)];
+        if let Some(before) = before {
+            let before = &tables.frames[before];
             before.set_links(before.links().0, next);
+        } else {
+            list.head = next;
         }
-        if next != NIL {
-            let behind = &tables.frames[Pfn::new(next)];
+        if let Some(behind) = self.linked(next) {
+            let behind = &tables.frames[behind];
             behind.set_links(previous, behind.links().1);
         }
         head.set_state(State::new(Kind::Free, Class::Free, Order::ZERO));
@@ -136,13 +147,12 @@ impl Buddy {
         order: Order,
         below: Option<Pfn>,
     ) -> Option<Pfn> {
-        let mut at = self.lists[larger.get() as usize][migratetype as usize].head;
-        while at != NIL {
-            let head = Pfn::new(at);
-            if below.is_none_or(|below| at + (order.frames() - 1) < below.get()) {
+        let mut link = self.lists[larger.get() as usize][migratetype as usize].head;
+        while let Some(head) = self.linked(link) {
+            if below.is_none_or(|below| head.up(order.frames() - 1) < below) {
                 return Some(head);
             }
-            at = tables.frames[head].links().1;
+            link = tables.frames[head].links().1;
         }
         None
     }
@@ -206,7 +216,7 @@ impl Buddy {
             let state = tables.frames.get(head)?.state();
             (head >= self.range.start && state.is_free_head() && state.order() >= order
                 // A smaller block at the same start does not reach `pfn`.
-                && pfn.get() < head.get() + state.order().frames())
+                && pfn < head.up(state.order().frames()))
             .then(|| (head, state.order()))
         })
     }
@@ -311,9 +321,8 @@ impl Buddy {
         let mut total = 0;
         for (order, by_type) in self.lists.iter().enumerate() {
             for (number, list) in by_type.iter().enumerate() {
-                let (mut at, mut previous, mut seen) = (list.head, NIL, 0);
-                while at != NIL {
-                    let pfn = Pfn::new(at);
+                let (mut link, mut previous, mut seen) = (list.head, NIL, 0);
+                while let Some(pfn) = self.linked(link) {
                     let state = tables.frames[pfn].state();
                     let (back, next) = tables.frames[pfn].links();
                     if !state.is_free_head() || state.order().get() as usize != order {
@@ -331,7 +340,7 @@ impl Buddy {
                     self.check_unmerged(tables, pfn, state.order())?;
                     seen += 1;
                     total += state.order().frames();
-                    (previous, at) = (at, next);
+                    (previous, link) = (link, next);
                 }
                 if seen != list.blocks {
                     return Err((self.range.start, "a free list's count differs from its length"));
@@ -346,10 +355,7 @@ impl Buddy {
 
     fn check_unmerged(&self, tables: Tables<'_>, pfn: Pfn, order: Order) -> Result<(), (Pfn, &'static str)> {
         let buddy = pfn.buddy(order);
-        if order == MAX_ORDER
-            || buddy < self.range.start
-            || order.frames() > self.range.end().get().saturating_sub(buddy.get())
-        {
+        if order == MAX_ORDER || buddy < self.range.start || buddy.up(order.frames()) > self.range.end() {
             return Ok(());
         }
         let state = tables.frames[buddy].state();

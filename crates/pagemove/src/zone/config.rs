@@ -1,10 +1,11 @@
 //! The layout of memory at boot, and the errors in it. Plain data.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::Pageblocks;
 use crate::{
-    frame::FrameTable,
+    frame::{FrameTable, SECTION, Spans},
     units::{FrameRange, Order, Pfn},
 };
 
@@ -42,20 +43,19 @@ impl Config {
     /// Makes the layout of a firmware's map: `usable` has ranges of any size, with their nodes. Makes a zone for each
     /// node, and one more for each of `borders` inside it (16 MiB, 4 GiB: for devices that can't address more). Frames
     /// of a zone outside of the usable ranges are reserved: holes, and the rest of pageblocks that a range fills only
-    /// in part. Ranges of two nodes that interleave get a zone each. The last pageblock is left out if the machine's
-    /// `frames` end within it.
-    pub fn from_map(usable: &[(FrameRange, u32)], borders: &[Pfn], frames: u32, pageblock_order: Order) -> Self {
+    /// in part. A hole of 128 MiB or more ends a zone, and so do ranges of another node in between. Pageblocks that the
+    /// machine's memory `ram` has only in part are left out.
+    pub fn from_map(usable: &[(FrameRange, u32)], borders: &[Pfn], ram: Range<Pfn>, pageblock_order: Order) -> Self {
         let block = u64::from(pageblock_order.frames());
-        // In 64 bits, since the end after the last frame may not fit into 32.
-        let last = u64::from(frames) / block * block;
+        let (first, last) = (ram.start.get().next_multiple_of(block), ram.end.get() / block * block);
         let mut parts: Vec<(u64, u64, u32)> = usable
             .iter()
-            .map(|&(range, node)| (u64::from(range.start.get()), u64::from(range.frames), node))
-            .map(|(start, frames, node)| (start, (start + frames).min(last), node))
+            .map(|&(range, node)| (range.start.get(), u64::from(range.frames), node))
+            .map(|(start, frames, node)| (start.max(first), start.saturating_add(frames).min(last), node))
             .filter(|&(start, end, _)| start < end)
             .collect();
         parts.sort_unstable();
-        let mut borders: Vec<u64> = borders.iter().map(|border| u64::from(border.get()) / block * block).collect();
+        let mut borders: Vec<u64> = borders.iter().map(|border| border.get() / block * block).collect();
         borders.sort_unstable();
         let segment = |frame: u64| borders.partition_point(|&border| border <= frame);
         // Zones of whole pageblocks; one that two ranges share goes to the first one's zone.
@@ -66,7 +66,11 @@ impl Config {
             while from < behind {
                 let to = borders.get(segment(from)).map_or(behind, |&border| border.min(behind));
                 match zones.last_mut() {
-                    Some((first, end, of)) if *of == node && segment(*first) == segment(from) => *end = to,
+                    Some((first, end, of))
+                        if *of == node && segment(*first) == segment(from) && from - *end < SECTION =>
+                    {
+                        *end = to;
+                    }
                     _ => zones.push((from, to, node)),
                 }
                 from = to;
@@ -90,17 +94,18 @@ impl Config {
         config
     }
 
-    /// Gives the bytes that [`Engine::boot`](crate::Engine::boot) borrows from a machine of `frames` frames
-    /// ([`Machine::lend`](crate::port::Machine::lend)), in three pieces. The rest is on the heap: for each zone CPU
-    /// lists of at most an eighth of its frames, 4 bytes each. So a kernel needs a heap of that size before it boots
-    /// the engine.
-    pub fn lent_bytes(&self, frames: u32) -> usize {
+    /// Gives the bytes that [`Engine::boot`](crate::Engine::boot) borrows ([`Machine::lend`](crate::port::Machine::lend)),
+    /// in three pieces; 0 for a layout that it refuses. Frames of holes of 128 MiB or more cost nothing. The rest is on
+    /// the heap: for each zone CPU lists of at most an eighth of its frames, 8 bytes each. So a kernel needs a heap of
+    /// that size before it boots the engine.
+    pub fn lent_bytes(&self) -> usize {
+        let frames = Spans::of(&self.zones).map_or(0, |spans| spans.frames());
         FrameTable::bytes(frames) + Pageblocks::bytes(frames, self.pageblock_order)
     }
 }
 
 fn frame_range(start: u64, end: u64) -> FrameRange {
-    FrameRange { start: Pfn::new(start as u32), frames: (end - start) as u32 }
+    FrameRange { start: Pfn::new(start), frames: (end - start) as u32 }
 }
 
 /// Why a layout is refused.
@@ -121,16 +126,22 @@ pub enum BootError {
     /// A zone overlaps the one before it, or comes before it.
     #[error("boot: zone {0} overlaps the one before it, or lies before it")]
     Overlap(usize),
-    /// A zone ends after RAM.
-    #[error("boot: zone {0} ends behind the machine's RAM")]
+    /// A zone isn't within RAM.
+    #[error("boot: zone {0} is not within the machine's RAM")]
     BeyondRam(usize),
+    /// The zones have more frames than can be numbered.
+    #[error("boot: the zones, and the holes of less than 128 MiB between them, have more than 16 TiB")]
+    TooLarge,
+    /// The program has booted too many engines.
+    #[error("boot: 2^24 engines were booted in this program; start it again")]
+    TooMany,
     /// The machine lends no memory for metadata.
     #[error("boot: the machine lends no memory for the metadata of {0} frames")]
     NoMetadata(u32),
 }
 
-/// Checks `config` against a RAM of `frames` frames.
-pub(super) fn check(config: &Config, frames: u32) -> Result<(), BootError> {
+/// Checks `config` against the RAM; numbers the frames.
+pub(super) fn check(config: &Config, ram: &Range<Pfn>) -> Result<Spans, BootError> {
     if config.pageblock_order == Order::ZERO {
         return Err(BootError::PageblockOrder(config.pageblock_order));
     }
@@ -139,7 +150,12 @@ pub(super) fn check(config: &Config, frames: u32) -> Result<(), BootError> {
     }
     let mut last = 0;
     for (number, zone) in config.zones.iter().enumerate() {
-        let (start, end) = (u64::from(zone.start.get()), u64::from(zone.start.get()) + u64::from(zone.frames));
+        let start = zone.start.get();
+        // Before the border, so that the sum can't overflow.
+        if zone.start < ram.start || FrameRange::new(zone.start, zone.frames).is_none_or(|zone| zone.end() > ram.end) {
+            return Err(BootError::BeyondRam(number));
+        }
+        let end = zone.end().get();
         let block = u64::from(config.pageblock_order.frames());
         if zone.frames == 0 {
             return Err(BootError::Empty(number));
@@ -150,10 +166,7 @@ pub(super) fn check(config: &Config, frames: u32) -> Result<(), BootError> {
         if start < last {
             return Err(BootError::Overlap(number));
         }
-        if end > u64::from(frames) {
-            return Err(BootError::BeyondRam(number));
-        }
         last = end;
     }
-    Ok(())
+    Spans::of(&config.zones).ok_or(BootError::TooLarge)
 }

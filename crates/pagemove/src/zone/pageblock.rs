@@ -5,7 +5,7 @@
 //! blocks in use, not by the size of memory (Illuminator, ASPLOS'18, shows what such knowledge saves).
 
 use crate::{
-    frame::Class,
+    frame::{Class, Spans, not_in_memory},
     port::{Machine, Table, Zeroed},
     sync::{AtomicU32, AtomicU64, Ordering},
     units::{FrameRange, Order, Pfn},
@@ -131,22 +131,23 @@ impl ClassRun {
 pub struct Pageblocks {
     blocks: Table<Block>,
     index: Table<AtomicU64>,
+    spans: Spans,
     order: Order,
 }
 
 impl Pageblocks {
     /// Gives the bytes of metadata for `frames` frames, including the index.
-    pub const fn bytes(frames: u32, order: Order) -> usize {
+    pub(super) const fn bytes(frames: u32, order: Order) -> usize {
         let count = frames.div_ceil(order.frames()) as usize;
         count * size_of::<Block>() + count.div_ceil(64) * 8
     }
 
-    pub(super) fn new(machine: &dyn Machine, frames: u32, order: Order) -> Option<Self> {
-        let count = frames.div_ceil(order.frames());
+    pub(super) fn new(machine: &dyn Machine, spans: Spans, order: Order) -> Option<Self> {
+        let count = spans.frames().div_ceil(order.frames());
         let words = (count as usize).div_ceil(64);
         let blocks = machine.lend(count as usize * size_of::<Block>())?.into_table(count as usize)?;
         let index = machine.lend(words * 8)?.into_table(words)?;
-        let new = Self { blocks, index, order };
+        let new = Self { blocks, index, spans, order };
         for number in 0..count {
             // Blocks outside of all zones stay reserved.
             new.block(number).second.store(new.whole() << place(Class::Reserved).1, Ordering::Relaxed);
@@ -182,26 +183,34 @@ impl Pageblocks {
         self.order
     }
 
-    /// Gives the number of the block of `pfn`.
+    /// Gives the number of the block of `pfn`. Blocks are numbered without the holes of memory.
+    ///
+    /// Panics if the frame table doesn't have `pfn`.
+    #[inline(always)]
     pub fn number(&self, pfn: Pfn) -> u32 {
-        pfn.get() >> self.order.get()
+        self.number_if(pfn).unwrap_or_else(|| not_in_memory(pfn))
+    }
+
+    #[inline(always)]
+    fn number_if(&self, pfn: Pfn) -> Option<u32> {
+        Some(self.spans.number(pfn)? >> self.order.get())
     }
 
     /// Gives zone and migratetype of the block of `pfn`; `None` if it has no zone or is isolated.
     pub(super) fn zone_and_type(&self, pfn: Pfn) -> Option<(usize, Migratetype)> {
-        let block = self.blocks.get(self.number(pfn) as usize)?;
+        let block = self.block(self.number_if(pfn)?);
         let zone = block.zone.load(Ordering::Relaxed);
         let word = block.migratetype.load(Ordering::Relaxed);
         (zone != u32::MAX && word & ISOLATED == 0).then_some((zone as usize, Migratetype::from_word(word)))
     }
 
     fn numbers(&self, range: FrameRange) -> core::ops::Range<u32> {
-        self.number(range.start)..range.end().get().div_ceil(self.order.frames())
+        range.iter().next_back().map_or(0..0, |last| self.number(range.start)..self.number(last) + 1)
     }
 
     /// Gives the frames of block `number`.
     pub fn range(&self, number: u32) -> FrameRange {
-        FrameRange { start: Pfn::new(number << self.order.get()), frames: self.order.frames() }
+        FrameRange { start: self.spans.pfn(number << self.order.get()), frames: self.order.frames() }
     }
 
     /// Reads the migratetype of block `number`.

@@ -36,8 +36,11 @@ impl Physical {
 
     /// Finds the next marked folio from frame `from` on; it may be freed at any time.
     pub(crate) fn next_partly_mapped(&self, from: Pfn) -> Option<Pfn> {
-        let left = FrameRange { start: from, frames: u32::MAX - from.get() };
-        let mut frames = self.zones().filter_map(|zone| zone.common(left)).flat_map(FrameRange::iter);
+        let left = |zone: FrameRange| {
+            let start = zone.start.max(from);
+            (start < zone.end()).then(|| FrameRange { start, frames: zone.end().offset_from(start) })
+        };
+        let mut frames = self.zones().filter_map(left).flat_map(FrameRange::iter);
         frames.find(|&pfn| {
             let state = self.frames[pfn].state();
             state.kind() == Kind::Anon && state.marks().contains(Marks::PARTLY_MAPPED)

@@ -36,7 +36,7 @@ fn reserve(tables: Tables<'_>, zone: FrameRange, reserved: &[FrameRange]) -> Vec
     let mut at = zone.start;
     for range in within {
         if range.start > at {
-            free.push(FrameRange { start: at, frames: range.start.get() - at.get() });
+            free.push(FrameRange { start: at, frames: range.start.offset_from(at) });
         }
         for pfn in range.iter().filter(|&pfn| pfn >= at) {
             tables.frames[pfn].set_state(State::new(Kind::Reserved, Class::Reserved, Order::ZERO));
@@ -45,7 +45,7 @@ fn reserve(tables: Tables<'_>, zone: FrameRange, reserved: &[FrameRange]) -> Vec
         at = at.max(range.end());
     }
     if at < zone.end() {
-        free.push(FrameRange { start: at, frames: zone.end().get() - at.get() });
+        free.push(FrameRange { start: at, frames: zone.end().offset_from(at) });
     }
     free
 }
@@ -56,9 +56,14 @@ impl Zone {
     }
 }
 
-/// The next memory's number, by which tokens and debts of another memory are recognized. Not of `sync`: it orders
-/// nothing.
-static NEXT_ID: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
+/// Gives the next memory's number, by which tokens of another memory are recognized; `None` after 2^24, as many as a token
+/// tells apart.
+fn next_id() -> Option<u32> {
+    // Not of `sync`: it orders nothing.
+    use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_update(Relaxed, Relaxed, |id| (id < 1 << 24).then_some(id + 1)).ok()
+}
 
 /// A machine whose RAM is taken until this is dropped.
 struct Taken {
@@ -102,10 +107,11 @@ impl Physical {
         let taken = Taken::new(machine).ok_or(BootError::TakenOver)?;
         let (machine, ram) = (&taken.machine, taken.ram);
         set_preemption(machine.preemption());
-        check(config, ram.frames())?;
-        let no_metadata = BootError::NoMetadata(ram.frames());
-        let frames = FrameTable::new(machine.clone(), ram.frames()).ok_or(no_metadata)?;
-        let blocks = Pageblocks::new(&**machine, ram.frames(), config.pageblock_order).ok_or(no_metadata)?;
+        let spans = check(config, &ram.frames())?;
+        let id = next_id().ok_or(BootError::TooMany)?;
+        let no_metadata = BootError::NoMetadata(spans.frames());
+        let frames = FrameTable::new(machine.clone(), spans.clone()).ok_or(no_metadata)?;
+        let blocks = Pageblocks::new(&**machine, spans, config.pageblock_order).ok_or(no_metadata)?;
         let cpus = machine.cpus().max(1);
         let mask = machine.interrupt_mask();
         let zones = config
@@ -123,10 +129,10 @@ impl Physical {
                 }
             })
             .collect();
+        #[cfg(feature = "loom")]
+        let words = (0..frames.len()).map(|_| Default::default()).collect();
         let (counters, events, pressure) = Default::default();
         let cpu_claim = machine.cpu_claim();
-        let id = NEXT_ID.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
-        assert_ne!(id, u32::MAX, "more memories were booted in one program than can be told apart");
         Ok(Self {
             id,
             taken,
@@ -139,7 +145,7 @@ impl Physical {
             events,
             pressure,
             #[cfg(feature = "loom")]
-            words: (0..ram.frames()).map(|_| Default::default()).collect(),
+            words,
         })
     }
 
@@ -171,7 +177,8 @@ impl Physical {
     /// As above; loom's atomics are more than their bits, and can't be in RAM.
     #[cfg(feature = "loom")]
     pub(crate) fn ram_words(&self, pfn: Pfn) -> &[AtomicU64; 512] {
-        self.words[pfn.index()].get_or_init(|| Box::new(core::array::from_fn(|_| AtomicU64::new(0))))
+        self.words[self.frames.number(pfn) as usize]
+            .get_or_init(|| Box::new(core::array::from_fn(|_| AtomicU64::new(0))))
     }
 
     /// Views the contents of frame number `frame` of the folio at `head`. Panics if it has no such frame.
@@ -186,7 +193,7 @@ impl Physical {
         &self.frames
     }
 
-    /// Gives one frame's entry. Panics beyond RAM: the number must be of this memory.
+    /// Gives one frame's entry. Panics if the frame table doesn't have it: it must be of this memory.
     pub fn frame(&self, pfn: Pfn) -> &Frame {
         &self.frames[pfn]
     }

@@ -79,7 +79,7 @@ impl Request {
 
     /// Tells whether the folio at `pfn` would be below the upper bound.
     fn allows(&self, pfn: Pfn) -> bool {
-        self.below.is_none_or(|below| pfn.get().saturating_add(self.order.frames() - 1) < below.get())
+        self.below.is_none_or(|below| pfn.up(self.order.frames() - 1) < below)
     }
 
     /// Gives the migratetype to take from.

@@ -77,7 +77,7 @@ impl Platform for Engine {
             let guard = self.open.pages().page(page, Absent::Fail).map_err(|errno| format!("{errno:?}"))?;
             return Ok(Some(Box::new(guard)));
         }
-        let pfn = Pfn::new(u32::try_from(self.frame(page)?)?);
+        let pfn = Pfn::new(self.frame(page)?);
         let reference = self.host.engine().physical().get(pfn).ok_or("the page gives no reference")?;
         Ok(Some(Box::new(reference)))
     }

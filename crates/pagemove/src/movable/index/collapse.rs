@@ -14,7 +14,7 @@ use crate::{
     port::might_wait,
     report::{Counter, Reason},
     rmap::ReverseMap,
-    units::{HUGE_ORDER, Order, Pfn},
+    units::{HUGE_ORDER, Order},
     zone::{AllocError, Effort, Request},
 };
 
@@ -65,11 +65,11 @@ impl PageIndex {
         let all = {
             let pages = self.pages.lock();
             let places = pages.chunks.get(&(first / CHUNK)).into_iter().flat_map(|chunk| chunk.iter());
-            (first..).zip(places).filter(|&(_, &pfn)| pfn != EMPTY).all(|(index, &pfn)| {
+            (first..).zip(places).filter(|&(_, &place)| place != EMPTY).all(|(index, &place)| {
                 if index < behind {
                     return true;
                 }
-                let locked = self.physical.get(Pfn::new(pfn)).map(FolioRef::try_lock);
+                let locked = self.physical.get(self.physical.frames().pfn(place)).map(FolioRef::try_lock);
                 let Some(Ok(folio)) = locked else { return false };
                 behind = index.saturating_add(folio.order().frames());
                 folios.push(folio);
@@ -180,7 +180,7 @@ impl PageIndex {
         if !is_same || now.mapped_by != settings.mapped_by || !now.allow(&new) {
             return Err(new);
         }
-        set_places(&mut chunk[places_of(first, HUGE_ORDER)], new.pfn());
+        set_places(&mut chunk[places_of(first, HUGE_ORDER)], self.physical.frames().number(new.pfn()));
         Ok(new.publish_owned(now.owner, Key { rmap: now.mapped_by, index: first }))
     }
 }

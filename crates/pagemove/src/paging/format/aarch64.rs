@@ -7,7 +7,7 @@
 use super::Format;
 use crate::{
     paging::{Entry, Flags},
-    units::Pfn,
+    units::{PAGE_SHIFT, Pfn},
 };
 
 /// Page tables of aarch64 with a 4 KiB granule and four levels, as `TTBR0_EL1` names them.
@@ -51,6 +51,7 @@ const BITS: [(Flags, u64); 5] = [
 impl Format for Aarch64 {
     const NAME: &'static str = "aarch64, 4 KiB granule";
     const LEVELS: u32 = 4;
+    const FRAMES: u64 = 1 << (48 - PAGE_SHIFT);
     const CPU_SETS_MARKS: bool = true;
     const CPU_MARKS_TABLES: bool = false;
 
@@ -73,7 +74,7 @@ impl Format for Aarch64 {
     }
 
     fn decode(word: u64, level: u32) -> Entry {
-        let pfn = Pfn::new(((word & ADDRESS) >> 12) as u32);
+        let pfn = Pfn::new((word & ADDRESS) >> 12);
         if level > 0 && word & TABLE_OR_PAGE != 0 {
             return Entry::table(pfn);
         }

@@ -50,11 +50,12 @@ impl<const LEVELS: u32> Format for Riscv64<LEVELS> {
         assert!(LEVELS == 3 || LEVELS == 4, "riscv64 has Sv39 and Sv48 here");
         LEVELS
     };
+    const FRAMES: u64 = Pfn::LIMIT;
     const CPU_SETS_MARKS: bool = false;
     const CPU_MARKS_TABLES: bool = false;
 
     fn encode(entry: Entry, level: u32) -> u64 {
-        let ppn = u64::from(entry.pfn().get()) << PPN_SHIFT;
+        let ppn = entry.pfn().get() << PPN_SHIFT;
         let is_leaf = level == 0 || entry.has(Flags::HUGE);
         if !is_leaf {
             // A leaf is what has any right; the marks of other entries must be clear.
@@ -66,7 +67,7 @@ impl<const LEVELS: u32> Format for Riscv64<LEVELS> {
     }
 
     fn decode(word: u64, level: u32) -> Entry {
-        let pfn = Pfn::new((word >> PPN_SHIFT & PPN_BITS) as u32);
+        let pfn = Pfn::new(word >> PPN_SHIFT & PPN_BITS);
         if word & (READ | WRITE | EXECUTE) == 0 {
             return Entry::table(pfn);
         }
