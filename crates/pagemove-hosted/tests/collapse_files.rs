@@ -12,7 +12,7 @@ use pagemove::{
     frame::{Kind, Marks},
     migrate::{Options, split},
     paging::Flags,
-    space::{CollapseError, Map, Orders, PageCache, ReadPage, Source},
+    space::{CollapseError, Map, Mappable, Orders, PageCache, ReadPage, Source},
     units::{HUGE_ORDER, Pfn, VirtAddr, VirtRange},
 };
 use pagemove_drivers::CharDevice;
@@ -92,7 +92,7 @@ fn a_dirty_page_makes_the_folio_dirty() {
                 process.store(at.start().up(9), 1).unwrap();
             }
             process.space().munmap(at).unwrap();
-            file.index().collapse(100).unwrap();
+            file.collapse(100).unwrap();
             let head = file.index().peek(0).unwrap();
             assert_eq!(lab.physical().frame(head).state().marks().contains(Marks::DIRTY), stores);
             assert_eq!(
@@ -221,38 +221,41 @@ fn stores_race_with_the_collapse_of_a_file() {
     }
 }
 
-/// What happens while the pages are blocked: a page comes into a hole, or somebody takes a reference. All is put back.
+/// What happens while the pages are blocked: somebody takes a reference, or the file gets another owner. All is put back.
 #[test]
 fn what_comes_in_the_midst_of_a_files_collapse_ends_it() {
     for tlb in BOTH {
         for referenced in [false, true] {
             let (lab, hooked) = Hooked::lab(tlb, 6);
             let file = PageCache::new(&lab.engine, "a file", 512);
+            let other = lab.engine.owners().register(file.index().clone());
             let process = lab.process();
             let at = of_file(&process, &file, 0, 1);
-            let most = part(at, 0, 511);
-            fill(&process, most);
-            let (inserting, engine) = (file.clone(), lab.engine.clone());
+            fill(&process, at);
+            let other = Arc::new(other);
+            let (changed, engine, next) = (file.clone(), lab.engine.clone(), other.clone());
             let page = pfn_at(&process, at.start());
             hooked.before_next_flush(move |_| {
                 if referenced {
                     // Kept until the page is unmapped below.
                     let _ = engine.physical().get(page).unwrap().into_raw();
                 } else {
-                    drop(inserting.index().lock_or_insert(511).unwrap());
+                    changed.index().set_owner(&next);
                 }
             });
-            let before: Vec<_> = most.iter().map(|page| process.space().entry(page)).collect();
+            let before: Vec<_> = at.iter().map(|page| process.space().entry(page)).collect();
             assert_eq!(process.space().collapse(at), Err(CollapseError::Again(at.start())));
             assert!(hooked.has_run());
-            assert_eq!(most.iter().map(|page| process.space().entry(page)).collect::<Vec<_>>(), before);
-            assert_holds(&process, most, 0);
-            if referenced {
+            assert_eq!(at.iter().map(|page| process.space().entry(page)).collect::<Vec<_>>(), before);
+            assert_holds(&process, at, 0);
+            let result = if referenced {
                 drop(raw::counted(lab.physical(), page));
-            }
-            process.space().collapse(at).unwrap();
-            assert_holds(&process, most, 0);
-            assert_eq!(process.load(at.start().up(511)), Ok(0));
+                Ok(())
+            } else {
+                Err(CollapseError::Unsuitable(at.start()))
+            };
+            assert_eq!(process.space().collapse(at), result);
+            assert_holds(&process, at, 0);
             lab.validate();
         }
     }

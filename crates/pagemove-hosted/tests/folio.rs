@@ -149,7 +149,7 @@ fn frozen_folios_give_their_frames_back() {
         drop(kernels(physical, order).publish());
         lab.assert_all_free(2048);
     }
-    for pfn in [0, 511, 1024, 2047].map(Pfn::new) {
+    for pfn in [0, 511, 1024, 2047].map(pfn) {
         let folio = physical.alloc_exactly(pfn, Kind::Kernel).unwrap();
         assert_eq!((folio.pfn(), lab.free_frames()), (pfn, 2047));
         // What can't be had stays whose it is.

@@ -206,7 +206,7 @@ fn a_move_flushes_once_after_blocking_and_before_copying() {
                     assert_eq!(frame.maps(), 0, "{pfn} is still mapped while its page is flushed");
                 }
                 let copies = (0..2048)
-                    .map(Pfn::new)
+                    .map(|at| FIRST_FRAME.up(at))
                     .filter(|pfn| !watched.contains(pfn))
                     .filter(|&pfn| {
                         raw::words(engine.physical(), pfn)[3].load(std::sync::atomic::Ordering::SeqCst) == 0x5eed

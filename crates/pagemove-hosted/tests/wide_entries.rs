@@ -111,12 +111,15 @@ unsafe impl ReverseMap for Device {
         self.processes.rebind(physical, pages);
         let mut table = self.table.lock().unwrap();
         for folio in pages {
-            let stopped = Wide { first: folio.src(), order: folio.order(), runs: false };
-            if let Some(entry) = table.get_mut(&folio.key().index).filter(|entry| **entry == stopped) {
-                let to = folio.target();
-                // SAFETY: was blocked by this move.
-                (0..entry.order.frames()).for_each(|page| unsafe { mapping_rebound(physical, to.up(page)) });
-                *entry = Wide { first: to, runs: true, ..stopped };
+            // One for the whole folio, or one for each page after a split that failed.
+            let index = folio.key().index;
+            for (at, entry) in table.range_mut(index..index + folio.order().frames()) {
+                if !entry.runs && entry.first == folio.src().up(at - index) {
+                    let to = folio.target().up(at - index);
+                    // SAFETY: was blocked by this move.
+                    (0..entry.order.frames()).for_each(|page| unsafe { mapping_rebound(physical, to.up(page)) });
+                    *entry = Wide { first: to, runs: true, ..*entry };
+                }
             }
         }
         self.running.notify_all();
@@ -126,8 +129,10 @@ unsafe impl ReverseMap for Device {
         self.processes.unmap(folio, debt);
         let mut table = self.table.lock().unwrap();
         let index = folio.key().index;
-        if table.get(&index).is_some_and(|entry| entry.runs && entry.first == folio.pfn()) {
-            let entry = table.remove(&index).unwrap();
+        let pages = index..index + folio.order().frames();
+        let is_ours = |(at, entry): &(&u32, &Wide)| entry.runs && entry.first == folio.pfn().up(*at - index);
+        let ours: Vec<u32> = table.range(pages).filter(is_ours).map(|(&at, _)| at).collect();
+        for entry in ours.iter().filter_map(|at| table.remove(at)) {
             // SAFETY: counted by `map` or `rebind`, and taken out of the table.
             (0..entry.order.frames())
                 .for_each(|page| unsafe { device_unmapped(folio.physical(), entry.first.up(page)) });
@@ -315,4 +320,35 @@ fn accesses_by_one_entry_race_with_moves() {
             lab.validate();
         });
     }
+}
+
+/// A split of the folio fails after the device has split its entry: the device runs again.
+#[test]
+fn an_entry_that_was_split_in_vain_runs_again() {
+    let (lab, hooked) = Hooked::lab(pagemove_hosted::TlbKind::Soft, 6);
+    let (file, device) = mapped(&lab, order(4));
+    let process = lab.process();
+    let at = shared(&process, file.clone(), 16, RW);
+    device.map(&file, 0);
+    fill(&process, at);
+    let engine = lab.engine.clone();
+    let head = device.entries()[0].1.first;
+    hooked.before_next_flush(move |_| {
+        let _ = engine.physical().get(head).unwrap().into_raw();
+    });
+    let folio = file.index().lock_page(0).unwrap();
+    let result = pagemove::migrate::split(&lab.engine, folio).map(|_| ()).map_err(|(_, reason)| reason);
+    assert!(hooked.has_run());
+    assert_eq!(result, Err(Reason::Referenced));
+    drop(raw::counted(lab.physical(), head));
+    let stopped = device.entries().iter().filter(|(_, entry)| !entry.runs).count();
+    if stopped > 0 {
+        keep((process, device, file));
+        keep(lab);
+        panic!("{stopped} entries stay blocked after a split in vain");
+    }
+    // Single entries of a folio that is still whole are taken out, too.
+    file.index().truncate(0..16);
+    assert_eq!(device.entries(), []);
+    lab.validate();
 }

@@ -20,7 +20,7 @@ fn emptied(prepare: impl FnOnce(&Lab), meanwhile: impl FnOnce(&Lab) + Send + 'st
     let device = Device::open(&lab);
     // Block 0 is kept by a page that can't move; block 1 has one that can; block 2 is free.
     let _kernels = physical.alloc_exactly(pfn(7), Kind::Kernel).unwrap();
-    let page = (0..).find(|&page| (512..1024).contains(&device.fill(page, 1).get())).unwrap();
+    let page = (0..).find(|&page| (512..1024).contains(&number(device.fill(page, 1)))).unwrap();
     device.driver.index.truncate(0..page);
     let zone = physical.zones().next().unwrap();
     let plan = Plan::new(&Observation::of(physical, zone, Policy::Any), Goal::All);

@@ -12,5 +12,7 @@ mod remap;
 mod reverse_map;
 mod second_reading;
 mod starving;
+
+mod third_reading;
 mod truncate;
 mod waiting;

@@ -11,6 +11,7 @@
 mod accelerator;
 mod closing;
 mod deeds;
+mod dropping;
 mod looking;
 #[path = "../common/raw.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]

@@ -1,4 +1,4 @@
-//! Flush debt against reuse of the source: a frame is not reused while a TLB still has a translation to it.
+//! Flush debt: a frame is not reused while a TLB still has a translation to it; a debt that is announced is seen.
 
 use alloc::sync::Arc;
 
@@ -56,5 +56,35 @@ fn a_source_is_reused_after_the_flush() {
         page.write(2);
         program.join().expect("no panic");
         assert_eq!(page.read(), 2, "a program stored to a frame that had been reused");
+    });
+}
+
+/// A truncation takes an entry out, and then flushes. Who finds the entry empty meanwhile learns that a flush is owed; or it's done.
+#[test]
+fn an_empty_entry_is_flushed_or_announced() {
+    all("an announced debt against a change of mappings", || {
+        let flushed = Arc::new(AtomicU64::new(0));
+        let flag = flushed.clone();
+        // Relaxed, here and below: only the announcement may order it.
+        let machine = Model::with(Waiting::Polling, move || flag.store(1, Ordering::Relaxed));
+        let engine = machine.boot();
+        let physical = engine.physical().clone();
+        let root = Root::new(physical.clone(), SpaceId(1)).expect("a root");
+        let entry = Arc::new(AtomicU64::new(1));
+        let truncation = {
+            let (physical, root, entry) = (physical.clone(), root.clone(), entry.clone());
+            thread::spawn(move || {
+                let mut debt = FlushDebt::new(&physical);
+                debt.announce(&root);
+                entry.swap(0, Ordering::AcqRel);
+                debt.owe(&root, VirtAddr::new(1 << 12).expect("an address"), Order::ZERO);
+                debt.pay();
+            })
+        };
+        if entry.load(Ordering::Acquire) == 0 && !root.is_pending() {
+            assert_eq!(flushed.load(Ordering::Relaxed), 1, "an entry is gone, and not flushed, and nobody says so");
+        }
+        truncation.join().expect("no panic");
+        assert!(!root.is_pending());
     });
 }

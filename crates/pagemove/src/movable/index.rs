@@ -487,8 +487,10 @@ impl PageIndex {
                 let (frame, pages) = (self.physical.frame(folio.pfn()), folio.order().frames());
                 last = folio.key().index + (pages - 1);
                 let is_within = range.contains(&folio.key().index) && range.contains(&last);
-                let is_clean = !frame.state().marks().contains(Marks::DIRTY);
-                if is_within && is_clean && frame.maps() == 0 && frame.refs() == 2 {
+                // Read once, and before the mark: a munmap marks, uncounts, and then gives its reference back.
+                let counts = frame.counts();
+                let is_unused = counts.maps() == 0 && counts.refs() == 2;
+                if is_within && is_unused && !frame.state().marks().contains(Marks::DIRTY) {
                     self.take_out(alloc::vec![folio], KnownMaps::new());
                     dropped += pages;
                 }

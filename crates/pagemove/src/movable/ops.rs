@@ -34,7 +34,9 @@ pub trait MovableOps: Send + Sync {
 
     /// Tells that `folio` becomes base folios; can't be refused. Its token is that of its first page from now on, and
     /// `tails` gives the tokens of the others, in order. They must be kept, or these pages are never freed. Nobody gets a
-    /// reference to any of them before this returns. Called in [`Mode::Sync`](super::Mode::Sync).
+    /// reference to any of them before this returns. Called in [`Mode::SyncLight`](super::Mode::SyncLight) and
+    /// [`Mode::Sync`](super::Mode::Sync); it must not wait for storage. Not called by a truncation of a part of a
+    /// [`PageIndex`](super::PageIndex)' folio.
     ///
     /// A [`PageIndex`](super::PageIndex) has each page's frame already, so an owner that keeps all its folios there writes
     /// nothing.

@@ -139,6 +139,11 @@ impl Registration {
         self.owner.below
     }
 
+    /// As [`Owner::begin`].
+    pub(super) fn begin(&self) -> Option<CallbackGuard> {
+        self.owner.begin()
+    }
+
     pub(super) fn is_of(&self, physical: &Arc<Physical>) -> bool {
         Arc::ptr_eq(&self.owner.physical, physical)
     }

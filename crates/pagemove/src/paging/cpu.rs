@@ -63,6 +63,9 @@ impl<F: Format> PageTable<F> {
 /// Does one step of a CPU's walk, in a table of `level`. A CPU may begin with a table that it has kept from an earlier walk.
 /// `None`: the access faults.
 pub fn walk_table<F: Format>(table: &[AtomicU64; 512], level: u32, address: VirtAddr, access: Walk) -> Option<Found> {
+    if address.get() >= PageTable::<F>::LIMIT {
+        return None;
+    }
     let word = &table[index(address, level)];
     let mut entry = from_word::<F>(word.load(Ordering::Acquire), level);
     loop {

@@ -6,7 +6,7 @@ use super::Root;
 use crate::{
     port::{FlushRange, might_wait},
     report::Counter,
-    units::{Order, Pfn, VirtAddr},
+    units::{Order, Pfn, VirtAddr, VirtRange},
     zone::Physical,
 };
 
@@ -21,6 +21,8 @@ pub struct FlushDebt<'p> {
     ranges: Vec<FlushRange>,
     // Of the spaces that `ranges` name.
     roots: Vec<Arc<Root>>,
+    // Those from which entries are taken out without the address space's lock.
+    announced: Vec<Arc<Root>>,
     // Heads, each with the number of references.
     references: Vec<(Pfn, u32)>,
     tables: Vec<Pfn>,
@@ -29,13 +31,38 @@ pub struct FlushDebt<'p> {
 impl<'p> FlushDebt<'p> {
     /// Makes an empty debt.
     pub fn new(physical: &'p Physical) -> Self {
-        Self { physical, ranges: Vec::new(), roots: Vec::new(), references: Vec::new(), tables: Vec::new() }
+        Self {
+            physical,
+            ranges: Vec::new(),
+            roots: Vec::new(),
+            announced: Vec::new(),
+            references: Vec::new(),
+            tables: Vec::new(),
+        }
     }
 
     /// Reserves space for `pages` separate pages, so that adding them doesn't allocate.
     pub fn reserve(&mut self, pages: usize) {
         self.ranges.reserve(pages);
         self.roots.reserve(pages);
+    }
+
+    /// Says that entries of `root` will be taken out without its address space's lock, before the first one is. Until the
+    /// flush, changes of the address space's mappings owe one too where they find no entry.
+    pub(crate) fn announce(&mut self, root: &Arc<Root>) {
+        if self.announced.last().is_none_or(|last| !Arc::ptr_eq(last, root)) {
+            root.announce();
+            self.announced.push(root.clone());
+        }
+    }
+
+    /// Owes the flush of `range` if entries there that are gone may be in TLBs, by another debt that isn't paid yet. The
+    /// caller has seen all entries, and holds the address space exclusively.
+    pub(crate) fn owe_pending(&mut self, root: &Arc<Root>, range: VirtRange) {
+        if root.is_pending() {
+            self.keep_root(root);
+            self.push(root, range.start(), range.pages(), Order::ZERO, false);
+        }
     }
 
     /// Owes the flush of an entry that maps 2^`order` pages from `start`.
@@ -106,6 +133,7 @@ impl<'p> FlushDebt<'p> {
             self.ranges.clear();
         }
         self.roots.clear();
+        self.announced.drain(..).for_each(|root| root.paid());
         for (head, references) in self.references.drain(..) {
             self.physical.put_many(head, references);
         }

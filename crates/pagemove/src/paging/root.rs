@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use crate::{
     frame::Kind,
     port::{Space, SpaceId},
-    sync::{AtomicU64, Ordering},
+    sync::{AtomicU32, AtomicU64, Ordering},
     units::{Order, Pfn},
     zone::{AllocError, Physical},
 };
@@ -18,6 +18,8 @@ pub struct Root {
     id: SpaceId,
     word: u64,
     pfn: AtomicU64,
+    /// Debts for entries that others than the address space itself have taken out, or are about to.
+    pending: AtomicU32,
 }
 
 impl Root {
@@ -28,7 +30,7 @@ impl Root {
         root.words(0).iter().for_each(|word| word.store(0, Ordering::Relaxed));
         let root = root.into_raw();
         let word = physical.machine().root_made(id, root);
-        Ok(Arc::new(Self { physical, id, word, pfn: AtomicU64::new(root.get()) }))
+        Ok(Arc::new(Self { physical, id, word, pfn: AtomicU64::new(root.get()), pending: AtomicU32::new(0) }))
     }
 
     /// The address space, as flushes name it.
@@ -47,6 +49,23 @@ impl Root {
             self.pfn.store(to.get(), Ordering::Release);
         });
         assert_eq!(self.pfn(), to, "the machine moved a root without publishing it");
+    }
+
+    /// Counts a debt that takes entries out without the address space's lock; before it does.
+    pub(super) fn announce(&self) {
+        // Relaxed: whoever sees an entry gone, by Acquire, sees this, since the entry is taken out with Release.
+        self.pending.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Uncounts a debt that is paid.
+    pub(super) fn paid(&self) {
+        // Release pairs with `is_pending`: whoever sees none left may rely on the flush.
+        self.pending.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Tells whether entries that the caller has seen empty may still be in TLBs (Linux: `mm_tlb_flush_pending`).
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire) > 0
     }
 
     pub(super) fn physical(&self) -> &Arc<Physical> {

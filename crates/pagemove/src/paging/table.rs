@@ -95,6 +95,10 @@ impl<F: Format> PageTable<F> {
 
     /// Walks down to the lowest-level table of `address`, or to a 2 MiB entry on the way.
     pub(super) fn walk(&self, address: VirtAddr) -> Option<Reached<'_, F>> {
+        if address.get() >= Self::LIMIT {
+            // The tables would give those of another address.
+            return None;
+        }
         let mut table = self.root.pfn();
         for level in (1..F::LEVELS).rev() {
             let word = self.word(table, index(address, level));
@@ -143,6 +147,7 @@ impl<F: Format> PageTable<F> {
     }
 
     fn descend(&self, address: VirtAddr, to: u32) -> Result<Slot<'_, F>, AllocError> {
+        assert!(address.get() < Self::LIMIT, "{address} is beyond the addresses of the format {}", F::NAME);
         let mut table = self.root.pfn();
         for level in (to + 1..F::LEVELS).rev() {
             let word = self.word(table, index(address, level));

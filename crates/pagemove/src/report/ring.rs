@@ -1,6 +1,6 @@
 //! A ring of recent events, for failure reports. Writers never wait for each other or for a reader.
 
-use core::array;
+use alloc::boxed::Box;
 
 use super::Reason;
 use crate::{
@@ -35,12 +35,13 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Ring {
     next: AtomicU64,
-    slots: [[AtomicU64; 2]; EVENTS],
+    // Boxed: a kernel boots on a small stack.
+    slots: Box<[[AtomicU64; 2]]>,
 }
 
 impl Default for Ring {
     fn default() -> Self {
-        Self { next: AtomicU64::new(0), slots: array::from_fn(|_| Default::default()) }
+        Self { next: AtomicU64::new(0), slots: (0..EVENTS).map(|_| Default::default()).collect() }
     }
 }
 
@@ -55,6 +56,11 @@ fn number(ticket: u64) -> u64 {
 }
 
 impl Ring {
+    /// Gives its bytes on the heap.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&*self.slots)
+    }
+
     /// Appends events, overwriting the oldest.
     pub fn push(&self, events: impl ExactSizeIterator<Item = Event>) {
         // Relaxed: tickets only have to be unique.

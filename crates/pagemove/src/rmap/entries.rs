@@ -84,6 +84,7 @@ impl<F: Format> Entries for PageTable<F> {
         if !Arc::ptr_eq(self.physical(), physical) {
             return;
         }
+        debt.announce(self.root_of());
         for_each_slot(self, at, &[in_place(folio)], |_, Found { slot, address, number }| {
             let is_ours = |entry: Entry| entry.is_present() && entry.pfn() == pfn.up(number);
             if let Some(entry) = slot.update(|entry| is_ours(entry).then_some(Entry::NONE)) {

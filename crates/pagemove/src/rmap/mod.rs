@@ -57,8 +57,9 @@ pub unsafe trait ReverseMap: Send + Sync {
     fn unmap(&self, folio: &LockedFolio<'_>, debt: &mut FlushDebt<'_>);
 
     /// Replaces entries that map more than a page of `folio`, which is to be split, by entries for single pages. The
-    /// folio is blocked afterwards, still whole but by these entries, and rebound as base folios. A device whose entry maps
-    /// several pages has counted each of them, so nothing is counted here. A map that passes its calls on to the
+    /// folio is blocked afterwards, still whole but by these entries, and rebound as base folios; or, if the split fails after
+    /// all, rebound or unmapped whole, through these entries. A device whose entry maps several pages has counted each of
+    /// them, so nothing is counted here. A map that passes its calls on to the
     /// processes' passes this one on too; one that has only entries for single pages does nothing.
     fn split(&self, folio: &LockedFolio<'_>) -> Result<(), SplitError>;
 }

@@ -109,17 +109,22 @@ impl<F: Format> AddressSpace<F> {
         Ok(())
     }
 
-    /// Empties all entries of `range`. A migration entry has no reference, and its move tolerates the removal. It still
-    /// owes a flush, here and at every change of one: the move that blocked it may not have flushed yet.
-    pub(super) fn zap(&self, range: VirtRange, debt: &mut FlushDebt<'_>) {
+    /// Empties all entries of `range`; gives all marks and rights that present ones had. A migration entry has no reference, and
+    /// its move tolerates the removal. It still owes a flush, here and at every change of one: the move that blocked it may
+    /// not have flushed yet. Nor may a truncation that has taken an entry out.
+    pub(super) fn zap(&self, range: VirtRange, debt: &mut FlushDebt<'_>) -> Flags {
+        let mut had = Flags::empty();
         self.table.for_each_leaf(range, |address, slot| {
             let entry = slot.take();
             if entry.is_present() {
+                had |= entry.flags();
                 entry_removed(self.physical(), entry, self.table.root_of(), address, slot.order(), debt);
             } else if entry.is_migration() {
                 debt.owe(self.table.root_of(), address, slot.order());
             }
         });
+        debt.owe_pending(self.table.root_of(), range);
+        had
     }
 
     /// Sets the protection of `range`, all of which must be mapped.
@@ -170,6 +175,7 @@ impl<F: Format> AddressSpace<F> {
                 debt.owe(self.table.root_of(), address, slot.order());
             }
         });
+        debt.owe_pending(self.table.root_of(), range);
     }
 
     /// Clears all soft-dirty marks, and makes the next store to each page set its mark again, as writing 4 to Linux's

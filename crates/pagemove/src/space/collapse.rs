@@ -14,7 +14,7 @@ use crate::{
     paging::{Entry, Flags, Format, Slot},
     port::might_wait,
     report::Counter,
-    units::{HUGE_ORDER, Order, VirtAddr, VirtRange},
+    units::{HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
     zone::{AllocError, Effort, Request},
 };
 
@@ -146,9 +146,10 @@ impl<F: Format> AddressSpace<F> {
         let is_same = |vma: &&Vma| vma.shared && vma.range.covers(whole) && vma.index_of(start) == index;
         let vma = find(&vmas, start).filter(is_same).ok_or(CollapseError::Again(start))?;
         let is_file = vma.file.as_ref().is_some_and(|now| Arc::ptr_eq(now, file));
-        let folio = file.fault(index).ok().filter(|folio| is_file && folio.order() == HUGE_ORDER);
         // Its lock excludes moves, splits and truncation.
-        let folio = folio.filter(|folio| folio.key().index == index).ok_or(CollapseError::Again(start))?;
+        let page = if is_file { self.page_of(&**file, vma, start).ok().flatten() } else { None };
+        let is_whole = |(folio, pfn): &(LockedFolio<'_>, Pfn)| folio.order() == HUGE_ORDER && folio.pfn() == *pfn;
+        let (folio, _) = page.filter(is_whole).ok_or(CollapseError::Again(start))?;
         match self.table.slot(start) {
             Some(slot) if slot.order() == HUGE_ORDER => Ok(()),
             _ => self.map_whole(vma, whole, &folio),
@@ -159,18 +160,17 @@ impl<F: Format> AddressSpace<F> {
     fn map_whole(&self, vma: &Vma, whole: VirtRange, folio: &LockedFolio<'_>) -> Result<(), CollapseError> {
         let start = whole.start();
         let frames = self.physical().frames();
-        let mut marks = Flags::empty();
-        self.table.for_each_leaf(whole, |_, slot| marks |= slot.load().flags());
+        // First: once the entries are gone, it can't fail but for lack of upper tables, without which there were none.
+        frames.map(folio.pfn(), HUGE_ORDER).map_err(|_| CollapseError::Again(start))?;
         let mut debt = self.debt();
-        self.zap(whole, &mut debt);
+        let marks = self.zap(whole, &mut debt);
         {
             // Exclusive, so that no walk is in the table when it's taken out.
             let _map = vma.file_map.as_ref().map(|map| map.write());
             self.table.unlink_leaf_table(start, &mut debt);
             debt.pay();
-            let slot = self.table.huge_slot(start)?;
-            // As many as were mapped just now, at most.
-            frames.map(folio.pfn(), HUGE_ORDER).map_err(|_| CollapseError::Again(start))?;
+            let slot = self.table.huge_slot(start);
+            let slot = slot.inspect_err(|_| frames.unmap_with_reference(folio.pfn(), HUGE_ORDER))?;
             let kept = marks & (Flags::ACCESSED | Flags::SOFT_DIRTY | Flags::WRITE);
             let rights = vma.read_flags() - Flags::ACCESSED;
             slot.replace(Entry::NONE, Entry::present(folio.pfn(), rights | kept | Flags::HUGE));

@@ -309,7 +309,7 @@ impl<F: Format> AddressSpace<F> {
     }
 
     /// Gets the folio of a file's page, locked, and the page's frame; checks that it can be mapped here. `None`: it's not ready.
-    fn page_of<'f>(
+    pub(super) fn page_of<'f>(
         &self,
         file: &'f dyn Mappable,
         vma: &Vma,

@@ -8,7 +8,7 @@ use crate::{
     frame::Kind,
     movable::{LookUpError, NotCollapsed, PageIndex, Registration},
     rmap::RangeMap,
-    units::{HUGE_ORDER, Orders},
+    units::Orders,
     zone::AllocError,
 };
 
@@ -136,8 +136,6 @@ impl Mappable for PageCache {
     }
 
     fn collapse(&self, index: u32) -> Result<(), NotCollapsed> {
-        let end = (index | (HUGE_ORDER.frames() - 1)).checked_add(1);
-        // No folio reaches beyond the end.
-        end.filter(|&end| end <= self.pages).map_or(Err(NotCollapsed::Unsuitable), |_| self.index.collapse(index))
+        self.index.collapse(&self.registration, index, self.pages)
     }
 }

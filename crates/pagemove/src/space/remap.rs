@@ -146,6 +146,7 @@ impl<F: Format> AddressSpace<F> {
             assert_eq!(slot.order(), target.order(), "mremap: a table or a 2 MiB entry is in the way at {to}");
             target.replace(Entry::NONE, entry);
         });
+        debt.owe_pending(self.table.root_of(), old);
     }
 }
 

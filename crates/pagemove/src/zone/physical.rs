@@ -252,6 +252,7 @@ impl Physical {
         FrameTable::bytes(self.frames.len())
             + Pageblocks::bytes(self.frames.len(), self.blocks.order())
             + size_of::<Self>()
+            + self.events.bytes()
             + self.zones.iter().map(Zone::bytes).sum::<usize>()
     }
 

@@ -6,7 +6,7 @@
 
 use alloc::vec::Vec;
 
-use super::{CHUNK, EMPTY, NewPages, PageIndex, places_of, set_places};
+use super::{super::Registration, CHUNK, EMPTY, NewPages, PageIndex, places_of, set_places};
 use crate::{
     folio::{FolioRef, FrozenFolio, LockedFolio, Migration},
     frame::{Key, Kind, Marks},
@@ -14,7 +14,7 @@ use crate::{
     port::might_wait,
     report::{Counter, Reason},
     rmap::ReverseMap,
-    units::{HUGE_ORDER, Order},
+    units::HUGE_ORDER,
     zone::{AllocError, Effort, Request},
 };
 
@@ -27,29 +27,54 @@ pub enum NotCollapsed {
     /// A page is moving, locked, pinned, being written back, or otherwise held.
     #[error("a page is held or moving; try again")]
     Again,
-    /// There is no page, or the pages are a driver's, or a device maps them: it would not be told.
-    #[error("the pages are a driver's or a device's, or there are none")]
+    /// There is no page, or the file ends within the 2 MiB, or the pages are somebody else's, or a device maps them: it would
+    /// not be told.
+    #[error("the pages are a driver's or a device's, or there are none, or not enough")]
     Unsuitable,
 }
 
+/// More mappings than that of all pages together aren't moved to one folio, whose word counts up to 2^30.
+const MOST_MAPPINGS: u64 = 1 << 28;
+
 impl PageIndex {
-    /// Makes the pages of the aligned 2 MiB around page `index` one folio; pages that are missing are cleared, or read from the
-    /// backing store. The owner calls it, so its callbacks aren't called. Sleeps, and compacts if that is set up ([`crate::compact::compact_for_allocations`]).
-    pub fn collapse(&self, index: u32) -> Result<(), NotCollapsed> {
+    /// Makes the pages of the aligned 2 MiB around page `index` one folio, of a file with `end` pages. Brings pages that are
+    /// missing, as [`Self::lock_or_insert`] does. Called by the owner of all these pages, so its callbacks aren't called.
+    /// Sleeps, and compacts if that is set up ([`crate::compact::compact_for_allocations`]).
+    pub fn collapse(&self, owner: &Registration, index: u32, end: u32) -> Result<(), NotCollapsed> {
         might_wait(self.physical.machine());
         let first = index - index % CHUNK;
         let settings = self.pages.lock().new;
-        if self.kind != Kind::File || settings.mapped_by != self.rmap.id() || self.is_chunk_empty(first) {
+        let is_within = first.checked_add(CHUNK).is_some_and(|behind| behind <= end);
+        let is_ours = self.kind == Kind::File && settings.mapped_by == self.rmap.id();
+        let is_owner = owner.is_of(&self.physical) && settings.owner == owner.number();
+        if !is_within || !is_ours || !is_owner || self.is_chunk_empty(first) {
             return Err(NotCollapsed::Unsuitable);
+        }
+        // As long as it's held, the registration doesn't end.
+        let _callback = owner.begin().ok_or(NotCollapsed::Unsuitable)?;
+        // One by one, each locked only while it's read: reading a page may need another one of the file.
+        for index in first..first + CHUNK {
+            if self.peek(index).is_none() {
+                drop(self.lock_or_insert(index)?);
+            }
+        }
+        if self.is_whole(first) {
+            return Ok(());
         }
         // Before the locks, since it may compact.
         let request = Request::new(HUGE_ORDER, self.kind).with_effort(Effort::Compact);
         let new = self.physical.alloc_with(&settings.below.map_or(request, |below| request.below(below)))?;
         let old = self.lock_chunk(first)?;
+        let is_owned = |folio: &LockedFolio<'_>| {
+            folio.key().rmap == self.rmap.id() && self.physical.frame(folio.pfn()).owner() == owner.number()
+        };
+        if !old.iter().all(is_owned) {
+            return Err(NotCollapsed::Unsuitable);
+        }
+        let mappings: u64 = old.iter().map(|folio| u64::from(self.physical.frame(folio.pfn()).maps())).sum();
         match &old[..] {
-            [] => Err(NotCollapsed::Unsuitable),
             [whole] if whole.order() == HUGE_ORDER => Ok(()),
-            folios if folios.iter().any(|folio| folio.key().rmap != self.rmap.id()) => Err(NotCollapsed::Unsuitable),
+            _ if mappings > MOST_MAPPINGS => Err(NotCollapsed::Again),
             _ => self.collapse_locked(first, old, new, settings),
         }
     }
@@ -58,20 +83,29 @@ impl PageIndex {
         !self.pages.lock().chunks.contains_key(&(first / CHUNK))
     }
 
+    /// Tells whether the chunk is one folio already, at this moment.
+    fn is_whole(&self, first: u32) -> bool {
+        let folio = self.peek(first).and_then(|pfn| self.physical.get(pfn));
+        folio.is_some_and(|folio| folio.order() == HUGE_ORDER && folio.key().index == first)
+    }
+
     /// Locks all folios of a chunk, without waiting.
     fn lock_chunk(&self, first: u32) -> Result<Vec<LockedFolio<'_>>, NotCollapsed> {
         let mut folios: Vec<LockedFolio<'_>> = Vec::new();
-        let mut behind = first;
+        let mut behind = 0;
         let all = {
             let pages = self.pages.lock();
-            let places = pages.chunks.get(&(first / CHUNK)).into_iter().flat_map(|chunk| chunk.iter());
-            (first..).zip(places).filter(|&(_, &place)| place != EMPTY).all(|(index, &place)| {
-                if index < behind {
+            let chunk = pages.chunks.get(&(first / CHUNK)).ok_or(NotCollapsed::Again)?;
+            (0..).zip(chunk.iter()).all(|(number, &place)| {
+                if number < behind {
                     return true;
+                }
+                if place == EMPTY {
+                    return false;
                 }
                 let locked = self.physical.get(self.physical.frames().pfn(place)).map(FolioRef::try_lock);
                 let Some(Ok(folio)) = locked else { return false };
-                behind = index.saturating_add(folio.order().frames());
+                behind = number + folio.order().frames();
                 folios.push(folio);
                 true
             })
@@ -88,8 +122,6 @@ impl PageIndex {
         settings: NewPages,
     ) -> Result<(), NotCollapsed> {
         let physical = &self.physical;
-        // First, since it may take long, while the pages that exist can still be used.
-        self.fill_holes(first, &old, &new);
         let part_of = |folio: &LockedFolio<'_>| new.pfn().up(folio.key().index - first);
         let mut moves: Vec<Migration> =
             old.iter().map(|folio| Migration::new(folio.pfn(), part_of(folio), folio.key(), folio.order())).collect();
@@ -105,7 +137,7 @@ impl PageIndex {
         }
         physical.ram().order_copies();
         let is_dirty = old.iter().any(|folio| physical.frame(folio.pfn()).state().marks().contains(Marks::DIRTY));
-        let whole = match self.exchange(first, &old, new, settings) {
+        let whole = match self.exchange(first, new, settings) {
             Ok(whole) => whole,
             Err(unused) => {
                 let failed = self.undo(&mut moves, frozen);
@@ -147,39 +179,18 @@ impl PageIndex {
         NotCollapsed::Again
     }
 
-    /// Clears the pages that no folio has, or reads them.
-    fn fill_holes(&self, first: u32, old: &[LockedFolio<'_>], new: &FrozenFolio<'_>) {
-        let mut next = 0;
-        let folios = old.iter().map(|folio| (folio.key().index - first, folio.order().frames())).chain([(CHUNK, 0)]);
-        for (number, frames) in folios {
-            for hole in next..number {
-                self.physical.ram().zero(new.pfn().up(hole), Order::ZERO);
-                if let Some(read) = &self.read {
-                    read(first + hole, new.words(hole));
-                }
-            }
-            next = number + frames;
-        }
-    }
-
-    /// Puts the new folio into the places of the old ones; gives it back if a page was inserted beside them meanwhile, or the owner
-    /// has changed.
+    /// Puts the new folio into the places of the old ones, which can't change while these are locked; gives it back if the
+    /// index's settings have changed.
     fn exchange<'p>(
         &self,
         first: u32,
-        old: &[LockedFolio<'_>],
         new: FrozenFolio<'p>,
         settings: NewPages,
     ) -> Result<LockedFolio<'p>, FrozenFolio<'p>> {
         let mut pages = self.pages.lock();
         let now = pages.new;
-        let Some(chunk) = pages.chunks.get_mut(&(first / CHUNK)) else { return Err(new) };
-        // The places of locked folios can't change.
-        let known: u32 = old.iter().map(|folio| folio.order().frames()).sum();
-        let is_same = chunk.iter().filter(|&&pfn| pfn != EMPTY).count() as u32 == known;
-        if !is_same || now.mapped_by != settings.mapped_by || !now.allow(&new) {
-            return Err(new);
-        }
+        let is_same = now.owner == settings.owner && now.mapped_by == settings.mapped_by;
+        let Some(chunk) = pages.chunks.get_mut(&(first / CHUNK)).filter(|_| is_same) else { return Err(new) };
         set_places(&mut chunk[places_of(first, HUGE_ORDER)], self.physical.frames().number(new.pfn()));
         Ok(new.publish_owned(now.owner, Key { rmap: now.mapped_by, index: first }))
     }
