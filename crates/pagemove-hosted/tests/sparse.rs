@@ -3,15 +3,15 @@ mod common;
 
 use common::*;
 use pagemove::{
-    compact::{Goal, compact},
+    compact::{Goal, alloc_compacting, compact},
     frame::Kind,
     migrate::{Mode, Mover, Options, TheseFrames},
     paging::{Aarch64, Format},
     port::Contents,
     report::{Event, Reason},
     space::{AddressSpace, Map, Orders, PageCache, Source, SpaceError},
-    units::{FrameRange, HUGE_ORDER, Pfn, VirtAddr, VirtRange},
-    zone::{BootError, Config, Request},
+    units::{FrameRange, HUGE_ORDER, MAX_ORDER, Pfn, VirtAddr, VirtRange},
+    zone::{BootError, Config, Effort, Request},
 };
 use pagemove_drivers::CharDevice;
 use pagemove_hosted::{Config as Machine, Hosted, TlbKind};
@@ -147,6 +147,31 @@ fn the_hole_has_no_frames() {
         assert!(upper.contains(high.pfn()));
     }
     lab.assert_all_free(2 * blocks * 512);
+}
+
+/// Folios above a pageblock's order are compacted for within one part, and aligned: parts of three blocks that begin in the middle
+/// of 4 MiB have one place each.
+#[test]
+fn larger_folios_than_pageblocks_are_made_within_a_part() {
+    let frames = 3 * 512;
+    let parts = [FIRST.up(512), FIRST.up(512 + frames + HOLE)].map(|start| FrameRange { start, frames });
+    let config = Machine { frames: 2 * frames, cpus: 2, tlb: TlbKind::Soft, contents: Contents::All };
+    let ram = FrameRange { start: FIRST, frames: 512 + 2 * frames + HOLE };
+    let lab = Lab::boot(Hosted::with_ram(config, ram).unwrap(), &Config::new(parts.to_vec(), HUGE_ORDER));
+    let device = Device::open(&lab);
+    // A page that can move in each block.
+    for (page, start) in (0..).zip(parts.iter().flat_map(|part| [0, 512, 1024].map(|at| part.start.up(at)))) {
+        let folio = lab.physical().alloc_exactly(start.up(77), Kind::Driver).unwrap();
+        drop(device.driver.index.insert(page, folio).unwrap());
+    }
+    let request = Request::new(MAX_ORDER, Kind::Kernel).with_effort(Effort::Compact);
+    assert!(lab.physical().alloc(MAX_ORDER, Kind::Kernel).is_err(), "the scene is set");
+    let two = [0, 1].map(|_| alloc_compacting(&lab.engine, &request, Options::new(Mode::Sync)).unwrap());
+    for folio in two {
+        let whole = FrameRange { start: folio.pfn(), frames: 1024 };
+        let is_within = parts.iter().any(|part| part.common(whole) == Some(whole));
+        assert!(folio.pfn().is_aligned(MAX_ORDER) && is_within, "{folio:?}");
+    }
 }
 
 /// The hole costs nothing.

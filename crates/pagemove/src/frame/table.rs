@@ -31,7 +31,7 @@ impl FrameTable {
 
     /// Makes the table; `None` if the machine lends no storage for it.
     pub(crate) fn new(machine: Arc<dyn Machine>, spans: Spans) -> Option<Self> {
-        let count = spans.frames();
+        let count = spans.numbers();
         let frames = machine.lend(Self::bytes(count))?.into_table(count as usize)?;
         Some(Self { machine, spans, frames })
     }
@@ -53,12 +53,13 @@ impl FrameTable {
         self.spans.end()
     }
 
-    /// Gives the number of frames.
+    /// Gives the number of entries: for the frames of all zones, of small holes, and a few in front of each part of memory, so that
+    /// its pageblocks' numbers are aligned.
     pub fn len(&self) -> u32 {
         self.frames.len() as u32
     }
 
-    /// Tells whether there is no frame.
+    /// Tells whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }

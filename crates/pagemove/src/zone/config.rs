@@ -99,7 +99,7 @@ impl Config {
     /// the heap: for each zone CPU lists of at most an eighth of its frames, 8 bytes each. So a kernel needs a heap of
     /// that size before it boots the engine.
     pub fn lent_bytes(&self) -> usize {
-        let frames = Spans::of(&self.zones).map_or(0, |spans| spans.frames());
+        let frames = Spans::of(&self.zones).map_or(0, |spans| spans.numbers());
         FrameTable::bytes(frames) + Pageblocks::bytes(frames, self.pageblock_order)
     }
 }

@@ -143,7 +143,7 @@ impl Pageblocks {
     }
 
     pub(super) fn new(machine: &dyn Machine, spans: Spans, order: Order) -> Option<Self> {
-        let count = spans.frames().div_ceil(order.frames());
+        let count = spans.numbers().div_ceil(order.frames());
         let words = (count as usize).div_ceil(64);
         let blocks = machine.lend(count as usize * size_of::<Block>())?.into_table(count as usize)?;
         let index = machine.lend(words * 8)?.into_table(words)?;

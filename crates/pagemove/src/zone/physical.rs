@@ -109,7 +109,7 @@ impl Physical {
         set_preemption(machine.preemption());
         let spans = check(config, &ram.frames())?;
         let id = next_id().ok_or(BootError::TooMany)?;
-        let no_metadata = BootError::NoMetadata(spans.frames());
+        let no_metadata = BootError::NoMetadata(spans.numbers());
         let frames = FrameTable::new(machine.clone(), spans.clone()).ok_or(no_metadata)?;
         let blocks = Pageblocks::new(&**machine, spans, config.pageblock_order).ok_or(no_metadata)?;
         let cpus = machine.cpus().max(1);
