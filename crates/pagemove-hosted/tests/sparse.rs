@@ -4,7 +4,7 @@ mod common;
 use common::*;
 use pagemove::{
     compact::{Goal, alloc_compacting, compact},
-    frame::Kind,
+    frame::{Class, Kind},
     migrate::{Mode, Mover, Options, TheseFrames},
     paging::{Aarch64, Format},
     port::Contents,
@@ -121,18 +121,24 @@ fn the_hole_has_no_frames() {
         Pfn::new(u64::MAX),
     ];
     for pfn in outside {
-        assert!(physical.get(pfn).is_none() && !physical.is_managed(pfn) && physical.frames().get(pfn).is_none());
+        assert!(physical.get(pfn).is_none() && !physical.is_managed(pfn) && physical.frames().end() == upper.end());
         assert!(physical.alloc_exactly(pfn, Kind::Kernel).is_none() && physical.node_of(pfn).is_none());
     }
     let outcome = lab.migrate_all(&outside, Options::new(Mode::Sync));
     assert_eq!(outcome.stayed, outside.map(|pfn| (pfn, Reason::CrossedZone)));
-    // Blocks are numbered without the hole.
-    assert_eq!((physical.frames().len(), physical.blocks().count()), (2 * blocks * 512, 2 * blocks));
-    for (number, start) in
-        (0..).zip([lower, upper].iter().flat_map(|part| (0..blocks).map(|block| part.start.up(block * 512))))
+    assert_eq!(physical.frames().len(), 2 * blocks * 512);
+    // The hole's blocks have numbers, and nothing else.
+    let hole = HOLE / 512;
+    assert_eq!(physical.blocks().count(), 2 * blocks + hole);
+    for number in [0, 1, blocks - 1, blocks, blocks + hole / 2, blocks + hole - 1, blocks + hole, 2 * blocks + hole - 1]
     {
-        assert_eq!(physical.blocks().range(number), FrameRange { start, frames: 512 });
-        assert_eq!((physical.blocks().number(start), physical.blocks().number(start.up(511))), (number, number));
+        let block = physical.blocks().range(number);
+        assert_eq!(block, FrameRange { start: FIRST.up(number * 512), frames: 512 });
+        assert_eq!([block.start, block.start.up(511)].map(|pfn| physical.blocks().number(pfn)), [number; 2]);
+        let zone = [lower, upper].iter().position(|part| part.contains(block.start));
+        assert_eq!(physical.blocks().zone(number), zone);
+        let free = if zone.is_some() { 512 } else { 0 };
+        assert_eq!(physical.blocks().summary(number).of(Class::Free), free);
     }
     // Every frame is had once, of every order; bounds and nodes are obeyed.
     for order in [0, 3, 9, 10].map(order) {
@@ -174,7 +180,7 @@ fn larger_folios_than_pageblocks_are_made_within_a_part() {
     }
 }
 
-/// The hole costs nothing.
+/// The hole costs next to nothing.
 #[test]
 fn metadata_costs_by_the_frames_there_are() {
     let blocks = 64;
@@ -183,8 +189,10 @@ fn metadata_costs_by_the_frames_there_are() {
     let engine = hooked.boot(&config).unwrap();
     assert_eq!(hooked.lent(), config.lent_bytes());
     let frames = 2 * blocks * 512;
-    assert_eq!(config.lent_bytes(), Config::new(vec![range(0, frames)], HUGE_ORDER).lent_bytes());
-    assert!(engine.physical().frames().len() == frames && (hooked.lent() as f64) < 32.4 * f64::from(frames));
+    // A bit for each pageblock of the hole.
+    let one = Config::new(vec![range(0, frames)], HUGE_ORDER).lent_bytes();
+    assert_eq!(config.lent_bytes(), one + HOLE as usize / 512 / 8);
+    assert!(engine.physical().frames().len() == frames && (one as f64) < 32.4 * f64::from(frames));
 }
 
 #[test]

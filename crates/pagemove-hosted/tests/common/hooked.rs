@@ -1,9 +1,12 @@
 //! A machine that lets a test do something at the very moment of a TLB flush, that is between two steps of a move or in
 //! the middle of a system call; that counts and interrupts waits; or that lends no memory.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    },
 };
 
 use pagemove::{
@@ -117,6 +120,12 @@ unsafe impl Machine for Hooked {
         self.loans.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
         self.lent.fetch_add(bytes, Ordering::Relaxed);
         self.inner.lend(bytes)
+    }
+
+    fn lend_sparse(&self, bytes: usize, used: &[Range<usize>]) -> Option<LentMemory> {
+        assert!(used.is_sorted_by_key(|part| (part.start, part.end)) && used.iter().all(|part| part.end <= bytes));
+        self.lent.fetch_add(used.iter().map(|part| part.len()).sum(), Ordering::Relaxed);
+        self.inner.lend_sparse(bytes, used)
     }
 
     fn flush(&self, ranges: &[FlushRange]) {

@@ -29,7 +29,9 @@ impl FrameTable {
 
     /// Gives the head of `pfn`'s folio.
     pub(crate) fn head(&self, pfn: Pfn) -> &Frame {
-        &self[self.head_of(pfn)]
+        let frame = &self[pfn];
+        let state = frame.state();
+        if state.kind() == Kind::Tail { &self[pfn.align_down(state.order())] } else { frame }
     }
 
     /// Counts an entry of `order` for `pfn`, and its reference, before it is put into a table.
@@ -56,6 +58,12 @@ impl FrameTable {
 
     /// Counts an entry again that its move uncounted when it blocked it; for rebinding, which can't fail.
     pub(crate) fn map_again(&self, pfn: Pfn, order: Order) {
+        let frame = &self[pfn];
+        if frame.state().order() == Order::ZERO {
+            // A base folio: a tail has its folio's order.
+            frame.map_again();
+            return;
+        }
         let head = self.head_of(pfn);
         self[head].map_again();
         self.count_page(head, pfn, order);
@@ -64,9 +72,9 @@ impl FrameTable {
     /// Uncounts an entry after it was taken out of a table; the caller keeps its reference. Gives the head of a large
     /// folio of which nothing maps that page any more.
     pub(crate) fn unmap(&self, pfn: Pfn, order: Order) -> Option<Pfn> {
-        if self[pfn].state().order() == Order::ZERO {
-            // A base folio: a tail has its folio's order.
-            self[pfn].unmap();
+        let frame = &self[pfn];
+        if frame.state().order() == Order::ZERO {
+            frame.unmap();
             return None;
         }
         let head = self.head_of(pfn);

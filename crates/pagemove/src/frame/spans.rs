@@ -1,16 +1,18 @@
-//! The spans of physical memory: its frames numbered without the holes between them.
+//! The spans of physical memory: where its parts are, and numbers for its frames without the holes between them.
 //!
-//! Takes the zones; gives each of their frames a number, for the tables of frames and pageblocks. So tables cost by the
-//! memory there is, wherever it begins and however far apart its parts are (Linux: sparse memory).
+//! Takes the zones. The tables of frames and pageblocks have an entry for each frame, or block, from the lowest span to the end of the
+//! highest, so that finding one is a subtraction and an index; the machine backs only what the spans need ([`Spans::lend`]). (Linux:
+//! sparse memory with a virtual memory map.)
 //!
-//! A number is aligned as its frame is, up to the largest order, and no aligned run of numbers is of two spans. So aligned runs of
-//! numbers are aligned runs of frames; in front of a span some numbers are left out.
-//!
-//! Numbers have 32 bits: 16 TiB of frames. An index's places keep numbers, not frames.
+//! Numbers have 32 bits, for 16 TiB of frames wherever they are: an index's places keep numbers, not frames.
 
 use alloc::{boxed::Box, vec::Vec};
+use core::ops::Range;
 
-use crate::units::{FrameRange, MAX_ORDER, Pfn};
+use crate::{
+    port::{LentMemory, Machine},
+    units::{FrameRange, MAX_ORDER, Pfn},
+};
 
 /// A hole of so many frames (128 MiB, as Linux' sections on x86-64) or more parts two spans. The metadata of a smaller
 /// one is less than 1 MiB, and few spans are found sooner.
@@ -23,83 +25,94 @@ struct Span {
     first: u32,
 }
 
-/// Consecutive parts of memory, ascending.
+/// Consecutive parts of memory, ascending. Each begins at a multiple of the largest order's frames, in front of its first zone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Spans {
-    /// Apart from the others, since most machines have only this one.
-    lowest: Span,
-    others: Box<[Span]>,
-}
+pub(crate) struct Spans(Box<[Span]>);
 
 impl Spans {
     /// Makes the spans of `zones`, which are ascending and don't overlap; `None` if they have too many frames for
     /// numbers of 32 bits.
     pub(crate) fn of(zones: &[FrameRange]) -> Option<Self> {
         let mut spans: Vec<Span> = Vec::new();
+        let mut numbers = 0u32;
         for zone in zones {
-            let behind = match spans.last_mut() {
-                Some(Span { range, .. }) if zone.start.get() - range.end().get() < SECTION => {
-                    range.frames = u32::try_from(zone.end().get() - range.start.get()).ok()?;
-                    continue;
+            match spans.last_mut() {
+                Some(Span { range, first }) if zone.start.get() - range.end().get() < SECTION => {
+                    range.frames = frames(range.start, zone.end())?;
+                    numbers = first.checked_add(range.frames)?;
                 }
-                Some(last) => last.first.checked_add(last.range.frames)?,
-                None => 0,
-            };
-            let place = zone.start.offset_from(zone.start.align_down(MAX_ORDER));
-            let first = behind.checked_next_multiple_of(MAX_ORDER.frames())?.checked_add(place)?;
-            spans.push(Span { range: *zone, first });
+                _ => {
+                    let start = zone.start.align_down(MAX_ORDER);
+                    let range = FrameRange { start, frames: frames(start, zone.end())? };
+                    spans.push(Span { range, first: numbers });
+                    // The highest number means "none" to those who keep numbers.
+                    numbers = numbers.checked_add(range.frames)?;
+                }
+            }
         }
-        let last = spans.last().copied().unwrap_or_default();
-        // The highest number means "none" to those who keep numbers.
-        last.first.checked_add(last.range.frames)?;
-        let others = spans.split_off(spans.len().min(1)).into_boxed_slice();
-        Some(Self { lowest: spans.pop().unwrap_or_default(), others })
+        Some(Self(spans.into()))
     }
 
-    fn last(&self) -> &Span {
-        self.others.last().unwrap_or(&self.lowest)
+    /// Gives the number of frames.
+    pub(crate) fn frames(&self) -> u32 {
+        self.0.last().map_or(0, |span| span.first + span.range.frames)
     }
 
-    /// Gives the first number behind all frames.
-    pub(crate) fn numbers(&self) -> u32 {
-        self.last().first + self.last().range.frames
+    /// Gives the first frame of the lowest span, and the first one behind the highest.
+    pub(crate) fn ends(&self) -> Range<Pfn> {
+        let start = self.0.first().map_or(Pfn::new(0), |span| span.range.start);
+        start..self.0.last().map_or(start, |span| span.range.end())
     }
 
-    /// Gives the first frame behind all spans.
-    pub(crate) fn end(&self) -> Pfn {
-        self.last().range.end()
+    /// Walks the spans' ranges.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = FrameRange> + '_ {
+        self.0.iter().map(|span| span.range)
     }
 
     /// Gives the number of a frame; `None` outside of all spans.
-    #[inline(always)]
     pub(crate) fn number(&self, pfn: Pfn) -> Option<u32> {
-        let offset = pfn.get().wrapping_sub(self.lowest.range.start.get());
-        if offset < u64::from(self.lowest.range.frames) {
-            Some(self.lowest.first + offset as u32)
-        } else {
-            self.number_in_others(pfn)
+        // Most machines have one.
+        let lowest = self.0.first()?;
+        if lowest.range.contains(pfn) {
+            return Some(pfn.offset_from(lowest.range.start));
         }
-    }
-
-    fn number_in_others(&self, pfn: Pfn) -> Option<u32> {
-        let behind = self.others.partition_point(|span| span.range.start <= pfn);
-        let span = self.others.get(behind.checked_sub(1)?)?;
+        let behind = self.0.partition_point(|span| span.range.start <= pfn);
+        let span = self.0.get(behind.checked_sub(1)?)?;
         span.range.contains(pfn).then(|| span.first + pfn.offset_from(span.range.start))
     }
 
-    /// Gives the frame of a number; for one that was left out, some frame outside of all spans.
-    #[inline(always)]
+    /// Gives the frame of a number that [`Self::number`] gave.
     pub(crate) fn pfn(&self, number: u32) -> Pfn {
-        let offset = number.wrapping_sub(self.lowest.first);
-        if offset < self.lowest.range.frames { self.lowest.range.start.up(offset) } else { self.pfn_in_others(number) }
+        if let Some(lowest) = self.0.first()
+            && number < lowest.range.frames
+        {
+            return lowest.range.start.up(number);
+        }
+        let behind = self.0.partition_point(|span| span.first <= number);
+        let span = self.0[..behind].last().copied().unwrap_or_default();
+        span.range.start.up(number - span.first)
     }
 
-    fn pfn_in_others(&self, number: u32) -> Pfn {
-        let behind = self.others.partition_point(|span| span.first <= number);
-        let span = behind.checked_sub(1).map_or(&self.lowest, |at| &self.others[at]);
-        // Wrapping, for a number that was left out in front of the lowest span.
-        Pfn::new(span.range.start.get().wrapping_add(u64::from(number)).wrapping_sub(span.first.into()))
+    /// Borrows memory for a table from the lowest span to the end of the highest, with `bytes` for each 2^`shift` frames. Gives it
+    /// with its number of entries.
+    pub(crate) fn lend(&self, machine: &dyn Machine, shift: u32, bytes: usize) -> Option<(LentMemory, usize)> {
+        let ends = self.ends();
+        let entry = |pfn: Pfn| usize::try_from((pfn.get() - ends.start.get()).div_ceil(1 << shift)).ok();
+        let entries = entry(ends.end)?;
+        let all = entries.checked_mul(bytes)?;
+        if self.0.len() < 2 {
+            return Some((machine.lend(all)?, entries));
+        }
+        // No overflow: less than `all`.
+        let used = self.ranges().map(|span| Some(entry(span.start)? * bytes..entry(span.end())? * bytes));
+        let used: Vec<Range<usize>> = used.collect::<Option<_>>()?;
+        Some((machine.lend_sparse(all, &used)?, entries))
     }
+}
+
+/// Gives the number of frames from one to another; `None` if 32 bits don't count them.
+fn frames(start: Pfn, end: Pfn) -> Option<u32> {
+    u32::try_from(end.get() - start.get()).ok()
 }
 
 #[cfg(test)]
@@ -114,53 +127,41 @@ mod tests {
     fn numbers_leave_out_large_holes_only() {
         let (far, end) = (1 << 34, (1 << 34) + SECTION + 10);
         let spans = Spans::of(&zones(&[(far, 10), (end, 5), (end + 5, 1), (2 * end, 7)])).unwrap();
-        // The first hole is a section. Frames `end` and `2 * end` are numbers 10 and 20 of their 1024.
-        assert_eq!((spans.numbers(), spans.end()), (2048 + 20 + 7, Pfn::new(2 * end + 7)));
+        // The first hole is a section. Frames `end` and `2 * end` are numbers 10 and 20 of their 1024, with which a span begins.
+        assert_eq!((spans.frames(), spans.ends()), (10 + 16 + 27, Pfn::new(far)..Pfn::new(2 * end + 7)));
         for (pfn, number) in [
             (0, None),
             (far - 1, None),
             (far, Some(0)),
             (far + 9, Some(9)),
             (far + 10, None),
-            (end - 1, None),
-            (end, Some(1024 + 10)),
-            (end + 5, Some(1024 + 15)),
+            (end - 11, None),
+            (end - 10, Some(10)),
+            (end, Some(20)),
+            (end + 5, Some(25)),
             (end + 6, None),
-            (2 * end - 1, None),
-            (2 * end, Some(2048 + 20)),
-            (2 * end + 6, Some(2048 + 26)),
+            (2 * end - 21, None),
+            (2 * end - 20, Some(26)),
+            (2 * end, Some(46)),
+            (2 * end + 6, Some(52)),
             (2 * end + 7, None),
             (u64::MAX, None),
         ] {
             assert_eq!(spans.number(Pfn::new(pfn)), number, "{pfn:#x}");
             assert!(number.is_none_or(|number| spans.pfn(number) == Pfn::new(pfn)), "{pfn:#x}");
         }
-        let left_out = [10, 1024, 1033, 1040, 2067].map(|number| spans.pfn(number));
-        assert_eq!(left_out.map(|pfn| spans.number(pfn)), [None; 5], "{left_out:?}");
         // A frame less, and the hole has numbers.
         let spans = Spans::of(&zones(&[(far, 11), (end, 5)])).unwrap();
-        assert_eq!((spans.numbers(), spans.number(Pfn::new(end - 1))), (SECTION as u32 + 15, Some(SECTION as u32 + 9)));
-    }
-
-    #[test]
-    fn memory_that_begins_anywhere_has_aligned_numbers() {
-        for start in [0, 1, 512, 1023, 1024, (1 << 34) + 1536] {
-            let spans = Spans::of(&zones(&[(start, 3000)])).unwrap();
-            for pfn in (start..start + 3000).map(Pfn::new) {
-                let number = spans.number(pfn).unwrap();
-                assert_eq!((u64::from(number) % 1024, spans.pfn(number)), (pfn.get() % 1024, pfn));
-            }
-            assert_eq!(spans.number(spans.pfn(0)), (start % 1024 == 0).then_some(0));
-        }
+        assert_eq!((spans.frames(), spans.number(Pfn::new(end - 1))), (SECTION as u32 + 15, Some(SECTION as u32 + 9)));
     }
 
     #[test]
     fn more_frames_than_numbers_are_refused() {
         let half = 1 << 31;
-        let numbers = |second| Some(Spans::of(&zones(&[(0, half), (1 << 39, second)]))?.numbers());
-        assert_eq!([numbers(half - 1), numbers(half)], [Some(u32::MAX), None]);
+        let frames = |second| Some(Spans::of(&zones(&[(0, half), (1 << 39, second)]))?.frames());
+        assert_eq!([frames(half - 1), frames(half)], [Some(u32::MAX), None]);
         // In one span with a small hole.
         assert!(Spans::of(&zones(&[(0, half), (u64::from(half) + 10, half)])).is_none());
-        assert_eq!((Spans::of(&[]).unwrap().numbers(), Spans::of(&[]).unwrap().number(Pfn::new(0))), (0, None));
+        assert_eq!((Spans::of(&[]).unwrap().frames(), Spans::of(&[]).unwrap().number(Pfn::new(0))), (0, None));
     }
 }

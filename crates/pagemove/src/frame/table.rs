@@ -16,57 +16,68 @@ use crate::{
     units::Pfn,
 };
 
-/// The frames of all zones, and of small holes between them.
+/// The frames of all zones, and of holes between them.
 pub struct FrameTable {
     machine: Arc<dyn Machine>,
     spans: Spans,
+    /// The frame of the first entry.
+    start: Pfn,
     frames: Table<Frame>,
 }
 
 impl FrameTable {
-    /// Gives the storage that `frames` frames need, in bytes.
-    pub(crate) const fn bytes(frames: u32) -> usize {
-        frames as usize * size_of::<Frame>()
+    /// Gives the storage that the frames of `spans` need, in bytes.
+    pub(crate) fn bytes(spans: &Spans) -> usize {
+        spans.frames() as usize * size_of::<Frame>()
     }
 
     /// Makes the table; `None` if the machine lends no storage for it.
     pub(crate) fn new(machine: Arc<dyn Machine>, spans: Spans) -> Option<Self> {
-        let count = spans.numbers();
-        let frames = machine.lend(Self::bytes(count))?.into_table(count as usize)?;
-        Some(Self { machine, spans, frames })
+        let (memory, entries) = spans.lend(&*machine, 0, size_of::<Frame>())?;
+        let (start, frames) = (spans.ends().start, memory.into_table(entries)?);
+        Some(Self { machine, spans, start, frames })
     }
 
-    /// Gives the number of a frame that the table has, for 4 bytes instead of 8.
-    #[inline(always)]
+    /// Gives the number of a frame of a zone, for 4 bytes instead of 8.
     pub(crate) fn number(&self, pfn: Pfn) -> u32 {
         self.spans.number(pfn).unwrap_or_else(|| not_in_memory(pfn))
     }
 
     /// Gives the frame of a number.
-    #[inline(always)]
     pub(crate) fn pfn(&self, number: u32) -> Pfn {
         self.spans.pfn(number)
     }
 
-    /// Gives the first frame after all zones.
+    /// Gives the first frame behind all zones.
     pub fn end(&self) -> Pfn {
-        self.spans.end()
+        self.spans.ends().end
     }
 
-    /// Gives the number of entries: for the frames of all zones, of small holes, and a few in front of each part of memory, so that
-    /// its pageblocks' numbers are aligned.
+    /// Gives the number of frames of all zones, of holes of less than 128 MiB, and of a few in front of each part of memory.
     pub fn len(&self) -> u32 {
-        self.frames.len() as u32
+        self.spans.frames()
     }
 
-    /// Tells whether there is no entry.
+    /// Tells whether there is no frame.
     pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.len() == 0
     }
 
-    /// Gives the frame; `None` if it's in no zone, nor in a small hole between two.
+    /// Gives the spans.
+    pub(crate) fn spans(&self) -> &Spans {
+        &self.spans
+    }
+
+    /// Gives the frame; `None` below the first zone and behind the last. A frame of a hole is like a free one inside a block.
+    #[inline(always)]
     pub fn get(&self, pfn: Pfn) -> Option<&Frame> {
-        self.frames.get(self.spans.number(pfn)? as usize)
+        self.frames.get(self.place(pfn))
+    }
+
+    /// The place of a frame in the table, or a place beyond it.
+    #[inline(always)]
+    fn place(&self, pfn: Pfn) -> usize {
+        pfn.get().wrapping_sub(self.start.get()) as usize
     }
 
     /// Waits until the lock of `pfn`'s folio is free at some moment; tells whether it was held. Needs no reference: see
@@ -185,8 +196,9 @@ impl FrameTable {
 impl Index<Pfn> for FrameTable {
     type Output = Frame;
 
+    #[inline(always)]
     fn index(&self, pfn: Pfn) -> &Frame {
-        &self.frames[self.number(pfn) as usize]
+        &self.frames[self.place(pfn)]
     }
 }
 

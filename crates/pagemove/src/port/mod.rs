@@ -47,6 +47,8 @@ pub use ram::{Contents, Ram};
 
 pub use crate::sync::Preemption;
 
+use core::ops::Range;
+
 use crate::{
     sync::{AtomicU32, assert_none_held},
     units::{Order, Pfn, VirtAddr},
@@ -69,6 +71,15 @@ pub unsafe trait Machine: Send + Sync + 'static {
 
     /// Lends `bytes` of zeroed memory, aligned to 64 bytes, for the engine's metadata; `None` if there is none.
     fn lend(&self, bytes: usize) -> Option<LentMemory>;
+
+    /// As [`Self::lend`], for a table of memory that has holes of 128 MiB or more. Only the ranges `used`, ascending, are
+    /// written to; the rest is only read, and reads as zero. A kernel takes a range of virtual addresses, maps memory for the used
+    /// parts, and one frame of zeros, read-only, for the rest (Linux: the virtual memory map). Unless it's written, all of it
+    /// is lent.
+    fn lend_sparse(&self, bytes: usize, used: &[Range<usize>]) -> Option<LentMemory> {
+        let _ = used;
+        self.lend(bytes)
+    }
 
     /// Called for a new address space, with its empty top-level table at frame `root`, before any CPU switches to it. A
     /// kernel fills in the entries of its own half; the engine doesn't change these. It may also put tables of its own, of any level,

@@ -370,8 +370,7 @@ impl Buddy {
 
 /// Gives the number of the list of free blocks in `pfn`'s pageblock.
 fn list_of(tables: Tables<'_>, pfn: Pfn) -> usize {
-    let number = tables.blocks.number(pfn);
-    if tables.blocks.is_isolated(number) { LISTS - 1 } else { tables.blocks.migratetype(number) as usize }
+    tables.blocks.allocates(tables.blocks.number(pfn)).map_or(LISTS - 1, |migratetype| migratetype as usize)
 }
 
 /// Walks the heads of the free blocks of a range; blocks already passed may change.

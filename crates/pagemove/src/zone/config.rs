@@ -95,12 +95,13 @@ impl Config {
     }
 
     /// Gives the bytes that [`Engine::boot`](crate::Engine::boot) borrows ([`Machine::lend`](crate::port::Machine::lend)),
-    /// in three pieces; 0 for a layout that it refuses. Frames of holes of 128 MiB or more cost nothing. The rest is on
+    /// in three pieces; 0 for a layout that it refuses. Of a hole of 128 MiB or more it counts only a bit for each pageblock, and
+    /// the machine is asked by [`Machine::lend_sparse`](crate::port::Machine::lend_sparse). The rest is on
     /// the heap: for each zone CPU lists of at most an eighth of its frames, 8 bytes each. So a kernel needs a heap of
     /// that size before it boots the engine.
     pub fn lent_bytes(&self) -> usize {
-        let frames = Spans::of(&self.zones).map_or(0, |spans| spans.numbers());
-        FrameTable::bytes(frames) + Pageblocks::bytes(frames, self.pageblock_order)
+        let spans = Spans::of(&self.zones).unwrap_or_default();
+        FrameTable::bytes(&spans) + Pageblocks::bytes(&spans, self.pageblock_order)
     }
 }
 

@@ -34,7 +34,8 @@ impl Physical {
             self.refill(zone, Migratetype::Movable, out, most);
         }
         for &pfn in &out[before..] {
-            self.frames[pfn].set_state(DESTINATION.with_class(self.frames[pfn].state().class()));
+            let frame = &self.frames[pfn];
+            frame.set_state(DESTINATION.with_class(frame.state().class()));
         }
         self.count_set_aside(out.len() - before);
     }

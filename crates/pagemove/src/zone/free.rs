@@ -135,12 +135,13 @@ impl Physical {
     /// Puts a base page on a CPU's list; without lists, or from an isolated block, on the buddy lists.
     #[inline(always)]
     fn free_base(&self, zone: &Zone, lists: Option<&mut CpuLists>, pfn: Pfn, run: &mut ClassRun) {
-        let class = check_freed(pfn, &self.frames[pfn]);
+        let frame = &self.frames[pfn];
+        let class = check_freed(pfn, frame);
         let high = lists.as_ref().map_or(0, |lists| lists.high());
         if let (Some(lists), Some((_, migratetype))) = (lists, self.blocks.zone_and_type(pfn)) {
             let list = lists.list(migratetype);
             let listed = listed_class(migratetype);
-            self.frames[pfn].set_state(PER_CPU.with_class(listed));
+            frame.set_state(PER_CPU.with_class(listed));
             run.add(&self.blocks, pfn, class, listed);
             list.push(pfn);
             if list.len() > high {
@@ -150,15 +151,16 @@ impl Physical {
             }
         } else {
             run.add(&self.blocks, pfn, class, Class::Free);
-            self.frames[pfn].set_state(FREE);
+            frame.set_state(FREE);
             zone.buddy.lock().give(self.tables(), pfn, Order::ZERO);
         }
     }
 
     /// Returns a frame from a CPU's list, or set aside, to the buddy lists.
     pub(super) fn give_base(&self, buddy: &mut Buddy, pfn: Pfn, run: &mut ClassRun) {
-        run.add(&self.blocks, pfn, self.frames[pfn].state().class(), Class::Free);
-        self.frames[pfn].set_state(FREE);
+        let frame = &self.frames[pfn];
+        run.add(&self.blocks, pfn, frame.state().class(), Class::Free);
+        frame.set_state(FREE);
         buddy.give(self.tables(), pfn, Order::ZERO);
     }
 }

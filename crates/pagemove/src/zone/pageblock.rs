@@ -88,6 +88,11 @@ impl Summary {
     }
 }
 
+/// A block's word is its zone's number and 1, so that a block of a hole, all zero, has none.
+fn zone_of(block: &Block) -> Option<usize> {
+    (block.zone.load(Ordering::Relaxed) as usize).checked_sub(1)
+}
+
 /// Gives the word (true: the first) and the shift of a class's count.
 fn place(class: Class) -> (bool, u32) {
     let number = class as usize;
@@ -101,7 +106,8 @@ fn field(word: u64, number: usize) -> u16 {
 /// Sums up equal changes of class within a pageblock, since a batch of pages is mostly in few pageblocks.
 #[derive(Default)]
 pub(crate) struct ClassRun {
-    pfn: Pfn,
+    /// First frame of the pageblock.
+    start: Pfn,
     change: Option<(Class, Class)>,
     frames: u32,
 }
@@ -112,9 +118,10 @@ impl ClassRun {
         if from == to {
             return;
         }
-        if self.change != Some((from, to)) || blocks.number(pfn) != blocks.number(self.pfn) {
+        let start = pfn.align_down(blocks.order);
+        if self.change != Some((from, to)) || start != self.start {
             self.finish(blocks);
-            (self.pfn, self.change) = (pfn, Some((from, to)));
+            (self.start, self.change) = (start, Some((from, to)));
         }
         self.frames += 1;
     }
@@ -122,7 +129,7 @@ impl ClassRun {
     /// Counts the rest.
     pub(crate) fn finish(&mut self, blocks: &Pageblocks) {
         if let Some((from, to)) = self.change.take() {
-            blocks.moved(self.pfn, from, to, core::mem::take(&mut self.frames));
+            blocks.moved(self.start, from, to, core::mem::take(&mut self.frames));
         }
     }
 }
@@ -131,27 +138,30 @@ impl ClassRun {
 pub struct Pageblocks {
     blocks: Table<Block>,
     index: Table<AtomicU64>,
-    spans: Spans,
+    /// The first frame of block 0.
+    start: Pfn,
     order: Order,
 }
 
 impl Pageblocks {
-    /// Gives the bytes of metadata for `frames` frames, including the index.
-    pub(super) const fn bytes(frames: u32, order: Order) -> usize {
-        let count = frames.div_ceil(order.frames()) as usize;
-        count * size_of::<Block>() + count.div_ceil(64) * 8
+    /// Gives the bytes of metadata for `spans`, including the index.
+    pub(super) fn bytes(spans: &Spans, order: Order) -> usize {
+        let count = |frames: u64| frames.div_ceil(order.frames().into()) as usize;
+        let blocks: usize = spans.ranges().map(|span| count(span.frames.into())).sum();
+        let all = count(spans.ends().end.get() - spans.ends().start.get());
+        blocks * size_of::<Block>() + all.div_ceil(64) * 8
     }
 
-    pub(super) fn new(machine: &dyn Machine, spans: Spans, order: Order) -> Option<Self> {
-        let count = spans.numbers().div_ceil(order.frames());
-        let words = (count as usize).div_ceil(64);
-        let blocks = machine.lend(count as usize * size_of::<Block>())?.into_table(count as usize)?;
+    pub(super) fn new(machine: &dyn Machine, spans: &Spans, order: Order) -> Option<Self> {
+        let (memory, count) = spans.lend(machine, order.get().into(), size_of::<Block>())?;
+        u32::try_from(count).ok()?;
+        let blocks = memory.into_table(count)?;
+        let words = count.div_ceil(64);
         let index = machine.lend(words * 8)?.into_table(words)?;
-        let new = Self { blocks, index, spans, order };
-        for number in 0..count {
+        let new = Self { blocks, index, start: spans.ends().start, order };
+        for number in spans.ranges().flat_map(|span| new.numbers(span)) {
             // Blocks outside of all zones stay reserved.
             new.block(number).second.store(new.whole() << place(Class::Reserved).1, Ordering::Relaxed);
-            new.block(number).zone.store(u32::MAX, Ordering::Relaxed);
         }
         Some(new)
     }
@@ -161,7 +171,7 @@ impl Pageblocks {
             let block = self.block(number);
             block.first.store(self.whole() << place(Class::Free).1, Ordering::Relaxed);
             block.second.store(0, Ordering::Relaxed);
-            block.zone.store(zone, Ordering::Relaxed);
+            block.zone.store(zone + 1, Ordering::Relaxed);
         }
     }
 
@@ -173,7 +183,7 @@ impl Pageblocks {
         &self.blocks[number as usize]
     }
 
-    /// Gives the number of blocks.
+    /// Gives the number of blocks from the first zone to the last, those of holes included.
     pub fn count(&self) -> u32 {
         self.blocks.len() as u32
     }
@@ -183,9 +193,7 @@ impl Pageblocks {
         self.order
     }
 
-    /// Gives the number of the block of `pfn`. Blocks are numbered without the holes of memory.
-    ///
-    /// Panics if the frame table doesn't have `pfn`.
+    /// Gives the number of the block of `pfn`. Panics below the first zone and behind the last.
     #[inline(always)]
     pub fn number(&self, pfn: Pfn) -> u32 {
         self.number_if(pfn).unwrap_or_else(|| not_in_memory(pfn))
@@ -193,15 +201,15 @@ impl Pageblocks {
 
     #[inline(always)]
     fn number_if(&self, pfn: Pfn) -> Option<u32> {
-        Some(self.spans.number(pfn)? >> self.order.get())
+        let number = pfn.get().wrapping_sub(self.start.get()) >> self.order.get();
+        (number < self.blocks.len() as u64).then_some(number as u32)
     }
 
     /// Gives zone and migratetype of the block of `pfn`; `None` if it has no zone or is isolated.
     pub(super) fn zone_and_type(&self, pfn: Pfn) -> Option<(usize, Migratetype)> {
         let block = self.block(self.number_if(pfn)?);
-        let zone = block.zone.load(Ordering::Relaxed);
         let word = block.migratetype.load(Ordering::Relaxed);
-        (zone != u32::MAX && word & ISOLATED == 0).then_some((zone as usize, Migratetype::from_word(word)))
+        Some((zone_of(block)?, Migratetype::from_word(word))).filter(|_| word & ISOLATED == 0)
     }
 
     fn numbers(&self, range: FrameRange) -> core::ops::Range<u32> {
@@ -210,13 +218,23 @@ impl Pageblocks {
 
     /// Gives the frames of block `number`.
     pub fn range(&self, number: u32) -> FrameRange {
-        FrameRange { start: self.spans.pfn(number << self.order.get()), frames: self.order.frames() }
+        FrameRange {
+            start: Pfn::new(self.start.get() + (u64::from(number) << self.order.get())),
+            frames: self.order.frames(),
+        }
     }
 
     /// Reads the migratetype of block `number`.
     pub fn migratetype(&self, number: u32) -> Migratetype {
         // Relaxed, here and below: a hint, unless read under the zone's lock.
         Migratetype::from_word(self.block(number).migratetype.load(Ordering::Relaxed))
+    }
+
+    /// Reads the migratetype of block `number`; `None` if it's isolated.
+    #[inline(always)]
+    pub(super) fn allocates(&self, number: u32) -> Option<Migratetype> {
+        let word = self.block(number).migratetype.load(Ordering::Relaxed);
+        (word & ISOLATED == 0).then(|| Migratetype::from_word(word))
     }
 
     /// Under the zone's lock.
@@ -240,8 +258,7 @@ impl Pageblocks {
 
     /// Gives the zone of block `number`; `None` if it has none.
     pub fn zone(&self, number: u32) -> Option<usize> {
-        let zone = self.block(number).zone.load(Ordering::Relaxed);
-        (zone != u32::MAX).then_some(zone as usize)
+        zone_of(self.block(number))
     }
 
     /// Moves `frames` frames of `pfn`'s block from one class to another.

@@ -109,9 +109,9 @@ impl Physical {
         set_preemption(machine.preemption());
         let spans = check(config, &ram.frames())?;
         let id = next_id().ok_or(BootError::TooMany)?;
-        let no_metadata = BootError::NoMetadata(spans.numbers());
+        let no_metadata = BootError::NoMetadata(spans.frames());
         let frames = FrameTable::new(machine.clone(), spans.clone()).ok_or(no_metadata)?;
-        let blocks = Pageblocks::new(&**machine, spans, config.pageblock_order).ok_or(no_metadata)?;
+        let blocks = Pageblocks::new(&**machine, &spans, config.pageblock_order).ok_or(no_metadata)?;
         let cpus = machine.cpus().max(1);
         let mask = machine.interrupt_mask();
         let zones = config
@@ -249,8 +249,9 @@ impl Physical {
 
     /// Gives the bytes of all metadata, including the CPUs' lists and this structure.
     pub fn metadata_bytes(&self) -> usize {
-        FrameTable::bytes(self.frames.len())
-            + Pageblocks::bytes(self.frames.len(), self.blocks.order())
+        let spans = self.frames.spans();
+        FrameTable::bytes(spans)
+            + Pageblocks::bytes(spans, self.blocks.order())
             + size_of::<Self>()
             + self.events.bytes()
             + self.zones.iter().map(Zone::bytes).sum::<usize>()
