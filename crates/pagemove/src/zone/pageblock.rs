@@ -205,6 +205,12 @@ impl Pageblocks {
         (number < self.blocks.len() as u64).then_some(number as u32)
     }
 
+    /// Gives the zone of the block of `pfn`; `None` if it has none.
+    #[inline(always)]
+    pub(super) fn zone_of(&self, pfn: Pfn) -> Option<usize> {
+        zone_of(self.block(self.number_if(pfn)?))
+    }
+
     /// Gives zone and migratetype of the block of `pfn`; `None` if it has no zone or is isolated.
     pub(super) fn zone_and_type(&self, pfn: Pfn) -> Option<(usize, Migratetype)> {
         let block = self.block(self.number_if(pfn)?);

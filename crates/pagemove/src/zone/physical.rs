@@ -238,8 +238,7 @@ impl Physical {
     }
 
     pub(super) fn zone_of(&self, pfn: Pfn) -> Option<&Zone> {
-        self.frames.get(pfn)?;
-        self.zones.get(self.blocks.zone(self.blocks.number(pfn))?)
+        self.zones.get(self.blocks.zone_of(pfn)?)
     }
 
     /// Tells whether the frame belongs to a zone.
