@@ -19,6 +19,15 @@ macro_rules! pass_on {
             self.$inner.lend(bytes)
         }
     };
+    (@ lend_sparse $inner:ident) => {
+        fn lend_sparse(
+            &self,
+            bytes: usize,
+            used: &[::std::ops::Range<usize>],
+        ) -> Option<::pagemove::port::LentMemory> {
+            self.$inner.lend_sparse(bytes, used)
+        }
+    };
     (@ root_made $inner:ident) => {
         fn root_made(&self, id: ::pagemove::port::SpaceId, root: ::pagemove::units::Pfn) -> u64 {
             self.$inner.root_made(id, root)

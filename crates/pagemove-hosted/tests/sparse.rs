@@ -10,7 +10,7 @@ use pagemove::{
     port::Contents,
     report::{Event, Reason},
     space::{AddressSpace, Map, Orders, PageCache, Source, SpaceError},
-    units::{FrameRange, HUGE_ORDER, MAX_ORDER, Pfn, VirtAddr, VirtRange},
+    units::{FrameRange, HUGE_ORDER, MAX_ORDER, Order, Pfn, VirtAddr, VirtRange},
     zone::{BootError, Config, Effort, Request},
 };
 use pagemove_drivers::CharDevice;
@@ -126,6 +126,13 @@ fn the_hole_has_no_frames() {
     }
     let outcome = lab.migrate_all(&outside, Options::new(Mode::Sync));
     assert_eq!(outcome.stayed, outside.map(|pfn| (pfn, Reason::CrossedZone)));
+    // Ranges may be larger than memory.
+    let all = FrameRange { start: Pfn::new(0), frames: u32::MAX };
+    assert_eq!(physical.blocks().free_blocks(FrameRange { start: Pfn::new(FIRST.get() - 1000), ..all }), 2 * blocks);
+    assert_eq!(
+        [all, FrameRange { start: upper.end(), ..all }].map(|range| physical.blocks().free_blocks(range)),
+        [0; 2]
+    );
     assert_eq!(physical.frames().len(), 2 * blocks * 512);
     // The hole's blocks have numbers, and nothing else.
     let hole = HOLE / 512;
@@ -215,6 +222,19 @@ fn maps_with_large_holes_make_zones_without_them() {
     // What lies outside of the machine's memory is left out, at both ends.
     assert_eq!(zones(&[at(first - 100, 612), at(first + 512, 600)], first + 1000), (vec![at(first, 512)], 0));
     assert_eq!(zones(&[at(u64::MAX - 5, 600)], 1 << 36), (vec![], 0));
+    // More frames than a zone counts make two, and more than can be numbered are refused.
+    let (half, most) = (1 << 31, u32::MAX - 511);
+    let two = [at(first, half), at(first + (1 << 31), half + 1024)];
+    assert_eq!(zones(&[at(first, half), at(first + (1 << 31), half), at(first + (1 << 32), 1024)], 1 << 36).0, two);
+    assert_eq!(zones(&[at(first, u32::MAX)], 1 << 36), (vec![at(first, most), at(first + u64::from(most), 512)], 1));
+    let hooked = Hooked::new(machine(TlbKind::Soft, 1), usize::MAX);
+    assert_eq!(hooked.boot(&Config::new(two.to_vec(), HUGE_ORDER)).err(), Some(BootError::BeyondRam(0)));
+    // Layouts that are refused borrow nothing.
+    let swapped = [at(first + 512, 512), at(first, 512)];
+    for zones in [two.to_vec(), swapped.to_vec(), vec![at(first + 1, 512)], vec![]] {
+        assert_eq!(Config::new(zones, HUGE_ORDER).lent_bytes(), 0);
+    }
+    assert_eq!(Config::new(vec![at(first, 512)], Order::ZERO).lent_bytes(), 0);
 }
 
 #[test]

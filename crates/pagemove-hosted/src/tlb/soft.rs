@@ -7,7 +7,7 @@ use pagemove::{
     port::{FlushRange, Ram, SpaceId},
     space::{Access, FaultError},
     sync::Mutex,
-    units::{HUGE_ORDER, Pfn, VirtAddr},
+    units::{HUGE_ORDER, Order, Pfn, VirtAddr},
 };
 use rustc_hash::FxHashMap;
 
@@ -94,8 +94,13 @@ impl SoftTlb {
                 for range in of_space {
                     for page in 0..range.pages {
                         let address = range.start.up(page);
-                        pages.base.remove(&address.vpn());
-                        pages.huge.remove(&address.align_down_huge().vpn());
+                        // No more than was asked for, as a machine may do that gives its hardware the order.
+                        if range.order == Order::ZERO || range.tables_changed {
+                            pages.base.remove(&address.vpn());
+                        }
+                        if range.order == HUGE_ORDER || range.tables_changed {
+                            pages.huge.remove(&address.align_down_huge().vpn());
+                        }
                     }
                 }
             }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     frame::Kind,
-    paging::{FlushDebt, Root},
+    paging::{Entry, Flags, FlushDebt, PageTable, Root, X86_64},
     port::SpaceId,
     sync::{AtomicU64, Ordering},
     units::{Order, Pfn, VirtAddr},
@@ -67,21 +67,27 @@ fn an_empty_entry_is_flushed_or_announced() {
         let flag = flushed.clone();
         // Relaxed, here and below: only the announcement may order it.
         let machine = Model::with(Waiting::Polling, move || flag.store(1, Ordering::Relaxed));
-        let engine = machine.boot();
+        let engine = machine.boot_larger();
         let physical = engine.physical().clone();
         let root = Root::new(physical.clone(), SpaceId(1)).expect("a root");
-        let entry = Arc::new(AtomicU64::new(1));
+        let table = Arc::new(PageTable::<X86_64>::new(root.clone(), 0));
+        let address = VirtAddr::new(1 << 12).expect("an address");
+        let slot = table.slot_or_create(address).expect("enough frames");
+        // A frame outside of the memory, which nobody looks at.
+        slot.replace(Entry::NONE, Entry::present(Pfn::new(1000), Flags::WRITE));
         let truncation = {
-            let (physical, root, entry) = (physical.clone(), root.clone(), entry.clone());
+            let (physical, root, table) = (physical.clone(), root.clone(), table.clone());
             thread::spawn(move || {
                 let mut debt = FlushDebt::new(&physical);
                 debt.announce(&root);
-                entry.swap(0, Ordering::AcqRel);
-                debt.owe(&root, VirtAddr::new(1 << 12).expect("an address"), Order::ZERO);
+                table.slot(address).expect("a leaf").take();
+                debt.owe(&root, address, Order::ZERO);
                 debt.pay();
             })
         };
-        if entry.load(Ordering::Acquire) == 0 && !root.is_pending() {
+        // As mprotect does.
+        let changed = slot.update(|entry| entry.is_present().then(|| entry.without(Flags::WRITE)));
+        if changed.is_none() && !root.is_pending() {
             assert_eq!(flushed.load(Ordering::Relaxed), 1, "an entry is gone, and not flushed, and nobody says so");
         }
         truncation.join().expect("no panic");

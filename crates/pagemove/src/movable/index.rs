@@ -522,6 +522,9 @@ impl PageIndex {
             let chunk = pages.chunks.get_mut(&(folio.index() / CHUNK)).filter(|_| is_placed);
             let Some(chunk) = chunk else { return Ok(()) };
             let places = &mut chunk[places_of(folio.index(), folio.order())];
+            if places[0] == EMPTY {
+                return Ok(());
+            }
             let frames = self.physical.frames();
             let mut token = FolioToken::new(&self.physical, frames.pfn(places[0]));
             if folio.exchange(&mut token).is_ok() {

@@ -61,7 +61,8 @@ impl<'p> FlushDebt<'p> {
     pub(crate) fn owe_pending(&mut self, root: &Arc<Root>, range: VirtRange) {
         if root.is_pending() {
             self.keep_root(root);
-            self.push(root, range.start(), range.pages(), Order::ZERO, false);
+            // Whatever their order was.
+            self.push(root, range.start(), range.pages(), Order::ZERO, true);
         }
     }
 

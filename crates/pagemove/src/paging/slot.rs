@@ -67,10 +67,10 @@ impl<'a, F: Format> Slot<'a, F> {
 
     /// Changes the entry from `old` to `new`; gives the current entry if it is no longer `old`.
     pub(crate) fn swap_if(&self, old: Entry, new: Entry) -> Result<(), Entry> {
-        // AcqRel: Release publishes the frame's fields and contents to walks; Acquire as in `load`. A failed swap may
-        // be relaxed: its result is only compared, or swapped again.
+        // AcqRel: Release publishes the frame's fields and contents to walks; Acquire as in `load`. Also of a failed
+        // swap: who finds an entry taken out must see the debt that was announced for it before.
         self.word
-            .compare_exchange(self.word(old), self.word(new), Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(self.word(old), self.word(new), Ordering::AcqRel, Ordering::Acquire)
             .map(drop)
             .map_err(|word| self.entry(word))
     }

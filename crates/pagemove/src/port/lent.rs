@@ -23,6 +23,8 @@ impl LentMemory {
     ///
     /// # Safety
     /// `bytes` bytes at `start` are zeroed, aligned to 64 bytes, readable, writable, and used by nobody else until `keep` is dropped.
+    /// Lent by [`Machine::lend_sparse`](super::Machine::lend_sparse), only the used ranges need be writable and nobody else's; the rest
+    /// reads as zero.
     pub unsafe fn new(start: NonNull<u8>, bytes: usize, keep: Box<dyn Any + Send + Sync>) -> Self {
         Self { start, bytes, _keep: keep }
     }

@@ -73,7 +73,7 @@ pub unsafe trait Machine: Send + Sync + 'static {
     fn lend(&self, bytes: usize) -> Option<LentMemory>;
 
     /// As [`Self::lend`], for a table of memory that has holes of 128 MiB or more. Only the ranges `used`, ascending, are
-    /// written to; the rest is only read, and reads as zero. A kernel takes a range of virtual addresses, maps memory for the used
+    /// written to; the rest is only read, and reads as zero. They begin and end within pages, and two may share one. A kernel takes a range of virtual addresses, maps memory for the used
     /// parts, and one frame of zeros, read-only, for the rest (Linux: the virtual memory map). Unless it's written, all of it
     /// is lent.
     fn lend_sparse(&self, bytes: usize, used: &[Range<usize>]) -> Option<LentMemory> {
@@ -217,9 +217,11 @@ pub struct FlushRange {
     pub start: VirtAddr,
     /// Number of 4 KiB pages.
     pub pages: u32,
-    /// The order of each entry, 0 or 9: the step of a machine that flushes page by page.
+    /// The order of each entry, 0 or 9: the step of a machine that flushes page by page. With `tables_changed` the step is 0,
+    /// and entries of either order may have been there.
     pub order: Order,
-    /// A page table of this range was removed, or one that serves `start` is moving, so cached upper-level entries must be
-    /// flushed as well (x86: INVLPG does so anyway; Arm: not a last-level invalidation).
+    /// A page table of this range was removed, or one that serves `start` is moving, or the entries' order isn't known. So
+    /// cached upper-level entries must be flushed as well, and translations of any order (x86: INVLPG does so anyway; Arm:
+    /// not a last-level invalidation, and no TTL hint).
     pub tables_changed: bool,
 }

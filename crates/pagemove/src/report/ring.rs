@@ -67,9 +67,11 @@ impl Ring {
         let first = self.next.fetch_add(events.len() as u64, Ordering::Relaxed);
         for (ticket, event) in (first..).zip(events) {
             let [stamp, value] = &self.slots[ticket as usize % EVENTS];
+            // No memory has a frame beyond the limit, but anybody can ask for a move of one.
+            let number_of = |pfn: Pfn| pfn.get().min(Pfn::LIMIT - 1);
             let (pfn, second) = match event {
-                Event::Moved { from, to } => (from.get(), to.get()),
-                Event::Stayed { pfn, reason } => (pfn.get(), STAYED | reason as u64),
+                Event::Moved { from, to } => (number_of(from), number_of(to)),
+                Event::Stayed { pfn, reason } => (number_of(pfn), STAYED | reason as u64),
             };
             // Relaxed: each word is written at once, and identifies its event.
             value.store(number(ticket) | second, Ordering::Relaxed);
@@ -109,11 +111,11 @@ mod tests {
         for number in (0..3000).step_by(3) {
             ring.push([number, number + 1, number + 2].map(moved).into_iter());
         }
-        ring.push(core::iter::once(Event::Stayed { pfn: Pfn::new(7), reason: Reason::Mapped }));
+        ring.push(core::iter::once(Event::Stayed { pfn: Pfn::new(u64::MAX), reason: Reason::Mapped }));
         let mut seen = Vec::new();
         ring.for_each(|event| seen.push(event));
         assert_eq!(seen.len(), EVENTS);
         assert_eq!(seen[0], Event::Moved { from: Pfn::new(1977), to: Pfn::new(1978) });
-        assert_eq!(seen[EVENTS - 1], Event::Stayed { pfn: Pfn::new(7), reason: Reason::Mapped });
+        assert_eq!(seen[EVENTS - 1], Event::Stayed { pfn: Pfn::new(Pfn::LIMIT - 1), reason: Reason::Mapped });
     }
 }

@@ -170,7 +170,10 @@ impl<F: Format> AddressSpace<F> {
             self.table.unlink_leaf_table(start, &mut debt);
             debt.pay();
             let slot = self.table.huge_slot(start);
-            let slot = slot.inspect_err(|_| frames.unmap_with_reference(folio.pfn(), HUGE_ORDER))?;
+            let slot = slot.inspect_err(|_| {
+                frames.unmap_with_reference(folio.pfn(), HUGE_ORDER);
+                self.physical().update_class(folio.pfn());
+            })?;
             let kept = marks & (Flags::ACCESSED | Flags::SOFT_DIRTY | Flags::WRITE);
             let rights = vma.read_flags() - Flags::ACCESSED;
             slot.replace(Entry::NONE, Entry::present(folio.pfn(), rights | kept | Flags::HUGE));

@@ -47,6 +47,8 @@ impl Config {
     /// machine's memory `ram` has only in part are left out.
     pub fn from_map(usable: &[(FrameRange, u32)], borders: &[Pfn], ram: Range<Pfn>, pageblock_order: Order) -> Self {
         let block = u64::from(pageblock_order.frames());
+        // A zone's frames are counted by 32 bits.
+        let most = u64::from(u32::MAX) / block * block;
         let (first, last) = (ram.start.get().next_multiple_of(block), ram.end.get() / block * block);
         let mut parts: Vec<(u64, u64, u32)> = usable
             .iter()
@@ -64,10 +66,13 @@ impl Config {
             let taken = zones.last().map_or(0, |&(_, end, _)| end);
             let (mut from, behind) = ((start / block * block).max(taken), end.div_ceil(block) * block);
             while from < behind {
-                let to = borders.get(segment(from)).map_or(behind, |&border| border.min(behind));
+                let to = borders.get(segment(from)).map_or(behind, |&border| border.min(behind)).min(from + most);
                 match zones.last_mut() {
                     Some((first, end, of))
-                        if *of == node && segment(*first) == segment(from) && from - *end < SECTION =>
+                        if *of == node
+                            && segment(*first) == segment(from)
+                            && from - *end < SECTION
+                            && to - *first <= most =>
                     {
                         *end = to;
                     }
@@ -100,7 +105,7 @@ impl Config {
     /// the heap: for each zone CPU lists of at most an eighth of its frames, 8 bytes each. So a kernel needs a heap of
     /// that size before it boots the engine.
     pub fn lent_bytes(&self) -> usize {
-        let spans = Spans::of(&self.zones).unwrap_or_default();
+        let spans = check(self, &(Pfn::new(0)..Pfn::new(Pfn::LIMIT))).unwrap_or_default();
         FrameTable::bytes(&spans) + Pageblocks::bytes(&spans, self.pageblock_order)
     }
 }

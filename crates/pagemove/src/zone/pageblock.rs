@@ -219,7 +219,10 @@ impl Pageblocks {
     }
 
     fn numbers(&self, range: FrameRange) -> core::ops::Range<u32> {
-        range.iter().next_back().map_or(0..0, |last| self.number(range.start)..self.number(last) + 1)
+        // What lies outside of all blocks is left out.
+        let end = Pfn::new(self.start.get() + ((self.blocks.len() as u64) << self.order.get()));
+        let (first, behind) = (range.start.max(self.start), range.end().min(end));
+        if first >= behind { 0..0 } else { self.number(first)..self.number(Pfn::new(behind.get() - 1)) + 1 }
     }
 
     /// Gives the frames of block `number`.
