@@ -70,8 +70,7 @@ impl Base {
     pub(crate) fn new(blocks: u32, apart: bool) -> Result<Self, String> {
         let frames = blocks * HUGE_ORDER.frames();
         let config = Config { frames, cpus: CPUS, tlb: TlbKind::Soft, contents: Contents::All };
-        let upper = if apart { blocks / 2 * HUGE_ORDER.frames() } else { 0 };
-        let hole = if apart { HOLE } else { 0 };
+        let (upper, hole) = if apart { (blocks / 2 * HUGE_ORDER.frames(), HOLE) } else { (0, 0) };
         let ram = FrameRange { start: FIRST_FRAME, frames: frames + hole };
         let hosted = Hosted::with_ram(config, ram).map_err(to_text)?;
         let machine = SingleThreaded::new(hosted.clone());

@@ -92,7 +92,7 @@ impl SoftTlb {
                     continue;
                 }
                 for range in of_space {
-                    for page in 0..range.pages {
+                    for page in (0..range.pages).step_by(range.order.frames() as usize) {
                         let address = range.start.up(page);
                         // No more than was asked for, as a machine may do that gives its hardware the order.
                         if range.order == Order::ZERO || range.tables_changed {

@@ -16,7 +16,7 @@ use pagemove::{
     folio::{FrozenFolio, LockedFolio},
     frame::{Key, Kind},
     migrate::{AnyFree, Batch, Destination, Mode, Mover, Options, TheseFrames, split},
-    movable::{MigrationRun, MovableOps, PageIndex, Refusal, Registration},
+    movable::{MigrationRun, MovableOps, NotCollapsed, PageIndex, Refusal, Registration},
     paging::FlushDebt,
     report::{Counter, Reason},
     rmap::{RangeMap, ReverseMap},
@@ -43,9 +43,10 @@ fn a_file_of_another_engine_is_not_mapped() {
     assert_eq!(process.load(at), Err(FaultError::BadFolio(at)));
 }
 
-struct Mixed {
-    ours: Arc<PageCache>,
-    theirs: Arc<PageCache>,
+/// A file with a reverse map of one engine and pages of another.
+pub(crate) struct Mixed {
+    pub(crate) ours: Arc<PageCache>,
+    pub(crate) theirs: Arc<PageCache>,
 }
 
 impl Mappable for Mixed {
@@ -60,6 +61,9 @@ impl Mappable for Mixed {
     }
     fn bring(&self, index: u32) -> Result<(), FileError> {
         self.theirs.bring(index)
+    }
+    fn collapse(&self, index: u32) -> Result<(), NotCollapsed> {
+        self.theirs.collapse(index)
     }
 }
 

@@ -29,9 +29,7 @@ impl FrameTable {
 
     /// Gives the head of `pfn`'s folio.
     pub(crate) fn head(&self, pfn: Pfn) -> &Frame {
-        let frame = &self[pfn];
-        let state = frame.state();
-        if state.kind() == Kind::Tail { &self[pfn.align_down(state.order())] } else { frame }
+        &self[self.head_of(pfn)]
     }
 
     /// Counts an entry of `order` for `pfn`, and its reference, before it is put into a table.

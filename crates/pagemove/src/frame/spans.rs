@@ -71,11 +71,6 @@ impl Spans {
 
     /// Gives the number of a frame; `None` outside of all spans.
     pub(crate) fn number(&self, pfn: Pfn) -> Option<u32> {
-        // Most machines have one.
-        let lowest = self.0.first()?;
-        if lowest.range.contains(pfn) {
-            return Some(pfn.offset_from(lowest.range.start));
-        }
         let behind = self.0.partition_point(|span| span.range.start <= pfn);
         let span = self.0.get(behind.checked_sub(1)?)?;
         span.range.contains(pfn).then(|| span.first + pfn.offset_from(span.range.start))
@@ -83,11 +78,6 @@ impl Spans {
 
     /// Gives the frame of a number that [`Self::number`] gave.
     pub(crate) fn pfn(&self, number: u32) -> Pfn {
-        if let Some(lowest) = self.0.first()
-            && number < lowest.range.frames
-        {
-            return lowest.range.start.up(number);
-        }
         let behind = self.0.partition_point(|span| span.first <= number);
         let span = self.0[..behind].last().copied().unwrap_or_default();
         span.range.start.up(number - span.first)

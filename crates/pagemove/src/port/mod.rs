@@ -73,9 +73,9 @@ pub unsafe trait Machine: Send + Sync + 'static {
     fn lend(&self, bytes: usize) -> Option<LentMemory>;
 
     /// As [`Self::lend`], for a table of memory that has holes of 128 MiB or more. Only the ranges `used`, ascending, are
-    /// written to; the rest is only read, and reads as zero. They begin and end within pages, and two may share one. A kernel takes a range of virtual addresses, maps memory for the used
-    /// parts, and one frame of zeros, read-only, for the rest (Linux: the virtual memory map). Unless it's written, all of it
-    /// is lent.
+    /// written to; they begin and end within pages, and two may share one. The rest is only read, and reads as zero. A kernel
+    /// takes a range of virtual addresses, maps memory for the used parts, and one frame of zeros, read-only, for the rest
+    /// (Linux: the virtual memory map). Unless a machine implements it, all of the table is lent.
     fn lend_sparse(&self, bytes: usize, used: &[Range<usize>]) -> Option<LentMemory> {
         let _ = used;
         self.lend(bytes)

@@ -370,7 +370,7 @@ impl Buddy {
 
 /// Gives the number of the list of free blocks in `pfn`'s pageblock.
 fn list_of(tables: Tables<'_>, pfn: Pfn) -> usize {
-    tables.blocks.allocates(tables.blocks.number(pfn)).map_or(LISTS - 1, |migratetype| migratetype as usize)
+    tables.blocks.usable_type(tables.blocks.number(pfn)).map_or(LISTS - 1, |migratetype| migratetype as usize)
 }
 
 /// Walks the heads of the free blocks of a range; blocks already passed may change.

@@ -88,11 +88,6 @@ impl Summary {
     }
 }
 
-/// A block's word is its zone's number and 1, so that a block of a hole, all zero, has none.
-fn zone_of(block: &Block) -> Option<usize> {
-    (block.zone.load(Ordering::Relaxed) as usize).checked_sub(1)
-}
-
 /// Gives the word (true: the first) and the shift of a class's count.
 fn place(class: Class) -> (bool, u32) {
     let number = class as usize;
@@ -208,14 +203,13 @@ impl Pageblocks {
     /// Gives the zone of the block of `pfn`; `None` if it has none.
     #[inline(always)]
     pub(super) fn zone_of(&self, pfn: Pfn) -> Option<usize> {
-        zone_of(self.block(self.number_if(pfn)?))
+        self.zone(self.number_if(pfn)?)
     }
 
     /// Gives zone and migratetype of the block of `pfn`; `None` if it has no zone or is isolated.
     pub(super) fn zone_and_type(&self, pfn: Pfn) -> Option<(usize, Migratetype)> {
-        let block = self.block(self.number_if(pfn)?);
-        let word = block.migratetype.load(Ordering::Relaxed);
-        Some((zone_of(block)?, Migratetype::from_word(word))).filter(|_| word & ISOLATED == 0)
+        let number = self.number_if(pfn)?;
+        Some((self.zone(number)?, self.usable_type(number)?))
     }
 
     fn numbers(&self, range: FrameRange) -> core::ops::Range<u32> {
@@ -241,7 +235,7 @@ impl Pageblocks {
 
     /// Reads the migratetype of block `number`; `None` if it's isolated.
     #[inline(always)]
-    pub(super) fn allocates(&self, number: u32) -> Option<Migratetype> {
+    pub(super) fn usable_type(&self, number: u32) -> Option<Migratetype> {
         let word = self.block(number).migratetype.load(Ordering::Relaxed);
         (word & ISOLATED == 0).then(|| Migratetype::from_word(word))
     }
@@ -267,7 +261,8 @@ impl Pageblocks {
 
     /// Gives the zone of block `number`; `None` if it has none.
     pub fn zone(&self, number: u32) -> Option<usize> {
-        zone_of(self.block(number))
+        // The word is the zone's number and 1, so that a block of a hole, all zero, has none.
+        (self.block(number).zone.load(Ordering::Relaxed) as usize).checked_sub(1)
     }
 
     /// Moves `frames` frames of `pfn`'s block from one class to another.

@@ -6,10 +6,11 @@
 
 use alloc::vec::Vec;
 
-use super::{super::Registration, CHUNK, EMPTY, NewPages, PageIndex, places_of, set_places};
+use super::{CHUNK, EMPTY, NewPages, PageIndex, places_of, set_places};
 use crate::{
     folio::{FolioRef, FrozenFolio, LockedFolio, Migration},
     frame::{Key, Kind, Marks},
+    movable::Registration,
     paging::FlushDebt,
     port::might_wait,
     report::{Counter, Reason},
