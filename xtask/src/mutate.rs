@@ -2,8 +2,8 @@
 //!
 //! Takes the core's source and `checks/mutants.toml`; gives a table with a row for each broken line. Promises to leave the
 //! workspace as it is (a copy is broken), and to fail if a broken line is noticed by nothing and the file doesn't say why
-//! that is so. Orderings are found by reading the source: each but `Relaxed` becomes `Relaxed`, one at a time. Other lines
-//! (a flush, a lock, a count, a bit, an undo step) are listed in the file.
+//! that is so. Orderings are found by reading the source: each but `Relaxed` becomes `Relaxed`, one at a time, chosen when the models
+//! run, so that they are built once. Other lines (a flush, a lock, a count, a bit, an undo step) are listed in the file.
 
 mod mutants;
 mod tree;
@@ -51,7 +51,7 @@ pub(crate) fn run(root: &Path, asked: &Mutate) -> Result<()> {
     let all: Vec<Mutant> = mutants
         .list(root)?
         .into_iter()
-        .filter(|mutant| if mutant.is_ordering() { !asked.listed } else { !asked.orderings })
+        .filter(|mutant| if mutant.ordering().is_some() { !asked.listed } else { !asked.orderings })
         .filter(|mutant| asked.words.is_empty() || asked.words.iter().any(|word| mutant.contains(word)))
         .collect();
     if asked.dry_run {
@@ -64,18 +64,24 @@ pub(crate) fn run(root: &Path, asked: &Mutate) -> Result<()> {
     let tree = Tree::copy(root)?;
     let bar = ProgressBar::new(all.len() as u64)
         .with_style(ProgressStyle::with_template("{pos}/{len} {elapsed_precise} {wide_msg}")?);
-    bar.set_message("the code as it is must pass");
-    if let Verdict::Noticed { check, by } = tree.judge_whole(&all)? {
-        bail!("{check} fails without any line broken: {by}");
-    }
+    let (orderings, listed): (Vec<_>, Vec<_>) = all.into_iter().partition(|mutant| mutant.ordering().is_some());
     let mut outcomes = Vec::new();
-    for mutant in all {
-        bar.set_message(mutant.name());
-        let start = Instant::now();
-        let verdict = tree.judge(&mutant)?;
-        bar.suspend(|| println!("{:>5.0} s  {verdict}  {}", start.elapsed().as_secs_f64(), mutant.name()));
-        outcomes.push(Outcome { mutant, verdict, took: start.elapsed() });
-        bar.inc(1);
+    for mutants in [listed, orderings].into_iter().filter(|mutants| !mutants.is_empty()) {
+        if mutants[0].ordering().is_some() {
+            tree.prepare(&mutants)?;
+        }
+        bar.set_message("the code as it is must pass");
+        if let Verdict::Noticed { check, by } = tree.judge_whole(&mutants)? {
+            bail!("{check} fails without any line broken: {by}");
+        }
+        for mutant in mutants {
+            bar.set_message(mutant.name());
+            let start = Instant::now();
+            let verdict = tree.judge(&mutant)?;
+            bar.suspend(|| println!("{:>5.0} s  {verdict}  {}", start.elapsed().as_secs_f64(), mutant.name()));
+            outcomes.push(Outcome { mutant, verdict, took: start.elapsed() });
+            bar.inc(1);
+        }
     }
     bar.finish_and_clear();
     report(&outcomes)

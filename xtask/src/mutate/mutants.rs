@@ -16,6 +16,26 @@ const CORE: &str = "crates/pagemove/src";
 const NOT_CORE: &[&str] = &["models", "sync"];
 const ORDERINGS: &[&str] = &["Ordering::Acquire", "Ordering::Release", "Ordering::AcqRel", "Ordering::SeqCst"];
 
+/// The function of the copy that gives an ordering, or `Relaxed` if its number is the one to be weakened.
+const WEAKENED: &str = "weakened";
+/// Where that number is.
+pub(super) const WEAKENED_NUMBER: &str = "PAGEMOVE_WEAKENED";
+
+/// Gives the file that has that function in the copy, and its text.
+pub(super) fn weakening() -> (&'static str, String) {
+    let text = format!(
+        "
+pub(crate) fn {WEAKENED}(number: usize, strong: Ordering) -> Ordering {{
+    extern crate std;
+    static CHOSEN: std::sync::OnceLock<Option<usize>> = std::sync::OnceLock::new();
+    let chosen = CHOSEN.get_or_init(|| std::env::var(\"{WEAKENED_NUMBER}\").ok()?.parse().ok());
+    if *chosen == Some(number) {{ Ordering::Relaxed }} else {{ strong }}
+}}
+"
+    );
+    ("crates/pagemove/src/sync/mod.rs", text)
+}
+
 /// The file's contents.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,9 +77,16 @@ pub(super) struct Mutant {
     /// From which byte to which.
     place: std::ops::Range<usize>,
     becomes: String,
-    /// Checks to run, for one that is listed; none named means all.
-    checks: Option<Vec<String>>,
+    kind: Kind,
     pub(super) survives: Option<String>,
+}
+
+/// How a mutant is broken and noticed.
+enum Kind {
+    /// By its new text. Checks to run; none named means all.
+    Listed(Vec<String>),
+    /// When it runs, by its number: its new text asks whether that is the one to be weakened. So all of them are built once.
+    Ordering(usize),
 }
 
 impl Mutant {
@@ -71,20 +98,23 @@ impl Mutant {
         self.name.contains(word) || self.file.to_string_lossy().contains(word)
     }
 
-    /// Tells whether it's an ordering, and not in the list.
-    pub(super) fn is_ordering(&self) -> bool {
-        self.checks.is_none()
+    /// Gives an ordering's number; `None` for one of the list.
+    pub(super) fn ordering(&self) -> Option<usize> {
+        match self.kind {
+            Kind::Listed(_) => None,
+            Kind::Ordering(number) => Some(number),
+        }
     }
 
     /// Tells whether the check of this name is to notice it. Orderings are for the models alone: nothing else sees them.
     pub(super) fn is_for(&self, check: &str) -> bool {
-        match &self.checks {
-            None => check == "models",
-            Some(checks) => checks.is_empty() || checks.iter().any(|one| one == check),
+        match &self.kind {
+            Kind::Ordering(_) => check == "models",
+            Kind::Listed(checks) => checks.is_empty() || checks.iter().any(|one| one == check),
         }
     }
 
-    /// Gives the file's text, broken.
+    /// Gives the file's text, broken. Of several mutants of a file the last in the text comes first.
     pub(super) fn apply(&self, text: &str) -> String {
         format!("{}{}{}", &text[..self.place.start], self.becomes, &text[self.place.end..])
     }
@@ -111,7 +141,7 @@ impl Mutants {
                 file: listed.file.clone().into(),
                 place: start..start + listed.line.len(),
                 becomes: listed.becomes.clone(),
-                checks: Some(listed.checks.clone()),
+                kind: Kind::Listed(listed.checks.clone()),
                 survives: listed.survives.clone(),
             });
         }
@@ -123,7 +153,7 @@ impl Mutants {
         for path in files {
             let text = fs::read_to_string(&path)?;
             let file = path.strip_prefix(root)?.to_path_buf();
-            let found = orderings(&file, &text);
+            let found = orderings(&file, &text, all.len());
             for mutant in &found {
                 let short = path.strip_prefix(root.join(CORE))?.display().to_string();
                 let function = function_of(&text, mutant.place.start);
@@ -167,8 +197,8 @@ fn sources(folder: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Lists the orderings of a file, but those in comments and in tests.
-fn orderings(file: &Path, text: &str) -> Vec<Mutant> {
+/// Lists the orderings of a file, but those in comments and in tests. Their numbers begin with `first`.
+fn orderings(file: &Path, text: &str, first: usize) -> Vec<Mutant> {
     let code = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
     let mut found = Vec::new();
     for ordering in ORDERINGS {
@@ -183,13 +213,17 @@ fn orderings(file: &Path, text: &str) -> Vec<Mutant> {
                 name: format!("{}:{number} {weak}: {}", file.display(), line.trim()),
                 file: file.into(),
                 place: start..start + ordering.len(),
-                becomes: "Ordering::Relaxed".into(),
-                checks: None,
+                becomes: String::new(),
+                kind: Kind::Ordering(0),
                 survives: None,
             });
         }
     }
     found.sort_by_key(|mutant| mutant.place.start);
+    for (mutant, number) in found.iter_mut().zip(first..) {
+        mutant.becomes = format!("crate::sync::{WEAKENED}({number}, {})", &text[mutant.place.clone()]);
+        mutant.kind = Kind::Ordering(number);
+    }
     found
 }
 
@@ -223,7 +257,7 @@ mod tests {
     fn an_ordering_is_looked_for_in_the_table_by_its_function() {
         let text =
             "fn first() { a.load(Ordering::Acquire) }\nfn second(of: u32) -> Pfn { b.load(Ordering::Acquire) }\n";
-        let found = orderings(Path::new("a.rs"), text);
+        let found = orderings(Path::new("a.rs"), text, 7);
         let functions: Vec<_> = found.iter().map(|mutant| function_of(text, mutant.place.start)).collect();
         assert_eq!(functions, ["first", "second"]);
         let table = "| where |\n| `a.rs` `first`, success | Acquire | `second` |\n";
@@ -236,10 +270,10 @@ mod tests {
     fn each_ordering_is_broken_by_itself() {
         let text = "// Ordering::Acquire in words\nword.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire);\n\
                     word.load(Ordering::Relaxed);\n#[cfg(test)]\nmod tests {\n    word.load(Ordering::SeqCst);\n}\n";
-        let found = orderings(Path::new("a.rs"), text);
+        let found = orderings(Path::new("a.rs"), text, 7);
         assert_eq!(found.len(), 2);
-        assert!(found[0].apply(text).contains("(0, 1, Ordering::Relaxed, Ordering::Acquire)"));
-        assert!(found[1].apply(text).contains("(0, 1, Ordering::AcqRel, Ordering::Relaxed)"));
+        assert!(found[0].apply(text).contains("(0, 1, crate::sync::weakened(7, Ordering::AcqRel), Ordering::Acquire)"));
+        assert!(found[1].apply(text).contains("Ordering::AcqRel, crate::sync::weakened(8, Ordering::Acquire))"));
         assert!(found[0].name().starts_with("a.rs:2 AcqRel"));
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::mutants::Mutant;
+use super::mutants::{Mutant, WEAKENED_NUMBER, weakening};
 use crate::cargo::cargo;
 
 /// One check: its name, its arguments for cargo, and its environment.
@@ -105,24 +105,40 @@ impl Tree {
         Ok(Self { root: copy })
     }
 
-    /// Runs all checks that one of the mutants needs, with nothing broken.
-    pub(super) fn judge_whole(&self, mutants: &[Mutant]) -> Result<Verdict> {
-        self.check(|name| mutants.iter().any(|mutant| mutant.is_for(name)))
+    /// Prepares the orderings among the mutants, so that each can be weakened without another build.
+    pub(super) fn prepare(&self, orderings: &[Mutant]) -> Result<()> {
+        let (file, more) = weakening();
+        let path = self.root.join(file);
+        fs::write(&path, fs::read_to_string(&path)? + &more)?;
+        for mutant in orderings.iter().rev() {
+            let path = self.root.join(&mutant.file);
+            fs::write(&path, mutant.apply(&fs::read_to_string(&path)?))?;
+        }
+        Ok(())
     }
 
-    /// Breaks the line, runs its checks until one fails, and mends the line.
+    /// Runs all checks that one of the mutants needs, with nothing broken.
+    pub(super) fn judge_whole(&self, mutants: &[Mutant]) -> Result<Verdict> {
+        self.check(|name| mutants.iter().any(|mutant| mutant.is_for(name)), None)
+    }
+
+    /// Breaks the line, runs its checks until one fails, and mends the line. An ordering must have been prepared.
     pub(super) fn judge(&self, mutant: &Mutant) -> Result<Verdict> {
+        let wanted = |name: &str| mutant.is_for(name);
+        if let Some(number) = mutant.ordering() {
+            return self.check(wanted, Some(number));
+        }
         let path = self.root.join(&mutant.file);
         let text = fs::read_to_string(&path)?;
         fs::write(&path, mutant.apply(&text))?;
-        let verdict = self.check(|name| mutant.is_for(name));
+        let verdict = self.check(wanted, None);
         fs::write(&path, text)?;
         verdict
     }
 
-    fn check(&self, wanted: impl Fn(&str) -> bool) -> Result<Verdict> {
+    fn check(&self, wanted: impl Fn(&str) -> bool, weakened: Option<usize>) -> Result<Verdict> {
         for check in CHECKS.iter().filter(|check| wanted(check.name)) {
-            if let Some(by) = self.run(check)? {
+            if let Some(by) = self.run(check, weakened)? {
                 return Ok(Verdict::Noticed { check: check.name, by });
             }
         }
@@ -130,13 +146,13 @@ impl Tree {
     }
 
     /// Runs one check; gives what failed first. An error if it can't be known that the broken line is to blame.
-    fn run(&self, check: &Check) -> Result<Option<String>> {
+    fn run(&self, check: &Check, weakened: Option<usize>) -> Result<Option<String>> {
         // Built first, so that only the check itself is on the clock.
-        let (built, told) = self.cargo(check, &["--no-run"], None)?;
+        let (built, told) = self.cargo(check, &["--no-run"], weakened, None)?;
         if built != Some(true) {
             bail!("a broken line doesn't compile:\n{told}");
         }
-        let (passed, told) = self.cargo(check, &[], Some(LONGEST))?;
+        let (passed, told) = self.cargo(check, &[], weakened, Some(LONGEST))?;
         let Some(passed) = passed else { return Ok(Some(format!("hung for {} s", LONGEST.as_secs()))) };
         if passed {
             return Ok(None);
@@ -158,13 +174,20 @@ impl Tree {
     }
 
     /// Runs cargo; gives whether it passed (`None`: stopped after `longest`), and what it told.
-    fn cargo(&self, check: &Check, more: &[&str], longest: Option<Duration>) -> Result<(Option<bool>, String)> {
+    fn cargo(
+        &self,
+        check: &Check,
+        more: &[&str],
+        weakened: Option<usize>,
+        longest: Option<Duration>,
+    ) -> Result<(Option<bool>, String)> {
         let log = self.root.join("../log");
         let file = fs::File::create(&log).context("can't write the log")?;
         let mut child = cargo()
             .args(check.arguments)
             .args(more)
             .envs(check.environment.iter().copied())
+            .envs(weakened.map(|number| (WEAKENED_NUMBER, number.to_string())))
             .env("CARGO_TARGET_DIR", self.root.join("../target"))
             .env("RUSTFLAGS", "--cap-lints allow")
             .current_dir(&self.root)
