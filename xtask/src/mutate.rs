@@ -71,8 +71,9 @@ pub(crate) fn run(root: &Path, asked: &Mutate) -> Result<()> {
             tree.prepare(&mutants)?;
         }
         bar.set_message("the code as it is must pass");
-        if let Verdict::Noticed { check, by } = tree.judge_whole(&mutants)? {
-            bail!("{check} fails without any line broken: {by}");
+        match tree.judge_whole(&mutants)? {
+            Verdict::Survived => (),
+            verdict => bail!("a check fails without any line broken: {verdict}"),
         }
         for mutant in mutants {
             bar.set_message(mutant.name());
@@ -90,7 +91,7 @@ pub(crate) fn run(root: &Path, asked: &Mutate) -> Result<()> {
 fn report(outcomes: &[Outcome]) -> Result<()> {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["broken", "noticed by", "s"]);
-    let (mut unexplained, mut wrongly) = (Vec::new(), Vec::new());
+    let (mut unexplained, mut wrongly, mut not_built) = (Vec::new(), Vec::new(), Vec::new());
     for Outcome { mutant, verdict, took } in outcomes {
         let by = match (verdict, &mutant.survives) {
             (Verdict::Noticed { .. }, Some(_)) => {
@@ -98,6 +99,10 @@ fn report(outcomes: &[Outcome]) -> Result<()> {
                 verdict.to_string()
             }
             (Verdict::Noticed { .. }, None) => verdict.to_string(),
+            (Verdict::NotBuilt(_), _) => {
+                not_built.push(mutant.name());
+                verdict.to_string()
+            }
             (Verdict::Survived, Some(why)) => format!("nothing, since {why}"),
             (Verdict::Survived, None) => {
                 unexplained.push(mutant.name());
@@ -109,6 +114,9 @@ fn report(outcomes: &[Outcome]) -> Result<()> {
     println!("{table}");
     let noticed = outcomes.iter().filter(|outcome| matches!(outcome.verdict, Verdict::Noticed { .. })).count();
     println!("{noticed} of {} broken lines were noticed", outcomes.len());
+    if !not_built.is_empty() {
+        bail!("the file is out of date: these lines don't compile when broken: {}", not_built.join("; "));
+    }
     if !wrongly.is_empty() {
         bail!("said to survive, but noticed; strike them from the file: {}", wrongly.join("; "));
     }

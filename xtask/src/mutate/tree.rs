@@ -60,6 +60,8 @@ pub(super) enum Verdict {
         by: String,
     },
     Survived,
+    /// The broken line doesn't compile, for this reason.
+    NotBuilt(String),
 }
 
 impl fmt::Display for Verdict {
@@ -67,6 +69,7 @@ impl fmt::Display for Verdict {
         match self {
             Self::Noticed { check, by } => write!(out, "{check}: {by}"),
             Self::Survived => write!(out, "NOTHING"),
+            Self::NotBuilt(why) => write!(out, "DOESN'T COMPILE: {why}"),
         }
     }
 }
@@ -138,24 +141,27 @@ impl Tree {
 
     fn check(&self, wanted: impl Fn(&str) -> bool, weakened: Option<usize>) -> Result<Verdict> {
         for check in CHECKS.iter().filter(|check| wanted(check.name)) {
-            if let Some(by) = self.run(check, weakened)? {
-                return Ok(Verdict::Noticed { check: check.name, by });
+            match self.run(check, weakened)? {
+                Verdict::Survived => (),
+                verdict => return Ok(verdict),
             }
         }
         Ok(Verdict::Survived)
     }
 
     /// Runs one check; gives what failed first. An error if it can't be known that the broken line is to blame.
-    fn run(&self, check: &Check, weakened: Option<usize>) -> Result<Option<String>> {
+    fn run(&self, check: &Check, weakened: Option<usize>) -> Result<Verdict> {
+        let noticed = |by| Ok(Verdict::Noticed { check: check.name, by });
         // Built first, so that only the check itself is on the clock.
         let (built, told) = self.cargo(check, &["--no-run"], weakened, None)?;
         if built != Some(true) {
-            bail!("a broken line doesn't compile:\n{told}");
+            let why = told.lines().find(|line| line.starts_with("error")).unwrap_or(&told);
+            return Ok(Verdict::NotBuilt(why.into()));
         }
         let (passed, told) = self.cargo(check, &[], weakened, Some(LONGEST))?;
-        let Some(passed) = passed else { return Ok(Some(format!("hung for {} s", LONGEST.as_secs()))) };
+        let Some(passed) = passed else { return noticed(format!("hung for {} s", LONGEST.as_secs())) };
         if passed {
-            return Ok(None);
+            return Ok(Verdict::Survived);
         }
         let failed = told.lines().find_map(|line| {
             let line = line.strip_prefix("test ")?;
@@ -167,8 +173,8 @@ impl Tree {
             line.split('\'').nth(1).map(String::from)
         };
         match failed.or_else(panicked) {
-            Some(by) => Ok(Some(by)),
-            None if told.contains("(signal: ") => Ok(Some("ended by a signal".into())),
+            Some(by) => noticed(by),
+            None if told.contains("(signal: ") => noticed("ended by a signal".into()),
             None => bail!("{} ended badly, but no test failed:\n{told}", check.name),
         }
     }
