@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo::cargo, checkers, formats, layers, linux, no_std, package, prose};
+use crate::{cargo::cargo, checkers, formats, kernel, layers, linux, no_std, package, prose};
 
 /// One step: its name in the table, and what it does.
 struct Step {
@@ -65,6 +65,7 @@ const STEPS: &[Step] = &[
     Step { name: "mutants, list", action: Cargo(&["xtask", "mutate", "--dry-run"]) },
     // Models only: no time decides, but for the ten minutes after which one that doesn't end counts as noticed.
     Step { name: "mutants, orderings", action: Cargo(&["xtask", "mutate", "--orderings"]) },
+    Step { name: "example kernel", action: Check("kernel test", kernel::ci) },
     Step { name: "stock Linux", action: MaySkip("linux test", linux::ci) },
     // Last: what a user will see.
     Step {

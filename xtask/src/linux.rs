@@ -11,12 +11,10 @@ use clap::{Args, Subcommand};
 mod apt;
 mod bench;
 mod cache;
-mod command;
 mod demo;
 mod guest;
 mod kernels;
 mod module;
-mod no_archive;
 mod qemu;
 mod ready;
 mod rust;
@@ -25,13 +23,12 @@ mod stack;
 mod test;
 mod tree;
 
-use crate::bad_input::BadInput;
+use crate::{bad_input::BadInput, command::bound, console::QEMU, no_archive::NoArchive};
 use apt::Apt;
 use cache::Cache;
-use command::bound;
 use kernels::Kernel;
 pub(crate) use kernels::Wanted;
-use no_archive::NoArchive;
+
 use ready::Ready;
 use sabotage::Sabotage;
 
@@ -184,7 +181,7 @@ pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
     let cache = Cache::open(options.cache.clone())?;
     // First what is quick to fail.
     if !matches!(asked, Linux::Build { .. }) {
-        bound(qemu::QEMU)?;
+        bound(QEMU)?;
     }
     tree::check()?;
     let apts = Apt::open_all(&cache)?;

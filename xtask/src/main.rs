@@ -14,10 +14,14 @@ mod bad_input;
 mod cargo;
 mod checkers;
 mod ci;
+mod command;
+mod console;
 mod formats;
+mod kernel;
 mod layers;
 mod linux;
 mod mutate;
+mod no_archive;
 mod no_std;
 mod package;
 mod prose;
@@ -40,6 +44,9 @@ enum Chore {
     Ci,
     /// Run the hosted machine's tests with page tables of aarch64 and riscv64
     Formats(formats::Asked),
+    /// Build the example kernel, run it, and test it with real page tables and ring 3, in QEMU
+    #[command(subcommand)]
+    Kernel(kernel::Kernel),
     /// Check that the core's modules, all files, and the crates depend on each other one way only
     Layers,
     /// Build a driver whose mapped pages move for stock Linux kernels, test it in guests, show it
@@ -66,6 +73,7 @@ fn main() -> ExitCode {
     let outcome: Result<()> = match Arguments::parse().chore {
         Chore::Ci => ci::run(&root),
         Chore::Formats(asked) => formats::run(&root, &asked),
+        Chore::Kernel(asked) => kernel::run(&root, &asked),
         Chore::Layers => layers::run(&root),
         Chore::Linux(asked) => linux::run(&root, asked),
         Chore::Models => checkers::models(&root),

@@ -1,9 +1,7 @@
 //! A balloon: pages given to the hypervisor, owned by a driver and not mapped. They move like any other page.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use pagemove::{
     Engine,

@@ -3,10 +3,8 @@
 //! Its pages have the driver's operations **and** the file's reverse map. Several processes can map them at once, at
 //! different addresses and with different protections, and the driver itself can access them; they move meanwhile.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use alloc::{string::String, sync::Arc};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use pagemove::{
     Engine,

@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::cache::Cache;
-use super::command::{bound, outcome, run};
-use super::no_archive::NoArchive;
+use crate::command::{bound, outcome, run};
+use crate::no_archive::NoArchive;
 
 /// The releases that are asked, oldest first; each with its updates, security fixes and backports.
 pub(super) const RELEASES: &[&str] = &["bookworm", "trixie"];
@@ -346,7 +346,7 @@ fn find_file(folder: &Path, is_it: impl Fn(&str) -> bool) -> Result<Option<PathB
 
 /// Whether the first version is newer, as Debian orders them.
 pub(super) fn newer(one: &str, other: &str) -> Result<bool> {
-    let status = super::command::outcome(Command::new("dpkg").args(["--compare-versions", one, "gt", other]))?;
+    let status = crate::command::outcome(Command::new("dpkg").args(["--compare-versions", one, "gt", other]))?;
     Ok(status.status.success())
 }
 

@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail};
 
 use super::apt::{Apt, Version, newer};
 use super::cache::{Cache, Look};
-use super::command::run;
 use crate::bad_input::BadInput;
+use crate::command::run;
 
 /// The kernel meant for virtual machines: few modules, all that QEMU offers built in.
 const IMAGE: &str = "linux-image-cloud-amd64";

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::cache::{Cache, Look, hash};
-use super::command::{outcome, tail};
 use super::kernels::Kernel;
 use super::sabotage::Sabotage;
 use super::tree::Tree;
+use crate::command::{outcome, tail};
 
 /// The name that the shim's `Kbuild` gives to the module: the sample's.
 const SAMPLE: &str = "pagemove_sample";

@@ -4,25 +4,20 @@
 //! console. Promises an end within the limit, whatever the guest does, and that no QEMU outlives this process's interest.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::command::{bound, cant_start, tail};
-
-/// The program.
-pub(super) const QEMU: &str = "qemu-system-x86_64";
+use crate::{
+    command::bound,
+    console::{self, QEMU},
+};
 
 /// What the guest's own lines begin with.
 const SIGN: &str = "@pagemove ";
-
-/// How much of the console is repeated when something fails.
-const LAST_LINES: usize = 40;
 
 /// Memory that is plugged in but not used, unless the guest takes it into use: what a test takes away again.
 const SPARE_MEMORY: [&str; 4] =
@@ -48,17 +43,6 @@ pub(super) struct Guest<'a> {
     /// Memory, half of it on each of two nodes.
     pub(super) memory_mib: u32,
     pub(super) limit: Duration,
-}
-
-/// Ends QEMU with its owner.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // If it has ended by itself, there's nothing to kill, and that is well.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 impl Guest<'_> {
@@ -95,41 +79,21 @@ impl Guest<'_> {
             self.orders
         );
         command.arg("-kernel").arg(self.image).args(["-initrd", "/dev/stdin", "-append"]).arg(line);
-        command.stdin(archive).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut running = Running(command.spawn().map_err(|error| cant_start(&command, error))?);
-        let output = running.0.stdout.take().context("no pipe from QEMU")?;
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut output = BufReader::new(output);
-            let mut line = Vec::new();
-            while output.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
-                if sender.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
-                    return;
-                }
-                line.clear();
+        command.stdin(archive);
+        let mut ended = false;
+        let heard = console::listen(command, self.limit, |line| {
+            if let Some(value) = told(line) {
+                ended |= value.get("end").is_some();
+                heard(&value);
             }
-        });
-        let (started, mut console, mut ended) = (Instant::now(), String::new(), false);
-        loop {
-            match lines.recv_timeout(self.limit.saturating_sub(started.elapsed())) {
-                Ok(line) => {
-                    console += &line;
-                    console.push('\n');
-                    if let Some(value) = told(&line) {
-                        ended |= value.get("end").is_some();
-                        heard(&value);
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) if ended => return Ok(console),
-                Err(error) => {
-                    let how = match error {
-                        RecvTimeoutError::Timeout => format!("did not end within {} s", self.limit.as_secs()),
-                        RecvTimeoutError::Disconnected => "ended before its time".to_owned(),
-                    };
-                    bail!("the guest {how}; its console's last lines:\n{}", tail(&console, LAST_LINES));
-                }
-            }
+        })?;
+        if heard.status.is_none() {
+            bail!("the guest did not end within {} s; {}", self.limit.as_secs(), heard.last_lines());
         }
+        if !ended {
+            bail!("the guest ended before its time; {}", heard.last_lines());
+        }
+        Ok(heard.console)
     }
 }
 

@@ -12,10 +12,10 @@ use anyhow::{Context, Result, bail};
 
 use super::apt::{Apt, Version, newer};
 use super::cache::{self, Cache, Look, hash};
-use super::command::{outcome, run, tail};
 use super::sabotage::Sabotage;
 use super::stack;
 use super::tree::Tree;
+use crate::command::{outcome, run, tail};
 
 /// The compiler for Debian's browsers, which follows Rust closely, and its library's source.
 const COMPILER: &str = "rustc-web";

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::command::tail;
 use super::ready::Ready;
 use super::sabotage::Sabotage;
 use crate::bad_input::BadInput;
+use crate::command::tail;
 
 /// The fewest tests that a whole run tells of; so that an empty run isn't taken for a good one.
 const FEWEST: usize = 25;

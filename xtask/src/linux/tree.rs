@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use super::apt::{Apt, Version};
 use super::cache::{self, Cache, Look, hash};
-use super::command::{bound, cant_start, outcome, run};
+use crate::command::{bound, cant_start, outcome, run};
 
 /// What every tree has: a shell, and what a Makefile may call.
 const BASE: &[&str] = &["dash", "bash", "coreutils", "sed", "grep", "findutils", "mawk", "diffutils", "perl-base"];

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// An error: there is no way to Debian's archive from here.
 #[derive(Debug)]
-pub(super) struct NoArchive(pub(super) String);
+pub(crate) struct NoArchive(pub(crate) String);
 
 impl fmt::Display for NoArchive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::no_archive::NoArchive;
+use crate::no_archive::NoArchive;
 
 /// Programs that are not on every machine, and the package of each.
 const PACKAGES: &[(&str, &str)] = &[
@@ -30,7 +30,7 @@ const LAST_LINES: usize = 30;
 const DIVIDER: &str = "--";
 
 /// A command that is killed when this process ends: Ctrl-C reaches all that a terminal has started, but nothing else does.
-pub(super) fn bound(program: &str) -> Result<Command> {
+pub(crate) fn bound(program: &str) -> Result<Command> {
     // setpriv would start it, and its complaint would be hard to tell from the program's own.
     if find(program).is_none() {
         return Err(missing(program));
@@ -41,7 +41,7 @@ pub(super) fn bound(program: &str) -> Result<Command> {
 }
 
 /// Finds a program as a shell would.
-pub(super) fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
@@ -65,7 +65,7 @@ fn missing(program: &str) -> anyhow::Error {
 }
 
 /// Explains why a program couldn't be started.
-pub(super) fn cant_start(command: &Command, error: std::io::Error) -> anyhow::Error {
+pub(crate) fn cant_start(command: &Command, error: std::io::Error) -> anyhow::Error {
     let program = command.get_program().to_string_lossy().into_owned();
     match error.kind() {
         ErrorKind::NotFound => missing(&program),
@@ -74,12 +74,12 @@ pub(super) fn cant_start(command: &Command, error: std::io::Error) -> anyhow::Er
 }
 
 /// Runs a command to its end, whatever that is.
-pub(super) fn outcome(command: &mut Command) -> Result<Output> {
+pub(crate) fn outcome(command: &mut Command) -> Result<Output> {
     command.output().map_err(|error| cant_start(command, error))
 }
 
 /// Runs a command that must succeed; gives its standard output.
-pub(super) fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = outcome(command)?;
     if !output.status.success() {
         let words = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
@@ -90,7 +90,7 @@ pub(super) fn run(command: &mut Command) -> Result<String> {
 }
 
 /// The last lines of a text.
-pub(super) fn tail(text: &str, lines: usize) -> String {
+pub(crate) fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }

@@ -1,0 +1,142 @@
+//! A kernel's heap: begins with memory of the boot, and grows from the engine.
+//!
+//! It doesn't sleep and masks interrupts, so handlers may use it, and drop pins. It grows by folios of [`Kind::Kernel`], with
+//! [`Effort::Lists`]; it never gives them back. It grows early, and so keeps [`RESERVE`] for the time when processes have taken all
+//! memory: a process that ends then needs some.
+//!
+//! `unsafe`: gives memory to the allocator. Relies on the contract of [`Heap::add`], and on folios that nobody else has.
+#![allow(unsafe_code)]
+
+use alloc::sync::{Arc, Weak};
+use core::{
+    alloc::{GlobalAlloc, Layout},
+    marker::PhantomData,
+    ptr::{NonNull, null_mut},
+};
+
+use pagemove::{
+    frame::Kind,
+    units::{Order, PAGE_SIZE},
+    zone::{Effort, Physical, Request},
+};
+use spin::Mutex;
+use talc::{
+    DefaultBinning,
+    base::{Talc, binning::Binning},
+    source::Source,
+};
+
+use crate::platform::{Instructions, Privileged};
+
+/// The folios that a heap takes, if a request needs no larger ones: 256 KiB.
+const USUAL: Order = Order::new(6).unwrap();
+
+/// Bytes that a heap has free, as long as memory isn't full.
+pub const RESERVE: usize = 1 << 20;
+
+/// A heap, for `#[global_allocator]`.
+pub struct Heap<I = Privileged> {
+    talc: Mutex<Talc<Grow, DefaultBinning>>,
+    _instructions: PhantomData<fn() -> I>,
+}
+
+/// Where more memory comes from. Weak: an engine may end before the heap.
+#[derive(Debug)]
+struct Grow {
+    physical: Option<Weak<Physical>>,
+    frames: usize,
+}
+
+impl Grow {
+    const NOT: Self = Self { physical: None, frames: 0 };
+}
+
+// SAFETY: the engine's allocation doesn't use the heap, except for a vector of a list's frames, whose capacity it has from its boot.
+unsafe impl Source for Grow {
+    fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
+        let physical = talc.source.physical.as_ref().and_then(Weak::upgrade).ok_or(())?;
+        // Room for the allocator's own words at both ends.
+        let pages = (layout.size() + layout.align() + PAGE_SIZE / 2).div_ceil(PAGE_SIZE);
+        let needed = Order::new(pages.next_power_of_two().trailing_zeros() as u8).ok_or(())?;
+        let usual = (needed < USUAL).then_some(USUAL);
+        if usual.into_iter().chain([needed]).any(|order| take(talc, &physical, order)) { Ok(()) } else { Err(()) }
+    }
+}
+
+/// Takes a folio from the engine, for good; tells whether there was one.
+fn take<B: Binning>(talc: &mut Talc<Grow, B>, physical: &Arc<Physical>, order: Order) -> bool {
+    let Ok(folio) = physical.alloc_with(&Request::new(order, Kind::Kernel).with_effort(Effort::Lists)) else {
+        return false;
+    };
+    let start = NonNull::from(folio.words(0)).cast::<u8>().as_ptr();
+    let _ = folio.into_raw();
+    talc.source.frames += order.frames() as usize;
+    // SAFETY: the folio is ours, and its frames follow each other in the direct map.
+    unsafe { talc.claim(start, order.frames() as usize * PAGE_SIZE) }.is_some()
+}
+
+impl<I: Instructions> Heap<I> {
+    /// Makes an empty heap.
+    pub const fn new() -> Self {
+        Self { talc: Mutex::new(Talc::new(Grow::NOT)), _instructions: PhantomData }
+    }
+
+    /// Gives it memory; needed before the engine boots. The first piece must have at least 4 KiB. Tells whether it can be used.
+    ///
+    /// # Safety
+    /// Nobody else uses this memory, and it stays.
+    pub unsafe fn add(&self, start: *mut u8, bytes: usize) -> bool {
+        // SAFETY: the caller's contract.
+        self.with(|talc| unsafe { talc.claim(start, bytes) }.is_some())
+    }
+
+    /// Lets it grow from the engine. The largest piece has 2 MiB, but for one request that is larger: up to 4 MiB.
+    pub fn grow_from(&self, physical: &Arc<Physical>) {
+        let physical = Arc::downgrade(physical);
+        self.with(|talc| talc.source.physical = Some(physical));
+    }
+
+    /// Gives the frames that it has taken from the engine.
+    pub fn grown_frames(&self) -> usize {
+        self.with(|talc| talc.source.frames)
+    }
+
+    fn with<T>(&self, deed: impl FnOnce(&mut Talc<Grow, DefaultBinning>) -> T) -> T {
+        let were_on = I::mask_interrupts();
+        let result = deed(&mut self.talc.lock());
+        I::restore_interrupts(were_on);
+        result
+    }
+}
+
+impl<I: Instructions> Default for Heap<I> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// SAFETY: `Talc` gives memory that it was given, as the layout asks, and the lock keeps callers apart.
+unsafe impl<I: Instructions> GlobalAlloc for Heap<I> {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.size() == 0 {
+            return null_mut();
+        }
+        let start = self.with(|talc| {
+            // SAFETY: the size isn't 0.
+            let start = unsafe { talc.allocate(layout) };
+            if talc.counters().available_bytes < RESERVE
+                && let Some(physical) = talc.source.physical.as_ref().and_then(Weak::upgrade)
+            {
+                // In vain if memory is full: then the reserve is used.
+                take(talc, &physical, USUAL);
+            }
+            start
+        });
+        start.map_or(null_mut(), NonNull::as_ptr)
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: the caller's contract.
+        self.with(|talc| unsafe { talc.deallocate(start, layout) });
+    }
+}

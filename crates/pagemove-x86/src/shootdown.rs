@@ -1,0 +1,233 @@
+//! Work for other CPUs: the sender puts it in its own place, posts its number to each CPU, interrupts them, and waits.
+//!
+//! A sender stays on its CPU until all are done, so each CPU sends one work at a time. While it waits it does what others have
+//! posted to it: two CPUs that send to each other don't depend on their interrupts.
+
+use alloc::boxed::Box;
+use core::sync::atomic::AtomicUsize;
+
+use arrayvec::ArrayVec;
+use pagemove::{
+    port::{FlushRange, Space, SpaceId},
+    sync::{AtomicU32, AtomicU64, Ordering, RwLock},
+    units::{HUGE_ORDER, Order, Pfn},
+};
+
+use crate::{
+    cpus::{CpuSet, MAX_CPUS, bits},
+    platform::{Instructions, Platform},
+    tlb::{CpuTlb, pcid},
+};
+
+/// The most ranges that are copied one by one, and the most spaces.
+const MOST: usize = 64;
+/// From this number of entries on, a space is flushed as a whole (Linux: `tlb_single_page_flush_ceiling`).
+const CEILING: u32 = 33;
+
+/// What a CPU is asked to do.
+#[derive(Debug, Clone, Default)]
+#[expect(clippy::large_enum_variant, reason = "each CPU has one, and it must not need a heap")]
+pub(crate) enum Work {
+    /// Pass a memory barrier: the interrupt is one.
+    #[default]
+    Barrier,
+    /// Flush these ranges.
+    Ranges(ArrayVec<FlushRange, MOST>),
+    /// Flush all of these spaces.
+    Spaces(ArrayVec<SpaceId, MOST>),
+    /// Flush all spaces.
+    All,
+    /// Load this root, if the space is loaded.
+    MoveRoot(SpaceId, Pfn),
+    /// Load the kernel's own root, if the space is loaded.
+    FreeRoot(SpaceId),
+}
+
+impl Work {
+    /// Gives the work of a flush.
+    pub(crate) fn flush(ranges: &[FlushRange]) -> Self {
+        if let Ok(ranges) = ArrayVec::try_from(ranges) {
+            return Self::Ranges(ranges);
+        }
+        let mut spaces: ArrayVec<SpaceId, MOST> = ArrayVec::new();
+        for range in ranges {
+            if !spaces.contains(&range.space.id) && spaces.try_push(range.space.id).is_err() {
+                return Self::All;
+            }
+        }
+        Self::Spaces(spaces)
+    }
+}
+
+/// One CPU's state. On cache lines of its own.
+#[repr(align(128))]
+#[derive(Default)]
+pub(crate) struct Cpu {
+    pub(crate) tlb: CpuTlb,
+    pub(crate) is_online: core::sync::atomic::AtomicBool,
+    /// The CPUs that have work for this one.
+    posted: [AtomicU64; MAX_CPUS / 64],
+    /// The work that this CPU sends.
+    sent: RwLock<Work>,
+    /// How many CPUs haven't done it yet.
+    undone: AtomicU32,
+}
+
+/// All CPUs, and what they have done.
+pub(crate) struct Cpus {
+    all: Box<[Cpu]>,
+    kernel_root: Pfn,
+    has_pcids: bool,
+    pub(crate) interrupts: AtomicUsize,
+}
+
+impl Cpus {
+    pub(crate) fn new(count: usize, kernel_root: Pfn, has_pcids: bool) -> Self {
+        let all = (0..count).map(|_| Cpu::default()).collect();
+        Self { all, kernel_root, has_pcids, interrupts: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(crate) fn of(&self, cpu: usize) -> &Cpu {
+        &self.all[cpu]
+    }
+
+    /// Loads a root, or keeps it.
+    #[allow(unsafe_code, reason = "control registers")]
+    pub(crate) fn load<I: Instructions>(&self, root: Pfn, pcid: u16, keep: bool) {
+        let pcid = if self.has_pcids { pcid } else { 0 };
+        // SAFETY: the machine's roots have the kernel's half, and aren't freed while they are loaded.
+        unsafe { I::load_root(root, pcid, keep && self.has_pcids) }
+    }
+
+    /// Loads the kernel's own root.
+    pub(crate) fn leave<I: Instructions>(&self, cpu: usize) {
+        self.all[cpu].tlb.leave();
+        self.load::<I>(self.kernel_root, 0, true);
+    }
+
+    /// Has this CPU and those that `needs` names do `work`, and waits for them. `needs` is asked about each CPU.
+    pub(crate) fn run<P: Platform, I: Instructions>(&self, work: Work, needs: impl Fn(&Cpu) -> bool) {
+        P::disable_preemption();
+        let own = P::cpu();
+        let me = &self.all[own];
+        *me.sent.write() = work;
+        let mut targets = CpuSet::default();
+        for (number, cpu) in self.all.iter().enumerate() {
+            // A CPU that isn't online yet has no translations, and no lists of frames.
+            if number != own && cpu.is_online.load(Ordering::SeqCst) && needs(cpu) {
+                targets.insert(number);
+            }
+        }
+        if !targets.is_empty() {
+            me.undone.store(targets.len(), Ordering::Relaxed);
+            for cpu in targets.iter() {
+                // Release: the CPU that takes the bit sees the work.
+                self.all[cpu].posted[own / 64].fetch_or(1 << (own % 64), Ordering::Release);
+            }
+            self.interrupts.fetch_add(targets.len() as usize, Ordering::Relaxed);
+            P::send_ipi(&targets);
+        }
+        self.perform::<I>(own, &me.sent.read());
+        // Acquire: what the others did, and read by old translations, is over.
+        while me.undone.load(Ordering::Acquire) > 0 {
+            self.answer::<I>(own);
+            P::pause();
+        }
+        P::enable_preemption();
+    }
+
+    /// Does all that was posted to this CPU.
+    pub(crate) fn answer<I: Instructions>(&self, own: usize) {
+        for (at, word) in self.all[own].posted.iter().enumerate() {
+            if word.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            for bit in bits(word.swap(0, Ordering::Acquire)) {
+                let sender = &self.all[at * 64 + bit];
+                self.perform::<I>(own, &sender.sent.read());
+                sender.undone.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Does one work on this CPU. Interrupts may be masked or not: a handler that comes between leaves no more to be done.
+    fn perform<I: Instructions>(&self, own: usize, work: &Work) {
+        let tlb = &self.all[own].tlb;
+        let flush_space = |space: SpaceId| {
+            if tlb.has_loaded(space) {
+                I::flush_loaded();
+            } else {
+                tlb.mark_stale(space);
+            }
+        };
+        match work {
+            Work::Barrier => (),
+            Work::Ranges(ranges) => {
+                let (loaded, others): (ArrayVec<_, MOST>, ArrayVec<_, MOST>) =
+                    ranges.iter().partition(|range| tlb.has_loaded(range.space.id));
+                others.iter().for_each(|range: &&FlushRange| tlb.mark_stale(range.space.id));
+                if loaded.iter().map(|range| entries(range)).sum::<u32>() > CEILING {
+                    I::flush_loaded();
+                    return;
+                }
+                for range in loaded {
+                    let mut at = range.start;
+                    for _ in 0..entries(range) {
+                        I::flush_page(at);
+                        at = at.up(range.order.frames());
+                    }
+                }
+            }
+            Work::Spaces(spaces) => spaces.iter().copied().for_each(flush_space),
+            Work::All => {
+                tlb.mark_all_stale();
+                I::flush_loaded();
+            }
+            &Work::MoveRoot(space, to) => {
+                // Masked, since a handler must not load another root between.
+                let were_on = I::mask_interrupts();
+                if tlb.has_loaded(space) {
+                    if tlb.is_lazy() {
+                        self.leave::<I>(own);
+                    } else {
+                        self.load::<I>(to, pcid(space), false);
+                    }
+                }
+                tlb.mark_stale(space);
+                I::restore_interrupts(were_on);
+            }
+            &Work::FreeRoot(space) => {
+                let were_on = I::mask_interrupts();
+                if tlb.has_loaded(space) {
+                    self.leave::<I>(own);
+                }
+                I::restore_interrupts(were_on);
+            }
+        }
+    }
+}
+
+/// Gives the number of entries of a range, at its step.
+fn entries(range: &FlushRange) -> u32 {
+    let step = if range.order >= HUGE_ORDER { HUGE_ORDER } else { Order::ZERO };
+    range.pages.div_ceil(step.frames())
+}
+
+/// Tells whether a flush of `ranges` must interrupt `cpu`; marks it otherwise.
+pub(crate) fn needs_flush(cpu: &Cpu, ranges: &[FlushRange]) -> bool {
+    let mut must = false;
+    let mut last: Option<(Space, bool)> = None;
+    for range in ranges {
+        let this = (range.space, range.tables_changed);
+        // Ranges of a space mostly follow each other.
+        if last != Some(this) {
+            must |= cpu.tlb.must_interrupt(range.space, range.tables_changed);
+            last = Some(this);
+        }
+    }
+    must
+}

@@ -1,0 +1,111 @@
+//! The system calls, as the kernel and its user programs see them.
+//!
+//! The number is in `rax`, up to six arguments in `rdi`, `rsi`, `rdx`, `r10`, `r8`, `r9`; the result is in `rax`, negative for an [`Error`].
+//! Vector registers aren't kept.
+#![no_std]
+
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        /// A system call.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u64)]
+        pub enum Call { $($(#[$doc])* $name = $number,)* }
+
+        impl Call {
+            /// Gives the call of a number.
+            pub const fn new(number: u64) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+calls! {
+    /// `(code)`: ends the process and all its threads.
+    Exit = 0,
+    /// `(text, bytes)`: writes to the console.
+    Write = 1,
+    /// `(address or 0, pages, rights, kind, file, first page)`: gives the address.
+    Mmap = 2,
+    /// `(address, pages)`
+    Munmap = 3,
+    /// `(address, pages, rights)`
+    Mprotect = 4,
+    /// `(address, pages, new pages, new address or 0)`: gives the address.
+    Mremap = 5,
+    /// `()`: gives the child's number, and 0 to the child.
+    Fork = 6,
+    /// `(child)`: waits until it has ended, gives its code.
+    Wait = 7,
+    /// `(entry, stack, argument)`: starts a thread; gives its number.
+    Thread = 8,
+    /// `()`: ends the thread.
+    ExitThread = 9,
+    /// `(addresses, count, statuses)`: moves the pages; a status is 0 or negative.
+    Move = 10,
+    /// `(address, pages, writing)`: pins pages; gives a handle.
+    Pin = 11,
+    /// `(handle)`
+    Unpin = 12,
+    /// `()`: lets others run.
+    Yield = 13,
+    /// `()`: gives nanoseconds.
+    Now = 14,
+    /// `(pages)`: opens the character device with private pages; gives a file.
+    OpenDevice = 15,
+    /// `(pages)`: makes a file in memory.
+    OpenFile = 16,
+    /// `(word, value)`: sleeps while the word has the value.
+    FutexWait = 17,
+    /// `(word)`: wakes all that sleep on it.
+    FutexWake = 18,
+    /// `(address, pages)`: collapses 2 MiB ranges.
+    Collapse = 19,
+    /// `()`: compacts memory; gives the pageblocks that became free.
+    Compact = 20,
+    /// `(file, first page, end page)`: removes pages of a file in memory.
+    Truncate = 21,
+    /// `(file)`: frees its pages that nobody has stored to; gives their number.
+    DropClean = 22,
+}
+
+/// Reading is allowed.
+pub const READ: u64 = 1;
+/// Writing is allowed.
+pub const WRITE: u64 = 2;
+/// Fetching instructions is allowed.
+pub const EXECUTE: u64 = 4;
+
+/// A mapping of memory that is nobody else's.
+pub const ANONYMOUS: u64 = 0;
+/// A mapping that is shared with all others of the file.
+pub const SHARED: u64 = 1;
+/// A mapping of a file that is copied on write.
+pub const PRIVATE: u64 = 2;
+/// Added to [`ANONYMOUS`]: with folios of 2 MiB where they fit.
+pub const HUGE: u64 = 16;
+
+/// Why a call failed. The numbers are those of Linux.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i64)]
+pub enum Error {
+    /// No such process or thread.
+    NoProcess = -3,
+    /// No such file, or it can't do this.
+    BadFile = -9,
+    /// Not now.
+    Again = -11,
+    /// Out of memory.
+    NoMemory = -12,
+    /// The address isn't mapped, or not for this access.
+    Fault = -14,
+    /// It's in use.
+    Busy = -16,
+    /// A wrong argument.
+    Invalid = -22,
+    /// No such call.
+    NoCall = -38,
+}
+
+/// The code of a process that the kernel has ended because of a fault.
+pub const KILLED: u64 = 139;

@@ -1,0 +1,106 @@
+//! What a program gets from its operating system otherwise: a heap, memory functions, and symbols of the target's library.
+
+use core::arch::asm;
+
+use pagemove_x86::heap::Heap;
+
+/// The kernel's heap. Begins with memory of the image.
+#[global_allocator]
+pub(crate) static HEAP: Heap = Heap::new();
+
+#[repr(align(4096))]
+struct Arena(core::cell::UnsafeCell<[u8; 1 << 21]>);
+
+// SAFETY: given to the heap, once.
+unsafe impl Sync for Arena {}
+
+static ARENA: Arena = Arena(core::cell::UnsafeCell::new([0; 1 << 21]));
+
+/// Gives the heap its first memory. Called once, first of all.
+pub(crate) fn begin_heap() {
+    // SAFETY: nobody else uses it.
+    let usable = unsafe { HEAP.add(ARENA.0.get().cast(), 1 << 21) };
+    assert!(usable, "the arena is too small");
+}
+
+/// # Safety
+/// As C's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, bytes: usize) -> *mut u8 {
+    // SAFETY: the caller's contract.
+    unsafe {
+        asm!("rep movsb", inout("rcx") bytes => _, inout("rdi") to => _, inout("rsi") from => _, options(nostack, preserves_flags))
+    };
+    to
+}
+
+/// # Safety
+/// As C's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, bytes: usize) -> *mut u8 {
+    if (to as usize).wrapping_sub(from as usize) >= bytes {
+        // SAFETY: the caller's contract; an ascending copy doesn't overwrite what it will read.
+        return unsafe { memcpy(to, from, bytes) };
+    }
+    // SAFETY: as above, downwards.
+    unsafe {
+        asm!("std", "rep movsb", "cld", inout("rcx") bytes => _,
+            inout("rdi") to.wrapping_add(bytes).wrapping_sub(1) => _,
+            inout("rsi") from.wrapping_add(bytes).wrapping_sub(1) => _, options(nostack));
+    }
+    to
+}
+
+/// # Safety
+/// As C's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memset(to: *mut u8, byte: i32, bytes: usize) -> *mut u8 {
+    // SAFETY: the caller's contract.
+    unsafe {
+        asm!("rep stosb", inout("rcx") bytes => _, inout("rdi") to => _, in("al") byte as u8, options(nostack, preserves_flags))
+    };
+    to
+}
+
+/// # Safety
+/// As C's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, bytes: usize) -> i32 {
+    for at in 0..bytes {
+        // SAFETY: the caller's contract.
+        let (left, right) = unsafe { (left.add(at).read(), right.add(at).read()) };
+        if left != right {
+            return i32::from(left) - i32::from(right);
+        }
+    }
+    0
+}
+
+/// # Safety
+/// As C's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, bytes: usize) -> i32 {
+    // SAFETY: the caller's contract.
+    unsafe { memcmp(left, right, bytes) }
+}
+
+/// # Safety
+/// As C's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn strlen(text: *const u8) -> usize {
+    let mut bytes = 0;
+    // SAFETY: the caller's contract.
+    while unsafe { text.add(bytes).read() } != 0 {
+        bytes += 1;
+    }
+    bytes
+}
+
+/// The target's library is built for unwinding; this kernel aborts.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}
+
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_Resume() -> ! {
+    unreachable!("nothing unwinds")
+}

@@ -1,0 +1,84 @@
+//! A small x86-64 kernel whose memory is managed by pagemove. All pages of its processes move while they run.
+//!
+//! Each module uses only those above it in this list, and `main` all.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod console;
+mod glue;
+mod firmware;
+mod cpu;
+mod apic;
+mod time;
+mod sched;
+mod platform;
+mod process;
+mod program;
+mod syscall;
+mod trap;
+mod mover;
+mod trials;
+
+use alloc::sync::Arc;
+use core::arch::global_asm;
+
+use pagemove::units::Pfn;
+
+use firmware::Firmware;
+
+global_asm!(include_str!("boot.s"));
+global_asm!(include_str!("entry.s"));
+
+/// Where all physical memory is mapped.
+pub(crate) const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
+
+/// The first processor begins here, with interrupts masked, on the stack of the boot.
+#[unsafe(no_mangle)]
+extern "C" fn start(info: u64) -> ! {
+    glue::begin_heap();
+    // SAFETY: the loader's word, by its protocol.
+    let firmware = unsafe { Firmware::read(info) };
+    cpu::start(0);
+    apic::start();
+    time::calibrate();
+    platform::boot(&firmware);
+    sched::start();
+    apic::start_others(&firmware.processors);
+    console::print!(
+        "{} processors, {} MiB, Rust kernel on pagemove\n",
+        firmware.processors.len(),
+        firmware.memory >> 20
+    );
+    let firmware = Arc::new(firmware);
+    sched::spawn(move || {
+        let failed = trials::run(&firmware);
+        console::exit(failed);
+    });
+    sched::idle()
+}
+
+/// The other processors begin here.
+#[unsafe(no_mangle)]
+extern "C" fn start_cpu(number: u64) -> ! {
+    cpu::start(number as usize);
+    apic::start();
+    platform::cpu_started(number as usize);
+    sched::start();
+    apic::started();
+    sched::idle()
+}
+
+/// Gives a pointer to physical memory.
+pub(crate) fn direct<T>(address: u64) -> *mut T {
+    (DIRECT_MAP + address) as *mut T
+}
+
+/// Gives the frame of the kernel's own root.
+pub(crate) fn kernel_root() -> Pfn {
+    unsafe extern "C" {
+        static boot_root: u8;
+    }
+    Pfn::new((&raw const boot_root) as u64 >> 12)
+}

@@ -1,0 +1,123 @@
+//! The engine on this kernel.
+
+use alloc::sync::Arc;
+use core::{ptr::NonNull, sync::atomic::AtomicU32};
+
+use pagemove::{
+    Engine,
+    compact::compact_for_allocations,
+    frame::Kind,
+    migrate::Options,
+    movable::Mode,
+    port::{Contents, Ram},
+    units::Pfn,
+};
+use pagemove_x86::{Platform, X86Machine, cpus::CpuSet, machine::Setup};
+use spin::Once;
+use x86_64::{instructions::interrupts, registers::control::Cr3};
+
+use crate::{DIRECT_MAP, apic, console, cpu, firmware::Firmware, glue, kernel_root, process::Process, sched, time};
+
+/// This kernel, for the engine's machine.
+pub(crate) struct Kernel;
+
+// SAFETY: the number is of the register GS, which each processor sets once; threads stay while preemption is disabled, since
+// `sched::preempt` is called only if it isn't.
+unsafe impl Platform for Kernel {
+    fn cpu() -> usize {
+        cpu::number()
+    }
+
+    fn disable_preemption() {
+        cpu::disable_preemption();
+    }
+
+    fn enable_preemption() {
+        if cpu::enable_preemption() && interrupts::are_enabled() {
+            interrupts::without_interrupts(sched::preempt);
+        }
+    }
+
+    fn send_ipi(cpus: &CpuSet) {
+        cpus.iter().for_each(|cpu| apic::interrupt(cpu, apic::WORK));
+    }
+
+    fn wait(word: &AtomicU32, value: u32) {
+        assert_eq!(cpu::preemption_depth(), 0, "a thread sleeps with a lock");
+        sched::wait(word, value);
+    }
+
+    fn wake(word: &AtomicU32) {
+        sched::wake(word);
+    }
+
+    fn now_ns() -> u64 {
+        time::now_ns()
+    }
+
+    fn might_wait() {
+        assert!(interrupts::are_enabled(), "a call that may wait for other processors, with interrupts masked");
+    }
+}
+
+static MACHINE: Once<Arc<X86Machine<Kernel>>> = Once::new();
+static ENGINE: Once<Arc<Engine>> = Once::new();
+
+/// Boots the engine.
+pub(crate) fn boot(firmware: &Firmware) {
+    let frames = Pfn::new(0)..Pfn::new(firmware.end >> 12);
+    let mut map = firmware.map.clone();
+    let Some((config, lent)) = map.config_with_metadata(&[Pfn::new(1 << 20)], frames.clone()) else {
+        console::print!("{} MiB of memory are too few\n", firmware.memory >> 20);
+        console::exit(true);
+    };
+    let base = NonNull::new(DIRECT_MAP as *mut u8).expect("not 0");
+    // SAFETY: the boot's tables map all memory there.
+    let ram = unsafe { Ram::new(base, frames, Contents::All) };
+    let setup = Setup { ram, kernel_root: kernel_root(), cpus: firmware.processors.len(), lent };
+    // SAFETY: all processors run on the boot's root, whose upper half doesn't change; `lent` was just taken.
+    let machine = unsafe { X86Machine::new(setup) };
+    MACHINE.call_once(|| machine.clone());
+    let engine = match Engine::boot(machine, &config) {
+        Ok(engine) => engine,
+        Err(error) => {
+            console::print!("{error}\n");
+            console::exit(true);
+        }
+    };
+    glue::HEAP.grow_from(engine.physical());
+    compact_for_allocations(&engine, Options::new(Mode::Sync));
+    ENGINE.call_once(|| engine);
+}
+
+/// Another processor is there.
+pub(crate) fn cpu_started(number: usize) {
+    machine().cpu_started(number);
+}
+
+/// Gives the machine.
+pub(crate) fn machine() -> &'static X86Machine<Kernel> {
+    MACHINE.get().expect("booted")
+}
+
+/// Gives the engine.
+pub(crate) fn engine() -> &'static Arc<Engine> {
+    ENGINE.get().expect("booted")
+}
+
+/// Checks that the root that this processor has loaded is in use. Called by the timer's interrupt.
+pub(crate) fn check_root() {
+    let root = Pfn::new(Cr3::read_raw().0.start_address().as_u64() >> 12);
+    let Some(engine) = ENGINE.get() else { return };
+    let is_table = root == kernel_root() || engine.physical().frame(root).state().kind() == Kind::PageTable;
+    assert!(is_table, "the root that is loaded, frame {root}, is free");
+}
+
+/// This processor will run a thread of `process`, or of the kernel. Interrupts are masked.
+pub(crate) fn enter(process: Option<&Process>) {
+    match process {
+        // SAFETY: interrupts are masked, and all processes are of this engine.
+        Some(process) => unsafe { machine().activate(process.space.table()) },
+        None => machine().go_lazy(),
+    }
+}

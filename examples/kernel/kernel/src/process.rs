@@ -1,0 +1,180 @@
+//! Processes: an address space, files, children, threads.
+
+use alloc::{collections::BTreeMap, string::String, sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use kernel_abi::Error;
+use pagemove::{
+    folio::PinnedPage,
+    space::{AddressSpace, FaultError, Mappable, PageCache, SpaceError},
+    units::{VirtAddr, VirtRange},
+};
+use spin::Mutex;
+
+use crate::{console, platform, sched};
+
+/// Where processes may have mappings: not the first pages, nor the last one before the hole of addresses.
+const FIRST: u64 = 0x10000;
+const LAST: u64 = (1 << 46) - 4096;
+
+/// A process.
+pub(crate) struct Process {
+    pub(crate) number: u64,
+    pub(crate) name: String,
+    pub(crate) space: AddressSpace,
+    pub(crate) files: Mutex<Vec<File>>,
+    pub(crate) pins: Mutex<BTreeMap<u64, Vec<PinnedPage>>>,
+    children: Mutex<Vec<Arc<Process>>>,
+    /// Changes with each wake-up of a word of its memory.
+    pub(crate) wakes: AtomicU32,
+    threads: AtomicU32,
+    has_ended: AtomicU32,
+    is_ending: AtomicBool,
+    code: AtomicU64,
+    next_pin: AtomicU64,
+}
+
+/// An open file.
+#[derive(Clone)]
+pub(crate) struct File {
+    pub(crate) mappable: Arc<dyn Mappable>,
+    /// It can be truncated.
+    pub(crate) cache: Option<Arc<PageCache>>,
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+fn bounds() -> VirtRange {
+    let start = VirtAddr::new(FIRST).expect("a user's address");
+    VirtRange::new(start, ((LAST - FIRST) >> 12).min(u64::from(u32::MAX)) as u32).expect("a user's range")
+}
+
+impl Process {
+    /// Makes a process without memory.
+    pub(crate) fn new(name: &str) -> Result<Arc<Self>, SpaceError> {
+        Ok(Self::with(name.into(), AddressSpace::new(platform::engine(), bounds())?, Vec::new()))
+    }
+
+    fn with(name: String, space: AddressSpace, files: Vec<File>) -> Arc<Self> {
+        Arc::new(Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            name,
+            space,
+            files: Mutex::new(files),
+            pins: Mutex::default(),
+            children: Mutex::default(),
+            wakes: AtomicU32::new(0),
+            threads: AtomicU32::new(0),
+            has_ended: AtomicU32::new(0),
+            is_ending: AtomicBool::new(false),
+            code: AtomicU64::new(0),
+            next_pin: AtomicU64::new(1),
+        })
+    }
+
+    /// Makes a copy of this process, a child of it.
+    pub(crate) fn fork(&self) -> Result<Arc<Self>, SpaceError> {
+        let files = self.files.lock().clone();
+        let child = Self::with(self.name.clone(), self.space.fork()?, files);
+        self.children.lock().push(child.clone());
+        Ok(child)
+    }
+
+    /// Takes a child out.
+    pub(crate) fn take_child(&self, number: u64) -> Option<Arc<Process>> {
+        let mut children = self.children.lock();
+        let at = children.iter().position(|child| child.number == number)?;
+        Some(children.swap_remove(at))
+    }
+
+    /// Adds a file; gives its number.
+    pub(crate) fn add_file(&self, file: File) -> u64 {
+        let mut files = self.files.lock();
+        files.push(file);
+        files.len() as u64 - 1
+    }
+
+    /// Gives a file.
+    pub(crate) fn file(&self, number: u64) -> Result<File, Error> {
+        self.files.lock().get(number as usize).cloned().ok_or(Error::BadFile)
+    }
+
+    /// Keeps pinned pages; gives their number.
+    pub(crate) fn keep_pins(&self, pages: Vec<PinnedPage>) -> u64 {
+        let number = self.next_pin.fetch_add(1, Ordering::Relaxed);
+        self.pins.lock().insert(number, pages);
+        number
+    }
+
+    /// One more thread runs in it.
+    pub(crate) fn thread_begins(&self) {
+        self.threads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A thread of it ends. The last one empties its memory.
+    pub(crate) fn thread_ends(&self) {
+        if self.threads.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        // Nobody else is in it, and nobody can come: only its own threads start others.
+        self.pins.lock().clear();
+        let children = core::mem::take(&mut *self.children.lock());
+        drop(children);
+        self.space.exit();
+        self.files.lock().clear();
+        self.has_ended.store(1, Ordering::Release);
+        sched::wake(&self.has_ended);
+    }
+
+    /// Ends the process: each of its threads when it next leaves the kernel, or sleeps on a word of its memory.
+    pub(crate) fn end(&self, code: u64) {
+        if !self.is_ending.swap(true, Ordering::AcqRel) {
+            self.code.store(code, Ordering::Release);
+        }
+        self.wake_all();
+    }
+
+    /// Tells whether it is to end.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
+    }
+
+    /// Wakes all threads that sleep on words of its memory.
+    pub(crate) fn wake_all(&self) {
+        self.wakes.fetch_add(1, Ordering::SeqCst);
+        sched::wake(&self.wakes);
+    }
+
+    /// Waits until all its threads have ended, and its memory is empty; gives its code.
+    pub(crate) fn wait(&self) -> u64 {
+        while self.has_ended.load(Ordering::Acquire) == 0 {
+            sched::wait(&self.has_ended, 0);
+        }
+        self.code.load(Ordering::Acquire)
+    }
+
+    /// Says why it is killed, and ends it.
+    pub(crate) fn kill(&self, why: core::fmt::Arguments<'_>) {
+        console::print!("process {} ({}) is ended: {why}\n", self.number, self.name);
+        self.end(kernel_abi::KILLED);
+    }
+}
+
+/// Gives the number of a failed call.
+pub(crate) fn error_of_space(error: SpaceError) -> Error {
+    match error {
+        SpaceError::OutOfMemory { .. } | SpaceError::NoRoom { .. } | SpaceError::TooManyMappings { .. } => {
+            Error::NoMemory
+        }
+        SpaceError::NotMapped { .. } => Error::Fault,
+        _ => Error::Invalid,
+    }
+}
+
+/// As [`error_of_space`].
+pub(crate) fn error_of_fault(error: FaultError) -> Error {
+    match error {
+        FaultError::OutOfMemory(_) | FaultError::TooManyMappings(_) => Error::NoMemory,
+        _ => Error::Fault,
+    }
+}

@@ -1,0 +1,201 @@
+//! The system calls. Runs with interrupts on.
+
+use alloc::{sync::Arc, vec, vec::Vec};
+
+use kernel_abi::{self as abi, Call, Error};
+use pagemove::{
+    migrate::{AnyFree, Mover, Options},
+    movable::Mode,
+    space::{Access, Map, PageCache, Protection, Source},
+    units::{Orders, Pfn, VirtAddr, VirtRange},
+};
+use pagemove_drivers::CharDevice;
+
+use crate::{
+    console, mover, platform,
+    process::{File, Process, error_of_fault, error_of_space},
+    program, sched, time,
+    trap::Frame,
+};
+
+/// The most pages of one call.
+const MOST: u64 = 1 << 20;
+
+/// Called by `entry.s`.
+#[unsafe(no_mangle)]
+extern "C" fn system_call(frame: &mut Frame) {
+    let thread = sched::current();
+    let Some(process) = &thread.process else { return };
+    let number = frame.rax;
+    frame.rax = match call(process, frame) {
+        Ok(value) => value,
+        Err(error) => error as i64 as u64,
+    };
+    let ends = process.is_ending() || number == Call::ExitThread as u64;
+    // A thread that ends doesn't come back to drop it.
+    drop(thread);
+    if ends {
+        crate::trap::end_thread();
+    }
+}
+
+fn call(process: &Arc<Process>, frame: &Frame) -> Result<u64, Error> {
+    let [a, b, c, d, e, f] = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
+    match Call::new(frame.rax).ok_or(Error::NoCall)? {
+        Call::Exit => process.end(a),
+        Call::Write => write(process, a, b)?,
+        Call::Mmap => return mmap(process, a, b, c, d, e, f),
+        Call::Munmap => process.space.munmap(range(a, b)?).map_err(error_of_space)?,
+        Call::Mprotect => process.space.mprotect(range(a, b)?, rights(c)).map_err(error_of_space)?,
+        Call::Mremap => {
+            let to = if d == 0 { None } else { Some(address(d)?) };
+            let pages = u32::try_from(c).map_err(|_| Error::Invalid)?;
+            let moved = process.space.mremap(range(a, b)?, pages, to).map_err(error_of_space)?;
+            return Ok(moved.start().get());
+        }
+        Call::Fork => {
+            let child = process.fork().map_err(error_of_space)?;
+            let number = child.number;
+            let mut registers = *frame;
+            registers.rax = 0;
+            program::run(&child, registers);
+            return Ok(number);
+        }
+        Call::Wait => return Ok(process.take_child(a).ok_or(Error::NoProcess)?.wait()),
+        Call::Thread => {
+            let mut registers = Frame::of_user(a, b & !15);
+            registers.rsp -= 8;
+            registers.rdi = c;
+            program::run(process, registers);
+        }
+        // The caller ends it.
+        Call::ExitThread => (),
+        Call::Move => return move_pages(process, a, b, c),
+        Call::Pin => {
+            let pins = process.space.pin(range(a, b)?, c != 0, &process.name).map_err(|_| Error::Fault)?;
+            return Ok(process.keep_pins(pins));
+        }
+        Call::Unpin => {
+            let pins = process.pins.lock().remove(&a).ok_or(Error::BadFile)?;
+            drop(pins);
+        }
+        Call::Yield => sched::yield_now(),
+        Call::Now => return Ok(time::now_ns()),
+        Call::OpenDevice => {
+            let pages = u32::try_from(a).ok().filter(|&pages| u64::from(pages) <= MOST).ok_or(Error::Invalid)?;
+            let mappable = CharDevice::new(platform::engine(), "device").open(pages);
+            return Ok(process.add_file(File { mappable, cache: None }));
+        }
+        Call::OpenFile => {
+            let pages = u32::try_from(a).ok().filter(|&pages| u64::from(pages) <= MOST).ok_or(Error::Invalid)?;
+            let cache = PageCache::new(platform::engine(), "memory", pages);
+            return Ok(process.add_file(File { mappable: cache.clone(), cache: Some(cache) }));
+        }
+        Call::FutexWait => {
+            // The count first: a wake-up after the word was read changes it.
+            let wakes = process.wakes.load(core::sync::atomic::Ordering::SeqCst);
+            if process.is_ending() || read_word(process, a)? != b as u32 {
+                return Err(Error::Again);
+            }
+            sched::wait(&process.wakes, wakes);
+        }
+        Call::FutexWake => process.wake_all(),
+        Call::Collapse => process.space.collapse(range(a, b)?).map_err(|_| Error::Again)?,
+        Call::Compact => return Ok(mover::compact().into()),
+        Call::Truncate => {
+            let cache = process.file(a)?.cache.ok_or(Error::BadFile)?;
+            let end = u32::try_from(c).map_err(|_| Error::Invalid)?;
+            let first = u32::try_from(b).ok().filter(|&first| first <= end).ok_or(Error::Invalid)?;
+            cache.index().truncate(first..end);
+        }
+        Call::DropClean => {
+            let cache = process.file(a)?.cache.ok_or(Error::BadFile)?;
+            return Ok(cache.index().drop_clean(0..u32::MAX).into());
+        }
+    }
+    Ok(0)
+}
+
+fn address(value: u64) -> Result<VirtAddr, Error> {
+    VirtAddr::new(value).ok_or(Error::Invalid)
+}
+
+fn range(start: u64, pages: u64) -> Result<VirtRange, Error> {
+    let pages = u32::try_from(pages).map_err(|_| Error::Invalid)?;
+    VirtRange::new(address(start)?, pages).ok_or(Error::Invalid)
+}
+
+fn rights(bits: u64) -> Protection {
+    Protection::from_bits_truncate(bits as u8)
+}
+
+fn read_word(process: &Process, at: u64) -> Result<u32, Error> {
+    let mut bytes = [0; 4];
+    process.space.read(address(at)?, &mut bytes).map_err(|error| error_of_fault(error.cause))?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
+fn write(process: &Process, text: u64, bytes: u64) -> Result<(), Error> {
+    let mut text_of = vec![0; bytes.min(4096) as usize];
+    process.space.read(address(text)?, &mut text_of).map_err(|error| error_of_fault(error.cause))?;
+    console::write_bytes(&text_of);
+    Ok(())
+}
+
+fn mmap(process: &Process, at: u64, pages: u64, bits: u64, kind: u64, file: u64, first: u64) -> Result<u64, Error> {
+    let at = if at == 0 { None } else { Some(address(at)?) };
+    let pages = u32::try_from(pages).ok().filter(|&pages| pages > 0).ok_or(Error::Invalid)?;
+    let first = u32::try_from(first).map_err(|_| Error::Invalid)?;
+    let source = match kind {
+        abi::ANONYMOUS => Source::Anonymous { orders: Orders::BASE },
+        kind if kind == abi::ANONYMOUS | abi::HUGE => Source::Anonymous { orders: Orders::HUGE },
+        abi::SHARED => Source::Shared { file: process.file(file)?.mappable, first },
+        abi::PRIVATE => Source::Private { file: process.file(file)?.mappable, first },
+        _ => return Err(Error::Invalid),
+    };
+    let map = Map { at, pages, protection: rights(bits), source };
+    Ok(process.space.mmap(&map).map_err(error_of_space)?.start().get())
+}
+
+/// Moves the pages at `count` addresses; writes a status of each.
+fn move_pages(process: &Process, addresses: u64, count: u64, statuses: u64) -> Result<u64, Error> {
+    let count = usize::try_from(count).ok().filter(|&count| count <= 4096).ok_or(Error::Invalid)?;
+    let mut bytes = vec![0; count * 8];
+    process.space.read(address(addresses)?, &mut bytes).map_err(|error| error_of_fault(error.cause))?;
+    let mut results = vec![Error::Fault as i32; count];
+    let mut frames: Vec<(Pfn, usize)> = Vec::with_capacity(count);
+    for (at, word) in bytes.chunks(8).enumerate() {
+        let page = VirtAddr::new(u64::from_le_bytes(word.try_into().unwrap_or_default()));
+        if let Some(pfn) = page.and_then(|page| process.space.frame(page)) {
+            frames.push((pfn, at));
+        }
+    }
+    let sources: Vec<Pfn> = frames.iter().map(|&(pfn, _)| pfn).collect();
+    let engine = platform::engine();
+    let mut destination = AnyFree::new(engine.physical(), sources.len());
+    let options = Options::new(Mode::Sync).in_full_batches();
+    let mut outcome = Mover::new(engine).migrate(&sources, &mut destination, options);
+    outcome.stayed.sort_unstable_by_key(|&(pfn, _)| pfn);
+    for (pfn, at) in frames {
+        let stayed = outcome.stayed.binary_search_by_key(&pfn, |&(pfn, _)| pfn).is_ok();
+        results[at] = if stayed { Error::Busy as i32 } else { 0 };
+    }
+    let bytes: Vec<u8> = results.iter().flat_map(|result| result.to_le_bytes()).collect();
+    process.space.write(address(statuses)?, &bytes).map_err(|error| error_of_fault(error.cause))?;
+    Ok(outcome.moved)
+}
+
+/// Handles a page fault of ring 3; tells whether it was.
+pub(crate) fn fault(process: &Process, at: u64, access: Option<Access>, ip: u64) {
+    let Some(access) = access else {
+        process.kill(format_args!("a bad table or a protection key at {at:#x}, instruction {ip:#x}"));
+        return;
+    };
+    let Some(page) = VirtAddr::new(at) else {
+        process.kill(format_args!("{access:?} at {at:#x}, which isn't its memory, instruction {ip:#x}"));
+        return;
+    };
+    if let Err(error) = process.space.fault(page, access) {
+        process.kill(format_args!("{access:?} at {at:#x}, instruction {ip:#x}: {error}"));
+    }
+}

@@ -1,0 +1,91 @@
+//! What the kernel runs, and checks: programs with threads in ring 3, while all memory moves.
+
+use alloc::sync::Arc;
+
+use pagemove::report::Counter;
+
+use crate::{
+    console::print,
+    firmware::Firmware,
+    glue,
+    mover::{self, Moving},
+    platform,
+    program::Programs,
+    sched, time,
+};
+
+/// Runs the trials that the command line names (`run=a,b`), each with the seed of `seed=`. Tells whether one failed.
+pub(crate) fn run(firmware: &Firmware) -> bool {
+    let programs = Programs::new(firmware.programs);
+    let seed = firmware.number("seed").unwrap_or(1);
+    let amount = firmware.number("amount").unwrap_or(0);
+    let mut failed = false;
+    for name in firmware.word("run").unwrap_or("hello").split(',') {
+        let passed = trial(&programs, name, seed, amount, firmware.processors.len() as u64);
+        print!("{} {name}\n", if passed { "ok" } else { "FAILED" });
+        failed |= !passed;
+    }
+    failed
+}
+
+fn trial(programs: &Programs, name: &str, seed: u64, amount: u64, processors: u64) -> bool {
+    let physical = platform::engine().physical();
+    settle();
+    let free = physical.free_frames() as usize + glue::HEAP.grown_frames();
+    let (flushes, interrupts) = (mover::flushes(), platform::machine().interrupts_sent());
+    let faults = physical.counters().get(Counter::Pgfault);
+    let start = time::now_ns();
+    let moving = Moving::start();
+    let code = match programs.start(name, [seed, amount, processors]) {
+        Ok(process) => {
+            let code = process.wait();
+            // Its last thread may still be on its way out.
+            let ended = Arc::downgrade(&process);
+            drop(process);
+            while ended.strong_count() > 0 {
+                sched::reap();
+                sched::yield_now();
+            }
+            code
+        }
+        Err(why) => {
+            print!("{name}: {why}\n");
+            1
+        }
+    };
+    let moved = moving.stop();
+    let milliseconds = (time::now_ns() - start) / 1_000_000;
+    settle();
+    print!(
+        "{name}: {moved} pages moved, {} flushes, {} interrupts, {} faults, {milliseconds} ms\n",
+        mover::flushes() - flushes,
+        platform::machine().interrupts_sent() - interrupts,
+        physical.counters().get(Counter::Pgfault) - faults,
+    );
+    let mut passed = code == 0;
+    if code != 0 {
+        print!("{name}: ended with code {code}\n");
+    }
+    if let Err(invalid) = physical.validate() {
+        print!("{name}: {invalid}\n");
+        passed = false;
+    }
+    programs.forget();
+    settle();
+    let now = physical.free_frames() as usize + glue::HEAP.grown_frames();
+    if now < free {
+        print!("{name}: {} frames are missing\n", free - now);
+        passed = false;
+    }
+    if sched::lost_wakes() > 0 {
+        print!("{name}: {} wake-ups were lost\n", sched::lost_wakes());
+        passed = false;
+    }
+    passed
+}
+
+/// Frees what has ended, and counts listed frames as free.
+fn settle() {
+    sched::reap();
+    platform::engine().physical().drain_cpu_lists();
+}

@@ -1,0 +1,43 @@
+//! Programs for the example kernel. Each checks every word that it has written, and ends with 0 if all were right.
+#![no_std]
+#![no_main]
+
+mod bad;
+mod changes;
+mod glue;
+mod marks;
+mod storm;
+mod sys;
+
+use core::ffi::CStr;
+
+core::arch::global_asm!(".global _start", "_start:", "xor ebp, ebp", "call main", "ud2");
+
+/// What a program is given.
+#[derive(Clone, Copy)]
+pub(crate) struct Arguments {
+    pub(crate) seed: u64,
+    /// How much to do; 0 for the usual.
+    pub(crate) amount: u64,
+    pub(crate) processors: u64,
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn main(name: *const core::ffi::c_char, seed: u64, amount: u64, processors: u64) -> ! {
+    // SAFETY: the kernel puts the name on the stack.
+    let name = unsafe { CStr::from_ptr(name) }.to_str().unwrap_or("");
+    let arguments = Arguments { seed, amount, processors };
+    match name {
+        "hello" => sys::say!("hello from ring 3, seed {seed}"),
+        "storm" => storm::run(arguments),
+        "changes" => changes::run(arguments),
+        "marks" => marks::run(arguments),
+        "bad" => bad::run(arguments),
+        "exhaust" => bad::exhaust(),
+        _ => {
+            sys::say!("there is no program {name:?}");
+            sys::exit(2);
+        }
+    }
+    sys::exit(0)
+}

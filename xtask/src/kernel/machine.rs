@@ -1,0 +1,33 @@
+//! What a machine has.
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::bad_input::BadInput;
+
+/// A machine.
+#[derive(Args, Clone)]
+pub(crate) struct Machine {
+    /// The number of processors, 1 to 64
+    #[arg(long, default_value_t = 2)]
+    pub(crate) cpus: u32,
+    /// Memory in MiB
+    #[arg(long, default_value_t = 256)]
+    pub(crate) memory: u32,
+    /// The seed of all random choices
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+impl Machine {
+    /// Checks that the kernel can have it.
+    pub(super) fn check(&self) -> Result<()> {
+        if !(1..=64).contains(&self.cpus) {
+            bail!(BadInput(format!("--cpus takes 1 to 64, not {}", self.cpus)));
+        }
+        if !(1..=1 << 20).contains(&self.memory) {
+            bail!(BadInput(format!("--memory takes 1 to 1048576 MiB, not {}", self.memory)));
+        }
+        Ok(())
+    }
+}
