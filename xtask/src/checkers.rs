@@ -39,6 +39,7 @@ pub(crate) fn lint(root: &Path) -> Result<()> {
     for of in [
         &["--package", "pagemove", "--features", "loom", "--lib", "--tests"][..],
         &["--package", "pagemove-hosted", "--features", "shuttle", "--lib", "--test", "schedules"],
+        &["--package", "pagemove-x86", "--features", "shuttle", "--lib", "--test", "schedules"],
     ] {
         run(root, "clippy", of, &["-D", "warnings"], &[], "the linter")?;
     }
@@ -72,6 +73,7 @@ pub(crate) fn schedules(root: &Path, asked: &Schedules) -> Result<()> {
 /// # Errors
 /// As [`schedules`].
 pub(crate) fn some_schedules(root: &Path) -> Result<()> {
+    test(root, &["--package", "pagemove-x86", "--features", "shuttle", "--test", "schedules"], &[], "a history")?;
     schedules(root, &Schedules { histories: 25, seed: 1, replay: None, case: None, test: None })
 }
 

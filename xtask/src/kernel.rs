@@ -13,6 +13,7 @@ use std::path::Path;
 use anyhow::Result;
 use clap::Subcommand;
 
+use crate::mutate::{self, Mutate};
 use machine::Machine;
 
 /// What can be done with the kernel. The first line of each is its help.
@@ -29,7 +30,9 @@ pub(crate) enum Kernel {
         #[arg(long, default_value_t = 0)]
         amount: u64,
     },
-    /// Run all programs on several machines; all words are checked
+    /// Build it and its programs, and say where they are
+    Build,
+    /// Run all programs on several machines; then break the kernel in several ways, each of which must be noticed
     Test {
         /// Numbers of processors
         #[arg(long, value_delimiter = ',', default_value = "1,2,4,8")]
@@ -37,6 +40,9 @@ pub(crate) enum Kernel {
         /// The seed of all random choices
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Don't break it
+        #[arg(long)]
+        no_sabotage: bool,
     },
 }
 
@@ -52,15 +58,21 @@ pub(crate) fn run(root: &Path, asked: &Kernel) -> Result<()> {
             let heard = guest::run(&built, machine, programs, *amount, |line| println!("{line}"))?;
             guest::outcome(&heard)
         }
-        Kernel::Test { cpus, seed } => {
+        Kernel::Build => {
+            let built = build::build(root)?;
+            println!("{}\n{}", built.kernel.display(), built.programs.display());
+            Ok(())
+        }
+        Kernel::Test { cpus, seed, no_sabotage } => {
             let machines: Vec<Machine> = cpus.iter().map(|&cpus| Machine { cpus, memory: 256, seed: *seed }).collect();
             machines.iter().try_for_each(Machine::check)?;
-            test::run(&build::build(root)?, &machines)
+            test::run(&build::build(root)?, &machines)?;
+            if *no_sabotage { Ok(()) } else { mutate::run(root, &Mutate::for_check("kernel")) }
         }
     }
 }
 
 /// As [`run`], for the gate.
 pub(crate) fn ci(root: &Path) -> Result<()> {
-    run(root, &Kernel::Test { cpus: vec![1, 2, 4, 8], seed: 1 })
+    run(root, &Kernel::Test { cpus: vec![1, 2, 4, 8], seed: 1, no_sabotage: false })
 }

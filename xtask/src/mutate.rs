@@ -30,9 +30,19 @@ pub(crate) struct Mutate {
     /// Only what the file lists
     #[arg(long)]
     listed: bool,
+    /// Only what this check alone is to notice: models, tests, schedules, x86, "x86 schedules", kernel
+    #[arg(long)]
+    check: Option<String>,
     /// Don't run anything: check that each line that is named is there
     #[arg(long)]
     dry_run: bool,
+}
+
+impl Mutate {
+    /// All that this check alone is to notice.
+    pub(crate) fn for_check(check: &str) -> Self {
+        Self { words: Vec::new(), orderings: false, listed: true, check: Some(check.into()), dry_run: false }
+    }
 }
 
 /// What became of one mutant.
@@ -52,6 +62,7 @@ pub(crate) fn run(root: &Path, asked: &Mutate) -> Result<()> {
         .list(root)?
         .into_iter()
         .filter(|mutant| if mutant.ordering().is_some() { !asked.listed } else { !asked.orderings })
+        .filter(|mutant| asked.check.as_ref().is_none_or(|check| mutant.is_only_for(check)))
         .filter(|mutant| asked.words.is_empty() || asked.words.iter().any(|word| mutant.contains(word)))
         .collect();
     if asked.dry_run {

@@ -8,13 +8,13 @@ use core::{
     marker::PhantomData,
     ops::Range,
     ptr::NonNull,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use pagemove::{
     paging::{PageTable, X86_64},
     port::{CpuClaim, FlushRange, InterruptMask, LentMemory, Machine, Preemption, Ram, Space, SpaceId},
-    sync::Mutex,
+    sync::{AtomicU32, Mutex},
     units::{FrameRange, PAGE_SIZE, Pfn},
 };
 

@@ -14,6 +14,8 @@ const TABLE: &str = "docs/orderings.md";
 const CORE: &str = "crates/pagemove/src";
 /// Folders and files of it that are no protocol: the checkers' own.
 const NOT_CORE: &[&str] = &["models", "sync"];
+/// The checks of the core, from the quickest on.
+const ENGINE: &[&str] = &["models", "tests", "schedules"];
 const ORDERINGS: &[&str] = &["Ordering::Acquire", "Ordering::Release", "Ordering::AcqRel", "Ordering::SeqCst"];
 
 /// The function of the copy that gives an ordering, or `Relaxed` if its number is the one to be weakened.
@@ -55,7 +57,7 @@ struct Listed {
     file: String,
     line: String,
     becomes: String,
-    /// The checks that are to notice it, of `tree::CHECKS`; all of them otherwise.
+    /// The checks that are to notice it, of `tree::CHECKS`; those of [`ENGINE`] otherwise.
     #[serde(default)]
     checks: Vec<String>,
     /// Why none can, if so.
@@ -83,7 +85,7 @@ pub(super) struct Mutant {
 
 /// How a mutant is broken and noticed.
 enum Kind {
-    /// By its new text. Checks to run; none named means all.
+    /// By its new text. Checks to run; none named means those of [`ENGINE`].
     Listed(Vec<String>),
     /// When it runs, by its number: its new text asks whether that is the one to be weakened. So all of them are built once.
     Ordering(usize),
@@ -110,8 +112,14 @@ impl Mutant {
     pub(super) fn is_for(&self, check: &str) -> bool {
         match &self.kind {
             Kind::Ordering(_) => check == "models",
-            Kind::Listed(checks) => checks.is_empty() || checks.iter().any(|one| one == check),
+            Kind::Listed(checks) if checks.is_empty() => ENGINE.contains(&check),
+            Kind::Listed(checks) => checks.iter().any(|one| one == check),
         }
+    }
+
+    /// Tells whether it is listed with this check and no other.
+    pub(super) fn is_only_for(&self, check: &str) -> bool {
+        matches!(&self.kind, Kind::Listed(checks) if checks.len() == 1 && checks[0] == check)
     }
 
     /// Gives the file's text, broken. Of several mutants of a file the last in the text comes first.

@@ -16,7 +16,9 @@ use crate::cargo::cargo;
 /// One check: its name, its arguments for cargo, and its environment.
 struct Check {
     name: &'static str,
-    arguments: &'static [&'static str],
+    /// Builds all that it runs.
+    build: &'static [&'static str],
+    run: &'static [&'static str],
     environment: &'static [(&'static str, &'static str)],
 }
 
@@ -24,17 +26,49 @@ struct Check {
 const CHECKS: &[Check] = &[
     Check {
         name: "models",
-        arguments: &["test", "--profile", "checks", "--package", "pagemove", "--features", "loom", "--lib", "models::"],
+        build: &["test", "--no-run", "--profile", "checks", "--package", "pagemove", "--features", "loom", "--lib"],
+        run: &["test", "--profile", "checks", "--package", "pagemove", "--features", "loom", "--lib", "models::"],
         environment: &[("PAGEMOVE_PREEMPTIONS", "2")],
     },
     Check {
+        name: "x86",
+        build: &["test", "--no-run", "--package", "pagemove-x86", "--lib", "--tests"],
+        run: &["test", "--package", "pagemove-x86", "--lib", "--tests"],
+        environment: &[],
+    },
+    Check {
+        name: "x86 schedules",
+        build: &["test", "--no-run", "--package", "pagemove-x86", "--features", "shuttle", "--test", "schedules"],
+        run: &["test", "--package", "pagemove-x86", "--features", "shuttle", "--test", "schedules"],
+        environment: &[],
+    },
+    Check {
+        name: "kernel",
+        build: &["run", "--quiet", "--package", "xtask", "--", "kernel", "build"],
+        run: &["run", "--quiet", "--package", "xtask", "--", "kernel", "test", "--cpus", "4", "--no-sabotage"],
+        environment: &[],
+    },
+    Check {
         name: "tests",
-        arguments: &["test", "--package", "pagemove", "--package", "pagemove-hosted", "--lib", "--tests"],
+        build: &["test", "--no-run", "--package", "pagemove", "--package", "pagemove-hosted", "--lib", "--tests"],
+        run: &["test", "--package", "pagemove", "--package", "pagemove-hosted", "--lib", "--tests"],
         environment: &[],
     },
     Check {
         name: "schedules",
-        arguments: &[
+        build: &[
+            "test",
+            "--no-run",
+            "--profile",
+            "checks",
+            "--package",
+            "pagemove-hosted",
+            "--features",
+            "shuttle",
+            "--test",
+            "schedules",
+        ],
+        run: &[
             "test",
             "--profile",
             "checks",
@@ -153,12 +187,12 @@ impl Tree {
     fn run(&self, check: &Check, weakened: Option<usize>) -> Result<Verdict> {
         let noticed = |by| Ok(Verdict::Noticed { check: check.name, by });
         // Built first, so that only the check itself is on the clock.
-        let (built, told) = self.cargo(check, &["--no-run"], weakened, None)?;
+        let (built, told) = self.cargo(check, check.build, weakened, None)?;
         if built != Some(true) {
             let why = told.lines().find(|line| line.starts_with("error")).unwrap_or(&told);
             return Ok(Verdict::NotBuilt(why.into()));
         }
-        let (passed, told) = self.cargo(check, &[], weakened, Some(LONGEST))?;
+        let (passed, told) = self.cargo(check, check.run, weakened, Some(LONGEST))?;
         let Some(passed) = passed else { return noticed(format!("hung for {} s", LONGEST.as_secs())) };
         if passed {
             return Ok(Verdict::Survived);
@@ -183,15 +217,14 @@ impl Tree {
     fn cargo(
         &self,
         check: &Check,
-        more: &[&str],
+        arguments: &[&str],
         weakened: Option<usize>,
         longest: Option<Duration>,
     ) -> Result<(Option<bool>, String)> {
         let log = self.root.join("../log");
         let file = fs::File::create(&log).context("can't write the log")?;
         let mut child = cargo()
-            .args(check.arguments)
-            .args(more)
+            .args(arguments)
             .envs(check.environment.iter().copied())
             .envs(weakened.map(|number| (WEAKENED_NUMBER, number.to_string())))
             .env("CARGO_TARGET_DIR", self.root.join("../target"))
