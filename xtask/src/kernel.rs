@@ -4,6 +4,7 @@
 //! build leaves is in the target folder, and that no machine outlives this process.
 
 mod build;
+mod compare;
 mod guest;
 mod machine;
 mod test;
@@ -13,7 +14,11 @@ use std::path::Path;
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::mutate::{self, Mutate};
+use crate::{
+    linux::Wanted,
+    mutate::{self, Mutate},
+};
+use build::Profile;
 use machine::Machine;
 
 /// What can be done with the kernel. The first line of each is its help.
@@ -32,6 +37,15 @@ pub(crate) enum Kernel {
     },
     /// Build it and its programs, and say where they are
     Build,
+    /// Compare it with Linux in the same machine: moves, faults, fork, munmap, compaction
+    Compare {
+        /// Boots of each kernel
+        #[arg(long, default_value_t = 5)]
+        boots: u8,
+        /// Linux kernels: a series such as 6.12, or newest
+        #[arg(long, value_delimiter = ',', default_value = "6.12,newest")]
+        kernel: Vec<Wanted>,
+    },
     /// Run all programs on several machines; then break the kernel in several ways, each of which must be noticed
     Test {
         /// Numbers of processors
@@ -54,19 +68,23 @@ pub(crate) fn run(root: &Path, asked: &Kernel) -> Result<()> {
     match asked {
         Kernel::Run { machine, programs, amount } => {
             machine.check()?;
-            let built = build::build(root)?;
+            let built = build::build(root, Profile::Checked)?;
             let heard = guest::run(&built, machine, programs, *amount, |line| println!("{line}"))?;
             guest::outcome(&heard)
         }
         Kernel::Build => {
-            let built = build::build(root)?;
+            let built = build::build(root, Profile::Checked)?;
             println!("{}\n{}", built.kernel.display(), built.programs.display());
             Ok(())
+        }
+        Kernel::Compare { boots, kernel } => {
+            let built = build::build(root, Profile::Fast)?;
+            compare::run(root, &built, usize::from(*boots).max(1), kernel)
         }
         Kernel::Test { cpus, seed, no_sabotage } => {
             let machines: Vec<Machine> = cpus.iter().map(|&cpus| Machine { cpus, memory: 256, seed: *seed }).collect();
             machines.iter().try_for_each(Machine::check)?;
-            test::run(&build::build(root)?, &machines)?;
+            test::run(&build::build(root, Profile::Checked)?, &machines)?;
             if *no_sabotage { Ok(()) } else { mutate::run(root, &Mutate::for_check("kernel")) }
         }
     }
@@ -75,4 +93,27 @@ pub(crate) fn run(root: &Path, asked: &Kernel) -> Result<()> {
 /// As [`run`], for the gate.
 pub(crate) fn ci(root: &Path) -> Result<()> {
     run(root, &Kernel::Test { cpus: vec![1, 2, 4, 8], seed: 1, no_sabotage: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All code of the page stands in the example, which is compiled.
+    #[test]
+    fn the_page_for_authors_shows_what_is_built() {
+        let plain = |text: &str| text.lines().map(|line| format!("{}\n", line.trim())).collect::<String>();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/kernel/kernel/src");
+        let files: Vec<String> = std::fs::read_dir(folder)
+            .expect("the example's source")
+            .map(|entry| plain(&std::fs::read_to_string(entry.expect("a file").path()).expect("text")))
+            .collect();
+        let mut shown = 0;
+        for rest in include_str!("../../docs/kernel.md").split("\n```rust\n").skip(1) {
+            let block = plain(rest.split("```").next().unwrap_or_default());
+            assert!(files.iter().any(|file| file.contains(&block)), "stands in no file:\n{block}");
+            shown += 1;
+        }
+        assert!(shown >= 10, "only {shown} blocks were found");
+    }
 }

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 mod apt;
 mod bench;
 mod cache;
+mod compare;
 mod demo;
 mod guest;
 mod kernels;
@@ -26,6 +27,7 @@ mod tree;
 use crate::{bad_input::BadInput, command::bound, console::QEMU, no_archive::NoArchive};
 use apt::Apt;
 use cache::Cache;
+pub(crate) use compare::{Asked, compare};
 use kernels::Kernel;
 pub(crate) use kernels::Wanted;
 

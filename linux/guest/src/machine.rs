@@ -101,6 +101,13 @@ pub(crate) fn move_only_when_asked() -> Result<()> {
     fs::write("/proc/sys/vm/compaction_proactiveness", "0")
 }
 
+/// Reads a counter of `/proc/vmstat`.
+pub(crate) fn count(name: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/vmstat")?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.ok_or_else(|| Error::other(format!("/proc/vmstat has no {name}")))
+}
+
 pub(crate) fn compact() -> Result<()> {
     fs::write("/proc/sys/vm/compact_memory", "1")
 }

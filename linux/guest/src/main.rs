@@ -1,7 +1,8 @@
 //! The guest's only program (`init`): loads the sample driver into a stock kernel, runs tests, and prints results.
 //!
 //! The kernel's command line says what to run (`pagemove=test`, `pagemove=demo,PAGES,SEED,movable|unmovable`,
-//! `pagemove=soak,SECONDS,SEED`, `pagemove=bench,PAGES,ROUNDS`). Results are console lines that begin with `@pagemove `
+//! `pagemove=soak,SECONDS,SEED`, `pagemove=bench,PAGES,ROUNDS`,
+//! `pagemove=compare,ROUNDS`). Results are console lines that begin with `@pagemove `
 //! and hold JSON; the last one is `{"end": true}`. Each test runs in its own process with a time limit. The machine is
 //! always powered off at the end.
 
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 mod administrator;
 mod bench;
+mod compare;
 mod console;
 mod contract;
 mod device;
@@ -89,6 +91,7 @@ fn init() -> std::io::Result<()> {
                 }
             }
         }
+        ["compare", rounds] => compare::run(rounds.parse().map_err(std::io::Error::other)?)?,
         ["soak", seconds, seed] => {
             load(false)?;
             let number = |text: &str| text.parse::<u64>().map_err(std::io::Error::other);

@@ -25,11 +25,24 @@ pub(super) struct Built {
     pub(super) programs: PathBuf,
 }
 
+/// Which build.
+#[derive(Clone, Copy)]
+pub(super) enum Profile {
+    /// With all assertions.
+    Checked,
+    /// For figures.
+    Fast,
+}
+
 /// Builds both.
 ///
 /// # Errors
 /// When one doesn't compile.
-pub(super) fn build(root: &Path) -> Result<Built> {
+pub(super) fn build(root: &Path, profile: Profile) -> Result<Built> {
+    let profile = match profile {
+        Profile::Checked => "release",
+        Profile::Fast => "fast",
+    };
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
         bail!("the example kernel is built on x86-64 Linux only");
     }
@@ -40,7 +53,7 @@ pub(super) fn build(root: &Path) -> Result<Built> {
         // Each has flags, and so a folder, of its own.
         let folder = target.join("kernel").join(package);
         let status = cargo()
-            .args(["build", "--quiet", "--release", "--target", TARGET, "--package", package, "--target-dir"])
+            .args(["build", "--quiet", "--profile", profile, "--target", TARGET, "--package", package, "--target-dir"])
             .arg(&folder)
             .current_dir(root.join(FOLDER))
             .env("RUSTFLAGS", format!("{FLAGS} {flags} -Clink-arg=-Wl,-T{}", script.display()))
@@ -49,7 +62,7 @@ pub(super) fn build(root: &Path) -> Result<Built> {
         if !status.success() {
             bail!("{FOLDER}/{package} can't be built; the compiler's words are above");
         }
-        Ok(folder.join(TARGET).join("release").join(package))
+        Ok(folder.join(TARGET).join(profile).join(package))
     };
     // The kernel is linked at -2 GiB.
     Ok(Built { kernel: one("kernel", "-Ccode-model=kernel")?, programs: one("user", "")? })

@@ -38,7 +38,13 @@ const ORDER: &[Rule] = &[
     Rule { name: "pagemove-kit-hosted", uses: &["pagemove", "pagemove-hosted", "pagemove-kit"], tests_use: &[] },
     Rule { name: "pagemove-sample", uses: &["pagemove-kit"], tests_use: ON_THE_ENGINE },
     Rule { name: "pagemove-tutorial", uses: &["pagemove-kit"], tests_use: ON_THE_ENGINE },
-    Rule { name: "pagemove-guest", uses: &["pagemove-sample", "pagemove-tutorial"], tests_use: &[] },
+    // One program for two kernels.
+    Rule { name: "pagemove-compare", uses: &[], tests_use: &[] },
+    Rule {
+        name: "pagemove-guest",
+        uses: &["pagemove-compare", "pagemove-sample", "pagemove-tutorial"],
+        tests_use: &[],
+    },
     // Chores stand beside the product: they build it, and are no part of it.
     Rule { name: "xtask", uses: &[], tests_use: &[] },
 ];

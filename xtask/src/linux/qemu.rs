@@ -40,6 +40,8 @@ pub(super) struct Guest<'a> {
     pub(super) image: &'a Path,
     pub(super) archive: &'a [u8],
     pub(super) orders: &'a str,
+    /// More words for the kernel's command line.
+    pub(super) words: &'a str,
     /// Memory, half of it on each of two nodes.
     pub(super) memory_mib: u32,
     pub(super) limit: Duration,
@@ -75,8 +77,8 @@ impl Guest<'_> {
         let huge = if self.memory_mib >= LARGE_MIB { "nokaslr hugetlb_cma=1:1G " } else { "" };
         let line = format!(
             "console=ttyS0 quiet panic=-1 nosoftlockup init_on_alloc=0 memhp_default_state=offline log_buf_len=4M \
-             {huge}pagemove={}",
-            self.orders
+             {huge}{} pagemove={}",
+            self.words, self.orders
         );
         command.arg("-kernel").arg(self.image).args(["-initrd", "/dev/stdin", "-append"]).arg(line);
         command.stdin(archive);

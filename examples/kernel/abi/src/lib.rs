@@ -67,6 +67,13 @@ calls! {
     Truncate = 21,
     /// `(file)`: frees its pages that nobody has stored to; gives their number.
     DropClean = 22,
+    /// `(child)`: ends it; it can then be waited for.
+    End = 23,
+    /// `(0)`: allocates 2 MiB in a row, by compaction if need be, clears them, and keeps them for the process; `(1)`: the same without
+    /// compaction; `(2)`: frees all that were kept.
+    HugeBlock = 24,
+    /// `()`: gives the number of free pages.
+    FreePages = 25,
 }
 
 /// Reading is allowed.

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use kernel_abi::Error;
 use pagemove::{
-    folio::PinnedPage,
+    folio::{FrozenFolio, PinnedPage},
     space::{AddressSpace, FaultError, Mappable, PageCache, SpaceError},
     units::{VirtAddr, VirtRange},
 };
@@ -24,6 +24,8 @@ pub(crate) struct Process {
     pub(crate) space: AddressSpace,
     pub(crate) files: Mutex<Vec<File>>,
     pub(crate) pins: Mutex<BTreeMap<u64, Vec<PinnedPage>>>,
+    /// Memory that isn't mapped.
+    pub(crate) blocks: Mutex<Vec<FrozenFolio<'static>>>,
     children: Mutex<Vec<Arc<Process>>>,
     /// Changes with each wake-up of a word of its memory.
     pub(crate) wakes: AtomicU32,
@@ -62,6 +64,7 @@ impl Process {
             space,
             files: Mutex::new(files),
             pins: Mutex::default(),
+            blocks: Mutex::default(),
             children: Mutex::default(),
             wakes: AtomicU32::new(0),
             threads: AtomicU32::new(0),
@@ -78,6 +81,11 @@ impl Process {
         let child = Self::with(self.name.clone(), self.space.fork()?, files);
         self.children.lock().push(child.clone());
         Ok(child)
+    }
+
+    /// Gives a child.
+    pub(crate) fn child(&self, number: u64) -> Option<Arc<Process>> {
+        self.children.lock().iter().find(|child| child.number == number).cloned()
     }
 
     /// Takes a child out.
@@ -118,6 +126,7 @@ impl Process {
         }
         // Nobody else is in it, and nobody can come: only its own threads start others.
         self.pins.lock().clear();
+        self.blocks.lock().clear();
         let children = core::mem::take(&mut *self.children.lock());
         drop(children);
         self.space.exit();

@@ -4,10 +4,13 @@ use alloc::{sync::Arc, vec, vec::Vec};
 
 use kernel_abi::{self as abi, Call, Error};
 use pagemove::{
+    compact::alloc_compacting,
+    frame::Kind,
     migrate::{AnyFree, Mover, Options},
     movable::Mode,
     space::{Access, Map, PageCache, Protection, Source},
-    units::{Orders, Pfn, VirtAddr, VirtRange},
+    units::{HUGE_ORDER, Orders, Pfn, VirtAddr, VirtRange},
+    zone::{Effort, Request},
 };
 use pagemove_drivers::CharDevice;
 
@@ -108,6 +111,12 @@ fn call(process: &Arc<Process>, frame: &Frame) -> Result<u64, Error> {
             let first = u32::try_from(b).ok().filter(|&first| first <= end).ok_or(Error::Invalid)?;
             cache.index().truncate(first..end);
         }
+        Call::End => process.child(a).ok_or(Error::NoProcess)?.end(abi::KILLED),
+        Call::HugeBlock => huge_block(process, a)?,
+        Call::FreePages => {
+            platform::engine().physical().drain_cpu_lists();
+            return Ok(platform::engine().physical().free_frames().into());
+        }
         Call::DropClean => {
             let cache = process.file(a)?.cache.ok_or(Error::BadFile)?;
             return Ok(cache.index().drop_clean(0..u32::MAX).into());
@@ -155,6 +164,26 @@ fn mmap(process: &Process, at: u64, pages: u64, bits: u64, kind: u64, file: u64,
     };
     let map = Map { at, pages, protection: rights(bits), source };
     Ok(process.space.mmap(&map).map_err(error_of_space)?.start().get())
+}
+
+/// Takes 2 MiB, or gives all back.
+fn huge_block(process: &Process, how: u64) -> Result<(), Error> {
+    let engine = platform::engine();
+    let request = Request::new(HUGE_ORDER, Kind::Kernel);
+    let block = match how {
+        0 => alloc_compacting(engine, &request, Options::new(Mode::Sync).in_full_batches()),
+        1 => engine.physical().alloc_with(&request.with_effort(Effort::Drain)),
+        2 => {
+            let blocks = core::mem::take(&mut *process.blocks.lock());
+            drop(blocks);
+            return Ok(());
+        }
+        _ => return Err(Error::Invalid),
+    };
+    let mut block = block.map_err(|_| Error::NoMemory)?;
+    block.zero();
+    process.blocks.lock().push(block);
+    Ok(())
 }
 
 /// Moves the pages at `count` addresses; writes a status of each.

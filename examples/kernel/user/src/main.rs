@@ -4,6 +4,7 @@
 
 mod bad;
 mod changes;
+mod compare;
 mod glue;
 mod marks;
 mod storm;
@@ -32,6 +33,7 @@ extern "C" fn main(name: *const core::ffi::c_char, seed: u64, amount: u64, proce
         "storm" => storm::run(arguments),
         "changes" => changes::run(arguments),
         "marks" => marks::run(arguments),
+        "compare" => compare::run(arguments),
         "bad" => bad::run(arguments),
         "exhaust" => bad::exhaust(),
         _ => {
