@@ -11,6 +11,7 @@ pub mod platform;
 pub mod tlb;
 
 mod shootdown;
+mod sparse;
 
 pub mod machine;
 

@@ -3,7 +3,7 @@
 //! `unsafe`: views of the kernel's own root, and the promise to load only what exists. Relies on the contracts of [`Setup`]'s author.
 #![allow(unsafe_code)]
 
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, sync::Arc};
 use core::{
     marker::PhantomData,
     ops::Range,
@@ -21,6 +21,7 @@ use pagemove::{
 use crate::{
     platform::{Instructions, Platform, Privileged},
     shootdown::{Cpus, Work, needs_flush},
+    sparse::Sparse,
     tlb::Load,
 };
 
@@ -35,8 +36,11 @@ pub struct Setup {
     pub kernel_root: Pfn,
     /// The number of CPUs, also of those that start later.
     pub cpus: usize,
-    /// Frames for the engine's metadata: at least `Config::lent_bytes`, and a page for each of the three pieces.
+    /// Frames for the engine's metadata, as [`MemoryMap::config_with_metadata`](crate::memory::MemoryMap::config_with_metadata) gives them.
     pub lent: FrameRange,
+    /// An address in the upper half, aligned to 512 GiB, from which on nothing is mapped: for metadata with holes. It takes 32 bytes for each
+    /// frame from the first to the last, holes included: 1 TiB is enough for 128 TiB.
+    pub sparse: u64,
 }
 
 /// The machine. The kernel keeps an `Arc` of it, for its interrupt handlers and its scheduler.
@@ -46,6 +50,8 @@ pub struct X86Machine<P, I = Privileged> {
     is_taken: AtomicBool,
     // The frames of `lent` that were not lent yet.
     left: Mutex<Range<u64>>,
+    // Where the next table with holes begins.
+    next_sparse: Mutex<u64>,
     _kernel: PhantomData<fn() -> (P, I)>,
 }
 
@@ -54,7 +60,7 @@ impl<P: Platform, I: Instructions> X86Machine<P, I> {
     ///
     /// # Safety
     /// All CPUs run on `kernel_root` now, or on a root that has its upper half, and all that the kernel uses is in that half. `lent` is in
-    /// `ram`, nobody uses it, and the engine's configuration reserves it.
+    /// `ram`, nobody uses it, and the engine's configuration reserves it. Nothing is mapped from `sparse` on, but what this machine maps there.
     ///
     /// # Panics
     /// If there are more CPUs than [`MAX_CPUS`](crate::cpus::MAX_CPUS), or none.
@@ -62,8 +68,14 @@ impl<P: Platform, I: Instructions> X86Machine<P, I> {
         assert!((1..=crate::cpus::MAX_CPUS).contains(&setup.cpus), "1 to 256 CPUs, not {}", setup.cpus);
         let cpus = Cpus::new(setup.cpus, setup.kernel_root, I::has_pcids());
         let left = setup.lent.start.get()..setup.lent.end().get();
-        let machine =
-            Self { cpus, is_taken: AtomicBool::new(false), left: Mutex::new(left), setup, _kernel: PhantomData };
+        let machine = Self {
+            cpus,
+            is_taken: AtomicBool::new(false),
+            left: Mutex::new(left),
+            next_sparse: Mutex::new(setup.sparse),
+            setup,
+            _kernel: PhantomData,
+        };
         let own = Self::with_interrupts_masked(P::cpu);
         machine.cpu_started(own);
         Arc::new(machine)
@@ -110,6 +122,18 @@ impl<P: Platform, I: Instructions> X86Machine<P, I> {
         self.cpus.interrupts.load(Ordering::Relaxed)
     }
 
+    /// Takes a cleared frame of `lent`.
+    fn take(&self) -> Option<Pfn> {
+        let pfn = {
+            let mut left = self.left.lock();
+            Pfn::new(left.next()?)
+        };
+        // SAFETY: nobody uses these frames, by `new`'s contract.
+        let words = unsafe { self.setup.ram.words(pfn) };
+        words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        Some(pfn)
+    }
+
     /// Writes the kernel's half into a new root.
     fn fill_kernel_half(&self, root: Pfn) {
         // SAFETY: the kernel's own root stays; the new one is the engine's, which called for this.
@@ -133,23 +157,30 @@ unsafe impl<P: Platform, I: Instructions> Machine for X86Machine<P, I> {
     }
 
     fn lend(&self, bytes: usize) -> Option<LentMemory> {
-        let frames = bytes.div_ceil(PAGE_SIZE) as u64;
-        let mut left = self.left.lock();
-        if left.end - left.start < frames {
-            return None;
+        // They follow each other: nobody else takes any at boot.
+        let frames = bytes.div_ceil(PAGE_SIZE).max(1);
+        let first = self.take()?;
+        for at in 1..frames as u32 {
+            if self.take()? != first.up(at) {
+                return None;
+            }
         }
-        let pieces: Vec<Pfn> = (left.start..left.start + frames).map(Pfn::new).collect();
-        left.start += frames;
-        drop(left);
-        let mut first = None;
-        for pfn in pieces {
-            // SAFETY: nobody uses these frames, by `new`'s contract.
-            let words = unsafe { self.setup.ram.words(pfn) };
-            words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-            first.get_or_insert(NonNull::from(words).cast());
-        }
-        // SAFETY: just cleared; lent until the engine has ended, as the machine isn't asked twice for the same frames before.
-        Some(unsafe { LentMemory::new(first.unwrap_or(NonNull::dangling()), bytes, Box::new(())) })
+        // SAFETY: a frame of `lent`, cleared.
+        let start = NonNull::from(unsafe { self.setup.ram.words(first) }).cast();
+        // SAFETY: cleared, and lent until the engine has ended: the machine isn't asked twice for the same frames before.
+        Some(unsafe { LentMemory::new(start, bytes, Box::new(())) })
+    }
+
+    fn lend_sparse(&self, bytes: usize, used: &[Range<usize>]) -> Option<LentMemory> {
+        let pages = (bytes.div_ceil(PAGE_SIZE) * PAGE_SIZE) as u64;
+        let mut next = self.next_sparse.lock();
+        let (address, root) = (*next, self.setup.kernel_root);
+        let mut sparse = Sparse { ram: self.setup.ram, take: &mut || self.take() };
+        // SAFETY: nothing is mapped there, by `new`'s contract; the root is the kernel's own.
+        unsafe { sparse.map(root, address, pages, used) }?;
+        *next += pages;
+        // SAFETY: just mapped, and cleared; as in `lend`.
+        Some(unsafe { LentMemory::new(NonNull::new(address as *mut u8)?, bytes, Box::new(())) })
     }
 
     fn root_made(&self, _: SpaceId, root: Pfn) -> u64 {

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use crate::sparse::more_frames;
 use pagemove::{
     units::{FrameRange, HUGE_ORDER, PAGE_SHIFT, PAGE_SIZE, Pfn},
     zone::Config,
@@ -76,8 +77,11 @@ impl MemoryMap {
 
     /// Takes the engine's metadata, and gives it with the configuration, in which it is reserved. `None` if no range is large enough.
     pub fn config_with_metadata(&mut self, borders: &[Pfn], ram: Range<Pfn>) -> Option<(Config, FrameRange)> {
-        // A configuration without the range needs no more metadata than one with it. A page for each of the three pieces.
-        let bytes = self.config(borders, ram.clone()).lent_bytes() + 3 * PAGE_SIZE;
+        // A configuration without the range needs no more metadata than one with it. A page for each of the three pieces, and page
+        // tables for those that have holes.
+        let config = self.config(borders, ram.clone());
+        let more = more_frames(config.lent_bytes(), config.zones.len());
+        let bytes = config.lent_bytes() + (3 + 3 * more) * PAGE_SIZE;
         let lent = self.take(bytes)?;
         Some((self.config(borders, ram), lent))
     }

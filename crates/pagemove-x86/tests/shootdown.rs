@@ -106,7 +106,7 @@ fn boot<const PCIDS: bool>() -> (Arc<Kernel<PCIDS>>, Arc<Engine>) {
     // SAFETY: leaked memory of this size.
     let ram = unsafe { Ram::new(base, frames, Contents::All) };
     let lent = FrameRange::new(Pfn::new(512), 512).unwrap();
-    let setup = Setup { ram, kernel_root: Pfn::new(1), cpus: CPUS, lent };
+    let setup = Setup { ram, kernel_root: Pfn::new(1), cpus: CPUS, lent, sparse: 0 };
     // SAFETY: nobody uses the memory; the roots are only compared.
     let machine = unsafe { Kernel::<PCIDS>::new(setup) };
     let zone = FrameRange::new(Pfn::new(0), FRAMES as u32).unwrap();

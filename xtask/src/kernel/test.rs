@@ -18,7 +18,9 @@ pub(super) fn run(built: &Built, machines: &[Machine]) -> Result<()> {
     let mut passed = 0;
     for machine in machines {
         let start = Instant::now();
-        let programs = PROGRAMS.map(String::from);
+        // To take all of a large memory takes long, and shows nothing more.
+        let programs: Vec<String> =
+            PROGRAMS.into_iter().filter(|&name| machine.memory < 1024 || name != "exhaust").map(String::from).collect();
         println!("{} processors, {} MiB, seed {}", machine.cpus, machine.memory, machine.seed);
         let mut ended = Vec::new();
         let heard = guest::run(built, machine, &programs, 0, |line| {
@@ -34,7 +36,7 @@ pub(super) fn run(built: &Built, machines: &[Machine]) -> Result<()> {
             }
         })?;
         if let Err(error) = guest::outcome(&heard) {
-            let at = PROGRAMS.into_iter().find(|name| !ended.iter().any(|ended| ended == name));
+            let at = programs.iter().find(|name| !ended.contains(name));
             if let Some(name) = at {
                 println!("test {name}, {} processors ... FAILED", machine.cpus);
             }

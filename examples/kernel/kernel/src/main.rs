@@ -34,6 +34,9 @@ global_asm!(include_str!("entry.s"));
 /// Where all physical memory is mapped.
 pub(crate) const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 
+/// Where the engine's metadata is mapped, if memory has large holes.
+pub(crate) const METADATA: u64 = 0xffff_c000_0000_0000;
+
 /// The first processor begins here, with interrupts masked, on the stack of the boot.
 #[unsafe(no_mangle)]
 extern "C" fn start(info: u64) -> ! {

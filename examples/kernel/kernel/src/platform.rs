@@ -16,7 +16,9 @@ use pagemove_x86::{Platform, X86Machine, cpus::CpuSet, machine::Setup};
 use spin::Once;
 use x86_64::{instructions::interrupts, registers::control::Cr3};
 
-use crate::{DIRECT_MAP, apic, console, cpu, firmware::Firmware, glue, kernel_root, process::Process, sched, time};
+use crate::{
+    DIRECT_MAP, METADATA, apic, console, cpu, firmware::Firmware, glue, kernel_root, process::Process, sched, time,
+};
 
 /// This kernel, for the engine's machine.
 pub(crate) struct Kernel;
@@ -74,7 +76,8 @@ pub(crate) fn boot(firmware: &Firmware) {
     let base = NonNull::new(DIRECT_MAP as *mut u8).expect("not 0");
     // SAFETY: the boot's tables map all memory there.
     let ram = unsafe { Ram::new(base, frames, Contents::All) };
-    let setup = Setup { ram, kernel_root: kernel_root(), cpus: firmware.processors.len(), lent };
+    let cpus = firmware.processors.len();
+    let setup = Setup { ram, kernel_root: kernel_root(), cpus, lent, sparse: METADATA };
     // SAFETY: all processors run on the boot's root, whose upper half doesn't change; `lent` was just taken.
     let machine = unsafe { X86Machine::new(setup) };
     MACHINE.call_once(|| machine.clone());
