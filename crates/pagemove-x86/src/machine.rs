@@ -20,7 +20,7 @@ use pagemove::{
 
 use crate::{
     platform::{Instructions, Platform, Privileged},
-    shootdown::{Cpus, Work, needs_flush},
+    shootdown::{Cpus, Deed, needs_flush},
     sparse::Sparse,
     tlb::Load,
 };
@@ -191,15 +191,15 @@ unsafe impl<P: Platform, I: Instructions> Machine for X86Machine<P, I> {
     fn move_root(&self, space: Space, to: Pfn, publish: &mut dyn FnMut()) {
         self.fill_kernel_half(to);
         publish();
-        self.cpus.run::<P, I>(Work::MoveRoot(space.id, to), |cpu| cpu.tlb.must_interrupt(space, true));
+        self.cpus.run::<P, I>(Deed::MoveRoot(space.id, to), |cpu| cpu.tlb.must_interrupt(space, true));
     }
 
     fn root_freed(&self, space: Space) {
-        self.cpus.run::<P, I>(Work::FreeRoot(space.id), |cpu| cpu.tlb.must_interrupt(space, true));
+        self.cpus.run::<P, I>(Deed::FreeRoot(space.id), |cpu| cpu.tlb.must_interrupt(space, true));
     }
 
     fn flush(&self, ranges: &[FlushRange]) {
-        self.cpus.run::<P, I>(Work::flush(ranges), |cpu| needs_flush(cpu, ranges));
+        self.cpus.run::<P, I>(Deed::Flush(ranges), |cpu| needs_flush(cpu, ranges));
     }
 
     fn cpus(&self) -> usize {
@@ -226,7 +226,7 @@ unsafe impl<P: Platform, I: Instructions> Machine for X86Machine<P, I> {
     }
 
     fn barrier(&self) {
-        self.cpus.run::<P, I>(Work::Barrier, |_| true);
+        self.cpus.run::<P, I>(Deed::Barrier, |_| true);
     }
 
     fn wait(&self, word: &AtomicU32, value: u32) {

@@ -24,38 +24,60 @@ const MOST: usize = 64;
 /// From this number of entries on, a space is flushed as a whole (Linux: `tlb_single_page_flush_ceiling`).
 const CEILING: u32 = 33;
 
-/// What a CPU is asked to do.
-#[derive(Debug, Clone, Default)]
-#[expect(clippy::large_enum_variant, reason = "each CPU has one, and it must not need a heap")]
-pub(crate) enum Work {
+/// What CPUs are asked to do.
+#[derive(Clone, Copy)]
+pub(crate) enum Deed<'r> {
     /// Pass a memory barrier: the interrupt is one.
-    #[default]
     Barrier,
     /// Flush these ranges.
-    Ranges(ArrayVec<FlushRange, MOST>),
-    /// Flush all of these spaces.
-    Spaces(ArrayVec<SpaceId, MOST>),
-    /// Flush all spaces.
-    All,
+    Flush(&'r [FlushRange]),
     /// Load this root, if the space is loaded.
     MoveRoot(SpaceId, Pfn),
     /// Load the kernel's own root, if the space is loaded.
     FreeRoot(SpaceId),
 }
 
+/// The same, where other CPUs read it. Ranges are written in place, since they are many bytes.
+#[derive(Default)]
+struct Work {
+    kind: Kind,
+    ranges: ArrayVec<FlushRange, MOST>,
+    /// Of which all is flushed.
+    spaces: ArrayVec<SpaceId, MOST>,
+}
+
+#[derive(Default, Clone, Copy)]
+enum Kind {
+    #[default]
+    Barrier,
+    /// `ranges`, and `spaces`.
+    Flush,
+    /// All spaces.
+    FlushAll,
+    MoveRoot(SpaceId, Pfn),
+    FreeRoot(SpaceId),
+}
+
 impl Work {
-    /// Gives the work of a flush.
-    pub(crate) fn flush(ranges: &[FlushRange]) -> Self {
-        if let Ok(ranges) = ArrayVec::try_from(ranges) {
-            return Self::Ranges(ranges);
-        }
-        let mut spaces: ArrayVec<SpaceId, MOST> = ArrayVec::new();
+    fn set(&mut self, deed: Deed<'_>) {
+        self.ranges.clear();
+        self.spaces.clear();
+        self.kind = match deed {
+            Deed::Barrier => Kind::Barrier,
+            Deed::MoveRoot(space, to) => Kind::MoveRoot(space, to),
+            Deed::FreeRoot(space) => Kind::FreeRoot(space),
+            Deed::Flush(ranges) if self.ranges.try_extend_from_slice(ranges).is_ok() => Kind::Flush,
+            Deed::Flush(ranges) => self.set_spaces(ranges),
+        };
+    }
+
+    fn set_spaces(&mut self, ranges: &[FlushRange]) -> Kind {
         for range in ranges {
-            if !spaces.contains(&range.space.id) && spaces.try_push(range.space.id).is_err() {
-                return Self::All;
+            if !self.spaces.contains(&range.space.id) && self.spaces.try_push(range.space.id).is_err() {
+                return Kind::FlushAll;
             }
         }
-        Self::Spaces(spaces)
+        Kind::Flush
     }
 }
 
@@ -109,12 +131,12 @@ impl Cpus {
         self.load::<I>(self.kernel_root, 0, true);
     }
 
-    /// Has this CPU and those that `needs` names do `work`, and waits for them. `needs` is asked about each CPU.
-    pub(crate) fn run<P: Platform, I: Instructions>(&self, work: Work, needs: impl Fn(&Cpu) -> bool) {
+    /// Has this CPU and those that `needs` names do `deed`, and waits for them. `needs` is asked about each CPU.
+    pub(crate) fn run<P: Platform, I: Instructions>(&self, deed: Deed<'_>, needs: impl Fn(&Cpu) -> bool) {
         P::disable_preemption();
         let own = P::cpu();
         let me = &self.all[own];
-        *me.sent.write() = work;
+        me.sent.write().set(deed);
         let mut targets = CpuSet::default();
         for (number, cpu) in self.all.iter().enumerate() {
             // A CPU that isn't online yet has no translations, and no lists of frames.
@@ -157,37 +179,37 @@ impl Cpus {
     /// Does one work on this CPU. Interrupts may be masked or not: a handler that comes between leaves no more to be done.
     fn perform<I: Instructions>(&self, own: usize, work: &Work) {
         let tlb = &self.all[own].tlb;
-        let flush_space = |space: SpaceId| {
-            if tlb.has_loaded(space) {
-                I::flush_loaded();
-            } else {
-                tlb.mark_stale(space);
-            }
-        };
-        match work {
-            Work::Barrier => (),
-            Work::Ranges(ranges) => {
-                let (loaded, others): (ArrayVec<_, MOST>, ArrayVec<_, MOST>) =
-                    ranges.iter().partition(|range| tlb.has_loaded(range.space.id));
-                others.iter().for_each(|range: &&FlushRange| tlb.mark_stale(range.space.id));
-                if loaded.iter().map(|range| entries(range)).sum::<u32>() > CEILING {
+        match work.kind {
+            Kind::Barrier => (),
+            Kind::Flush => {
+                let of_loaded = |range: &&FlushRange| tlb.has_loaded(range.space.id);
+                if work.ranges.iter().filter(of_loaded).map(entries).sum::<u32>() > CEILING {
                     I::flush_loaded();
-                    return;
-                }
-                for range in loaded {
-                    let mut at = range.start;
-                    for _ in 0..entries(range) {
-                        I::flush_page(at);
-                        at = at.up(range.order.frames());
+                } else {
+                    for range in work.ranges.iter().filter(of_loaded) {
+                        let mut at = range.start;
+                        for _ in 0..entries(range) {
+                            I::flush_page(at);
+                            at = at.up(step(range).frames());
+                        }
                     }
                 }
+                // Those of a space that isn't loaded, or not any more.
+                for range in &work.ranges {
+                    tlb.mark_stale_unless_loaded(range.space.id);
+                }
+                for &space in &work.spaces {
+                    if tlb.has_loaded(space) {
+                        I::flush_loaded();
+                    }
+                    tlb.mark_stale_unless_loaded(space);
+                }
             }
-            Work::Spaces(spaces) => spaces.iter().copied().for_each(flush_space),
-            Work::All => {
+            Kind::FlushAll => {
                 tlb.mark_all_stale();
                 I::flush_loaded();
             }
-            &Work::MoveRoot(space, to) => {
+            Kind::MoveRoot(space, to) => {
                 // Masked, since a handler must not load another root between.
                 let were_on = I::mask_interrupts();
                 if tlb.has_loaded(space) {
@@ -200,7 +222,7 @@ impl Cpus {
                 tlb.mark_stale(space);
                 I::restore_interrupts(were_on);
             }
-            &Work::FreeRoot(space) => {
+            Kind::FreeRoot(space) => {
                 let were_on = I::mask_interrupts();
                 if tlb.has_loaded(space) {
                     self.leave::<I>(own);
@@ -211,10 +233,14 @@ impl Cpus {
     }
 }
 
-/// Gives the number of entries of a range, at its step.
+/// Gives the order of each entry of a range.
+fn step(range: &FlushRange) -> Order {
+    if range.order >= HUGE_ORDER { HUGE_ORDER } else { Order::ZERO }
+}
+
+/// Gives the number of entries of a range.
 fn entries(range: &FlushRange) -> u32 {
-    let step = if range.order >= HUGE_ORDER { HUGE_ORDER } else { Order::ZERO };
-    range.pages.div_ceil(step.frames())
+    range.pages.div_ceil(step(range).frames())
 }
 
 /// Tells whether a flush of `ranges` must interrupt `cpu`; marks it otherwise.

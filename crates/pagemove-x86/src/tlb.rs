@@ -113,6 +113,13 @@ impl CpuTlb {
         let _ = self.slot(space).compare_exchange(word, word | STALE, SeqCst, SeqCst);
     }
 
+    /// As [`Self::mark_stale`], unless the CPU has it loaded.
+    pub fn mark_stale_unless_loaded(&self, space: SpaceId) {
+        if !self.has_loaded(space) {
+            self.mark_stale(space);
+        }
+    }
+
     /// Marks all PCIDs.
     pub fn mark_all_stale(&self) {
         for slot in &self.slots {
