@@ -23,6 +23,9 @@ pub(crate) struct Thread {
     /// A kernel thread's function.
     begin: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     is_idle: bool,
+    /// The page of its last fault, and how often in a row it was that one.
+    last_fault: AtomicU64,
+    faults: AtomicU32,
     pub(crate) ended: AtomicU32,
 }
 
@@ -90,13 +93,38 @@ impl Thread {
         stack[at + 6] = begin_thread as *const () as u64;
         let saved = AtomicU64::new(&raw const stack[at] as u64);
         let begin = Mutex::new(Some(begin));
-        Arc::new(Self { process, stack, saved, begin, is_idle: false, ended: AtomicU32::new(0) })
+        Arc::new(Self {
+            process,
+            stack,
+            saved,
+            begin,
+            is_idle: false,
+            last_fault: AtomicU64::new(0),
+            faults: AtomicU32::new(0),
+            ended: AtomicU32::new(0),
+        })
+    }
+
+    /// It has faulted at a page.
+    pub(crate) fn count_fault(&self, at: u64) {
+        let page = at >> 12;
+        let again = self.last_fault.swap(page, Ordering::Relaxed) == page;
+        let faults = if again { self.faults.load(Ordering::Relaxed) + 1 } else { 1 };
+        self.faults.store(faults, Ordering::Relaxed);
+        MOST_FAULTS.fetch_max(faults, Ordering::Relaxed);
     }
 
     /// The end of its kernel stack.
     pub(crate) fn stack_end(&self) -> u64 {
         self.stack.as_ptr_range().end as u64 & !15
     }
+}
+
+static MOST_FAULTS: AtomicU32 = AtomicU32::new(0);
+
+/// Gives the most faults in a row of one thread at one page, and begins anew.
+pub(crate) fn take_most_faults() -> u32 {
+    MOST_FAULTS.swap(0, Ordering::Relaxed)
 }
 
 /// The rest of a new thread's first switch.
@@ -125,6 +153,8 @@ pub(crate) fn start() {
         saved: AtomicU64::new(0),
         begin: Mutex::new(None),
         is_idle: true,
+        last_fault: AtomicU64::new(0),
+        faults: AtomicU32::new(0),
         ended: AtomicU32::new(0),
     });
     cpu::set_thread(Arc::into_raw(idle) as usize, 0);

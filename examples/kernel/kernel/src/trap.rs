@@ -90,6 +90,7 @@ fn page_fault(frame: &Frame) {
     // The fault may wait for a moving page, and for other processors.
     interrupts::enable();
     let thread = sched::current();
+    thread.count_fault(at);
     if let Some(process) = &thread.process {
         syscall::fault(process, at, access(code), frame.rip);
     }

@@ -37,8 +37,8 @@ fn trial(programs: &Programs, name: &str, seed: u64, amount: u64, processors: u6
     let (flushes, interrupts) = (mover::flushes(), platform::machine().interrupts_sent());
     let faults = physical.counters().get(Counter::Pgfault);
     let start = time::now_ns();
-    // The comparison with Linux moves pages itself.
-    let moving = (name != "compare").then(Moving::start);
+    // These move pages themselves.
+    let moving = (!matches!(name, "compare" | "starve")).then(Moving::start);
     let code = match programs.start(name, [seed, amount, processors]) {
         Ok(process) => {
             let code = process.wait();
@@ -60,10 +60,11 @@ fn trial(programs: &Programs, name: &str, seed: u64, amount: u64, processors: u6
     let milliseconds = (time::now_ns() - start) / 1_000_000;
     settle();
     print!(
-        "{name}: {moved} pages moved, {} flushes, {} interrupts, {} faults, {milliseconds} ms\n",
+        "{name}: {moved} pages moved, {} flushes, {} interrupts, {} faults, at most {} in a row, {milliseconds} ms\n",
         mover::flushes() - flushes,
         platform::machine().interrupts_sent() - interrupts,
         physical.counters().get(Counter::Pgfault) - faults,
+        sched::take_most_faults(),
     );
     let mut passed = code == 0;
     if code != 0 {

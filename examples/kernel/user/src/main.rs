@@ -7,6 +7,7 @@ mod changes;
 mod compare;
 mod glue;
 mod marks;
+mod starve;
 mod storm;
 mod sys;
 
@@ -34,6 +35,7 @@ extern "C" fn main(name: *const core::ffi::c_char, seed: u64, amount: u64, proce
         "changes" => changes::run(arguments),
         "marks" => marks::run(arguments),
         "compare" => compare::run(arguments),
+        "starve" => starve::run(arguments),
         "bad" => bad::run(arguments),
         "exhaust" => bad::exhaust(),
         _ => {
