@@ -178,6 +178,14 @@ impl World {
 
 /// The interrupt handler. A check that fails ends the program.
 extern "C" fn handle(_: i32) {
+    // SAFETY: this thread's own; the interrupted code may be about to read it.
+    let errno = unsafe { *libc::__errno_location() };
+    handle_interrupt();
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+fn handle_interrupt() {
     let world = WORLD.get().unwrap();
     let physical = world.physical();
     let orders = if world.order == Order::ZERO { vec![Order::ZERO] } else { vec![Order::ZERO, world.order] };
