@@ -99,7 +99,10 @@ fn pages(
             (Some((_, mapping)), Some(touched)) => {
                 let marks =
                     if contents_only { Ok(()) } else { marks(entry, touched, &model.cells[touched.cell], seen) };
-                rights(entry, mapping).and(marks).and_then(|()| same(entry, touched.cell, seen))
+                // A call that failed half-way, for want of memory, may have copied pages.
+                let may_be_copied = contents_only && !mapping.is_shared();
+                let known = rights(entry, mapping).and(marks);
+                if may_be_copied { known } else { known.and_then(|()| same(entry, touched.cell, seen)) }
             }
         };
         if let (Err(what), Ok(())) = (checked, &result) {

@@ -22,6 +22,35 @@ fn the_corpus_holds() {
     assert!(files > 5 && sum.calls > 100 && sum.moved > 10, "{files} files in {}: {sum:?}", folder.display());
 }
 
+/// A pin that fails for want of memory may have copied its first pages.
+#[test]
+fn pages_that_a_failed_pin_has_copied_are_no_difference() {
+    let operations = vec![
+        Operation::MapPrivate { process: 0, pages: 0, at: 0, rights: 0, file: 0, first: 0 },
+        Operation::MapAnonymous { process: 0, pages: 0, at: 176, rights: 0 },
+        Operation::Store { process: 0, mapping: 0, offset: 0, word: 0, cpu: 0 },
+        Operation::Load { process: 0, mapping: 1, offset: 0, word: 0, cpu: 0 },
+        Operation::Fork { process: 0 },
+        Operation::Unmap { process: 0, mapping: 0, offset: 0, pages: 0 },
+        Operation::MapPrivate { process: 1, pages: 3, at: 136, rights: 0, file: 0, first: 1 },
+        Operation::Start {},
+        Operation::Pin { process: 1, mapping: 1, offset: 0, pages: 3, write: 0 },
+        Operation::Fork { process: 1 },
+        Operation::MapAnonymous { process: 0, pages: 0, at: 0, rights: 0 },
+        Operation::Inflate { pages: 115 },
+        Operation::Inflate { pages: 2 },
+        Operation::Exit { process: 62 },
+        Operation::FileLoad { file: 57, page: 0, word: 0 },
+        Operation::Load { process: 0, mapping: 0, offset: 0, word: 0, cpu: 0 },
+        Operation::Fork { process: 2 },
+        Operation::Store { process: 0, mapping: 1, offset: 0, word: 0, cpu: 0 },
+        Operation::TakeHuge { mode: 0, batch: 0, policy: 0 },
+        Operation::Pin { process: 2, mapping: 1, offset: 0, pages: 3, write: 0 },
+    ];
+    let done = run(&History { small: true, apart: false, operations }).unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(done.out_of_memory > 0, "nothing failed: {done:?}");
+}
+
 /// A model that knows nothing of frames must not be surprised by what only frames explain.
 #[test]
 fn pages_that_find_no_room_to_move_to_are_no_difference() {
