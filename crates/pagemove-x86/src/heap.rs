@@ -7,7 +7,7 @@
 //! `unsafe`: gives memory to the allocator. Relies on the contract of [`Heap::add`], and on folios that nobody else has.
 #![allow(unsafe_code)]
 
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use core::{
     alloc::{GlobalAlloc, Layout},
     marker::PhantomData,
@@ -40,11 +40,16 @@ pub struct Heap<I = Privileged> {
     _instructions: PhantomData<fn() -> I>,
 }
 
-/// Where more memory comes from. Weak: an engine may end before the heap.
-#[derive(Debug)]
+/// Where more memory comes from. The heap keeps the engine: it has folios of it for good.
 struct Grow {
-    physical: Option<Weak<Physical>>,
+    physical: Option<Arc<Physical>>,
     frames: usize,
+}
+
+impl core::fmt::Debug for Grow {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(out, "{} frames of the engine", self.frames)
+    }
 }
 
 impl Grow {
@@ -54,7 +59,7 @@ impl Grow {
 // SAFETY: the engine's allocation doesn't use the heap, except for a vector of a list's frames, whose capacity it has from its boot.
 unsafe impl Source for Grow {
     fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
-        let physical = talc.source.physical.as_ref().and_then(Weak::upgrade).ok_or(())?;
+        let physical = talc.source.physical.clone().ok_or(())?;
         // Room for the allocator's own words at both ends.
         let pages = (layout.size() + layout.align() + PAGE_SIZE / 2).div_ceil(PAGE_SIZE);
         let needed = Order::new(pages.next_power_of_two().trailing_zeros() as u8).ok_or(())?;
@@ -90,10 +95,13 @@ impl<I: Instructions> Heap<I> {
         self.with(|talc| unsafe { talc.claim(start, bytes) }.is_some())
     }
 
-    /// Lets it grow from the engine. The largest piece has 2 MiB, but for one request that is larger: up to 4 MiB.
+    /// Lets it grow from the engine, which then doesn't end before the heap. The largest piece has 2 MiB, but for one request that is larger:
+    /// up to 4 MiB.
     pub fn grow_from(&self, physical: &Arc<Physical>) {
-        let physical = Arc::downgrade(physical);
-        self.with(|talc| talc.source.physical = Some(physical));
+        let physical = Some(physical.clone());
+        let before = self.with(|talc| core::mem::replace(&mut talc.source.physical, physical));
+        // Without the lock: it may free memory of this heap.
+        drop(before);
     }
 
     /// Gives the frames that it has taken from the engine.
@@ -125,7 +133,7 @@ unsafe impl<I: Instructions> GlobalAlloc for Heap<I> {
             // SAFETY: the size isn't 0.
             let start = unsafe { talc.allocate(layout) };
             if talc.counters().available_bytes < RESERVE
-                && let Some(physical) = talc.source.physical.as_ref().and_then(Weak::upgrade)
+                && let Some(physical) = talc.source.physical.clone()
             {
                 // In vain if memory is full: then the reserve is used.
                 take(talc, &physical, USUAL);

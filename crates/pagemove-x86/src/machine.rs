@@ -88,8 +88,17 @@ impl<P: Platform, I: Instructions> X86Machine<P, I> {
         result
     }
 
-    /// CPU `cpu` is online: it answers interrupts from now on, and has the kernel's own root loaded.
+    /// CPU `cpu` is online: it answers interrupts from now on, and has the kernel's own root loaded. Called on that CPU.
+    ///
+    /// # Panics
+    /// If there is no such CPU in [`Setup::cpus`], or if it has PCIDs switched on and the first CPU hadn't, or the other way round.
     pub fn cpu_started(&self, cpu: usize) {
+        assert!(cpu < self.cpus.len(), "CPU {cpu} has started, but the machine was made for {}", self.cpus.len());
+        assert_eq!(
+            I::has_pcids(),
+            self.cpus.has_pcids,
+            "CPU {cpu} must have CR4.PCIDE as the CPU that made the machine had it"
+        );
         self.cpus.of(cpu).is_online.store(true, Ordering::SeqCst);
     }
 
@@ -104,7 +113,14 @@ impl<P: Platform, I: Instructions> X86Machine<P, I> {
     /// # Safety
     /// Interrupts are masked. The table is of the engine that was booted on this machine.
     pub unsafe fn activate(&self, table: &PageTable<X86_64>) {
-        match self.cpus.of(P::cpu()).tlb.enter(table.space().id) {
+        let cpu = self.cpus.of(P::cpu());
+        debug_assert!(!I::are_interrupts_on(), "`activate` is called with interrupts masked");
+        debug_assert!(
+            cpu.is_online.load(Ordering::Relaxed),
+            "CPU {} runs a process, and hasn't called `cpu_started`",
+            P::cpu()
+        );
+        match cpu.tlb.enter(table.space().id) {
             Load::Loaded => (),
             // The root is read after `enter`: a move of the root either is seen here, or sees that this CPU has it loaded.
             Load::Root { pcid, keep } => self.cpus.load::<I>(table.root(), pcid, keep),
@@ -114,6 +130,7 @@ impl<P: Platform, I: Instructions> X86Machine<P, I> {
     /// This CPU runs kernel threads, or idles, until the next [`Self::activate`]. It keeps the root that it has loaded, and is
     /// spared interrupts of flushes that only change leaf entries. Called by the scheduler with interrupts masked.
     pub fn go_lazy(&self) {
+        debug_assert!(!I::are_interrupts_on(), "`go_lazy` is called with interrupts masked");
         self.cpus.of(P::cpu()).tlb.go_lazy();
     }
 
@@ -238,6 +255,7 @@ unsafe impl<P: Platform, I: Instructions> Machine for X86Machine<P, I> {
     }
 
     fn might_wait(&self) {
+        assert!(I::are_interrupts_on(), "a call that may wait for other CPUs, with interrupts masked");
         P::might_wait();
     }
 

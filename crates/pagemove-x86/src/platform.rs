@@ -36,8 +36,8 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// As [`pagemove::port::Machine::now_ns`].
     fn now_ns() -> u64;
 
-    /// As [`pagemove::port::Machine::might_wait`]: panics if interrupts are masked, or in a handler. Preemption may be disabled, since a
-    /// call that waits for other CPUs doesn't sleep. Called with debug assertions only.
+    /// More checks for [`pagemove::port::Machine::might_wait`], with debug assertions only: that interrupts are on is checked already.
+    /// Preemption may be disabled, since a call that waits for other CPUs doesn't sleep.
     fn might_wait() {}
 
     /// As [`pagemove::port::Machine::pause`].
@@ -66,6 +66,9 @@ pub unsafe trait Instructions: Send + Sync + 'static {
 
     /// Drops the translation of one address, of any size, for the loaded root; and all cached upper levels.
     fn flush_page(address: VirtAddr);
+
+    /// Tells whether interrupts are on.
+    fn are_interrupts_on() -> bool;
 
     /// Masks interrupts; gives whether they were on.
     fn mask_interrupts() -> bool;
@@ -114,6 +117,10 @@ mod privileged {
 
         fn flush_page(address: VirtAddr) {
             tlb::flush(x86_64::VirtAddr::new_truncate(address.get()));
+        }
+
+        fn are_interrupts_on() -> bool {
+            interrupts::are_enabled()
         }
 
         fn mask_interrupts() -> bool {

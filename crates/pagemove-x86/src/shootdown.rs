@@ -99,7 +99,7 @@ pub(crate) struct Cpu {
 pub(crate) struct Cpus {
     all: Box<[Cpu]>,
     kernel_root: Pfn,
-    has_pcids: bool,
+    pub(crate) has_pcids: bool,
     pub(crate) interrupts: AtomicUsize,
 }
 
@@ -155,9 +155,20 @@ impl Cpus {
         }
         self.perform::<I>(own, &me.sent.read());
         // Acquire: what the others did, and read by old translations, is over.
+        let mut patience = Patience { start: P::now_ns(), late_turns: 0 };
         while me.undone.load(Ordering::Acquire) > 0 {
             self.answer::<I>(own);
             P::pause();
+            if cfg!(debug_assertions) && patience.ends::<P>() {
+                let silent =
+                    |&cpu: &usize| self.all[cpu].posted[own / 64].load(Ordering::Relaxed) >> (own % 64) & 1 == 1;
+                let first = targets.iter().find(silent);
+                panic!(
+                    "CPU {own} waits for {} other CPUs, the first of them {first:?}: its interrupts are masked, its vector doesn't \
+                     call `answer`, or `send_ipi` interrupts another one",
+                    me.undone.load(Ordering::Relaxed)
+                );
+            }
         }
         P::enable_preemption();
     }
@@ -230,6 +241,26 @@ impl Cpus {
                 I::restore_interrupts(were_on);
             }
         }
+    }
+}
+
+/// How long a sender waits before it says that something is wrong: 30 seconds, and then as many turns as a machine that was stopped
+/// meanwhile needs to answer.
+struct Patience {
+    start: u64,
+    late_turns: u64,
+}
+
+impl Patience {
+    const NANOSECONDS: u64 = 30_000_000_000;
+    const TURNS: u64 = 1 << 22;
+
+    /// Called once a turn.
+    fn ends<P: Platform>(&mut self) -> bool {
+        if P::now_ns().saturating_sub(self.start) > Self::NANOSECONDS {
+            self.late_turns += 1;
+        }
+        self.late_turns > Self::TURNS
     }
 }
 

@@ -32,6 +32,7 @@ const CPUS: usize = 4;
 const PAGES: usize = 80;
 
 thread_local! {
+    static MASKED: Cell<bool> = const { Cell::new(false) };
     static CPU: Cell<usize> = const { Cell::new(0) };
     static LOADED: Cell<(Pfn, u16)> = const { Cell::new((Pfn::new(0), 0)) };
     /// By PCID and page: what was read from the table.
@@ -83,10 +84,22 @@ unsafe impl<const PCIDS: bool> Instructions for Modelled<PCIDS> {
         let (_, pcid) = LOADED.get();
         TLB.with_borrow_mut(|tlb| tlb.remove(&(pcid, address.vpn())));
     }
-    fn mask_interrupts() -> bool {
-        true
+    fn are_interrupts_on() -> bool {
+        !MASKED.get()
     }
-    fn restore_interrupts(_: bool) {}
+    fn mask_interrupts() -> bool {
+        !MASKED.replace(true)
+    }
+    fn restore_interrupts(were_on: bool) {
+        MASKED.set(!were_on);
+    }
+}
+
+fn masked<T>(deed: impl FnOnce() -> T) -> T {
+    MASKED.set(true);
+    let result = deed();
+    MASKED.set(false);
+    result
 }
 
 type Kernel<const PCIDS: bool> = X86Machine<Threads, Modelled<PCIDS>>;
@@ -188,7 +201,7 @@ fn run<const PCIDS: bool>(spaces: usize, seed: u64) {
                 for _ in 0..1500 {
                     let of = &mapped[random.below(mapped.len())];
                     // SAFETY: a table of the machine's engine.
-                    unsafe { machine.activate(of.space.table()) };
+                    masked(|| unsafe { machine.activate(of.space.table()) });
                     for _ in 0..random.below(6) {
                         load::<PCIDS>(of, random.below(PAGES));
                         if random.below(2) == 0 {
@@ -196,7 +209,7 @@ fn run<const PCIDS: bool>(spaces: usize, seed: u64) {
                         }
                     }
                     if random.below(3) == 0 {
-                        machine.go_lazy();
+                        masked(|| machine.go_lazy());
                         machine.answer();
                     }
                     if random.below(8) == 0 {
@@ -228,8 +241,8 @@ fn end<const PCIDS: bool>(mapped: Vec<Mapped>, machine: &Arc<Kernel<PCIDS>>) {
             scope.spawn(move || {
                 CPU.set(cpu);
                 // SAFETY: as above.
-                unsafe { machine.activate(&tables[cpu % tables.len()]) };
-                machine.go_lazy();
+                masked(|| unsafe { machine.activate(&tables[cpu % tables.len()]) });
+                masked(|| machine.go_lazy());
                 ready.fetch_add(1, SeqCst);
                 while !ended.load(SeqCst) {
                     machine.answer();
@@ -281,10 +294,10 @@ fn a_root_that_moves_is_loaded_anew() {
             scope.spawn(move || {
                 CPU.set(cpu);
                 // SAFETY: as above.
-                unsafe { machine.activate(table) };
+                masked(|| unsafe { machine.activate(table) });
                 let is_lazy = cpu == 2;
                 if is_lazy {
-                    machine.go_lazy();
+                    masked(|| machine.go_lazy());
                 }
                 is_ready.fetch_add(1, SeqCst);
                 while !is_moved.load(SeqCst) {

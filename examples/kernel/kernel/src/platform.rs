@@ -56,10 +56,6 @@ unsafe impl Platform for Kernel {
     fn now_ns() -> u64 {
         time::now_ns()
     }
-
-    fn might_wait() {
-        assert!(interrupts::are_enabled(), "a call that may wait for other processors, with interrupts masked");
-    }
 }
 
 static MACHINE: Once<Arc<X86Machine<Kernel>>> = Once::new();
