@@ -15,6 +15,8 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use crate::{
+    command::bound,
+    console::QEMU,
     linux::Wanted,
     mutate::{self, Mutate},
 };
@@ -90,9 +92,13 @@ pub(crate) fn run(root: &Path, asked: &Kernel) -> Result<()> {
     }
 }
 
-/// As [`run`], for the gate.
-pub(crate) fn ci(root: &Path) -> Result<()> {
-    run(root, &Kernel::Test { cpus: vec![1, 2, 4, 8], seed: 1, no_sabotage: false })
+/// As [`run`], for the gate. Gives why it can't be run here, if so.
+pub(crate) fn ci(root: &Path) -> Result<Option<String>> {
+    if let Err(missing) = bound(QEMU) {
+        return Ok(Some(format!("{missing:#}")));
+    }
+    run(root, &Kernel::Test { cpus: vec![1, 2, 4, 8], seed: 1, no_sabotage: false })?;
+    Ok(None)
 }
 
 #[cfg(test)]
