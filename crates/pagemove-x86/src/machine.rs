@@ -125,6 +125,7 @@ impl<P: Platform, I: Instructions> X86Machine<P, I> {
             // The root is read after `enter`: a move of the root either is seen here, or sees that this CPU has it loaded.
             Load::Root { pcid, keep } => self.cpus.load::<I>(table.root(), pcid, keep),
         }
+        cpu.tlb.has_switched();
     }
 
     /// This CPU runs kernel threads, or idles, until the next [`Self::activate`]. It keeps the root that it has loaded, and is
@@ -169,6 +170,10 @@ unsafe impl<P: Platform, I: Instructions> Machine for X86Machine<P, I> {
     }
 
     fn return_ram(&self) {
+        // Where metadata with holes was mapped, its frames and tables are in use for good.
+        if *self.next_sparse.lock() != self.setup.sparse {
+            return;
+        }
         *self.left.lock() = self.setup.lent.start.get()..self.setup.lent.end().get();
         self.is_taken.store(false, Ordering::Release);
     }

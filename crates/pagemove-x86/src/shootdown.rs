@@ -22,7 +22,7 @@ use crate::{
 /// The most ranges that are copied one by one, and the most spaces.
 const MOST: usize = 64;
 /// From this number of entries on, a space is flushed as a whole (Linux: `tlb_single_page_flush_ceiling`).
-const CEILING: u32 = 33;
+const CEILING: u64 = 33;
 
 /// What CPUs are asked to do.
 #[derive(Clone, Copy)]
@@ -129,6 +129,7 @@ impl Cpus {
     pub(crate) fn leave<I: Instructions>(&self, cpu: usize) {
         self.all[cpu].tlb.leave();
         self.load::<I>(self.kernel_root, 0, true);
+        self.all[cpu].tlb.has_switched();
     }
 
     /// Has this CPU and those that `needs` names do `deed`, and waits for them. `needs` is asked about each CPU.
@@ -194,7 +195,7 @@ impl Cpus {
             Kind::Barrier => (),
             Kind::Flush => {
                 let of_loaded = |range: &&FlushRange| tlb.has_loaded(range.space.id);
-                if work.ranges.iter().filter(of_loaded).map(entries).sum::<u32>() > CEILING {
+                if work.ranges.iter().filter(of_loaded).map(|range| u64::from(entries(range))).sum::<u64>() > CEILING {
                     I::flush_loaded();
                 } else {
                     for range in work.ranges.iter().filter(of_loaded) {

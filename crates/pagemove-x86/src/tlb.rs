@@ -24,6 +24,8 @@ const STALE: u64 = 1;
 
 /// What one CPU has loaded, and its PCIDs.
 pub struct CpuTlb {
+    /// While the CPU loads another root: what it had loaded before, as in `loaded`. Its tables are in use until the load is done.
+    leaving: AtomicU64,
     /// The space's number times 2, and [`LAZY`]; 0 for the kernel's own root.
     loaded: AtomicU64,
     /// For each PCID the number times 2 of the space that it was last loaded for, and [`STALE`]; 0 for none.
@@ -51,7 +53,7 @@ pub fn pcid(space: SpaceId) -> u16 {
 
 impl Default for CpuTlb {
     fn default() -> Self {
-        Self { loaded: AtomicU64::new(0), slots: [const { AtomicU64::new(0) }; SLOTS] }
+        Self { leaving: AtomicU64::new(0), loaded: AtomicU64::new(0), slots: [const { AtomicU64::new(0) }; SLOTS] }
     }
 }
 
@@ -61,9 +63,11 @@ impl CpuTlb {
     }
 
     /// The CPU begins to run `space`. It must do what this says at once, with interrupts masked; it reads the space's root after
-    /// this call.
+    /// this call. Once it's loaded, it calls [`Self::has_switched`].
     pub fn enter(&self, space: SpaceId) -> Load {
         let word = space.0 << 1;
+        // Only this CPU changes it. Before `loaded`, so that one of the two names the old root until the new one is loaded.
+        self.leaving.store(self.loaded.load(SeqCst), SeqCst);
         let before = self.loaded.swap(word, SeqCst);
         let slot = self.slot(space).swap(word, SeqCst);
         let keep = slot == word;
@@ -77,9 +81,15 @@ impl CpuTlb {
         }
     }
 
-    /// The CPU will load the kernel's own root.
+    /// The CPU will load the kernel's own root, and then call [`Self::has_switched`].
     pub fn leave(&self) {
+        self.leaving.store(self.loaded.load(SeqCst), SeqCst);
         self.loaded.store(0, SeqCst);
+    }
+
+    /// The CPU has loaded what it has said.
+    pub fn has_switched(&self) {
+        self.leaving.store(0, SeqCst);
     }
 
     /// Tells whether the CPU has `space` loaded, lazily or not.
@@ -93,11 +103,13 @@ impl CpuTlb {
     }
 
     /// Called by a flush, after entries of `space` have changed. Tells whether the CPU must be interrupted; if not, it flushes before it
-    /// runs the space again. With `also_lazy` CPUs that have it loaded lazily must be, too.
+    /// runs the space again. With `also_lazy` (its tables change, or its root goes) CPUs that have it loaded lazily must be, too, and those
+    /// that are about to load another one.
     pub fn must_interrupt(&self, space: Space, also_lazy: bool) -> bool {
         let must = || {
             let loaded = self.loaded.load(SeqCst);
             loaded >> 1 == space.id.0 && (also_lazy || loaded & LAZY == 0)
+                || also_lazy && self.leaving.load(SeqCst) >> 1 == space.id.0
         };
         if must() {
             return true;
@@ -150,6 +162,7 @@ mod tests {
         assert_eq!(cpu.enter(SpaceId(1)), root(1, false));
         assert_eq!(cpu.enter(SpaceId(2)), root(2, false));
         assert_eq!(cpu.enter(SpaceId(1)), root(1, true));
+        cpu.has_switched();
         assert!(!cpu.must_interrupt(space(2), true), "it runs space 1");
         assert_eq!(cpu.enter(SpaceId(2)), root(2, false));
         assert_eq!(cpu.enter(SpaceId(2)), Load::Loaded);
@@ -163,6 +176,7 @@ mod tests {
         assert_eq!(pcid(SpaceId(1)), pcid(SpaceId(other)));
         assert_eq!(cpu.enter(SpaceId(1)), root(1, false));
         assert_eq!(cpu.enter(SpaceId(other)), root(other, false));
+        cpu.has_switched();
         assert!(!cpu.must_interrupt(space(1), true));
         assert_eq!(cpu.enter(SpaceId(other)), Load::Loaded, "the mark is for space 1");
         assert_eq!(cpu.enter(SpaceId(1)), root(1, false));
@@ -182,9 +196,27 @@ mod tests {
         assert!(!cpu.must_interrupt(space(1), false));
         assert_eq!(cpu.enter(SpaceId(1)), root(1, false));
         cpu.leave();
+        cpu.has_switched();
         assert!(!cpu.has_loaded(SpaceId(1)));
         assert!(!cpu.must_interrupt(space(1), true));
         assert_eq!(cpu.enter(SpaceId(1)), root(1, false));
+    }
+
+    /// Until the other root is loaded, a table of the old one may be walked.
+    #[test]
+    fn a_cpu_that_switches_is_asked_about_both() {
+        let cpu = CpuTlb::default();
+        cpu.enter(SpaceId(1));
+        cpu.has_switched();
+        cpu.enter(SpaceId(2));
+        assert!(cpu.must_interrupt(space(1), true) && cpu.must_interrupt(space(2), true));
+        assert!(!cpu.must_interrupt(space(1), false), "its translations are not used any more");
+        cpu.has_switched();
+        assert!(!cpu.must_interrupt(space(1), true) && cpu.must_interrupt(space(2), true));
+        cpu.leave();
+        assert!(cpu.must_interrupt(space(2), true));
+        cpu.has_switched();
+        assert!(!cpu.must_interrupt(space(2), true));
     }
 
     #[test]

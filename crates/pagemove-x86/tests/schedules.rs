@@ -30,6 +30,7 @@ fn round() {
     let shared =
         Arc::new(Shared { tlb: CpuTlb::default(), entry: AtomicU64::new(0), is_asked: AtomicBool::new(false) });
     shared.tlb.enter(ONE);
+    shared.tlb.has_switched();
     let mut random = shuttle::rand::thread_rng();
     let (goes_lazy, stays, tables) = (random.gen_bool(0.5), random.gen_bool(0.3), random.gen_bool(0.5));
     let other = shared.clone();
@@ -41,6 +42,7 @@ fn round() {
     let mut kept = Some(0);
     if !stays {
         shared.tlb.enter(TWO);
+        shared.tlb.has_switched();
     }
     if goes_lazy {
         shared.tlb.go_lazy();

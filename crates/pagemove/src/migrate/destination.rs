@@ -176,6 +176,8 @@ impl<'p> Destination<'p> for TheseFrames<'p> {
             let at = self.blocks.iter().position(first)?;
             let frames = &mut self.ahead.frames;
             let before = frames.len();
+            // Now, since a kernel's heap takes a zone's lock to grow, which is held below.
+            frames.reserve(most);
             if physical.set_aside_from_block(self.blocks[at], most, |pfn| frames.push(pfn)) == 0 {
                 self.blocks.remove(at);
                 self.without.iter_mut().filter(|without| **without > at).for_each(|without| *without -= 1);

@@ -56,6 +56,10 @@ impl<'p> FlushDebt<'p> {
     /// last flush, changes of the address space's mappings owe one too where they find no entry.
     pub(crate) fn announce(&mut self, root: &Arc<Root>) {
         if self.announced.last().is_none_or(|last| !Arc::ptr_eq(last, root)) {
+            if !has_room(&mut self.announced) {
+                // All that was taken out so far is flushed by this, so what was announced for it may end.
+                self.pay();
+            }
             root.announce();
             // Without memory to remember it, it is announced for good: then changes flush more than they need to.
             if has_room(&mut self.announced) {

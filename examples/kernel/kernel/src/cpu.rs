@@ -84,8 +84,14 @@ pub(crate) fn start(number: usize) {
     LStar::write(VirtAddr::new(system_call_entry as *const () as u64));
     // SAFETY: the segments of the table above.
     unsafe { Star::write_raw(0x10, 8) };
-    // Also the direction flag and the trap flag.
-    SFMask::write(RFlags::INTERRUPT_FLAG | RFlags::DIRECTION_FLAG | RFlags::TRAP_FLAG | RFlags::ALIGNMENT_CHECK);
+    // Also the direction flag, the trap flag, and the nested task, with which IRETQ would fault.
+    SFMask::write(
+        RFlags::NESTED_TASK
+            | RFlags::INTERRUPT_FLAG
+            | RFlags::DIRECTION_FLAG
+            | RFlags::TRAP_FLAG
+            | RFlags::ALIGNMENT_CHECK,
+    );
 }
 
 /// Loads the table of vectors: interrupt gates to the stubs of `entry.s`.

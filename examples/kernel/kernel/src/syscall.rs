@@ -66,8 +66,9 @@ fn call(process: &Arc<Process>, frame: &Frame) -> Result<u64, Error> {
         }
         Call::Wait => return Ok(process.take_child(a).ok_or(Error::NoProcess)?.wait()),
         Call::Thread => {
-            let mut registers = Frame::of_user(a, b & !15);
-            registers.rsp -= 8;
+            // IRETQ to an address that is none would fault in the kernel.
+            let (entry, stack) = (address(a)?, address(b & !15)?);
+            let mut registers = Frame::of_user(entry.get(), stack.get().checked_sub(8).ok_or(Error::Invalid)?);
             registers.rdi = c;
             program::run(process, registers);
         }

@@ -59,6 +59,15 @@ const DEEDS: &[Deed] = &[
         unsafe { core::arch::asm!("out dx, al", in("dx") 0xf4u16, in("al") 1u8) };
         0
     }),
+    ("calls with the flag of a nested task", || {
+        // SAFETY: as above; the kernel clears it, and the program goes on.
+        unsafe { core::arch::asm!("pushfq", "or qword ptr [rsp], 0x4000", "popfq") };
+        let _ = call(Call::Now, [0; 6]);
+        for (entry, stack) in [(1, 0), (u64::MAX, 4096), (0x8000_0000_0000, 4096), (4096, u64::MAX)] {
+            assert!(call(Call::Thread, [entry, stack, 0, 0, 0, 0]).is_err());
+        }
+        touch(0)
+    }),
     ("calls with a stack that is none", || {
         // SAFETY: as above.
         unsafe { core::arch::asm!("mov rsp, 8", "push rax", options(noreturn)) }
