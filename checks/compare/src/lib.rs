@@ -41,50 +41,33 @@ pub trait System {
     fn free_pages(&mut self) -> Result<usize, Failed>;
 }
 
-/// A row: its name, and what a person reads. All but the last are in nanoseconds.
-pub const ROWS: &[(&str, &str)] = &[
-    ("copy", "copying 4 KiB by a loop of words"),
-    ("move-1", "moving a page, one a call"),
-    ("move-32", "the same, 32 a call"),
-    ("move-512", "the same, 512 a call"),
-    ("move-1-by-4", "moving a page mapped by four processes, one a call"),
-    ("move-32-by-4", "the same, 32 a call"),
-    ("move-512-by-4", "the same, 512 a call"),
-    ("fault", "first touch of a page"),
-    ("fork", "fork of 64 MiB"),
-    ("munmap", "munmap of 64 MiB"),
-    ("huge", "2 MiB by compaction at 90 % use"),
-    ("huge-failed", "how many of these found none, in percent"),
-];
-
 /// Measures all rows `rounds` times, and tells each.
 pub fn run(system: &mut impl System, rounds: usize, mut tell: impl FnMut(&str, u64)) -> Result<(), Failed> {
-    let mut told = |name: &str, nanoseconds: u64| tell(name, nanoseconds);
     for _ in 0..rounds {
-        told("copy", copy(system)?);
+        tell("copy", copy(system)?);
     }
     for (processes, names) in
         [(1, ["move-1", "move-32", "move-512"]), (4, ["move-1-by-4", "move-32-by-4", "move-512-by-4"])]
     {
         for (batch, name) in [1, 32, 512].into_iter().zip(names) {
-            moves(system, processes, batch, rounds, |nanoseconds| told(name, nanoseconds))?;
+            moves(system, processes, batch, rounds, |nanoseconds| tell(name, nanoseconds))?;
         }
     }
     for _ in 0..rounds {
-        told("fault", faults(system)?);
+        tell("fault", faults(system)?);
     }
     let at = touched(system, LARGE)?;
     for _ in 0..rounds {
-        told("fork", system.fork()?);
+        tell("fork", system.fork()?);
     }
     system.unmap(at, LARGE)?;
     for _ in 0..rounds {
         let at = touched(system, LARGE)?;
         let start = system.now();
         system.unmap(at, LARGE)?;
-        told("munmap", system.now() - start);
+        tell("munmap", system.now() - start);
     }
-    huge(system, rounds, told)
+    huge(system, rounds, tell)
 }
 
 #[allow(unsafe_code, reason = "memory that the system has mapped, of this thread or shared as atomics")]

@@ -126,11 +126,8 @@ impl<I: Instructions> Default for Heap<I> {
 // SAFETY: `Talc` gives memory that it was given, as the layout asks, and the lock keeps callers apart.
 unsafe impl<I: Instructions> GlobalAlloc for Heap<I> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if layout.size() == 0 {
-            return null_mut();
-        }
         let start = self.with(|talc| {
-            // SAFETY: the size isn't 0.
+            // SAFETY: the caller's contract: the size isn't 0.
             let start = unsafe { talc.allocate(layout) };
             if talc.counters().available_bytes < RESERVE
                 && let Some(physical) = talc.source.physical.clone()

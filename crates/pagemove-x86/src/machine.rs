@@ -198,9 +198,10 @@ unsafe impl<P: Platform, I: Instructions> Machine for X86Machine<P, I> {
         let mut next = self.next_sparse.lock();
         let (address, root) = (*next, self.setup.kernel_root);
         let mut sparse = Sparse { ram: self.setup.ram, take: &mut || self.take() };
+        // Also if it fails half-way: what is mapped stays.
+        *next += pages;
         // SAFETY: nothing is mapped there, by `new`'s contract; the root is the kernel's own.
         unsafe { sparse.map(root, address, pages, used) }?;
-        *next += pages;
         // SAFETY: just mapped, and cleared; as in `lend`.
         Some(unsafe { LentMemory::new(NonNull::new(address as *mut u8)?, bytes, Box::new(())) })
     }
@@ -261,7 +262,6 @@ unsafe impl<P: Platform, I: Instructions> Machine for X86Machine<P, I> {
 
     fn might_wait(&self) {
         assert!(I::are_interrupts_on(), "a call that may wait for other CPUs, with interrupts masked");
-        P::might_wait();
     }
 
     fn pause(&self) {

@@ -36,10 +36,6 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// As [`pagemove::port::Machine::now_ns`].
     fn now_ns() -> u64;
 
-    /// More checks for [`pagemove::port::Machine::might_wait`], with debug assertions only: that interrupts are on is checked already.
-    /// Preemption may be disabled, since a call that waits for other CPUs doesn't sleep.
-    fn might_wait() {}
-
     /// As [`pagemove::port::Machine::pause`].
     fn pause() {
         core::hint::spin_loop();

@@ -38,8 +38,7 @@ impl<T: FnMut() -> Option<Pfn>> Sparse<'_, T> {
         for level in 1..LEVELS as usize - 1 {
             let table = (self.take)()?;
             let below = zeros.0[level - 1];
-            let flags = if level == 1 { leaf(Flags::empty()) } else { table_flags() };
-            (0..512).for_each(|at| self.set(table, at, below, flags));
+            (0..512).for_each(|at| self.set(table, at, below, flags_of_zeros(level as u32)));
             zeros.0[level] = table;
         }
         let place = Place { first: address & 0x0000_ffff_ffff_f000, bytes, used };
@@ -64,8 +63,7 @@ impl<T: FnMut() -> Option<Pfn>> Sparse<'_, T> {
             let is_whole = covers.end - covers.start == size;
             let is_used = place.is_used(&covers);
             if is_whole && !is_used && level < LEVELS {
-                let flags = if level == 1 { leaf(Flags::empty()) } else { table_flags() };
-                self.set(table, at, zeros.0[level as usize - 1], flags);
+                self.set(table, at, zeros.0[level as usize - 1], flags_of_zeros(level));
             } else if level == 1 {
                 let frame = (self.take)()?;
                 self.set(table, at, frame, leaf(Flags::WRITABLE));
@@ -102,6 +100,11 @@ impl Place<'_> {
 
 fn leaf(more: Flags) -> Flags {
     Flags::PRESENT | Flags::GLOBAL | Flags::NO_EXECUTE | more
+}
+
+/// The flags of an entry of this level that leads to zeros.
+fn flags_of_zeros(level: u32) -> Flags {
+    if level == 1 { leaf(Flags::empty()) } else { table_flags() }
 }
 
 fn table_flags() -> Flags {

@@ -6,7 +6,9 @@
 //! it, unless tables are removed, which a CPU reads without being asked to; the others too, before they load it again.
 //!
 //! Two words decide, `loaded` and the slot of the space's PCID. A CPU first says in `loaded` what it will run, then reads the
-//! slot; a flush first marks the slot, then reads `loaded`. So one of them sees the other. Both are sequentially consistent.
+//! slot; a flush first marks the slot, then reads `loaded`. So one of them sees the other. Until the new root is loaded, the CPU still
+//! uses the old one's tables, which `leaving` names: a flush of tables, or the end of a root, reads it after `loaded`. All are
+//! sequentially consistent.
 //!
 //! A space has the same PCID on all CPUs: its number modulo [`SLOTS`]. Two spaces may share one; then loading one drops what the CPU
 //! has of the other. Linux instead searches six PCIDs of each CPU; here a flush reads one word of each CPU.

@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::{
-    alloc::{Layout, alloc_zeroed},
+    alloc::{GlobalAlloc, Layout, System, alloc_zeroed},
     cell::{Cell, RefCell},
     collections::HashMap,
     ptr::NonNull,
@@ -20,6 +20,7 @@ use std::{
 
 use pagemove::{
     Engine,
+    migrate::{Destination, TheseFrames},
     port::{Contents, FlushRange, Machine, Ram, Space},
     space::AddressSpace,
     sync::AtomicU32,
@@ -31,7 +32,35 @@ use pagemove_x86::{Instructions, Platform, X86Machine, cpus::CpuSet, machine::Se
 const CPUS: usize = 4;
 const PAGES: usize = 80;
 
+/// What a CPU does just before it loads a root.
+type Deed = Box<dyn FnOnce()>;
+
+/// Counts allocations with interrupts masked, which the engine's zones are locked with, of threads that say so.
+struct Watching;
+
+// SAFETY: the system's allocator.
+unsafe impl GlobalAlloc for Watching {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if WATCHED.get() && MASKED.get() {
+            UNDER_A_LOCK.set(UNDER_A_LOCK.get() + 1);
+        }
+        // SAFETY: the caller's contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: the caller's contract.
+        unsafe { System.dealloc(start, layout) }
+    }
+}
+
+#[global_allocator]
+static HEAP: Watching = Watching;
+
 thread_local! {
+    static BEFORE_LOAD: RefCell<Option<Deed>> = const { RefCell::new(None) };
+    static WATCHED: Cell<bool> = const { Cell::new(false) };
+    static UNDER_A_LOCK: Cell<u32> = const { Cell::new(0) };
     static MASKED: Cell<bool> = const { Cell::new(false) };
     static CPU: Cell<usize> = const { Cell::new(0) };
     static LOADED: Cell<(Pfn, u16)> = const { Cell::new((Pfn::new(0), 0)) };
@@ -71,6 +100,10 @@ unsafe impl<const PCIDS: bool> Instructions for Modelled<PCIDS> {
     }
     unsafe fn load_root(root: Pfn, pcid: u16, keep: bool) {
         assert!(PCIDS || (pcid == 0 && !keep));
+        let deed = BEFORE_LOAD.take();
+        if let Some(deed) = deed {
+            deed();
+        }
         if !keep {
             TLB.with_borrow_mut(|tlb| tlb.retain(|key, _| key.0 != pcid));
         }
@@ -119,7 +152,7 @@ fn boot<const PCIDS: bool>() -> (Arc<Kernel<PCIDS>>, Arc<Engine>) {
     // SAFETY: leaked memory of this size.
     let ram = unsafe { Ram::new(base, frames, Contents::All) };
     let lent = FrameRange::new(Pfn::new(512), 512).unwrap();
-    let setup = Setup { ram, kernel_root: Pfn::new(1), cpus: CPUS, lent, sparse: 0 };
+    let setup = Setup { ram, kernel_root: Pfn::new(1), cpus: CPUS, lent, sparse: 0xffff_c000_0000_0000 };
     // SAFETY: nobody uses the memory; the roots are only compared.
     let machine = unsafe { Kernel::<PCIDS>::new(setup) };
     let zone = FrameRange::new(Pfn::new(0), FRAMES as u32).unwrap();
@@ -323,4 +356,88 @@ fn a_root_that_moves_is_loaded_anew() {
         machine.root_freed(table.space());
         has_ended.store(true, SeqCst);
     });
+}
+
+/// A CPU that is about to load another root still has the old one: who ends, moves or empties that waits for it.
+#[test]
+fn a_root_is_in_use_until_another_one_is_loaded() {
+    type Other = fn(&dyn Machine, Space);
+    let others: [(&str, Other); 3] = [
+        ("the root ends", |machine, space| machine.root_freed(space)),
+        ("the root moves", |machine, space| machine.move_root(space, Pfn::new(9), &mut || ())),
+        ("a table is removed", |machine, space| {
+            let range = FlushRange { space, start: address(0), pages: 512, order: Order::ZERO, tables_changed: true };
+            machine.flush(&[range]);
+        }),
+    ];
+    for (what, other) in others {
+        let (machine, engine) = boot::<true>();
+        let bounds = VirtRange::new(VirtAddr::new(1 << 16).unwrap(), 1 << 20).unwrap();
+        let spaces = [(); 2].map(|()| AddressSpace::new(&engine, bounds).unwrap());
+        let (began, is_over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let space = spaces[0].table().space();
+        thread::scope(|scope| {
+            let (switches, tables) = (machine.clone(), [0, 1].map(|at| spaces[at].table().clone()));
+            let (begins, ends) = (began.clone(), is_over.clone());
+            scope.spawn(move || {
+                CPU.set(1);
+                // SAFETY: tables of the machine's engine.
+                masked(|| unsafe { switches.activate(&tables[0]) });
+                let has_ended = ends.clone();
+                BEFORE_LOAD.set(Some(Box::new(move || {
+                    begins.store(true, SeqCst);
+                    // Time enough for who doesn't wait; who waits can't have ended.
+                    for _ in 0..20_000 {
+                        assert!(!has_ended.load(SeqCst), "{what}, and a CPU has the old root");
+                        thread::yield_now();
+                    }
+                })));
+                // SAFETY: as above.
+                masked(|| unsafe { switches.activate(&tables[1]) });
+                while !ends.load(SeqCst) {
+                    switches.answer();
+                    thread::yield_now();
+                }
+                // It leaves, so that nobody waits for this thread any more.
+                switches.answer();
+                assert_eq!(LOADED.get().0, tables[1].root());
+            });
+            CPU.set(0);
+            while !began.load(SeqCst) {
+                thread::yield_now();
+            }
+            other(&*machine, space);
+            is_over.store(true, SeqCst);
+        });
+        // CPU 1's thread has ended with the other root loaded.
+        std::mem::forget(spaces);
+    }
+}
+
+/// The kernel's heap takes zones' locks to grow, so it must not be used with one held.
+#[test]
+fn nothing_is_allocated_under_a_zones_lock() {
+    let (_machine, engine) = boot::<true>();
+    let physical = engine.physical();
+    let block = |pfn| physical.blocks().number(Pfn::new(pfn));
+    let mut destinations = TheseFrames::new(physical, [block(3072), block(1536)]);
+    WATCHED.set(true);
+    let first = destinations.take(Order::ZERO, None);
+    // What is left of the first block is above the bound, and more comes from the second.
+    let second = destinations.take(Order::ZERO, Some(Pfn::new(2048)));
+    WATCHED.set(false);
+    assert!(first.is_some() && second.is_some());
+    assert_eq!(UNDER_A_LOCK.get(), 0, "allocations with a zone's lock held");
+}
+
+#[test]
+fn metadata_that_is_mapped_is_not_lent_again() {
+    let (machine, engine) = boot::<true>();
+    drop(engine);
+    assert!(machine.take_ram().is_some(), "an engine has ended");
+    machine.return_ram();
+    assert!(machine.take_ram().is_some());
+    assert!(machine.lend_sparse(1 << 30, &[0..4096, (1 << 30) - 4096..1 << 30]).is_some());
+    machine.return_ram();
+    assert!(machine.take_ram().is_none(), "the tables are in use");
 }

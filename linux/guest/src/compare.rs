@@ -5,17 +5,17 @@
 use std::io::{Error, Result};
 use std::time::Instant;
 
-use pagemove_compare::{Failed, System, run as run_rows};
+use pagemove_compare::{Failed, PAGES, System, run as run_rows};
 
 use crate::console::tell;
 use crate::machine::{count, free_pages_everywhere, move_only_when_asked};
-use crate::sys::{self, Child};
+use crate::sys::{self, Child, Map, PAGE, PRIVATE, SHARED};
 
 struct Linux {
     start: Instant,
     children: Vec<Child>,
-    /// Addresses of large pages that are kept.
-    blocks: Vec<usize>,
+    /// Mappings with a large page.
+    blocks: Vec<Map>,
 }
 
 const DEFRAG: &str = "/sys/kernel/mm/transparent_hugepage/defrag";
@@ -25,13 +25,15 @@ impl Linux {
     fn huge(&mut self) -> std::result::Result<(u64, bool), Failed> {
         let before = failed(count("thp_fault_alloc"), "/proc/vmstat")?;
         let start = self.now();
-        let at = failed(sys::touch_huge(), "madvise")?;
+        // Of 4 MiB those 2 that may be one page.
+        let map = failed(Map::new(None, 0, 1024, PRIVATE), "mmap")?;
+        let first = map.address().next_multiple_of(512 * PAGE) / PAGE - map.address() / PAGE;
+        failed(map.advise(first, 512, libc::MADV_HUGEPAGE), "madvise")?;
+        map.store(first, 0, 1);
         let time = self.now() - start;
         let found = failed(count("thp_fault_alloc"), "/proc/vmstat")? > before;
         if found {
-            self.blocks.push(at);
-        } else {
-            failed(sys::unmap(at, 1024), "munmap")?;
+            self.blocks.push(map);
         }
         Ok((time, found))
     }
@@ -43,7 +45,8 @@ fn failed<T>(result: Result<T>, what: &'static str) -> std::result::Result<T, Fa
 
 impl System for Linux {
     fn map(&mut self, pages: usize, shared: bool) -> std::result::Result<usize, Failed> {
-        failed(sys::map_anonymous(pages, shared), "mmap")
+        let kind = if shared { SHARED } else { PRIVATE };
+        Ok(failed(Map::new(None, 0, pages, kind), "mmap")?.keep())
     }
 
     fn unmap(&mut self, address: usize, pages: usize) -> std::result::Result<(), Failed> {
@@ -83,7 +86,8 @@ impl System for Linux {
         round: usize,
     ) -> std::result::Result<usize, Failed> {
         let node = (round % 2) as i32;
-        failed(sys::move_addresses(addresses, statuses, node), "move_pages")?;
+        let nodes = [node; PAGES];
+        failed(sys::move_addresses(addresses, nodes.get(..addresses.len()), statuses), "move_pages")?;
         Ok(statuses.iter().filter(|&&status| status == node).count())
     }
 
@@ -98,7 +102,8 @@ impl System for Linux {
     }
 
     fn free_blocks(&mut self) -> std::result::Result<(), Failed> {
-        self.blocks.drain(..).try_for_each(|at| failed(sys::unmap(at, 1024), "munmap"))
+        self.blocks.clear();
+        Ok(())
     }
 
     fn now(&mut self) -> u64 {

@@ -77,6 +77,11 @@ impl Map {
         self.pages
     }
 
+    /// Keeps the mapping until [`unmap`]; gives its address.
+    pub(crate) fn keep(self) -> usize {
+        std::mem::ManuallyDrop::new(self).address()
+    }
+
     fn word(&self, page: usize, word: usize) -> *mut u64 {
         assert!(page < self.pages && word < WORDS, "past the end of a mapping");
         self.at.as_ptr().wrapping_add(page * WORDS + word)
@@ -344,35 +349,23 @@ pub(crate) fn nodes_of(map: &Map, pages: &[usize]) -> Result<Vec<i32>> {
 fn call_move_pages(map: &Map, pages: &[usize], node: Option<i32>) -> Result<Vec<i32>> {
     let addresses: Vec<usize> = pages.iter().map(|page| map.address() + page * PAGE).collect();
     let nodes = node.map(|node| vec![node; pages.len()]);
-    let nodes = nodes.as_ref().map_or(std::ptr::null(), Vec::as_ptr);
     let mut status = vec![-1; pages.len()];
-    // SAFETY: three arrays of equal length; `nodes` may be null, which only queries.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_move_pages,
-            0,
-            pages.len(),
-            addresses.as_ptr(),
-            nodes,
-            status.as_mut_ptr(),
-            MPOL_MF_MOVE_ALL,
-        )
-    };
-    if result < 0 { Err(named("move_pages")) } else { Ok(status) }
+    move_addresses(&addresses, nodes.as_deref(), &mut status)?;
+    Ok(status)
 }
 
-/// Asks for the pages at these addresses to be moved to a node; writes each page's node afterwards, or a negative errno.
-pub(crate) fn move_addresses(addresses: &[usize], status: &mut [i32], node: i32) -> Result<()> {
-    let nodes = [node; 512];
-    assert!(addresses.len() <= nodes.len() && addresses.len() == status.len());
-    // SAFETY: three arrays, none shorter than the number.
+/// Asks for the page at each address to be moved to its node, or only for its node; writes each page's node afterwards, or a negative errno.
+pub(crate) fn move_addresses(addresses: &[usize], nodes: Option<&[i32]>, status: &mut [i32]) -> Result<()> {
+    assert!(addresses.len() == status.len() && nodes.is_none_or(|nodes| nodes.len() == status.len()));
+    let nodes = nodes.map_or(std::ptr::null(), <[i32]>::as_ptr);
+    // SAFETY: three arrays of equal length; `nodes` may be null, which only queries.
     let result = unsafe {
         libc::syscall(
             libc::SYS_move_pages,
             0,
             addresses.len(),
             addresses.as_ptr(),
-            nodes.as_ptr(),
+            nodes,
             status.as_mut_ptr(),
             MPOL_MF_MOVE_ALL,
         )
@@ -380,32 +373,10 @@ pub(crate) fn move_addresses(addresses: &[usize], status: &mut [i32], node: i32)
     if result < 0 { Err(named("move_pages")) } else { Ok(()) }
 }
 
-/// Maps anonymous memory, shared with children or not; gives its address. Not unmapped by itself.
-pub(crate) fn map_anonymous(pages: usize, shared: bool) -> Result<usize> {
-    let flags = libc::MAP_ANONYMOUS | if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
-    let rights = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: new memory, where nothing is mapped.
-    let at = unsafe { libc::mmap(std::ptr::null_mut(), pages * PAGE, rights, flags, -1, 0) };
-    if at == libc::MAP_FAILED { Err(named("mmap")) } else { Ok(at as usize) }
-}
-
-/// Unmaps what [`map_anonymous`] has mapped, or a part of it. Nobody uses it any more.
+/// Unmaps a part of a mapping, or all of one that was kept by [`Map::keep`]. Nobody uses it any more.
 pub(crate) fn unmap(address: usize, pages: usize) -> Result<()> {
     // SAFETY: the caller's mapping.
     if unsafe { libc::munmap(address as *mut libc::c_void, pages * PAGE) } == 0 { Ok(()) } else { Err(named("munmap")) }
-}
-
-/// Maps 4 MiB, and touches 2 MiB of them that may be one large page; gives the mapping's address.
-pub(crate) fn touch_huge() -> Result<usize> {
-    let at = map_anonymous(1024, false)?;
-    let aligned = at.next_multiple_of(512 * PAGE);
-    // SAFETY: within the mapping, which nobody else knows.
-    let advised = unsafe {
-        let advised = libc::madvise(aligned as *mut libc::c_void, 512 * PAGE, libc::MADV_HUGEPAGE);
-        (aligned as *mut u64).write_volatile(1);
-        advised
-    };
-    if advised == 0 { Ok(at) } else { Err(named("madvise")) }
 }
 
 /// Makes a memfd of `pages` pages.

@@ -208,31 +208,23 @@ fn sources(folder: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
 /// Lists the orderings of a file, but those in comments and in tests. Their numbers begin with `first`.
 fn orderings(file: &Path, text: &str, first: usize) -> Vec<Mutant> {
     let code = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
-    let mut found = Vec::new();
-    for ordering in ORDERINGS {
-        for (start, _) in text[..code].match_indices(ordering) {
-            let line = line_of(text, start);
-            if line.trim_start().starts_with("//") {
-                continue;
-            }
-            let number = text[..start].matches('\n').count() + 1;
-            let weak = &ordering["Ordering::".len()..];
-            found.push(Mutant {
-                name: format!("{}:{number} {weak}: {}", file.display(), line.trim()),
-                file: file.into(),
-                place: start..start + ordering.len(),
-                becomes: String::new(),
-                kind: Kind::Ordering(0),
-                survives: None,
-            });
+    let is_code = |start: usize| !line_of(text, start).trim_start().starts_with("//");
+    let of = |ordering: &&'static str| text[..code].match_indices(*ordering).filter(|&(start, _)| is_code(start));
+    let mut found: Vec<(usize, &str)> = ORDERINGS.iter().flat_map(of).collect();
+    found.sort_unstable();
+    let mutant = |((start, ordering), number): ((usize, &str), usize)| {
+        let line = text[..start].matches('\n').count() + 1;
+        let weak = &ordering["Ordering::".len()..];
+        Mutant {
+            name: format!("{}:{line} {weak}: {}", file.display(), line_of(text, start).trim()),
+            file: file.into(),
+            place: start..start + ordering.len(),
+            becomes: format!("crate::sync::{WEAKENED}({number}, {ordering})"),
+            kind: Kind::Ordering(number),
+            survives: None,
         }
-    }
-    found.sort_by_key(|mutant| mutant.place.start);
-    for (mutant, number) in found.iter_mut().zip(first..) {
-        mutant.becomes = format!("crate::sync::{WEAKENED}({number}, {})", &text[mutant.place.clone()]);
-        mutant.kind = Kind::Ordering(number);
-    }
-    found
+    };
+    found.into_iter().zip(first..).map(mutant).collect()
 }
 
 /// Names the function that the byte at `at` is in.

@@ -16,9 +16,9 @@ use crate::cargo::cargo;
 /// One check: its name, its arguments for cargo, and its environment.
 struct Check {
     name: &'static str,
-    /// Builds all that it runs.
-    build: &'static [&'static str],
-    run: &'static [&'static str],
+    arguments: &'static [&'static str],
+    /// What builds all that it runs, if `--no-run` doesn't.
+    build: Option<&'static [&'static str]>,
     environment: &'static [(&'static str, &'static str)],
 }
 
@@ -26,49 +26,37 @@ struct Check {
 const CHECKS: &[Check] = &[
     Check {
         name: "models",
-        build: &["test", "--no-run", "--profile", "checks", "--package", "pagemove", "--features", "loom", "--lib"],
-        run: &["test", "--profile", "checks", "--package", "pagemove", "--features", "loom", "--lib", "models::"],
+        arguments: &["test", "--profile", "checks", "--package", "pagemove", "--features", "loom", "--lib", "models::"],
+        build: None,
         environment: &[("PAGEMOVE_PREEMPTIONS", "2")],
     },
     Check {
         name: "x86",
-        build: &["test", "--no-run", "--package", "pagemove-x86", "--lib", "--tests"],
-        run: &["test", "--package", "pagemove-x86", "--lib", "--tests"],
+        arguments: &["test", "--package", "pagemove-x86", "--lib", "--tests"],
+        build: None,
         environment: &[],
     },
     Check {
         name: "x86 schedules",
-        build: &["test", "--no-run", "--package", "pagemove-x86", "--features", "shuttle", "--test", "schedules"],
-        run: &["test", "--package", "pagemove-x86", "--features", "shuttle", "--test", "schedules"],
+        arguments: &["test", "--package", "pagemove-x86", "--features", "shuttle", "--test", "schedules"],
+        build: None,
         environment: &[],
     },
     Check {
         name: "kernel",
-        build: &["run", "--quiet", "--package", "xtask", "--", "kernel", "build"],
-        run: &["run", "--quiet", "--package", "xtask", "--", "kernel", "test", "--cpus", "4", "--no-sabotage"],
+        arguments: &["run", "--quiet", "--package", "xtask", "--", "kernel", "test", "--cpus", "4", "--no-sabotage"],
+        build: Some(&["run", "--quiet", "--package", "xtask", "--", "kernel", "build"]),
         environment: &[],
     },
     Check {
         name: "tests",
-        build: &["test", "--no-run", "--package", "pagemove", "--package", "pagemove-hosted", "--lib", "--tests"],
-        run: &["test", "--package", "pagemove", "--package", "pagemove-hosted", "--lib", "--tests"],
+        arguments: &["test", "--package", "pagemove", "--package", "pagemove-hosted", "--lib", "--tests"],
+        build: None,
         environment: &[],
     },
     Check {
         name: "schedules",
-        build: &[
-            "test",
-            "--no-run",
-            "--profile",
-            "checks",
-            "--package",
-            "pagemove-hosted",
-            "--features",
-            "shuttle",
-            "--test",
-            "schedules",
-        ],
-        run: &[
+        arguments: &[
             "test",
             "--profile",
             "checks",
@@ -79,6 +67,7 @@ const CHECKS: &[Check] = &[
             "--test",
             "schedules",
         ],
+        build: None,
         environment: &[("PAGEMOVE_SCHEDULES", "100")],
     },
 ];
@@ -187,12 +176,13 @@ impl Tree {
     fn run(&self, check: &Check, weakened: Option<usize>) -> Result<Verdict> {
         let noticed = |by| Ok(Verdict::Noticed { check: check.name, by });
         // Built first, so that only the check itself is on the clock.
-        let (built, told) = self.cargo(check, check.build, weakened, None)?;
+        let build = check.build.map_or_else(|| [check.arguments, &["--no-run"]].concat(), <[_]>::to_vec);
+        let (built, told) = self.cargo(check, &build, weakened, None)?;
         if built != Some(true) {
             let why = told.lines().find(|line| line.starts_with("error")).unwrap_or(&told);
             return Ok(Verdict::NotBuilt(why.into()));
         }
-        let (passed, told) = self.cargo(check, check.run, weakened, Some(LONGEST))?;
+        let (passed, told) = self.cargo(check, check.arguments, weakened, Some(LONGEST))?;
         let Some(passed) = passed else { return noticed(format!("hung for {} s", LONGEST.as_secs())) };
         if passed {
             return Ok(Verdict::Survived);

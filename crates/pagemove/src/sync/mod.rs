@@ -35,8 +35,8 @@ mod unguarded;
 ))]
 use unguarded as locks;
 
+pub(crate) use locks::{Held, assert_none_held, set_preemption};
 pub use locks::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
-pub(crate) use locks::{assert_none_held, set_preemption};
 pub use preemption::Preemption;
 
 #[cfg(any(feature = "shuttle", feature = "loom"))]

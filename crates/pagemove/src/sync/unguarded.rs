@@ -10,3 +10,12 @@ use super::preemption::Preemption;
 pub(crate) fn set_preemption(_: Option<Preemption>) {}
 
 pub(crate) fn assert_none_held() {}
+
+/// As `guarded`'s.
+pub(crate) struct Held;
+
+impl Held {
+    pub(crate) fn new() -> Self {
+        Self
+    }
+}

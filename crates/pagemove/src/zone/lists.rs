@@ -11,6 +11,7 @@ use super::{
 use crate::{
     frame::{Class, Kind, State},
     port::might_wait,
+    sync::Held,
     units::{Order, Pfn},
 };
 
@@ -56,11 +57,8 @@ impl Physical {
     pub(super) fn drain_zones(&self, zones: &[Zone]) {
         might_wait(self.machine());
         let mut run = ClassRun::default();
-        // A thread that is preempted with lists revoked would make others spin for them that can't be preempted.
-        let preemption = self.machine().preemption();
-        if let Some(preemption) = preemption {
-            (preemption.disable)();
-        }
+        // As with a lock: a thread that was preempted with lists revoked would make others spin, with preemption disabled.
+        let _held = Held::new();
         let cpus = || zones.iter().flat_map(|zone| zone.cpus.iter().map(move |cpu| (zone, cpu)));
         let revoked = revoke_all(|| cpus().map(|(_, cpu)| cpu), self.machine());
         for ((zone, _), mut lists) in cpus().zip(revoked) {
@@ -68,9 +66,6 @@ impl Physical {
                 let mut buddy = zone.buddy.lock();
                 lists.drain(|pfn| self.give_base(&mut buddy, pfn, &mut run));
             }
-        }
-        if let Some(preemption) = preemption {
-            (preemption.enable)();
         }
         run.finish(&self.blocks);
     }

@@ -5,9 +5,11 @@
 #![no_main]
 
 extern crate alloc;
+// For its symbols.
+extern crate runtime;
 
 mod console;
-mod glue;
+mod heap;
 mod firmware;
 mod cpu;
 mod apic;
@@ -40,7 +42,7 @@ pub(crate) const METADATA: u64 = 0xffff_c000_0000_0000;
 /// The first processor begins here, with interrupts masked, on the stack of the boot.
 #[unsafe(no_mangle)]
 extern "C" fn start(info: u64) -> ! {
-    glue::begin_heap();
+    heap::begin();
     // SAFETY: the loader's word, by its protocol.
     let firmware = unsafe { Firmware::read(info) };
     cpu::start(0);

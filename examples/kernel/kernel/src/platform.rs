@@ -17,7 +17,7 @@ use spin::Once;
 use x86_64::{instructions::interrupts, registers::control::Cr3};
 
 use crate::{
-    DIRECT_MAP, METADATA, apic, console, cpu, firmware::Firmware, glue, kernel_root, process::Process, sched, time,
+    DIRECT_MAP, METADATA, apic, console, cpu, firmware::Firmware, heap, kernel_root, process::Process, sched, time,
 };
 
 /// This kernel, for the engine's machine.
@@ -84,7 +84,7 @@ pub(crate) fn boot(firmware: &Firmware) {
             console::exit(true);
         }
     };
-    glue::HEAP.grow_from(engine.physical());
+    heap::HEAP.grow_from(engine.physical());
     compact_for_allocations(&engine, Options::new(Mode::Sync));
     ENGINE.call_once(|| engine);
 }

@@ -215,7 +215,7 @@ fn move_pages(process: &Process, addresses: u64, count: u64, statuses: u64) -> R
     Ok(outcome.moved)
 }
 
-/// Handles a page fault of ring 3; tells whether it was.
+/// Handles a page fault of ring 3, or ends the process.
 pub(crate) fn fault(process: &Process, at: u64, access: Option<Access>, ip: u64) {
     let Some(access) = access else {
         process.kill(format_args!("a bad table or a protection key at {at:#x}, instruction {ip:#x}"));

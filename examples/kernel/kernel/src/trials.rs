@@ -7,7 +7,7 @@ use pagemove::report::Counter;
 use crate::{
     console::print,
     firmware::Firmware,
-    glue,
+    heap,
     mover::{self, Moving},
     platform,
     program::Programs,
@@ -33,7 +33,7 @@ pub(crate) fn run(firmware: &Firmware) -> bool {
 fn trial(programs: &Programs, name: &str, seed: u64, amount: u64, processors: u64) -> bool {
     let physical = platform::engine().physical();
     settle();
-    let free = physical.free_frames() as usize + glue::HEAP.grown_frames();
+    let free = physical.free_frames() as usize + heap::HEAP.grown_frames();
     let (flushes, interrupts) = (mover::flushes(), platform::machine().interrupts_sent());
     let faults = physical.counters().get(Counter::Pgfault);
     let start = time::now_ns();
@@ -76,7 +76,7 @@ fn trial(programs: &Programs, name: &str, seed: u64, amount: u64, processors: u6
     }
     programs.forget();
     settle();
-    let now = physical.free_frames() as usize + glue::HEAP.grown_frames();
+    let now = physical.free_frames() as usize + heap::HEAP.grown_frames();
     if now < free {
         print!("{name}: {} frames are missing\n", free - now);
         passed = false;

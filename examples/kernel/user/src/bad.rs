@@ -93,7 +93,7 @@ pub(crate) fn run(_: Arguments) {
         for _ in 0..60 {
             let mut argument = || wild[random.below(wild.len() as u64) as usize];
             let arguments = [argument(), argument(), argument(), argument(), argument(), argument()];
-            // Only in a child: an anonymous mapping may well succeed.
+            // Some may well succeed: an anonymous mapping, a file.
             let _ = sys::raw(number, arguments);
         }
     }

@@ -2,10 +2,12 @@
 #![no_std]
 #![no_main]
 
+// For its symbols.
+extern crate runtime;
+
 mod bad;
 mod changes;
 mod compare;
-mod glue;
 mod marks;
 mod starve;
 mod storm;

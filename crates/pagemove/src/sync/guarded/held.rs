@@ -60,16 +60,16 @@ mod kept {
 
 pub(crate) use kept::{assert_none_held, set_preemption};
 
-/// One lock that this thread holds, or is about to take.
+/// One lock that this thread holds, or is about to take; or something else for which others spin.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(crate) struct Held {
     end: Option<fn()>,
     // Its thread's alone.
     _thread: PhantomData<*const ()>,
 }
 
 impl Held {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { end: kept::begin(), _thread: PhantomData }
     }
 }

@@ -15,9 +15,7 @@ mod below {
 
 mod held;
 
-pub(crate) use held::{assert_none_held, set_preemption};
-
-use held::Held;
+pub(crate) use held::{Held, assert_none_held, set_preemption};
 
 macro_rules! guard {
     ($name:ident, $below:ident $(, $mutable:ident)?) => {

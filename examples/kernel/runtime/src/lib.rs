@@ -1,27 +1,7 @@
-//! What a program gets from its operating system otherwise: a heap, memory functions, and symbols of the target's library.
+//! What the target's library gives otherwise: memory functions, and symbols for unwinding, which the kernel and its programs don't do.
+#![no_std]
 
 use core::arch::asm;
-
-use pagemove_x86::heap::Heap;
-
-/// The kernel's heap. Begins with memory of the image.
-#[global_allocator]
-pub(crate) static HEAP: Heap = Heap::new();
-
-#[repr(align(4096))]
-struct Arena(core::cell::UnsafeCell<[u8; 1 << 21]>);
-
-// SAFETY: given to the heap, once.
-unsafe impl Sync for Arena {}
-
-static ARENA: Arena = Arena(core::cell::UnsafeCell::new([0; 1 << 21]));
-
-/// Gives the heap its first memory. Called once, first of all.
-pub(crate) fn begin_heap() {
-    // SAFETY: nobody else uses it.
-    let usable = unsafe { HEAP.add(ARENA.0.get().cast(), 1 << 21) };
-    assert!(usable, "the arena is too small");
-}
 
 /// # Safety
 /// As C's.
@@ -100,7 +80,7 @@ unsafe extern "C" fn strlen(text: *const u8) -> usize {
     bytes
 }
 
-/// The target's library is built for unwinding; this kernel aborts.
+/// The target's library is built for unwinding; a panic here aborts.
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
 
