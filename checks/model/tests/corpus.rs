@@ -25,6 +25,14 @@ fn the_corpus_holds() {
 /// A pin that fails for want of memory may have copied its first pages.
 #[test]
 fn pages_that_a_failed_pin_has_copied_are_no_difference() {
+    // How many pages are left for the pin depends on the levels of the format's tables.
+    let histories = (100..=130).map(history_of_a_pin_without_memory);
+    let failed: u64 =
+        histories.map(|history| run(&history).unwrap_or_else(|failure| panic!("{failure}")).out_of_memory).sum();
+    assert!(failed > 0, "nothing failed");
+}
+
+fn history_of_a_pin_without_memory(taken: u8) -> History {
     let operations = vec![
         Operation::MapPrivate { process: 0, pages: 0, at: 0, rights: 0, file: 0, first: 0 },
         Operation::MapAnonymous { process: 0, pages: 0, at: 176, rights: 0 },
@@ -37,7 +45,7 @@ fn pages_that_a_failed_pin_has_copied_are_no_difference() {
         Operation::Pin { process: 1, mapping: 1, offset: 0, pages: 3, write: 0 },
         Operation::Fork { process: 1 },
         Operation::MapAnonymous { process: 0, pages: 0, at: 0, rights: 0 },
-        Operation::Inflate { pages: 115 },
+        Operation::Inflate { pages: taken },
         Operation::Inflate { pages: 2 },
         Operation::Exit { process: 62 },
         Operation::FileLoad { file: 57, page: 0, word: 0 },
@@ -47,8 +55,7 @@ fn pages_that_a_failed_pin_has_copied_are_no_difference() {
         Operation::TakeHuge { mode: 0, batch: 0, policy: 0 },
         Operation::Pin { process: 2, mapping: 1, offset: 0, pages: 3, write: 0 },
     ];
-    let done = run(&History { small: true, apart: false, operations }).unwrap_or_else(|failure| panic!("{failure}"));
-    assert!(done.out_of_memory > 0, "nothing failed: {done:?}");
+    History { small: true, apart: false, operations }
 }
 
 /// A model that knows nothing of frames must not be surprised by what only frames explain.
