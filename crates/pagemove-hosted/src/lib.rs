@@ -2,6 +2,7 @@
 //! signal handler), each with its argument.
 #![doc = include_str!("../README.md")]
 
+mod clock;
 mod cpu;
 mod depth;
 mod error;

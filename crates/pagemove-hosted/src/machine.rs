@@ -1,11 +1,8 @@
 //! The hosted machine: RAM, virtual CPUs, and one of two TLBs.
 
-use std::{
-    sync::{
-        Arc, Once,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
+use std::sync::{
+    Arc, Once,
+    atomic::{AtomicBool, Ordering},
 };
 
 use pagemove::{
@@ -15,6 +12,7 @@ use pagemove::{
 };
 
 use crate::{
+    clock::Clock,
     cpu, depth,
     error::HostedError,
     format::FIRST_FRAME,
@@ -52,7 +50,7 @@ pub struct Hosted {
     ram_frames: FrameRange,
     config: Config,
     tlb: Tlb,
-    started: Instant,
+    clock: Clock,
     // Without `membarrier` no CPU can be claimed.
     has_barrier: bool,
     // RAM was given to an engine.
@@ -100,7 +98,7 @@ impl Hosted {
             ram_frames: ram,
             config,
             tlb,
-            started: Instant::now(),
+            clock: Clock::start(),
             has_barrier,
             is_taken: AtomicBool::new(false),
             roots: Roots::default(),
@@ -230,6 +228,6 @@ unsafe impl Machine for Hosted {
     }
 
     fn now_ns(&self) -> u64 {
-        self.started.elapsed().as_nanos() as u64
+        self.clock.now_ns()
     }
 }

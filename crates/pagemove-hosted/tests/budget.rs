@@ -1,5 +1,5 @@
-//! Batches by their time: as large as the time allows by what folios have cost, unblocked in parts, and what is waited for first. On
-//! a clock of the test's own.
+//! Batches by their time: as large as the time allows by what folios have cost, unblocked in parts, and what is waited for first; then
+//! it is left alone for a while. On a clock of the test's own.
 mod common;
 
 use std::sync::{
@@ -15,6 +15,7 @@ use pagemove::{
     migrate::{AnyFree, Batch, Mode, Mover, Options},
     movable::{IsolationRun, MigrationRun, MovableOps, PageIndex, Refusal, Registration},
     paging::Entry,
+    report::Reason,
     rmap::RangeMap,
     space::{FileError, Mappable},
     units::{Pfn, VirtAddr},
@@ -243,6 +244,56 @@ fn what_is_waited_for_goes_first() {
         for page in 0..50 {
             assert_eq!(process.load(at.up(page)).unwrap(), u64::from(page) + 1);
         }
+        lab.validate();
+    }
+}
+
+/// Who waited for a page gets time to use it: its next move comes later. A driver's page, and an anonymous one.
+#[test]
+fn what_was_waited_for_is_left_alone_for_a_while() {
+    const MILLISECOND: u64 = 1_000_000;
+    for (is_drivers, stays) in [(true, false), (true, true), (false, false)] {
+        let (lab, hooked) = Hooked::lab(BOTH[0], 2);
+        hooked.advance(77 * MILLISECOND);
+        let file = file(&lab, &hooked, 10);
+        let (process, at) = if is_drivers {
+            map(&lab, &file, 2)
+        } else {
+            let process = lab.process();
+            let at = anonymous(&process, 2).start();
+            (0..2).for_each(|page| process.store(at.up(page), u64::from(page) + 1).unwrap());
+            (process, at)
+        };
+        let process = Arc::new(process);
+        let pages = || (0..2).map(|page| process.space().frame(at.up(page)).unwrap()).collect::<Vec<Pfn>>();
+        let (in_hook, before) = (process.clone(), hooked.waits());
+        let waiter = Arc::new(Mutex::new(None));
+        let (started, of_machine) = (waiter.clone(), Arc::downgrade(&hooked));
+        // A reference that outlives the hook.
+        let physical: &'static _ = Box::leak(Box::new(lab.physical().clone()));
+        let held = Arc::new(Mutex::new(None));
+        let (to_hold, first) = (held.clone(), pages()[1]);
+        hooked.before_next_flush(move |_| {
+            let hooked = of_machine.upgrade().unwrap();
+            *started.lock().unwrap() = Some(std::thread::spawn(move || in_hook.load(at.up(1)).unwrap()));
+            while hooked.waits() == before {
+                std::thread::yield_now();
+            }
+            // With a reference the move fails.
+            if stays {
+                *to_hold.lock().unwrap() = physical.get(first);
+            }
+        });
+        let options = Options::new(Mode::Async);
+        let moved = lab.migrate_all(&pages(), options).moved;
+        assert_eq!(moved, if stays { 1 } else { 2 });
+        assert_eq!(waiter.lock().unwrap().take().unwrap().join().unwrap(), 2);
+        drop(held.lock().unwrap().take());
+        let again = pages();
+        let outcome = lab.migrate_all(&again, options);
+        assert_eq!((outcome.moved, outcome.stayed), (1, vec![(again[1], Reason::Awaited)]));
+        hooked.advance(20 * MILLISECOND);
+        assert_eq!(lab.migrate_all(&pages(), options).moved, 2);
         lab.validate();
     }
 }

@@ -7,7 +7,7 @@
 //! | `counts`: references | +1 by a holder of one, or by [`Physical::get`](crate::zone::Physical::get); 0 means free **or frozen by a move** |
 //! | `counts`: mappings | +1 before an entry is put into a page table, -1 after one is taken out; by the calls of `mappings` |
 //! | `counts`: lock | a holder of a reference |
-//! | `wakes` | +1 by the thread that releases the lock and finds waiters; it wakes them afterwards |
+//! | `wakes` | changed, with the time, by the thread that releases the lock and finds waiters; it wakes them afterwards |
 //! | `pins` | +1 by a holder of a reference, which the pin keeps; so `pins > 0` implies `refs > 0` |
 //! | `state` | kind and order: the allocator; marks: one bit each, set and cleared by that mark's own calls only |
 //! | `owner`, `key` | the allocation, before the frame is published; the owner, under the lock. Free: the zone |
@@ -28,6 +28,7 @@ mod pins;
 mod spans;
 mod state;
 mod table;
+mod wakes;
 
 pub use counts::TooManyMappings;
 pub(crate) use counts::{Claim, Counts, Put};
@@ -38,6 +39,7 @@ pub use table::FrameTable;
 pub(crate) use table::not_in_memory;
 
 use counts::CountsWord;
+use wakes::Wakes;
 
 use crate::{
     port::Zeroed,
@@ -52,7 +54,7 @@ use crate::{
 #[repr(C, align(32))]
 pub struct Frame {
     counts: CountsWord,
-    wakes: AtomicU32,
+    wakes: Wakes,
     pins: AtomicU32,
     state: AtomicU32,
     owner: AtomicU32,
@@ -93,13 +95,6 @@ impl Frame {
     /// Gives `references` references back.
     pub(crate) fn put_many(&self, references: u32) -> Put {
         self.counts.put(references)
-    }
-
-    /// Reads the event count on which waiters for the lock sleep; call it before reading the lock.
-    fn wakes(&self) -> u32 {
-        // Acquire pairs with the Release of `FrameTable::wake_waiters`: a waiter that reads the new count finds the
-        // lock released, so it never sleeps on a count that is raised for an earlier holder only.
-        self.wakes.load(Ordering::Acquire)
     }
 
     /// Takes a reference and the lock in one change, without waiting.

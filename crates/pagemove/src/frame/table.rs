@@ -4,7 +4,8 @@
 //! The lock is a bit of the folio's word. A thread can't sleep on that word, since it changes all the time. So each
 //! frame has an event count, `wakes`: a waiter reads it, reads the lock, sets WAITERS, and sleeps while the event count
 //! is unchanged. Releasing a lock with WAITERS raises the event count and wakes all, since most waiters don't want the
-//! lock: they wait for the end of a move.
+//! lock: they wait for the end of a move. So that they can use the page before the next move, the event count has the time, and a
+//! claim leaves the folio alone for a while.
 
 use alloc::sync::Arc;
 use core::ops::Index;
@@ -88,7 +89,7 @@ impl FrameTable {
         loop {
             // Again each time: a split makes the page a folio of its own.
             let frame = self.head(pfn);
-            let wakes = frame.wakes();
+            let wakes = frame.wakes.load();
             let counts = frame.counts.load();
             if !counts.is_locked() {
                 return was_held;
@@ -108,7 +109,7 @@ impl FrameTable {
         might_wait(&*self.machine);
         let frame = &self[pfn];
         loop {
-            let wakes = frame.wakes();
+            let wakes = frame.wakes.load();
             match frame.counts.try_lock() {
                 Ok(()) => return,
                 Err(counts) => self.sleep(frame, counts, wakes),
@@ -119,7 +120,7 @@ impl FrameTable {
     /// Sleeps until the lock is released. `counts`, read after `wakes`, showed it held. May return early.
     fn sleep(&self, frame: &Frame, counts: Counts, wakes: u32) {
         if frame.counts.announce_waiter(counts) {
-            wait(&*self.machine, &frame.wakes, wakes);
+            wait(&*self.machine, frame.wakes.word(), wakes);
         }
     }
 
@@ -128,10 +129,13 @@ impl FrameTable {
         self[pfn].counts.lock_exclusive();
     }
 
-    pub(crate) fn unlock_raw(&self, pfn: Pfn) {
-        if self[pfn].counts.unlock() {
+    /// Releases the lock; tells whether threads waited for it.
+    pub(crate) fn unlock_raw(&self, pfn: Pfn) -> bool {
+        let has_waiters = self[pfn].counts.unlock();
+        if has_waiters {
             self.wake_waiters(pfn);
         }
+        has_waiters
     }
 
     /// Releases the lock and gives the caller's reference back, in one change.
@@ -145,10 +149,21 @@ impl FrameTable {
 
     #[cold]
     fn wake_waiters(&self, pfn: Pfn) {
+        self.let_waiters_go_first(pfn);
+        self.machine.wake(self[pfn].wakes.word());
+    }
+
+    /// For a while the folio isn't claimed: threads have waited for it, or for the folio that was moved to it.
+    #[cold]
+    pub(crate) fn let_waiters_go_first(&self, pfn: Pfn) {
+        self[pfn].wakes.raise(self.machine.now_ns());
+    }
+
+    /// Tells whether threads that have waited for the folio may still be about to use it.
+    pub(crate) fn is_awaited(&self, pfn: Pfn) -> bool {
         let wakes = &self[pfn].wakes;
-        // Release pairs with the Acquire of `Frame::wakes`: a thread that reads the new value finds the lock released.
-        wakes.fetch_add(1, Ordering::Release);
-        self.machine.wake(wakes);
+        // Most frames never had a waiter, and the clock isn't read for them.
+        wakes.has_time() && wakes.is_recent(self.machine.now_ns())
     }
 
     /// Marks the folio of a dirty entry for `pfn`, whatever owns it. (Trap 2 of 2016 was to look for a page cache here.)

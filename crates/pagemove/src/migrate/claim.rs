@@ -38,6 +38,13 @@ impl<'e> Mover<'e> {
             Kind::Free | Kind::PerCpu | Kind::Destination => return Err(None),
             _ => return Err(Some(Reason::Unmovable)),
         }
+        // A thread that faulted on it would find it blocked again, and again.
+        while physical.frames().is_awaited(pfn) {
+            if !wait {
+                return Err(Some(Reason::Awaited));
+            }
+            physical.machine().pause();
+        }
         match frame.claim() {
             Claim::Claimed => {}
             Claim::Locked if wait && frame.try_get() => physical.frames().lock_raw(pfn),

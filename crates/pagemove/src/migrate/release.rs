@@ -36,9 +36,11 @@ impl<'e> Mover<'e> {
             match folio.stay {
                 None => {
                     outcome.moved += u64::from(folio.order.frames());
-                    physical.unlock_and_put(folio.dst);
                     // Still frozen, so there are no references. Waiters re-read the entry or the index.
-                    frames.unlock_raw(folio.src);
+                    if frames.unlock_raw(folio.src) {
+                        frames.let_waiters_go_first(folio.dst);
+                    }
+                    physical.unlock_and_put(folio.dst);
                     if folio.order > Order::ZERO {
                         physical.counters().add(Counter::ThpMigrationSuccess, 1);
                         // The mark and its count have moved along.

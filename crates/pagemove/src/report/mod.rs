@@ -40,11 +40,13 @@ pub enum Reason {
     CrossedZone,
     /// Its owner lets it move for other purposes only.
     Purpose,
+    /// A thread that waited for it a moment ago gets time to use it.
+    Awaited,
 }
 
 impl Reason {
     /// All reasons, in numeric order.
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 15] = [
         Reason::Pinned,
         Reason::Referenced,
         Reason::Locked,
@@ -59,6 +61,7 @@ impl Reason {
         Reason::Order,
         Reason::CrossedZone,
         Reason::Purpose,
+        Reason::Awaited,
     ];
 
     /// The name used in reports.
@@ -78,12 +81,16 @@ impl Reason {
             Reason::Order => "order",
             Reason::CrossedZone => "crossed_zone",
             Reason::Purpose => "purpose",
+            Reason::Awaited => "awaited",
         }
     }
 
     /// Tells whether a retry a moment later may succeed by itself.
     pub const fn is_transient(self) -> bool {
-        matches!(self, Reason::Referenced | Reason::Locked | Reason::Writeback | Reason::Retry | Reason::Raced)
+        matches!(
+            self,
+            Reason::Referenced | Reason::Locked | Reason::Writeback | Reason::Retry | Reason::Raced | Reason::Awaited
+        )
     }
 }
 

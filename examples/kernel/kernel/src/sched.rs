@@ -114,6 +114,11 @@ impl Thread {
         MOST_FAULTS.fetch_max(faults, Ordering::Relaxed);
     }
 
+    /// It has come further than its last fault.
+    pub(crate) fn forget_faults(&self) {
+        self.last_fault.store(0, Ordering::Relaxed);
+    }
+
     /// The end of its kernel stack.
     pub(crate) fn stack_end(&self) -> u64 {
         self.stack.as_ptr_range().end as u64 & !15

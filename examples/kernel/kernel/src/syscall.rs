@@ -29,6 +29,7 @@ const MOST: u64 = 1 << 20;
 extern "C" fn system_call(frame: &mut Frame) {
     let thread = sched::current();
     let Some(process) = &thread.process else { return };
+    thread.forget_faults();
     let number = frame.rax;
     frame.rax = match call(process, frame) {
         Ok(value) => value,
