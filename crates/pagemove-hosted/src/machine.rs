@@ -144,7 +144,7 @@ unsafe impl Machine for Hosted {
         (!self.is_taken.swap(true, Ordering::Acquire)).then(|| self.ram())
     }
 
-    fn return_ram(&self) {
+    unsafe fn return_ram(&self) {
         self.is_taken.store(false, Ordering::Release);
     }
 
@@ -156,11 +156,11 @@ unsafe impl Machine for Hosted {
         Some(unsafe { LentMemory::new(start, bytes, Box::new(area)) })
     }
 
-    fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
+    unsafe fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
         self.roots.add(self.ram(), id, root)
     }
 
-    fn move_root(&self, space: Space, to: Pfn, publish: &mut dyn FnMut()) {
+    unsafe fn move_root(&self, space: Space, to: Pfn, publish: &mut dyn FnMut()) {
         self.roots.replace(self.ram(), space, to);
         publish();
         match &self.tlb {
@@ -169,7 +169,7 @@ unsafe impl Machine for Hosted {
         }
     }
 
-    fn root_freed(&self, space: Space) {
+    unsafe fn root_freed(&self, space: Space) {
         self.roots.remove(self.ram(), space);
         if let Tlb::Soft(tlb) = &self.tlb {
             tlb.forget(space.id);

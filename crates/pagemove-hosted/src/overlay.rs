@@ -10,8 +10,9 @@ macro_rules! pass_on {
         }
     };
     (@ return_ram $inner:ident) => {
-        fn return_ram(&self) {
-            self.$inner.return_ram();
+        unsafe fn return_ram(&self) {
+            // SAFETY: the caller's contract.
+            unsafe { self.$inner.return_ram() };
         }
     };
     (@ lend $inner:ident) => {
@@ -29,18 +30,21 @@ macro_rules! pass_on {
         }
     };
     (@ root_made $inner:ident) => {
-        fn root_made(&self, id: ::pagemove::port::SpaceId, root: ::pagemove::units::Pfn) -> u64 {
-            self.$inner.root_made(id, root)
+        unsafe fn root_made(&self, id: ::pagemove::port::SpaceId, root: ::pagemove::units::Pfn) -> u64 {
+            // SAFETY: the caller's contract.
+            unsafe { self.$inner.root_made(id, root) }
         }
     };
     (@ move_root $inner:ident) => {
-        fn move_root(&self, space: ::pagemove::port::Space, to: ::pagemove::units::Pfn, publish: &mut dyn FnMut()) {
-            self.$inner.move_root(space, to, publish);
+        unsafe fn move_root(&self, space: ::pagemove::port::Space, to: ::pagemove::units::Pfn, publish: &mut dyn FnMut()) {
+            // SAFETY: the caller's contract.
+            unsafe { self.$inner.move_root(space, to, publish) };
         }
     };
     (@ root_freed $inner:ident) => {
-        fn root_freed(&self, space: ::pagemove::port::Space) {
-            self.$inner.root_freed(space);
+        unsafe fn root_freed(&self, space: ::pagemove::port::Space) {
+            // SAFETY: the caller's contract.
+            unsafe { self.$inner.root_freed(space) };
         }
     };
     (@ flush $inner:ident) => {

@@ -77,7 +77,8 @@ impl<P: Platform, I: Instructions> X86Machine<P, I> {
             _kernel: PhantomData,
         };
         let own = Self::with_interrupts_masked(P::cpu);
-        machine.cpu_started(own);
+        // SAFETY: the caller's CPU, which has the kernel's root, by the contract of this function.
+        unsafe { machine.cpu_started(own) };
         Arc::new(machine)
     }
 
@@ -88,11 +89,14 @@ impl<P: Platform, I: Instructions> X86Machine<P, I> {
         result
     }
 
-    /// CPU `cpu` is online: it answers interrupts from now on, and has the kernel's own root loaded. Called on that CPU.
+    /// CPU `cpu` is online: it answers interrupts from now on. Called on that CPU.
+    ///
+    /// # Safety
+    /// It's the caller's CPU, and has the kernel's own root loaded.
     ///
     /// # Panics
     /// If there is no such CPU in [`Setup::cpus`], or if it has PCIDs switched on and the first CPU hadn't, or the other way round.
-    pub fn cpu_started(&self, cpu: usize) {
+    pub unsafe fn cpu_started(&self, cpu: usize) {
         assert!(cpu < self.cpus.len(), "CPU {cpu} has started, but the machine was made for {}", self.cpus.len());
         assert_eq!(
             I::has_pcids(),
@@ -129,8 +133,11 @@ impl<P: Platform, I: Instructions> X86Machine<P, I> {
     }
 
     /// This CPU runs kernel threads, or idles, until the next [`Self::activate`]. It keeps the root that it has loaded, and is
-    /// spared interrupts of flushes that only change leaf entries. Called by the scheduler with interrupts masked.
-    pub fn go_lazy(&self) {
+    /// spared interrupts of flushes that only change leaf entries. Called by the scheduler.
+    ///
+    /// # Safety
+    /// Interrupts are masked. Until the next [`Self::activate`] nothing on this CPU uses addresses of the lower half.
+    pub unsafe fn go_lazy(&self) {
         debug_assert!(!I::are_interrupts_on(), "`go_lazy` is called with interrupts masked");
         self.cpus.of(P::cpu()).tlb.go_lazy();
     }
@@ -169,7 +176,7 @@ unsafe impl<P: Platform, I: Instructions> Machine for X86Machine<P, I> {
         (!self.is_taken.swap(true, Ordering::Acquire)).then_some(self.setup.ram)
     }
 
-    fn return_ram(&self) {
+    unsafe fn return_ram(&self) {
         // Where metadata with holes was mapped, its frames and tables are in use for good.
         if *self.next_sparse.lock() != self.setup.sparse {
             return;
@@ -206,18 +213,18 @@ unsafe impl<P: Platform, I: Instructions> Machine for X86Machine<P, I> {
         Some(unsafe { LentMemory::new(NonNull::new(address as *mut u8)?, bytes, Box::new(())) })
     }
 
-    fn root_made(&self, _: SpaceId, root: Pfn) -> u64 {
+    unsafe fn root_made(&self, _: SpaceId, root: Pfn) -> u64 {
         self.fill_kernel_half(root);
         0
     }
 
-    fn move_root(&self, space: Space, to: Pfn, publish: &mut dyn FnMut()) {
+    unsafe fn move_root(&self, space: Space, to: Pfn, publish: &mut dyn FnMut()) {
         self.fill_kernel_half(to);
         publish();
         self.cpus.run::<P, I>(Deed::MoveRoot(space.id, to), |cpu| cpu.tlb.must_interrupt(space, true));
     }
 
-    fn root_freed(&self, space: Space) {
+    unsafe fn root_freed(&self, space: Space) {
         self.cpus.run::<P, I>(Deed::FreeRoot(space.id), |cpu| cpu.tlb.must_interrupt(space, true));
     }
 

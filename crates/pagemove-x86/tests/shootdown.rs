@@ -157,7 +157,8 @@ fn boot<const PCIDS: bool>() -> (Arc<Kernel<PCIDS>>, Arc<Engine>) {
     let machine = unsafe { Kernel::<PCIDS>::new(setup) };
     let zone = FrameRange::new(Pfn::new(0), FRAMES as u32).unwrap();
     let config = Config::new(vec![zone], HUGE_ORDER).with_reserved([FrameRange::new(Pfn::new(0), 1024).unwrap()]);
-    (1..CPUS).for_each(|cpu| machine.cpu_started(cpu));
+    // SAFETY: played by threads.
+    (1..CPUS).for_each(|cpu| unsafe { machine.cpu_started(cpu) });
     // At boot, and later for lists, this thread waits for the others' answers: so they are threads from the start.
     let engine = Engine::boot(machine.clone(), &config).unwrap();
     (machine, engine)
@@ -242,7 +243,8 @@ fn run<const PCIDS: bool>(spaces: usize, seed: u64) {
                         }
                     }
                     if random.below(3) == 0 {
-                        masked(|| machine.go_lazy());
+                        // SAFETY: memory is only modelled.
+                        masked(|| unsafe { machine.go_lazy() });
                         machine.answer();
                     }
                     if random.below(8) == 0 {
@@ -275,7 +277,8 @@ fn end<const PCIDS: bool>(mapped: Vec<Mapped>, machine: &Arc<Kernel<PCIDS>>) {
                 CPU.set(cpu);
                 // SAFETY: as above.
                 masked(|| unsafe { machine.activate(&tables[cpu % tables.len()]) });
-                masked(|| machine.go_lazy());
+                // SAFETY: memory is only modelled.
+                masked(|| unsafe { machine.go_lazy() });
                 ready.fetch_add(1, SeqCst);
                 while !ended.load(SeqCst) {
                     machine.answer();
@@ -289,7 +292,8 @@ fn end<const PCIDS: bool>(mapped: Vec<Mapped>, machine: &Arc<Kernel<PCIDS>>) {
             thread::yield_now();
         }
         for of in &mapped {
-            machine.root_freed(of.space.table().space());
+            // SAFETY: the space is used no more.
+            unsafe { machine.root_freed(of.space.table().space()) };
         }
         ended.store(true, SeqCst);
     });
@@ -330,7 +334,8 @@ fn a_root_that_moves_is_loaded_anew() {
                 masked(|| unsafe { machine.activate(table) });
                 let is_lazy = cpu == 2;
                 if is_lazy {
-                    masked(|| machine.go_lazy());
+                    // SAFETY: memory is only modelled.
+                    masked(|| unsafe { machine.go_lazy() });
                 }
                 is_ready.fetch_add(1, SeqCst);
                 while !is_moved.load(SeqCst) {
@@ -350,10 +355,12 @@ fn a_root_that_moves_is_loaded_anew() {
             thread::yield_now();
         }
         let mut is_published = false;
-        machine.move_root(space.table().space(), to, &mut || is_published = true);
+        // SAFETY: as the engine does.
+        unsafe { machine.move_root(space.table().space(), to, &mut || is_published = true) };
         assert!(is_published);
         is_moved.store(true, SeqCst);
-        machine.root_freed(table.space());
+        // SAFETY: the space is used no more.
+        unsafe { machine.root_freed(table.space()) };
         has_ended.store(true, SeqCst);
     });
 }
@@ -363,8 +370,10 @@ fn a_root_that_moves_is_loaded_anew() {
 fn a_root_is_in_use_until_another_one_is_loaded() {
     type Other = fn(&dyn Machine, Space);
     let others: [(&str, Other); 3] = [
-        ("the root ends", |machine, space| machine.root_freed(space)),
-        ("the root moves", |machine, space| machine.move_root(space, Pfn::new(9), &mut || ())),
+        // SAFETY: the spaces are used no more.
+        ("the root ends", |machine, space| unsafe { machine.root_freed(space) }),
+        // SAFETY: memory is only modelled.
+        ("the root moves", |machine, space| unsafe { machine.move_root(space, Pfn::new(9), &mut || ()) }),
         ("a table is removed", |machine, space| {
             let range = FlushRange { space, start: address(0), pages: 512, order: Order::ZERO, tables_changed: true };
             machine.flush(&[range]);
@@ -435,9 +444,11 @@ fn metadata_that_is_mapped_is_not_lent_again() {
     let (machine, engine) = boot::<true>();
     drop(engine);
     assert!(machine.take_ram().is_some(), "an engine has ended");
-    machine.return_ram();
+    // SAFETY: taken just before, and not used.
+    unsafe { machine.return_ram() };
     assert!(machine.take_ram().is_some());
     assert!(machine.lend_sparse(1 << 30, &[0..4096, (1 << 30) - 4096..1 << 30]).is_some());
-    machine.return_ram();
+    // SAFETY: taken just before, and not used.
+    unsafe { machine.return_ram() };
     assert!(machine.take_ram().is_none(), "the tables are in use");
 }

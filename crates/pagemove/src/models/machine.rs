@@ -95,7 +95,7 @@ unsafe impl Machine for Model {
         Some(unsafe { LentMemory::new(start, bytes, Box::new(lines)) })
     }
 
-    fn move_root(&self, _: Space, _: Pfn, publish: &mut dyn FnMut()) {
+    unsafe fn move_root(&self, _: Space, _: Pfn, publish: &mut dyn FnMut()) {
         publish();
         // A CPU that walks by the old root ends.
         (self.flush)();

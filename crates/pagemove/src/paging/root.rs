@@ -1,6 +1,9 @@
 //! The top-level table of an address space, and its name: kept as long as the page table, or a flush that is owed for it.
 //!
+//! `unsafe`: the machine's calls for roots, which only the engine makes. A root is made here, and ended when it's dropped.
+//!
 //! A move owes flushes for entries that it has blocked; the process may exit before these are paid.
+#![allow(unsafe_code)]
 
 use alloc::sync::Arc;
 
@@ -29,7 +32,8 @@ impl Root {
         // Relaxed: nobody has the table yet.
         root.words(0).iter().for_each(|word| word.store(0, Ordering::Relaxed));
         let root = root.into_raw();
-        let word = physical.machine().root_made(id, root);
+        // SAFETY: just allocated, for this space.
+        let word = unsafe { physical.machine().root_made(id, root) };
         Ok(Arc::new(Self { physical, id, word, pfn: AtomicU64::new(root.get()), pending: AtomicU32::new(0) }))
     }
 
@@ -45,9 +49,12 @@ impl Root {
 
     /// Makes the table at `to`, a copy, the root. When this returns no CPU uses the old one.
     pub(super) fn replace(&self, to: Pfn) {
-        self.physical.machine().move_root(self.space(), to, &mut || {
-            self.pfn.store(to.get(), Ordering::Release);
-        });
+        // SAFETY: the space has its root; the copy is the caller's, who gives it to us.
+        unsafe {
+            self.physical.machine().move_root(self.space(), to, &mut || {
+                self.pfn.store(to.get(), Ordering::Release);
+            });
+        }
         assert_eq!(self.pfn(), to, "the machine moved a root without publishing it");
     }
 
@@ -76,7 +83,8 @@ impl Root {
 impl Drop for Root {
     fn drop(&mut self) {
         // The address space has unmapped and pruned everything, and no flush is owed any more.
-        self.physical.machine().root_freed(self.space());
+        // SAFETY: nobody has the space any more, and this was its only root.
+        unsafe { self.physical.machine().root_freed(self.space()) };
         self.physical.free_frozen(self.pfn());
     }
 }

@@ -60,14 +60,20 @@ use crate::{
 /// From a [`CpuClaim::claim`] that gives a CPU's number to the matching [`CpuClaim::release`], nobody else gets the
 /// same number, except an interrupt handler, which ends before the claimer continues. [`Self::barrier`] and
 /// [`Self::take_ram`] do as documented.
-#[allow(unsafe_code, reason = "a processor's number is relied on for exclusive access")]
+#[allow(
+    unsafe_code,
+    reason = "a processor's number is relied on for exclusive access; some calls are the engine's alone"
+)]
 pub unsafe trait Machine: Send + Sync + 'static {
     /// Gives the direct map of all RAM that the engine may manage to the first engine that boots; `None` to others,
     /// since two would allocate the same frames.
     fn take_ram(&self) -> Option<Ram>;
 
     /// Called when an engine has ended, or didn't boot, and no longer uses the RAM: a machine may give it to another one.
-    fn return_ram(&self) {}
+    ///
+    /// # Safety
+    /// Only the engine calls it, once for each time it took the RAM.
+    unsafe fn return_ram(&self) {}
 
     /// Lends `bytes` of zeroed memory, aligned to 64 bytes, for the engine's metadata; `None` if there is none.
     fn lend(&self, bytes: usize) -> Option<LentMemory>;
@@ -85,7 +91,10 @@ pub unsafe trait Machine: Send + Sync + 'static {
     /// kernel fills in the entries of its own half; the engine doesn't change these. It may also put tables of its own, of any level,
     /// into the lower half, outside of the space's bounds: the engine neither frees nor moves them. Gives a word that is
     /// passed to every flush of the space: a PCID, or a pointer to the machine's set of CPUs that use it.
-    fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
+    ///
+    /// # Safety
+    /// Only the engine calls it, once for each space; the frame is its own.
+    unsafe fn root_made(&self, id: SpaceId, root: Pfn) -> u64 {
         let _ = (id, root);
         0
     }
@@ -96,11 +105,17 @@ pub unsafe trait Machine: Send + Sync + 'static {
     /// the upper levels. When this returns no CPU uses the old root, nor loads it later: a CPU that reads the root and loads it does both
     /// while this waits for it, or reads it again afterwards. Called with the locks of a move of page tables held;
     /// CPUs that wait for these must answer.
-    fn move_root(&self, space: Space, to: Pfn, publish: &mut dyn FnMut());
+    ///
+    /// # Safety
+    /// Only the engine calls it, for a space that hasn't ended; the frame is its own.
+    unsafe fn move_root(&self, space: Space, to: Pfn, publish: &mut dyn FnMut());
 
     /// Called when an address space ends, empty and flushed. When this returns no CPU has the root loaded, not even a
     /// lazily switched one (Linux: lazy TLB); then the frame is freed.
-    fn root_freed(&self, space: Space) {
+    ///
+    /// # Safety
+    /// Only the engine calls it, once for each space; nothing runs in it any more.
+    unsafe fn root_freed(&self, space: Space) {
         let _ = space;
     }
 

@@ -91,7 +91,8 @@ pub(crate) fn boot(firmware: &Firmware) {
 
 /// Another processor is there.
 pub(crate) fn cpu_started(number: usize) {
-    machine().cpu_started(number);
+    // SAFETY: the caller's processor, on the kernel's root since it started.
+    unsafe { machine().cpu_started(number) };
 }
 
 /// Gives the machine.
@@ -117,6 +118,7 @@ pub(crate) fn enter(process: Option<&Process>) {
     match process {
         // SAFETY: interrupts are masked, and all processes are of this engine.
         Some(process) => unsafe { machine().activate(process.space.table()) },
-        None => machine().go_lazy(),
+        // SAFETY: interrupts are masked; the kernel's threads use the upper half only.
+        None => unsafe { machine().go_lazy() },
     }
 }
