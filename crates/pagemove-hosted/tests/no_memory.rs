@@ -1,4 +1,4 @@
-//! Freeing memory needs little: a process ends and unmaps, and a file is truncated, while the heap gives only small pieces (found by the
+//! The heap gives only small pieces, as a kernel's does when memory is full: no list has to grow in one piece with what a process does. Freeing memory needs little: a process ends and unmaps, and a file is truncated, while the heap gives only small pieces (found by the
 //! example kernel, where a process that had taken all memory couldn't end). So a kernel's reserve for its heap can be small.
 //!
 //! Varied: call, order. Not varied: which of several allocations fails, here all large ones do; the TLB, since the host's allocates itself.
@@ -11,12 +11,14 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     ptr::null_mut,
+    sync::Arc,
 };
 
 use common::*;
 use pagemove::{
     report::Counter,
-    space::{Orders, PageCache},
+    space::{Map, Orders, PageCache, PinError, Protection, Source},
+    units::VirtRange,
 };
 use pagemove_hosted::TlbKind;
 
@@ -118,5 +120,46 @@ fn a_truncation_of_two_processes_pages_without_memory_loses_nothing() {
     one.space().munmap(at).unwrap();
     two.space().munmap(there).unwrap();
     file.index().truncate(0..PAGES);
+    lab.validate();
+}
+
+/// Mapping a file's page many times, and changing and unmapping them all by one call.
+#[test]
+fn many_mappings_need_only_small_pieces() {
+    let lab = Lab::new(TlbKind::Soft, 4);
+    let file = PageCache::new(&lab.engine, "a file", 1);
+    let process = lab.process();
+    let space = process.space();
+    let all = with_small_pieces(|| {
+        let first = shared(&process, file.clone(), 1, RW);
+        let rest = (1..PAGES).map(|page| {
+            let map = Map { at: Some(first.start().up(page)), ..map_of(file.clone()) };
+            space.mmap(&map).unwrap()
+        });
+        assert_eq!(rest.last().unwrap().end(), first.start().up(PAGES));
+        VirtRange::new(first.start(), PAGES).unwrap()
+    });
+    all.iter().for_each(|page| process.store(page, page.vpn()).unwrap());
+    with_small_pieces(|| space.mprotect(all, Protection::READ).unwrap());
+    all.iter().for_each(|page| assert!(process.store(page, 0).is_err()));
+    assert_eq!(process.load(all.start()).unwrap(), all.end().vpn() - 1, "one page");
+    with_small_pieces(|| space.munmap(all).unwrap());
+    assert_eq!(file.index().reverse_map().mappings(), 0);
+    lab.validate();
+}
+
+fn map_of(file: Arc<PageCache>) -> Map {
+    Map { at: None, pages: 1, protection: RW, source: Source::Shared { file, first: 0 } }
+}
+
+#[test]
+fn a_list_of_pins_that_is_too_long_is_an_error() {
+    let lab = Lab::new(TlbKind::Soft, 4);
+    let process = lab.process();
+    let at = anonymous(&process, PAGES);
+    let pinned = with_small_pieces(|| process.space().pin(at, true, "device"));
+    assert_eq!(pinned.err(), Some(PinError::TooMany(PAGES)));
+    assert!(lab.physical().pins().all().is_empty());
+    assert_eq!(process.space().pin(at, true, "device").unwrap().len(), PAGES as usize);
     lab.validate();
 }

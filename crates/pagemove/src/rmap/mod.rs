@@ -7,6 +7,7 @@
 
 mod entries;
 mod error;
+mod intervals;
 mod ranges;
 mod registry;
 mod split;

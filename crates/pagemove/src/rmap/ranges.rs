@@ -1,4 +1,4 @@
-//! The reverse map of a file, or of anonymous memory with all its forks: an interval tree of mappings over page offsets.
+//! The reverse map of a file, or of anonymous memory with all its forks: the mappings of ranges of its pages.
 //!
 //! # Protocol
 //! Walks from a page to its entries (moves, truncation) hold the lock shared. Changes of the set of mappings hold it
@@ -9,11 +9,10 @@
 use alloc::sync::{Arc, Weak};
 use core::ops::Range;
 
-use iset::IntervalMap;
-
 use super::{
     Registered, Registry, ReverseMap, SplitError,
     entries::{Entries, Placed, in_place, pages_of},
+    intervals::Intervals,
 };
 use crate::{
     folio::{LockedFolio, Migration},
@@ -21,7 +20,7 @@ use crate::{
     port::Space,
     report::Reason,
     sync::{RwLock, RwLockWriteGuard},
-    units::{Order, VirtAddr},
+    units::VirtAddr,
     zone::Physical,
 };
 
@@ -34,7 +33,7 @@ pub(crate) struct Mapping {
     pub(crate) start: VirtAddr,
 }
 
-type Tree = IntervalMap<u32, Mapping>;
+type Tree = Intervals<Mapping>;
 
 /// Up to so many mappings, a walk scans them once for all pages of a batch, since an interval search for each page
 /// costs more.
@@ -51,7 +50,7 @@ impl RangeMap {
     pub fn new(registry: &Arc<Registry<dyn ReverseMap>>) -> Arc<Self> {
         Arc::new_cyclic(|this: &Weak<Self>| Self {
             registered: registry.add(this.clone()),
-            tree: RwLock::new(IntervalMap::new()),
+            tree: RwLock::new(Tree::new()),
         })
     }
 
@@ -83,13 +82,13 @@ pub(crate) struct Changing<'a> {
 
 impl Changing<'_> {
     pub(crate) fn insert(&mut self, pages: Range<u32>, mapping: Mapping) {
-        self.tree.force_insert(pages, mapping);
+        let name = (mapping.table.space().id.0, mapping.start.get());
+        self.tree.insert(pages, name, mapping);
     }
 
     pub(crate) fn remove(&mut self, pages: Range<u32>, space: Space, start: VirtAddr) {
-        let removed =
-            self.tree.remove_where(pages, |mapping| mapping.table.space().id == space.id && mapping.start == start);
-        debug_assert!(removed.is_some(), "a mapping was missing from its reverse map");
+        let was_there = self.tree.remove(pages, (space.id.0, start.get()));
+        debug_assert!(was_there, "a mapping was missing from its reverse map");
     }
 }
 
@@ -131,15 +130,11 @@ fn for_each_mapping(tree: &Tree, folios: &[Migration], mut see: impl FnMut(&dyn 
         see(&*mapping.table, &Placed { pages, start: mapping.start }, folios);
     };
     if tree.len() <= MAX_SCANNED_MAPPINGS {
-        tree.unsorted_iter().for_each(|(pages, mapping)| visit(pages, mapping, folios));
+        tree.iter().for_each(|(pages, mapping)| visit(pages, mapping, folios));
         return;
     }
     for folio in folios {
         let mut visit = |(pages, mapping)| visit(pages, mapping, core::slice::from_ref(folio));
-        if folio.order == Order::ZERO {
-            tree.overlap(folio.key.index).for_each(&mut visit);
-        } else {
-            tree.iter(pages_of(folio)).for_each(&mut visit);
-        }
+        tree.overlapping(pages_of(folio)).for_each(&mut visit);
     }
 }

@@ -85,14 +85,15 @@ impl<F: Format> AddressSpace<F> {
     pub(super) fn unmap_locked(
         &self,
         vmas: &mut Vmas,
-        gone: &mut Vec<Vma>,
+        gone: &mut Vmas,
         range: VirtRange,
         stage: &'static str,
     ) -> Result<(), Stop> {
         self.split_edges(range, stage)?;
-        let touched: Vec<Vma> = overlapping(vmas, range).cloned().collect();
         let mut debt = self.debt();
-        for vma in touched {
+        // One by one, here and below: a list of all may be too long for a kernel's heap.
+        loop {
+            let Some(vma) = overlapping(vmas, range).next().cloned() else { break };
             if let Some(part) = vma.part(range) {
                 self.zap(part.range, &mut debt);
             }
@@ -102,7 +103,7 @@ impl<F: Format> AddressSpace<F> {
             for part in rest.into_iter().flatten() {
                 vmas.insert(part.range.start(), part);
             }
-            gone.push(vma);
+            gone.insert(vma.range.start(), vma);
         }
         self.table.prune(gap_around(vmas, range), self.bounds, &mut debt);
         debt.pay();
@@ -147,9 +148,10 @@ impl<F: Format> AddressSpace<F> {
             at = find(vmas, at).ok_or(SpaceError::NotMapped { stage, at })?.range.end();
         }
         self.split_edges(range, stage)?;
-        let touched: Vec<Vma> = overlapping(vmas, range).cloned().collect();
         let mut debt = self.debt();
-        for vma in touched {
+        let mut at = range.start();
+        while let Some(vma) = find(vmas, at).filter(|_| at < range.end()).cloned() {
+            at = vma.range.end();
             let Some(part) = vma.part(range) else { continue };
             let part = Vma { protection, ..part };
             let flags = part.read_flags();

@@ -20,6 +20,9 @@ pub enum PinError {
     /// The range passes the address space's bounds.
     #[error("pin: the range passes the bounds of the address space")]
     BadRange,
+    /// The heap has no room for a list of so many pins.
+    #[error("pin: no memory for a list of {0} pages; pin fewer at a time")]
+    TooMany(u32),
 }
 
 impl<F: Format> AddressSpace<F> {
@@ -29,7 +32,13 @@ impl<F: Format> AddressSpace<F> {
         if !self.bounds.covers(range) {
             return Err(PinError::BadRange);
         }
-        range.iter().map(|address| self.pin_page(address, write, who)).collect()
+        let mut pins = Vec::new();
+        // All at once, so that a list that is too long for the heap is an error.
+        pins.try_reserve_exact(range.pages() as usize).map_err(|_| PinError::TooMany(range.pages()))?;
+        for address in range.iter() {
+            pins.push(self.pin_page(address, write, who)?);
+        }
+        Ok(pins)
     }
 
     fn pin_page(&self, address: VirtAddr, write: bool, who: &str) -> Result<PinnedPage, PinError> {

@@ -1,7 +1,5 @@
 //! mremap: moves a mapping to another address, or grows or shrinks it.
 
-use alloc::vec::Vec;
-
 use super::{AddressSpace, SpaceError, Vma, Vmas, change::gap_around, find, overlapping, split::Stop};
 use crate::{
     paging::{Cursor, Entry, FlushDebt, Format},
@@ -18,7 +16,7 @@ impl<F: Format> AddressSpace<F> {
     fn remap_locked(
         &self,
         vmas: &mut Vmas,
-        gone: &mut Vec<Vma>,
+        gone: &mut Vmas,
         old: VirtRange,
         pages: u32,
         to: Option<VirtAddr>,

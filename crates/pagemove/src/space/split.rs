@@ -1,8 +1,6 @@
 //! Splits 2 MiB entries, when a change of mappings needs a part of one. The folio stays whole.
 
-use alloc::vec::Vec;
-
-use super::{AddressSpace, SpaceError, Vma, vma::Vmas};
+use super::{AddressSpace, SpaceError, vma::Vmas};
 use crate::{
     folio::FolioRef,
     paging::Format,
@@ -38,11 +36,11 @@ impl<F: Format> AddressSpace<F> {
     /// are gone to its second argument, since dropping a file for the last time may sleep.
     pub(super) fn change<T>(
         &self,
-        mut deed: impl FnMut(&mut Vmas, &mut Vec<Vma>) -> Result<T, Stop>,
+        mut deed: impl FnMut(&mut Vmas, &mut Vmas) -> Result<T, Stop>,
     ) -> Result<T, SpaceError> {
         self.might_wait();
         loop {
-            let mut gone = Vec::new();
+            let mut gone = Vmas::default();
             let result = deed(&mut self.vmas.write(), &mut gone);
             drop(gone);
             match result {
