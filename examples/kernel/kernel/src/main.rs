@@ -57,10 +57,14 @@ extern "C" fn start(info: u64) -> ! {
         firmware.memory >> 20
     );
     let firmware = Arc::new(firmware);
-    sched::spawn(move || {
+    let trials = move || {
         let failed = trials::run(&firmware);
         console::exit(failed);
-    });
+    };
+    if sched::start_reaper().and_then(|()| sched::spawn(trials)).is_err() {
+        console::print!("no memory for the first threads\n");
+        console::exit(true);
+    }
     sched::idle()
 }
 

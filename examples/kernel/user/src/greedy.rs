@@ -1,0 +1,178 @@
+//! Programs that take as much of the kernel as they get: it refuses, and goes on.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::{
+    Arguments,
+    sys::{self, ANONYMOUS, Call, KILLED, SHARED, Words, call, exit, say},
+};
+
+/// Linux's ENOMEM.
+const NO_MEMORY: i64 = -12;
+
+type Deed = (&'static str, fn() -> Result<u64, i64>);
+
+/// Each in a child, which must end with 0. A deed gives how often it got what it asked for.
+const DEEDS: &[Deed] = &[
+    ("threads", threads),
+    ("children", children),
+    ("generations", generations),
+    ("files", || until_refused(|| call(Call::OpenFile, [16, 0, 0, 0, 0, 0]))),
+    ("devices", || until_refused(|| call(Call::OpenDevice, [16, 0, 0, 0, 0, 0]))),
+    ("pins", pins),
+    ("pins of half a million pages", || {
+        let words = Words::map(1 << 19, ANONYMOUS, 0, 0)?;
+        until_refused(|| call(Call::Pin, [words.start(), words.pages, 1, 0, 0, 0]))
+    }),
+    ("files when memory is full", || {
+        fill_memory()?;
+        until_refused(|| call(Call::OpenFile, [16, 0, 0, 0, 0, 0]))
+    }),
+    ("threads when memory is full", || {
+        fill_memory()?;
+        threads()
+    }),
+];
+
+pub(crate) fn run(arguments: Arguments) {
+    // With `amount`, only that one.
+    let is_wanted = |number: u64| arguments.amount == 0 || arguments.amount == number;
+    if is_wanted(1) {
+        forks();
+    }
+    if is_wanted(2) {
+        waits();
+    }
+    for (number, (what, deed)) in (3..).zip(DEEDS).filter(|&(number, _)| is_wanted(number)) {
+        let child = sys::fork(|| match deed() {
+            Ok(got) => {
+                say!("deed {number}: {got} {what}, and no more");
+                0
+            }
+            Err(error) => {
+                say!("{what}: error {error}");
+                1
+            }
+        });
+        let code = sys::wait_for(child.expect("a fork"));
+        if code != 0 {
+            say!("{what}: ended with {code}");
+            exit(1);
+        }
+    }
+}
+
+/// Asks until the kernel has no memory; gives how often it had.
+fn until_refused(mut ask: impl FnMut() -> Result<u64, i64>) -> Result<u64, i64> {
+    let mut got = 0;
+    loop {
+        match ask() {
+            Ok(_) => got += 1,
+            Err(NO_MEMORY) => return Ok(got),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Children one after the other: what each had is free soon after its end.
+fn forks() {
+    for _ in 0..4000 {
+        match sys::fork(|| 0) {
+            Ok(child) => assert_eq!(sys::wait_for(child), 0),
+            Err(error) => {
+                say!("fork: error {error}");
+                exit(1);
+            }
+        }
+    }
+}
+
+/// A process that waits for a child that never ends is ended. So is that child, for which nobody can wait any more.
+fn waits() {
+    for round in 0..20 {
+        let child = sys::fork(|| {
+            let grandchild = sys::fork(|| {
+                loop {
+                    let _ = call(Call::Yield, [0; 6]);
+                }
+            });
+            sys::wait_for(grandchild.expect("a fork"))
+        });
+        let child = child.expect("a fork");
+        for _ in 0..round * 2 {
+            let _ = call(Call::Yield, [0; 6]);
+        }
+        call(Call::End, [child, 0, 0, 0, 0, 0]).expect("a child");
+        assert_eq!(sys::wait_for(child), KILLED);
+    }
+}
+
+/// Threads that sleep, each on a stack of one page.
+fn threads() -> Result<u64, i64> {
+    static WORD: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn sleep(_: u64) -> ! {
+        loop {
+            sys::wait(&WORD, 0);
+        }
+    }
+    let stacks = Words::map(1 << 16, ANONYMOUS, 0, 0)?;
+    let mut next = 0;
+    until_refused(|| {
+        next += 1;
+        call(Call::Thread, [sleep as *const () as u64, stacks.start() + next * 4096, 0, 0, 0, 0])
+    })
+}
+
+/// Children that end at once, and that nobody waits for.
+fn children() -> Result<u64, i64> {
+    until_refused(|| sys::fork(|| 0))
+}
+
+/// Each child forks the next one, and waits for it. The last one is refused, and tells the others how many there are.
+fn generations() -> Result<u64, i64> {
+    let file = call(Call::OpenFile, [1, 0, 0, 0, 0, 0])?;
+    let count = Words::map(1, SHARED, file, 0)?;
+    count.store(0, 0, 0);
+    let mut is_first = true;
+    loop {
+        match call(Call::Fork, [0; 6]) {
+            Ok(0) => {
+                count.word(0, 0).fetch_add(1, Ordering::AcqRel);
+                is_first = false;
+            }
+            Ok(child) => {
+                // The last one may lack memory for its own stack, too.
+                let code = sys::wait_for(child);
+                if code != 0 && code != KILLED {
+                    exit(code);
+                }
+                break;
+            }
+            Err(NO_MEMORY) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    // Only the first of them tells.
+    if !is_first {
+        exit(0);
+    }
+    Ok(count.load(0, 0))
+}
+
+/// Pins of one page, again and again.
+fn pins() -> Result<u64, i64> {
+    let words = Words::map(1, ANONYMOUS, 0, 0)?;
+    until_refused(|| call(Call::Pin, [words.start(), 1, 1, 0, 0, 0]))
+}
+
+/// Stores to pages until 2 MiB are left: the store that finds none ends the process.
+fn fill_memory() -> Result<(), i64> {
+    let words = Words::map(1 << 22, ANONYMOUS, 0, 0)?;
+    for page in 0..words.pages {
+        if page % 32 == 0 && call(Call::FreePages, [0; 6])? < 512 {
+            break;
+        }
+        words.store(page, 0, page);
+    }
+    Ok(())
+}
