@@ -233,7 +233,7 @@ impl Scheduler {
         // The caller's own processor first: a handler there has ended the halt.
         let own = cpu::number();
         let idle = if self.idle_cpus & 1 << own != 0 { own } else { self.idle_cpus.trailing_zeros() as usize };
-        if idle < cpu::MAX_CPUS {
+        if self.idle_cpus != 0 {
             self.idle_cpus &= !(1 << idle);
             if idle != own {
                 apic::interrupt(idle, apic::RESCHEDULE);
