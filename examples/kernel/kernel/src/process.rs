@@ -227,9 +227,11 @@ impl Process {
         Ok(child.code.load(Ordering::Acquire))
     }
 
-    /// Says why it is killed, and ends it.
+    /// Says why it is killed, and ends it. Other threads of it may fault until they have noticed.
     pub(crate) fn kill(&self, why: core::fmt::Arguments<'_>) {
-        console::print!("process {} ({}) is ended: {why}\n", self.number, self.name);
+        if !self.is_ending() {
+            console::print!("process {} ({}) is ended: {why}\n", self.number, self.name);
+        }
         self.end(abi::KILLED);
     }
 }

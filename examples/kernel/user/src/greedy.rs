@@ -14,7 +14,7 @@ type Deed = (&'static str, fn() -> Result<u64, i64>);
 
 /// Each in a child, which must end with 0. A deed gives how often it got what it asked for.
 const DEEDS: &[Deed] = &[
-    ("threads", threads),
+    ("threads", || threads(touched(4096)?)),
     ("children", children),
     ("generations", generations),
     ("files", || until_refused(|| call(Call::OpenFile, [16, 0, 0, 0, 0, 0]))),
@@ -29,8 +29,9 @@ const DEEDS: &[Deed] = &[
         until_refused(|| call(Call::OpenFile, [16, 0, 0, 0, 0, 0]))
     }),
     ("threads when memory is full", || {
+        let stacks = touched(64)?;
         fill_memory()?;
-        threads()
+        threads(stacks)
     }),
 ];
 
@@ -107,19 +108,25 @@ fn waits() {
     }
 }
 
+/// Memory that is there: a store that finds none ends the process.
+fn touched(pages: u64) -> Result<Words, i64> {
+    let words = Words::map(pages, ANONYMOUS, 0, 0)?;
+    (0..pages).for_each(|page| words.store(page, 0, 0));
+    Ok(words)
+}
+
 /// Threads that sleep, each on a stack of one page.
-fn threads() -> Result<u64, i64> {
+fn threads(stacks: Words) -> Result<u64, i64> {
     static WORD: AtomicU32 = AtomicU32::new(0);
     extern "C" fn sleep(_: u64) -> ! {
         loop {
             sys::wait(&WORD, 0);
         }
     }
-    let stacks = Words::map(1 << 16, ANONYMOUS, 0, 0)?;
     let mut next = 0;
     until_refused(|| {
         next += 1;
-        call(Call::Thread, [sleep as *const () as u64, stacks.start() + next * 4096, 0, 0, 0, 0])
+        call(Call::Thread, [sleep as *const () as u64, stacks.page(next - 1) + 4096, 0, 0, 0, 0])
     })
 }
 
@@ -165,7 +172,7 @@ fn pins() -> Result<u64, i64> {
     until_refused(|| call(Call::Pin, [words.start(), 1, 1, 0, 0, 0]))
 }
 
-/// Stores to pages until 2 MiB are left: the store that finds none ends the process.
+/// Stores to pages until 2 MiB are left.
 fn fill_memory() -> Result<(), i64> {
     let words = Words::map(1 << 22, ANONYMOUS, 0, 0)?;
     for page in 0..words.pages {
