@@ -1,6 +1,6 @@
 //! Programs that take as much of the kernel as they get: it refuses, and goes on.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::{
     Arguments,
@@ -10,9 +10,9 @@ use crate::{
 /// Linux's ENOMEM.
 const NO_MEMORY: i64 = -12;
 
-type Deed = (&'static str, fn() -> Result<u64, i64>);
+type Deed = (&'static str, fn() -> Result<(), i64>);
 
-/// Each in a child, which must end with 0. A deed gives how often it got what it asked for.
+/// Each in a child, which must be refused.
 const DEEDS: &[Deed] = &[
     ("threads", || threads(touched(4096)?)),
     ("children", children),
@@ -44,32 +44,43 @@ pub(crate) fn run(arguments: Arguments) {
     if is_wanted(2) {
         waits();
     }
-    for (number, (what, deed)) in (3..).zip(DEEDS).filter(|&(number, _)| is_wanted(number)) {
-        let child = sys::fork(|| match deed() {
-            Ok(got) => {
-                say!("deed {number}: {got} {what}, and no more");
-                0
-            }
-            Err(error) => {
+    let file = call(Call::OpenFile, [1, 0, 0, 0, 0, 0]).expect("a file");
+    let told = Words::map(1, SHARED, file, 0).expect("memory");
+    TOLD.store(told.start(), Ordering::Release);
+    for (_, (what, deed)) in (3..).zip(DEEDS).filter(|&(number, _)| is_wanted(number)) {
+        told.store(0, 0, 0);
+        told.store(0, 1, 0);
+        let child = sys::fork(|| {
+            if let Err(error) = deed() {
                 say!("{what}: error {error}");
-                1
             }
+            0
         });
         let code = sys::wait_for(child.expect("a fork"));
-        if code != 0 {
-            say!("{what}: ended with {code}");
+        // What comes after the refusal may lack memory, too: then a fault ends the child.
+        if told.load(0, 0) == 0 {
+            say!("{what}: not refused, ended with {code}");
             exit(1);
         }
+        say!("{} {what}, and no more", told.load(0, 1));
     }
 }
 
-/// Asks until the kernel has no memory; gives how often it had.
-fn until_refused(mut ask: impl FnMut() -> Result<u64, i64>) -> Result<u64, i64> {
-    let mut got = 0;
+/// Where a deed tells, for its parent, that it was refused, and how often it wasn't.
+static TOLD: AtomicU64 = AtomicU64::new(0);
+
+/// Asks until the kernel has no memory.
+fn until_refused(mut ask: impl FnMut() -> Result<u64, i64>) -> Result<(), i64> {
+    let told = Words::at(TOLD.load(Ordering::Acquire), 1);
     loop {
         match ask() {
-            Ok(_) => got += 1,
-            Err(NO_MEMORY) => return Ok(got),
+            Ok(_) => {
+                told.word(0, 1).fetch_add(1, Ordering::AcqRel);
+            }
+            Err(NO_MEMORY) => {
+                told.store(0, 0, 1);
+                return Ok(());
+            }
             Err(error) => return Err(error),
         }
     }
@@ -116,7 +127,7 @@ fn touched(pages: u64) -> Result<Words, i64> {
 }
 
 /// Threads that sleep, each on a stack of one page.
-fn threads(stacks: Words) -> Result<u64, i64> {
+fn threads(stacks: Words) -> Result<(), i64> {
     static WORD: AtomicU32 = AtomicU32::new(0);
     extern "C" fn sleep(_: u64) -> ! {
         loop {
@@ -131,43 +142,20 @@ fn threads(stacks: Words) -> Result<u64, i64> {
 }
 
 /// Children that end at once, and that nobody waits for.
-fn children() -> Result<u64, i64> {
+fn children() -> Result<(), i64> {
     until_refused(|| sys::fork(|| 0))
 }
 
-/// Each child forks the next one, and waits for it. The last one is refused, and tells the others how many there are.
-fn generations() -> Result<u64, i64> {
-    let file = call(Call::OpenFile, [1, 0, 0, 0, 0, 0])?;
-    let count = Words::map(1, SHARED, file, 0)?;
-    count.store(0, 0, 0);
-    let mut is_first = true;
-    loop {
-        match call(Call::Fork, [0; 6]) {
-            Ok(0) => {
-                count.word(0, 0).fetch_add(1, Ordering::AcqRel);
-                is_first = false;
-            }
-            Ok(child) => {
-                // The last one may lack memory for its own stack, too.
-                let code = sys::wait_for(child);
-                if code != 0 && code != KILLED {
-                    exit(code);
-                }
-                break;
-            }
-            Err(NO_MEMORY) => break,
-            Err(error) => return Err(error),
-        }
-    }
-    // Only the first of them tells.
-    if !is_first {
-        exit(0);
-    }
-    Ok(count.load(0, 0))
+/// Each child forks the next one, and waits for it, until one is refused.
+fn generations() -> Result<(), i64> {
+    until_refused(|| match call(Call::Fork, [0; 6])? {
+        0 => Ok(0),
+        child => exit(sys::wait_for(child)),
+    })
 }
 
 /// Pins of one page, again and again.
-fn pins() -> Result<u64, i64> {
+fn pins() -> Result<(), i64> {
     let words = Words::map(1, ANONYMOUS, 0, 0)?;
     until_refused(|| call(Call::Pin, [words.start(), 1, 1, 0, 0, 0]))
 }
