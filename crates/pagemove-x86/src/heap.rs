@@ -109,6 +109,11 @@ impl<I: Instructions> Heap<I> {
         self.with(|talc| talc.source.frames)
     }
 
+    /// Gives the bytes that it has free: less than [`RESERVE`] only if memory is full.
+    pub fn free_bytes(&self) -> usize {
+        self.with(|talc| talc.counters().available_bytes)
+    }
+
     fn with<T>(&self, deed: impl FnOnce(&mut Talc<Grow, DefaultBinning>) -> T) -> T {
         let were_on = I::mask_interrupts();
         let result = deed(&mut self.talc.lock());

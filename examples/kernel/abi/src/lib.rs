@@ -23,7 +23,7 @@ macro_rules! calls {
 calls! {
     /// `(code)`: ends the process and all its threads.
     Exit = 0,
-    /// `(text, bytes)`: writes to the console.
+    /// `(text, bytes)`: writes to the console, at most [`MOST_TEXT`] bytes; gives how many.
     Write = 1,
     /// `(address or 0, pages, rights, kind, file, first page)`: gives the address.
     Mmap = 2,
@@ -41,7 +41,7 @@ calls! {
     Thread = 8,
     /// `()`: ends the thread.
     ExitThread = 9,
-    /// `(addresses, count, statuses)`: moves the pages; a status is 0 or negative.
+    /// `(addresses, count, statuses)`: moves the pages, at most [`MOST_MOVED`]; a status is 0 or negative.
     Move = 10,
     /// `(address, pages, writing)`: pins pages; gives a handle.
     Pin = 11,
@@ -75,6 +75,17 @@ calls! {
     /// `()`: gives the number of free pages.
     FreePages = 25,
 }
+
+/// The most bytes of one call of [`Call::Write`].
+pub const MOST_TEXT: usize = 256;
+/// The most pages of one call of [`Call::Move`].
+pub const MOST_MOVED: usize = 4096;
+/// The most children of a process, with those that have ended and weren't waited for.
+pub const MOST_CHILDREN: usize = 1024;
+/// The most open files of a process.
+pub const MOST_FILES: usize = 1024;
+/// The most pinned pages of a process; a page that is pinned twice counts twice.
+pub const MOST_PINNED: usize = 4096;
 
 /// Reading is allowed.
 pub const READ: u64 = 1;

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use spin::Once;
 use x86_64::instructions::{interrupts, port::Port};
 
-use crate::{direct, time};
+use crate::{cpu, direct, time};
 
 /// The vector of the timer.
 pub(crate) const TIMER: u64 = 32;
@@ -101,7 +101,6 @@ pub(crate) fn start_others(ids: &[u32]) {
         static trampoline_bytes: u8;
         static trampoline_stack: u8;
         static trampoline_cpu: u8;
-        static mut boot_root: u64;
     }
     IDS.call_once(|| ids.into());
     let place = |symbol: *const u8| direct::<u64>(symbol as u64);
@@ -113,7 +112,7 @@ pub(crate) fn start_others(ids: &[u32]) {
         // SAFETY: no processor is in the trampoline now.
         unsafe {
             place(&raw const trampoline_stack).write_volatile(stack.as_ptr_range().end as u64);
-            place(&raw const trampoline_cpu).write_volatile(number as u64);
+            place(&raw const trampoline_cpu).write_volatile(&raw const *cpu::make(number) as u64);
         }
         // INIT, then twice the start-up interrupt, as the manual asks.
         command(id, 0x4500);
@@ -126,15 +125,6 @@ pub(crate) fn start_others(ids: &[u32]) {
             core::hint::spin_loop();
         }
     }
-    // From now on nobody needs the identity.
-    // SAFETY: only this processor writes it.
-    unsafe {
-        (&raw mut boot_root)
-            .cast::<u64>()
-            .with_addr(crate::DIRECT_MAP as usize + (&raw const boot_root) as usize)
-            .write_volatile(0)
-    };
-    x86_64::instructions::tlb::flush_all();
 }
 
 /// Says that this processor has left the trampoline.

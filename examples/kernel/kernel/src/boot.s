@@ -38,8 +38,7 @@ in_long_mode:
     .code32
 long_mode:
     mov cr3, eax
-    mov eax, cr4
-    or eax, 0x6a0               # PAE, PGE, OSFXSR, OSXMMEXCPT
+    mov eax, 0x6a0              # PAE, PGE, OSFXSR, OSXMMEXCPT; not LA57, whatever was on before
     mov cr4, eax
     mov ecx, EFER
     rdmsr
@@ -111,12 +110,21 @@ boot_gdt_pointer:
 
     .balign 4096
     .global boot_root
-boot_root:                      # the identity, until all CPUs run; the direct map; the image
-    .quad boot_direct + 3
+boot_root:                      # each processor's first root: the kernel's, and the identity below
+    .quad boot_identity + 3
     .fill 255, 8, 0
     .quad boot_direct + 3
     .fill 254, 8, 0
     .quad boot_image + 3
+    .global kernel_root
+kernel_root:                    # the direct map; the image
+    .fill 256, 8, 0
+    .quad boot_direct + 3
+    .fill 254, 8, 0
+    .quad boot_image + 3
+boot_identity:                  # 1 GiB, not global: it goes when another root is loaded
+    .quad 0x83
+    .fill 511, 8, 0
 boot_direct:                    # 512 GiB by pages of 1 GiB, global
     .set at, 0
     .rept 512

@@ -2,39 +2,48 @@
 
 use core::fmt::{self, Write};
 
+use pagemove_x86::Platform;
 use spin::Mutex;
 use uart_16550::{Config, Uart16550, backend::PioBackend};
 use x86_64::instructions::{interrupts, port::Port};
 
+use crate::{cpu, platform::Kernel};
+
 static PORT: Mutex<Option<Uart16550<PioBackend>>> = Mutex::new(None);
 
+/// For the machine's last words.
 struct Serial;
 
 impl Write for Serial {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        write_bytes(text.as_bytes());
+        send(text.as_bytes());
         Ok(())
     }
 }
 
-/// Writes bytes as one piece.
+/// Writes bytes as one piece. Interrupts stay on, since a port is slow, and other processors may wait for this one's answer. So no handler
+/// may write, except when the machine ends.
 pub(crate) fn write_bytes(bytes: &[u8]) {
-    interrupts::without_interrupts(|| {
-        let mut port = PORT.lock();
-        if port.is_none() {
-            // SAFETY: COM1, which nobody else uses.
-            if let Ok(mut uart) = unsafe { Uart16550::new_port(0x3f8) } {
-                let _ = uart.init(Config::default());
-                *port = Some(uart);
-            }
+    cpu::disable_preemption();
+    send(bytes);
+    Kernel::enable_preemption();
+}
+
+fn send(bytes: &[u8]) {
+    let mut port = PORT.lock();
+    if port.is_none() {
+        // SAFETY: COM1, which nobody else uses.
+        if let Ok(mut uart) = unsafe { Uart16550::new_port(0x3f8) } {
+            let _ = uart.init(Config::default());
+            *port = Some(uart);
         }
-        let Some(uart) = port.as_mut() else { return };
-        for &byte in bytes {
-            while uart.try_send_byte(byte).is_err() {
-                core::hint::spin_loop();
-            }
+    }
+    let Some(uart) = port.as_mut() else { return };
+    for &byte in bytes {
+        while uart.try_send_byte(byte).is_err() {
+            core::hint::spin_loop();
         }
-    });
+    }
 }
 
 pub(crate) fn print_arguments(arguments: fmt::Arguments<'_>) {

@@ -4,18 +4,20 @@ use alloc::boxed::Box;
 use core::{arch::asm, mem::offset_of};
 
 use x86_64::{
-    VirtAddr,
+    PhysAddr, VirtAddr,
     instructions::{
         segmentation::{CS, DS, ES, SS, Segment},
         tables::{lidt, load_tss},
     },
     registers::{
+        control::{Cr3, Cr3Flags},
         model_specific::{Efer, EferFlags, GsBase, KernelGsBase, LStar, SFMask, Star},
         rflags::RFlags,
     },
     structures::{
         DescriptorTablePointer,
         gdt::{Descriptor, GlobalDescriptorTable},
+        paging::PhysFrame,
         tss::TaskStateSegment,
     },
 };
@@ -40,9 +42,9 @@ pub(crate) struct PerCpu {
     tss: TaskStateSegment,
 }
 
-/// Sets up the caller's processor.
-pub(crate) fn start(number: usize) {
-    let mut this = Box::new(PerCpu {
+/// Makes a processor's state, on a processor that runs.
+pub(crate) fn make(number: usize) -> &'static mut PerCpu {
+    let this = Box::leak(Box::new(PerCpu {
         own: core::ptr::null(),
         kernel_stack: 0,
         scratch: 0,
@@ -52,12 +54,22 @@ pub(crate) fn start(number: usize) {
         wants_switch: 0,
         thread: 0,
         tss: TaskStateSegment::new(),
-    });
+    }));
+    this.own = this;
+    this
+}
+
+/// Sets up the caller's processor.
+pub(crate) fn start(this: &'static mut PerCpu) {
+    // GS first: the heap grows from the engine, which asks for the processor's number, and disables preemption.
+    GsBase::write(VirtAddr::from_ptr(this));
+    // The boot's root has the identity, which no process may see.
+    let root = PhysAddr::new(crate::kernel_root().get() << 12);
+    // SAFETY: it maps the same in the upper half, where this code and its stack are.
+    unsafe { Cr3::write(PhysFrame::containing_address(root), Cr3Flags::empty()) };
     let stack = Box::leak(Box::new([0u64; 2048]));
     // For double faults and NMI, which may come when no stack can be used.
     this.tss.interrupt_stack_table[0] = VirtAddr::from_ptr(stack.as_ptr_range().end);
-    let this = Box::leak(this);
-    this.own = this;
     let mut gdt = Box::new(GlobalDescriptorTable::new());
     let code = gdt.append(Descriptor::kernel_code_segment());
     let data = gdt.append(Descriptor::kernel_data_segment());
@@ -76,7 +88,6 @@ pub(crate) fn start(number: usize) {
         load_vectors();
         Efer::update(|flags| flags.insert(EferFlags::SYSTEM_CALL_EXTENSIONS | EferFlags::NO_EXECUTE_ENABLE));
     }
-    GsBase::write(VirtAddr::from_ptr(this));
     KernelGsBase::write(VirtAddr::zero());
     unsafe extern "C" {
         fn system_call_entry();

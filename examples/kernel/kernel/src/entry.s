@@ -117,7 +117,7 @@ switch_stacks:
     pop rbx
     ret
 
-# Where a new thread begins: its function is in r12, the argument in r13.
+# Where a new thread begins: its function is in r12, the argument in r13. Both are as in `Thread::new`.
     .global begin_thread
 begin_thread:
     call thread_begins

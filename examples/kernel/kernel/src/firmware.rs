@@ -9,7 +9,10 @@ use acpi::{
 };
 use pagemove_x86::memory::MemoryMap;
 
-use crate::direct;
+use crate::{console, cpu::MAX_CPUS, direct};
+
+/// What the boot's tables map of physical memory.
+const DIRECT_BYTES: u64 = 512 << 30;
 
 /// What was read.
 pub(crate) struct Firmware {
@@ -87,7 +90,15 @@ impl Firmware {
         let mut map = MemoryMap::default();
         for entry in entries {
             if entry.kind == 1 {
-                map.add_usable(entry.start, entry.bytes, 0);
+                // The rest isn't in the direct map.
+                let bytes = entry.bytes.min(DIRECT_BYTES.saturating_sub(entry.start));
+                if bytes < entry.bytes {
+                    console::print!(
+                        "{} MiB of memory aren't used: they are above 512 GiB\n",
+                        (entry.bytes - bytes) >> 20
+                    );
+                }
+                map.add_usable(entry.start, bytes, 0);
             } else {
                 map.reserve(entry.start, entry.bytes);
             }
@@ -144,6 +155,10 @@ fn processors(rsdp: u64) -> Vec<u32> {
         {
             all.push(apic.apic_id.into());
         }
+    }
+    if all.len() > MAX_CPUS {
+        console::print!("{} processors aren't used: there are more than {MAX_CPUS}\n", all.len() - MAX_CPUS);
+        all.truncate(MAX_CPUS);
     }
     all
 }

@@ -28,6 +28,7 @@ use core::arch::global_asm;
 
 use pagemove::units::Pfn;
 
+use cpu::PerCpu;
 use firmware::Firmware;
 
 global_asm!(include_str!("boot.s"));
@@ -43,9 +44,9 @@ pub(crate) const METADATA: u64 = 0xffff_c000_0000_0000;
 #[unsafe(no_mangle)]
 extern "C" fn start(info: u64) -> ! {
     heap::begin();
+    cpu::start(cpu::make(0));
     // SAFETY: the loader's word, by its protocol.
     let firmware = unsafe { Firmware::read(info) };
-    cpu::start(0);
     apic::start();
     time::calibrate();
     platform::boot(&firmware);
@@ -57,19 +58,23 @@ extern "C" fn start(info: u64) -> ! {
         firmware.memory >> 20
     );
     let firmware = Arc::new(firmware);
-    sched::spawn(move || {
+    let trials = move || {
         let failed = trials::run(&firmware);
         console::exit(failed);
-    });
+    };
+    if sched::start_reaper().and_then(|()| sched::spawn(trials)).is_err() {
+        console::print!("no memory for the first threads\n");
+        console::exit(true);
+    }
     sched::idle()
 }
 
 /// The other processors begin here.
 #[unsafe(no_mangle)]
-extern "C" fn start_cpu(number: u64) -> ! {
-    cpu::start(number as usize);
+extern "C" fn start_cpu(this: &'static mut PerCpu) -> ! {
+    cpu::start(this);
     apic::start();
-    platform::cpu_started(number as usize);
+    platform::cpu_started(cpu::number());
     sched::start();
     apic::started();
     sched::idle()
@@ -83,7 +88,8 @@ pub(crate) fn direct<T>(address: u64) -> *mut T {
 /// Gives the frame of the kernel's own root.
 pub(crate) fn kernel_root() -> Pfn {
     unsafe extern "C" {
-        static boot_root: u8;
+        #[link_name = "kernel_root"]
+        static root: u8;
     }
-    Pfn::new((&raw const boot_root) as u64 >> 12)
+    Pfn::new((&raw const root) as u64 >> 12)
 }

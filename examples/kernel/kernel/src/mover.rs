@@ -60,15 +60,16 @@ pub(crate) struct Moving(alloc::sync::Arc<sched::Thread>);
 
 impl Moving {
     /// Starts.
-    pub(crate) fn start() -> Self {
+    pub(crate) fn start() -> Result<Self, sched::NoMemory> {
         STOPS.store(false, Ordering::Relaxed);
         MOVED.store(0, Ordering::Relaxed);
-        Self(sched::spawn(|| {
+        sched::spawn(|| {
             while !STOPS.load(Ordering::Relaxed) {
                 round();
                 sched::yield_now();
             }
-        }))
+        })
+        .map(Self)
     }
 
     /// Stops; gives the pages moved.

@@ -3,7 +3,7 @@
 use alloc::{collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use kernel_abi::Error;
+use kernel_abi::{self as abi, Error};
 use pagemove::{
     folio::{FrozenFolio, PinnedPage},
     space::{AddressSpace, FaultError, Mappable, PageCache, SpaceError},
@@ -34,6 +34,38 @@ pub(crate) struct Process {
     is_ending: AtomicBool,
     code: AtomicU64,
     next_pin: AtomicU64,
+    /// The last one, since fields are dropped in this order.
+    _living: Living,
+}
+
+/// Counts processes.
+struct Living;
+
+static LIVING: AtomicU32 = AtomicU32::new(0);
+
+impl Living {
+    fn new() -> Self {
+        LIVING.fetch_add(1, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        LIVING.fetch_sub(1, Ordering::SeqCst);
+        sched::wake(&LIVING);
+    }
+}
+
+/// Waits until no process is left, and all that they had is free.
+pub(crate) fn wait_for_all() {
+    loop {
+        let living = LIVING.load(Ordering::SeqCst);
+        if living == 0 {
+            return;
+        }
+        sched::wait(&LIVING, living);
+    }
 }
 
 /// An open file.
@@ -72,15 +104,24 @@ impl Process {
             is_ending: AtomicBool::new(false),
             code: AtomicU64::new(0),
             next_pin: AtomicU64::new(1),
+            _living: Living::new(),
         })
     }
 
-    /// Makes a copy of this process, a child of it.
+    /// Makes a copy of this process, without threads.
     pub(crate) fn fork(&self) -> Result<Arc<Self>, SpaceError> {
         let files = self.files.lock().clone();
-        let child = Self::with(self.name.clone(), self.space.fork()?, files);
-        self.children.lock().push(child.clone());
-        Ok(child)
+        Ok(Self::with(self.name.clone(), self.space.fork()?, files))
+    }
+
+    /// Tells whether it can have one more child.
+    pub(crate) fn check_children(&self) -> Result<(), Error> {
+        if self.children.lock().len() < abi::MOST_CHILDREN { Ok(()) } else { Err(Error::NoMemory) }
+    }
+
+    /// Adds a child.
+    pub(crate) fn add_child(&self, child: Arc<Process>) {
+        self.children.lock().push(child);
     }
 
     /// Gives a child.
@@ -89,17 +130,20 @@ impl Process {
     }
 
     /// Takes a child out.
-    pub(crate) fn take_child(&self, number: u64) -> Option<Arc<Process>> {
+    fn take_child(&self, number: u64) -> Option<Arc<Process>> {
         let mut children = self.children.lock();
         let at = children.iter().position(|child| child.number == number)?;
         Some(children.swap_remove(at))
     }
 
     /// Adds a file; gives its number.
-    pub(crate) fn add_file(&self, file: File) -> u64 {
+    pub(crate) fn add_file(&self, file: File) -> Result<u64, Error> {
         let mut files = self.files.lock();
+        if files.len() >= abi::MOST_FILES {
+            return Err(Error::NoMemory);
+        }
         files.push(file);
-        files.len() as u64 - 1
+        Ok(files.len() as u64 - 1)
     }
 
     /// Gives a file.
@@ -108,10 +152,16 @@ impl Process {
     }
 
     /// Keeps pinned pages; gives their number.
-    pub(crate) fn keep_pins(&self, pages: Vec<PinnedPage>) -> u64 {
+    pub(crate) fn keep_pins(&self, pages: Vec<PinnedPage>) -> Result<u64, Error> {
+        let mut pins = self.pins.lock();
+        if pages.len() + pins.values().map(Vec::len).sum::<usize>() > abi::MOST_PINNED {
+            // They are unpinned without the lock.
+            drop(pins);
+            return Err(Error::NoMemory);
+        }
         let number = self.next_pin.fetch_add(1, Ordering::Relaxed);
-        self.pins.lock().insert(number, pages);
-        number
+        pins.insert(number, pages);
+        Ok(number)
     }
 
     /// One more thread runs in it.
@@ -127,7 +177,9 @@ impl Process {
         // Nobody else is in it, and nobody can come: only its own threads start others.
         self.pins.lock().clear();
         self.blocks.lock().clear();
+        // Nobody can wait for its children, so they end too.
         let children = core::mem::take(&mut *self.children.lock());
+        children.iter().for_each(|child| child.end(abi::KILLED));
         drop(children);
         self.space.exit();
         self.files.lock().clear();
@@ -135,12 +187,12 @@ impl Process {
         sched::wake(&self.has_ended);
     }
 
-    /// Ends the process: each of its threads when it next leaves the kernel, or sleeps on a word of its memory.
+    /// Ends the process: each of its threads when it next leaves the kernel. One that sleeps for another program is woken.
     pub(crate) fn end(&self, code: u64) {
         if !self.is_ending.swap(true, Ordering::AcqRel) {
             self.code.store(code, Ordering::Release);
         }
-        self.wake_all();
+        sched::wake_ending(self);
     }
 
     /// Tells whether it is to end.
@@ -162,10 +214,25 @@ impl Process {
         self.code.load(Ordering::Acquire)
     }
 
-    /// Says why it is killed, and ends it.
+    /// As [`Self::wait`] for a child, until this process is to end itself; then takes the child out.
+    pub(crate) fn wait_for_child(&self, number: u64) -> Result<u64, Error> {
+        let child = self.child(number).ok_or(Error::NoProcess)?;
+        while child.has_ended.load(Ordering::Acquire) == 0 {
+            if self.is_ending() {
+                return Err(Error::Again);
+            }
+            sched::wait_unless_ending(self, &child.has_ended, 0);
+        }
+        self.take_child(number).ok_or(Error::NoProcess)?;
+        Ok(child.code.load(Ordering::Acquire))
+    }
+
+    /// Says why it is killed, and ends it. Other threads of it may fault until they have noticed.
     pub(crate) fn kill(&self, why: core::fmt::Arguments<'_>) {
-        console::print!("process {} ({}) is ended: {why}\n", self.number, self.name);
-        self.end(kernel_abi::KILLED);
+        if !self.is_ending() {
+            console::print!("process {} ({}) is ended: {why}\n", self.number, self.name);
+        }
+        self.end(abi::KILLED);
     }
 }
 

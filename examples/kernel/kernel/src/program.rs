@@ -53,7 +53,7 @@ impl Programs {
         process.space.write(place, &text).map_err(|_| "no memory for a stack")?;
         let mut frame = trap::Frame::of_user(entry, stack);
         (frame.rdi, frame.rsi, frame.rdx, frame.rcx) = (stack, arguments[0], arguments[1], arguments[2]);
-        run(&process, frame);
+        run(&process, frame).map_err(|_| "no memory for a thread")?;
         Ok(process)
     }
 
@@ -109,7 +109,6 @@ impl Programs {
 }
 
 /// Starts a thread of `process` with these registers.
-pub(crate) fn run(process: &Arc<Process>, frame: trap::Frame) {
-    process.thread_begins();
-    sched::spawn_in(Some(process.clone()), move || trap::enter_user(&frame));
+pub(crate) fn run(process: &Arc<Process>, frame: trap::Frame) -> Result<(), sched::NoMemory> {
+    sched::spawn_in(process, trap::enter_user, frame)
 }

@@ -2,31 +2,40 @@
 //!
 //! One lock, held across the switch of stacks and released by the thread that runs then: so no other processor can take a thread
 //! whose registers aren't saved yet. It is taken with interrupts masked.
+//!
+//! Stacks are folios of the engine, not of the heap: without memory there is an error, and the heap's reserve stays. A kernel thread
+//! frees what has ended.
 
 use alloc::{boxed::Box, collections::VecDeque, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use pagemove::{
+    compact::alloc_compacting, folio::FrozenFolio, frame::Kind, migrate::Options, movable::Mode, units::Order,
+    zone::Request,
+};
 use spin::Mutex;
 use x86_64::instructions::interrupts;
 
-use crate::{apic, cpu, platform, process::Process, time};
+use crate::{apic, cpu, platform, process::Process};
 
-const STACK_WORDS: usize = 8192;
+/// A kernel stack: 64 KiB.
+const STACK: Order = Order::new(4).unwrap();
 
 /// A thread.
 pub(crate) struct Thread {
     /// The process whose memory it uses; `None` for the kernel's own.
     pub(crate) process: Option<Arc<Process>>,
-    stack: Box<[u64]>,
+    /// Its kernel stack, until it has ended.
+    stack: Mutex<Option<FrozenFolio<'static>>>,
+    stack_end: u64,
     /// Where its registers are, while it doesn't run.
     saved: AtomicU64,
-    /// A kernel thread's function.
-    begin: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     is_idle: bool,
     /// The page of its last fault, and how often in a row it was that one.
     last_fault: AtomicU64,
     faults: AtomicU32,
-    pub(crate) ended: AtomicU32,
+    /// It has ended, and its stack is free.
+    ended: AtomicU32,
 }
 
 struct Sleeper {
@@ -34,8 +43,8 @@ struct Sleeper {
     /// The address of its word.
     word: usize,
     value: u32,
-    /// When it is to be woken.
-    limit: u64,
+    /// The process whose end wakes it, by its address; 0 for none.
+    process: usize,
     /// For how many ticks its word has had another value.
     overdue: u32,
 }
@@ -43,9 +52,12 @@ struct Sleeper {
 struct Scheduler {
     ready: VecDeque<Arc<Thread>>,
     sleeping: Vec<Sleeper>,
-    /// Threads that have ended, for [`reap`].
+    /// Threads that have ended, for the reaper.
     dead: Vec<Arc<Thread>>,
-    idle_cpus: Vec<usize>,
+    /// How many threads there are. Each list has room for all of them.
+    threads: usize,
+    /// A bit for each processor that runs its idle thread, and that nobody has interrupted since.
+    idle_cpus: u64,
     lost_wakes: u32,
 }
 
@@ -53,7 +65,8 @@ static SCHEDULER: Mutex<Scheduler> = Mutex::new(Scheduler {
     ready: VecDeque::new(),
     sleeping: Vec::new(),
     dead: Vec::new(),
-    idle_cpus: Vec::new(),
+    threads: 0,
+    idle_cpus: 0,
     lost_wakes: 0,
 });
 
@@ -66,43 +79,54 @@ unsafe extern "C" {
 enum Stop {
     /// Others are to run.
     Preempted,
-    /// It sleeps while a word has a value, until this time.
+    /// It sleeps while a word has a value.
     Sleeps {
         word: usize,
         value: u32,
-        limit: u64,
+        process: usize,
     },
     Ended,
 }
 
+/// There is no memory for a thread.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NoMemory;
+
 impl Thread {
-    fn new(process: Option<Arc<Process>>, begin: Box<dyn FnOnce() + Send>) -> Arc<Self> {
-        let mut stack = alloc::vec![0u64; STACK_WORDS].into_boxed_slice();
+    /// Makes a thread that calls `begin` with a copy of `argument`, which is on its stack.
+    fn new<T: Copy>(
+        process: Option<Arc<Process>>,
+        begin: extern "C" fn(&T) -> !,
+        argument: T,
+    ) -> Result<Arc<Self>, NoMemory> {
+        let request = Request::new(STACK, Kind::Kernel);
+        let stack = alloc_compacting(platform::engine(), &request, Options::new(Mode::Sync)).map_err(|_| NoMemory)?;
+        locked(Scheduler::admit)?;
+        let bytes = STACK.frames() as u64 * 4096;
+        let stack_end = stack.words(0).as_ptr() as u64 + bytes;
+        let place = (stack_end - size_of::<T>() as u64) & !15;
         // What `switch_stacks` takes: r15 to r12, rbp, rbx, and the address to return to. After that the stack is aligned to 16.
-        let at = STACK_WORDS - 9 - stack.as_ptr_range().end as usize / 8 % 2;
-        unsafe extern "C" fn run() {
-            let thread = current();
-            let begin = thread.begin.lock().take();
-            if let Some(begin) = begin {
-                drop(thread);
-                begin();
-            }
-            exit();
+        let registers = [0, 0, place, begin as *const () as u64, 0, 0, begin_thread as *const () as u64];
+        let saved = place - size_of_val(&registers) as u64;
+        // SAFETY: both are in the folio, which is ours, and apart from each other.
+        unsafe {
+            (place as *mut T).write(argument);
+            (saved as *mut [u64; 7]).write(registers);
         }
-        stack[at + 3] = run as *const () as u64;
-        stack[at + 6] = begin_thread as *const () as u64;
-        let saved = AtomicU64::new(&raw const stack[at] as u64);
-        let begin = Mutex::new(Some(begin));
-        Arc::new(Self {
+        Ok(Arc::new(Self { stack: Mutex::new(Some(stack)), ..Self::with(process, stack_end, saved) }))
+    }
+
+    fn with(process: Option<Arc<Process>>, stack_end: u64, saved: u64) -> Self {
+        Self {
             process,
-            stack,
-            saved,
-            begin,
+            stack: Mutex::new(None),
+            stack_end,
+            saved: AtomicU64::new(saved),
             is_idle: false,
             last_fault: AtomicU64::new(0),
             faults: AtomicU32::new(0),
             ended: AtomicU32::new(0),
-        })
+        }
     }
 
     /// It has faulted at a page.
@@ -117,11 +141,6 @@ impl Thread {
     /// It has come further than its last fault.
     pub(crate) fn forget_faults(&self) {
         self.last_fault.store(0, Ordering::Relaxed);
-    }
-
-    /// The end of its kernel stack.
-    pub(crate) fn stack_end(&self) -> u64 {
-        self.stack.as_ptr_range().end as u64 & !15
     }
 }
 
@@ -152,16 +171,7 @@ pub(crate) fn current() -> Arc<Thread> {
 
 /// Makes the caller, on the processor's first stack, its idle thread, and starts the timer.
 pub(crate) fn start() {
-    let idle = Arc::new(Thread {
-        process: None,
-        stack: Box::new([]),
-        saved: AtomicU64::new(0),
-        begin: Mutex::new(None),
-        is_idle: true,
-        last_fault: AtomicU64::new(0),
-        faults: AtomicU32::new(0),
-        ended: AtomicU32::new(0),
-    });
+    let idle = Arc::new(Thread { is_idle: true, ..Thread::with(None, 0, 0) });
     cpu::set_thread(Arc::into_raw(idle) as usize, 0);
     IDLE.lock()[cpu::number()] = cpu::thread();
     cpu::enable_preemption();
@@ -178,31 +188,44 @@ pub(crate) fn idle() -> ! {
         cpu::set_wants_switch(false);
         let mut scheduler = SCHEDULER.lock();
         if scheduler.ready.is_empty() {
-            let own = cpu::number();
-            if !scheduler.idle_cpus.contains(&own) {
-                scheduler.idle_cpus.push(own);
-            }
+            scheduler.idle_cpus |= 1 << cpu::number();
             drop(scheduler);
             interrupts::enable_and_hlt();
             continue;
         }
-        scheduler.idle_cpus.retain(|&cpu| cpu != cpu::number());
         switch_locked(scheduler, Stop::Preempted);
         interrupts::enable();
     }
 }
 
 /// Starts a kernel thread.
-pub(crate) fn spawn(begin: impl FnOnce() + Send + 'static) -> Arc<Thread> {
-    spawn_in(None, begin)
-}
-
-/// Starts a thread of a process.
-pub(crate) fn spawn_in(process: Option<Arc<Process>>, begin: impl FnOnce() + Send + 'static) -> Arc<Thread> {
-    let thread = Thread::new(process, Box::new(begin));
+pub(crate) fn spawn<F: FnOnce() + Send + 'static>(begin: F) -> Result<Arc<Thread>, NoMemory> {
+    extern "C" fn run<F: FnOnce()>(begin: &*mut F) -> ! {
+        // SAFETY: of the box below, which is this thread's.
+        let begin = unsafe { Box::from_raw(*begin) };
+        begin();
+        exit()
+    }
+    let begin = Box::into_raw(Box::new(begin));
+    let thread = Thread::new(None, run::<F>, begin).inspect_err(|_| {
+        // SAFETY: the thread that would have taken it isn't there.
+        drop(unsafe { Box::from_raw(begin) });
+    })?;
     let started = thread.clone();
     locked(|scheduler| scheduler.make_ready(started));
-    thread
+    Ok(thread)
+}
+
+/// Starts a thread of a process, which calls `begin` with a copy of `argument`.
+pub(crate) fn spawn_in<T: Copy>(
+    process: &Arc<Process>,
+    begin: extern "C" fn(&T) -> !,
+    argument: T,
+) -> Result<(), NoMemory> {
+    let thread = Thread::new(Some(process.clone()), begin, argument)?;
+    process.thread_begins();
+    locked(|scheduler| scheduler.make_ready(thread));
+    Ok(())
 }
 
 fn locked<T>(deed: impl FnOnce(&mut Scheduler) -> T) -> T {
@@ -212,12 +235,25 @@ fn locked<T>(deed: impl FnOnce(&mut Scheduler) -> T) -> T {
 impl Scheduler {
     fn make_ready(&mut self, thread: Arc<Thread>) {
         self.ready.push_back(thread);
+        // The caller's own processor first: a handler there has ended the halt.
         let own = cpu::number();
-        if let Some(idle) = self.idle_cpus.pop()
-            && idle != own
-        {
-            apic::interrupt(idle, apic::RESCHEDULE);
+        let idle = if self.idle_cpus & 1 << own != 0 { own } else { self.idle_cpus.trailing_zeros() as usize };
+        if self.idle_cpus != 0 {
+            self.idle_cpus &= !(1 << idle);
+            if idle != own {
+                apic::interrupt(idle, apic::RESCHEDULE);
+            }
         }
+    }
+
+    /// Counts one more thread, and makes room for it in all lists: they grow here, where that may fail.
+    fn admit(&mut self) -> Result<(), NoMemory> {
+        let threads = self.threads + 1;
+        self.ready.try_reserve(threads - self.ready.len()).map_err(|_| NoMemory)?;
+        self.sleeping.try_reserve(threads - self.sleeping.len()).map_err(|_| NoMemory)?;
+        self.dead.try_reserve(threads - self.dead.len()).map_err(|_| NoMemory)?;
+        self.threads = threads;
+        Ok(())
     }
 
     fn wake(&mut self, is_due: impl Fn(&Sleeper) -> bool) -> usize {
@@ -244,35 +280,42 @@ pub(crate) fn yield_now() {
 /// Ends the running thread.
 pub(crate) fn exit() -> ! {
     interrupts::disable();
-    let thread = current();
-    thread.ended.store(1, Ordering::Release);
-    let word = (&raw const thread.ended) as usize;
-    drop(thread);
-    SCHEDULER.lock().wake(|sleeper| sleeper.word == word);
     switch(Stop::Ended);
     unreachable!("an ended thread runs again");
 }
 
-/// Waits until a thread has ended.
+/// Waits until a thread has ended, and its stack is free.
 pub(crate) fn join(thread: &Thread) {
     while thread.ended.load(Ordering::Acquire) == 0 {
-        wait_until(&thread.ended, 0, u64::MAX);
+        wait(&thread.ended, 0);
     }
 }
 
 /// Sleeps while `word` holds `value`, until it's woken. May return early.
 pub(crate) fn wait(word: &AtomicU32, value: u32) {
-    wait_until(word, value, u64::MAX);
+    wait_with(word, value, None);
 }
 
-fn wait_until(word: &AtomicU32, value: u32, limit: u64) {
+/// As [`wait`], but not while `process`, the caller's, is to end.
+pub(crate) fn wait_unless_ending(process: &Process, word: &AtomicU32, value: u32) {
+    wait_with(word, value, Some(process));
+}
+
+fn wait_with(word: &AtomicU32, value: u32, process: Option<&Process>) {
     interrupts::without_interrupts(|| {
         let scheduler = SCHEDULER.lock();
         // Under the lock that `wake` takes: so a change after this is followed by a wake-up that finds us.
-        if word.load(Ordering::SeqCst) == value {
-            switch_locked(scheduler, Stop::Sleeps { word: (&raw const *word) as usize, value, limit });
+        if word.load(Ordering::SeqCst) == value && !process.is_some_and(Process::is_ending) {
+            let process = process.map_or(0, |process| (&raw const *process) as usize);
+            switch_locked(scheduler, Stop::Sleeps { word: (&raw const *word) as usize, value, process });
         }
     });
+}
+
+/// Wakes the threads of a process that is to end from [`wait_unless_ending`].
+pub(crate) fn wake_ending(process: &Process) {
+    let process = (&raw const *process) as usize;
+    locked(|scheduler| scheduler.wake(|sleeper| sleeper.process == process));
 }
 
 /// Wakes all threads that sleep on the word; gives their number.
@@ -286,9 +329,7 @@ const LOST: u32 = 2500;
 
 /// A tick of this processor's timer.
 pub(crate) fn tick() {
-    let now = time::now_ns();
     let mut scheduler = SCHEDULER.lock();
-    scheduler.wake(|sleeper| sleeper.limit <= now);
     if cpu::number() == 0 {
         let mut lost = 0;
         for sleeper in &mut scheduler.sleeping {
@@ -310,10 +351,26 @@ pub(crate) fn lost_wakes() -> u32 {
     locked(|scheduler| scheduler.lost_wakes)
 }
 
-/// Frees ended threads. Sleeps, since a process may end with its last thread.
-pub(crate) fn reap() {
-    let dead = locked(|scheduler| core::mem::take(&mut scheduler.dead));
-    drop(dead);
+/// How many threads have ended.
+static DEATHS: AtomicU32 = AtomicU32::new(0);
+
+/// Starts the thread that frees what has ended. It sleeps, since a process may end with its last thread.
+pub(crate) fn start_reaper() -> Result<(), NoMemory> {
+    spawn(|| {
+        loop {
+            let deaths = DEATHS.load(Ordering::SeqCst);
+            // One by one, so that the list keeps its room.
+            while let Some(thread) = locked(|scheduler| scheduler.dead.pop()) {
+                // Before the process: its last reference tells that nothing is left.
+                drop(thread.stack.lock().take());
+                locked(|scheduler| scheduler.threads -= 1);
+                thread.ended.store(1, Ordering::SeqCst);
+                wake(&thread.ended);
+            }
+            wait(&DEATHS, deaths);
+        }
+    })
+    .map(drop)
 }
 
 /// Switches if that is wanted. Interrupts are masked, preemption is enabled.
@@ -331,18 +388,27 @@ fn switch_locked(mut scheduler: spin::MutexGuard<'_, Scheduler>, stop: Stop) {
     let own = cpu::thread() as *const Thread;
     // SAFETY: it's the running thread.
     let is_idle = unsafe { &*own }.is_idle;
+    if matches!(stop, Stop::Ended) {
+        DEATHS.fetch_add(1, Ordering::SeqCst);
+        let deaths = (&raw const DEATHS) as usize;
+        // It takes the lock first, and so finds the thread in the list.
+        scheduler.wake(|sleeper| sleeper.word == deaths);
+    }
     let next = match scheduler.ready.pop_front() {
         Some(next) => Arc::into_raw(next),
         None if matches!(stop, Stop::Preempted) => return,
         None => IDLE.lock()[cpu::number()] as *const Thread,
     };
-    if !is_idle {
+    if is_idle {
+        // Also when it was interrupted, and not by who wants a thread to run here.
+        scheduler.idle_cpus &= !(1 << cpu::number());
+    } else {
         // SAFETY: the reference that `into_raw` gave when it was switched to.
         let this = unsafe { Arc::from_raw(own) };
         match stop {
             Stop::Preempted => scheduler.ready.push_back(this),
-            Stop::Sleeps { word, value, limit } => {
-                scheduler.sleeping.push(Sleeper { thread: this, word, value, limit, overdue: 0 });
+            Stop::Sleeps { word, value, process } => {
+                scheduler.sleeping.push(Sleeper { thread: this, word, value, process, overdue: 0 });
             }
             Stop::Ended => scheduler.dead.push(this),
         }
@@ -350,7 +416,7 @@ fn switch_locked(mut scheduler: spin::MutexGuard<'_, Scheduler>, stop: Stop) {
     // SAFETY: `next` has its reference; `own` is in one of the lists now, which need the lock.
     let (save, to) = unsafe {
         platform::enter((*next).process.as_deref());
-        cpu::set_thread(next as usize, (*next).stack_end());
+        cpu::set_thread(next as usize, (*next).stack_end);
         ((*own).saved.as_ptr(), (*next).saved.load(Ordering::Relaxed))
     };
     core::mem::forget(scheduler);

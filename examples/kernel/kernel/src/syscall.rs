@@ -1,6 +1,6 @@
 //! The system calls. Runs with interrupts on.
 
-use alloc::{sync::Arc, vec, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 
 use kernel_abi::{self as abi, Call, Error};
 use pagemove::{
@@ -13,9 +13,12 @@ use pagemove::{
     zone::{Effort, Request},
 };
 use pagemove_drivers::CharDevice;
+use pagemove_x86::heap::RESERVE;
 
 use crate::{
-    console, mover, platform,
+    console,
+    heap::HEAP,
+    mover, platform,
     process::{File, Process, error_of_fault, error_of_space},
     program, sched, time,
     trap::Frame,
@@ -43,11 +46,34 @@ extern "C" fn system_call(frame: &mut Frame) {
     }
 }
 
+/// Tells whether a call makes objects of the kernel's, or takes buffers: when memory is full, the rest of the heap's reserve is for
+/// those that don't, and for processes that end.
+fn takes_heap(call: Call) -> bool {
+    matches!(
+        call,
+        Call::Mmap
+            | Call::Mprotect
+            | Call::Mremap
+            | Call::Fork
+            | Call::Thread
+            | Call::Move
+            | Call::Pin
+            | Call::OpenDevice
+            | Call::OpenFile
+            | Call::Collapse
+            | Call::Compact
+    )
+}
+
 fn call(process: &Arc<Process>, frame: &Frame) -> Result<u64, Error> {
     let [a, b, c, d, e, f] = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
-    match Call::new(frame.rax).ok_or(Error::NoCall)? {
+    let call = Call::new(frame.rax).ok_or(Error::NoCall)?;
+    if takes_heap(call) && HEAP.free_bytes() < RESERVE / 2 {
+        return Err(Error::NoMemory);
+    }
+    match call {
         Call::Exit => process.end(a),
-        Call::Write => write(process, a, b)?,
+        Call::Write => return write(process, a, b),
         Call::Mmap => return mmap(process, a, b, c, d, e, f),
         Call::Munmap => process.space.munmap(range(a, b)?).map_err(error_of_space)?,
         Call::Mprotect => process.space.mprotect(range(a, b)?, rights(c)).map_err(error_of_space)?,
@@ -58,27 +84,33 @@ fn call(process: &Arc<Process>, frame: &Frame) -> Result<u64, Error> {
             return Ok(moved.start().get());
         }
         Call::Fork => {
+            process.check_children()?;
             let child = process.fork().map_err(error_of_space)?;
             let number = child.number;
             let mut registers = *frame;
             registers.rax = 0;
-            program::run(&child, registers);
+            program::run(&child, registers).map_err(|_| Error::NoMemory)?;
+            process.add_child(child);
             return Ok(number);
         }
-        Call::Wait => return Ok(process.take_child(a).ok_or(Error::NoProcess)?.wait()),
+        Call::Wait => return process.wait_for_child(a),
         Call::Thread => {
             // IRETQ to an address that is none would fault in the kernel.
             let (entry, stack) = (address(a)?, address(b & !15)?);
             let mut registers = Frame::of_user(entry.get(), stack.get().checked_sub(8).ok_or(Error::Invalid)?);
             registers.rdi = c;
-            program::run(process, registers);
+            program::run(process, registers).map_err(|_| Error::NoMemory)?;
         }
         // The caller ends it.
         Call::ExitThread => (),
         Call::Move => return move_pages(process, a, b, c),
         Call::Pin => {
-            let pins = process.space.pin(range(a, b)?, c != 0, &process.name).map_err(|_| Error::Fault)?;
-            return Ok(process.keep_pins(pins));
+            let range = range(a, b)?;
+            if b > abi::MOST_PINNED as u64 {
+                return Err(Error::NoMemory);
+            }
+            let pins = process.space.pin(range, c != 0, &process.name).map_err(|_| Error::Fault)?;
+            return process.keep_pins(pins);
         }
         Call::Unpin => {
             let pins = process.pins.lock().remove(&a).ok_or(Error::BadFile)?;
@@ -89,20 +121,20 @@ fn call(process: &Arc<Process>, frame: &Frame) -> Result<u64, Error> {
         Call::OpenDevice => {
             let pages = u32::try_from(a).ok().filter(|&pages| u64::from(pages) <= MOST).ok_or(Error::Invalid)?;
             let mappable = CharDevice::new(platform::engine(), "device").open(pages);
-            return Ok(process.add_file(File { mappable, cache: None }));
+            return process.add_file(File { mappable, cache: None });
         }
         Call::OpenFile => {
             let pages = u32::try_from(a).ok().filter(|&pages| u64::from(pages) <= MOST).ok_or(Error::Invalid)?;
             let cache = PageCache::new(platform::engine(), "memory", pages);
-            return Ok(process.add_file(File { mappable: cache.clone(), cache: Some(cache) }));
+            return process.add_file(File { mappable: cache.clone(), cache: Some(cache) });
         }
         Call::FutexWait => {
             // The count first: a wake-up after the word was read changes it.
             let wakes = process.wakes.load(core::sync::atomic::Ordering::SeqCst);
-            if process.is_ending() || read_word(process, a)? != b as u32 {
+            if read_word(process, a)? != b as u32 {
                 return Err(Error::Again);
             }
-            sched::wait(&process.wakes, wakes);
+            sched::wait_unless_ending(process, &process.wakes, wakes);
         }
         Call::FutexWake => process.wake_all(),
         Call::Collapse => process.space.collapse(range(a, b)?).map_err(|_| Error::Again)?,
@@ -127,6 +159,19 @@ fn call(process: &Arc<Process>, frame: &Frame) -> Result<u64, Error> {
     Ok(0)
 }
 
+/// Makes a list with room for as many as a program asks for.
+fn with_room<T>(count: usize) -> Result<Vec<T>, Error> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(count).map_err(|_| Error::NoMemory)?;
+    Ok(list)
+}
+
+fn buffer<T: Clone>(count: usize, value: T) -> Result<Vec<T>, Error> {
+    let mut list = with_room(count)?;
+    list.resize(count, value);
+    Ok(list)
+}
+
 fn address(value: u64) -> Result<VirtAddr, Error> {
     VirtAddr::new(value).ok_or(Error::Invalid)
 }
@@ -146,11 +191,14 @@ fn read_word(process: &Process, at: u64) -> Result<u32, Error> {
     Ok(u32::from_le_bytes(bytes))
 }
 
-fn write(process: &Process, text: u64, bytes: u64) -> Result<(), Error> {
-    let mut text_of = vec![0; bytes.min(4096) as usize];
-    process.space.read(address(text)?, &mut text_of).map_err(|error| error_of_fault(error.cause))?;
-    console::write_bytes(&text_of);
-    Ok(())
+/// Writes as much as is written at once; gives how many bytes.
+fn write(process: &Process, text: u64, bytes: u64) -> Result<u64, Error> {
+    let mut piece = [0; abi::MOST_TEXT];
+    let bytes = bytes.min(abi::MOST_TEXT as u64);
+    let piece = &mut piece[..bytes as usize];
+    process.space.read(address(text)?, piece).map_err(|error| error_of_fault(error.cause))?;
+    console::write_bytes(piece);
+    Ok(bytes)
 }
 
 fn mmap(process: &Process, at: u64, pages: u64, bits: u64, kind: u64, file: u64, first: u64) -> Result<u64, Error> {
@@ -190,18 +238,19 @@ fn huge_block(process: &Process, how: u64) -> Result<(), Error> {
 
 /// Moves the pages at `count` addresses; writes a status of each.
 fn move_pages(process: &Process, addresses: u64, count: u64, statuses: u64) -> Result<u64, Error> {
-    let count = usize::try_from(count).ok().filter(|&count| count <= 4096).ok_or(Error::Invalid)?;
-    let mut bytes = vec![0; count * 8];
+    let count = usize::try_from(count).ok().filter(|&count| count <= abi::MOST_MOVED).ok_or(Error::Invalid)?;
+    let mut bytes = buffer(count * 8, 0)?;
     process.space.read(address(addresses)?, &mut bytes).map_err(|error| error_of_fault(error.cause))?;
-    let mut results = vec![Error::Fault as i32; count];
-    let mut frames: Vec<(Pfn, usize)> = Vec::with_capacity(count);
+    let mut results = buffer(count, Error::Fault as i32)?;
+    let mut frames: Vec<(Pfn, usize)> = with_room(count)?;
     for (at, word) in bytes.chunks(8).enumerate() {
         let page = VirtAddr::new(u64::from_le_bytes(word.try_into().unwrap_or_default()));
         if let Some(pfn) = page.and_then(|page| process.space.frame(page)) {
             frames.push((pfn, at));
         }
     }
-    let sources: Vec<Pfn> = frames.iter().map(|&(pfn, _)| pfn).collect();
+    let mut sources: Vec<Pfn> = with_room(count)?;
+    sources.extend(frames.iter().map(|&(pfn, _)| pfn));
     let engine = platform::engine();
     let mut destination = AnyFree::new(engine.physical(), sources.len());
     let options = Options::new(Mode::Sync).in_full_batches();
@@ -211,7 +260,8 @@ fn move_pages(process: &Process, addresses: u64, count: u64, statuses: u64) -> R
         let stayed = outcome.stayed.binary_search_by_key(&pfn, |&(pfn, _)| pfn).is_ok();
         results[at] = if stayed { Error::Busy as i32 } else { 0 };
     }
-    let bytes: Vec<u8> = results.iter().flat_map(|result| result.to_le_bytes()).collect();
+    bytes.clear();
+    bytes.extend(results.iter().flat_map(|result| result.to_le_bytes()));
     process.space.write(address(statuses)?, &bytes).map_err(|error| error_of_fault(error.cause))?;
     Ok(outcome.moved)
 }

@@ -122,8 +122,8 @@ pub(crate) fn end_thread() -> ! {
     sched::exit()
 }
 
-/// Continues in ring 3.
-pub(crate) fn enter_user(frame: &Frame) -> ! {
+/// Continues in ring 3. The frame is at the end of this thread's kernel stack.
+pub(crate) extern "C" fn enter_user(frame: &Frame) -> ! {
     unsafe extern "C" {
         fn return_to_frame();
     }

@@ -1,7 +1,5 @@
 //! What the kernel runs, and checks: programs with threads in ring 3, while all memory moves.
 
-use alloc::sync::Arc;
-
 use pagemove::report::Counter;
 
 use crate::{
@@ -9,7 +7,7 @@ use crate::{
     firmware::Firmware,
     heap,
     mover::{self, Moving},
-    platform,
+    platform, process,
     program::Programs,
     sched, time,
 };
@@ -38,17 +36,13 @@ fn trial(programs: &Programs, name: &str, seed: u64, amount: u64, processors: u6
     let faults = physical.counters().get(Counter::Pgfault);
     let start = time::now_ns();
     // These move pages themselves.
-    let moving = (!matches!(name, "compare" | "starve")).then(Moving::start);
+    let moving = if matches!(name, "compare" | "starve") { None } else { Moving::start().ok() };
     let code = match programs.start(name, [seed, amount, processors]) {
         Ok(process) => {
             let code = process.wait();
-            // Its last thread may still be on its way out.
-            let ended = Arc::downgrade(&process);
             drop(process);
-            while ended.strong_count() > 0 {
-                sched::reap();
-                sched::yield_now();
-            }
+            // Its last thread may still be on its way out, and so may its children.
+            process::wait_for_all();
             code
         }
         Err(why) => {
@@ -88,8 +82,7 @@ fn trial(programs: &Programs, name: &str, seed: u64, amount: u64, processors: u6
     passed
 }
 
-/// Frees what has ended, and counts listed frames as free.
+/// Counts listed frames as free.
 fn settle() {
-    sched::reap();
     platform::engine().physical().drain_cpu_lists();
 }

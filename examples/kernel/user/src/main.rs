@@ -8,6 +8,7 @@ extern crate runtime;
 mod bad;
 mod changes;
 mod compare;
+mod greedy;
 mod marks;
 mod starve;
 mod storm;
@@ -40,6 +41,7 @@ extern "C" fn main(name: *const core::ffi::c_char, seed: u64, amount: u64, proce
         "starve" => starve::run(arguments),
         "bad" => bad::run(arguments),
         "exhaust" => bad::exhaust(),
+        "greedy" => greedy::run(arguments),
         _ => {
             sys::say!("there is no program {name:?}");
             sys::exit(2);
