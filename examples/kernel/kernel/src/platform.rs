@@ -60,6 +60,7 @@ unsafe impl Platform for Kernel {
 
 static MACHINE: Once<Arc<X86Machine<Kernel>>> = Once::new();
 static ENGINE: Once<Arc<Engine>> = Once::new();
+static RAM: Once<Ram> = Once::new();
 
 /// Boots the engine.
 pub(crate) fn boot(firmware: &Firmware) {
@@ -72,6 +73,7 @@ pub(crate) fn boot(firmware: &Firmware) {
     let base = NonNull::new(DIRECT_MAP as *mut u8).expect("not 0");
     // SAFETY: the boot's tables map all memory there.
     let ram = unsafe { Ram::new(base, frames, Contents::All) };
+    RAM.call_once(|| ram);
     let cpus = firmware.processors.len();
     let setup = Setup { ram, kernel_root: kernel_root(), cpus, lent, sparse: METADATA };
     // SAFETY: all processors run on the boot's root, whose upper half doesn't change; `lent` was just taken.
@@ -100,6 +102,11 @@ pub(crate) fn machine() -> &'static X86Machine<Kernel> {
     MACHINE.get().expect("booted")
 }
 
+/// Gives the direct map.
+pub(crate) fn ram() -> Ram {
+    *RAM.get().expect("booted")
+}
+
 /// Gives the engine.
 pub(crate) fn engine() -> &'static Arc<Engine> {
     ENGINE.get().expect("booted")
@@ -109,7 +116,9 @@ pub(crate) fn engine() -> &'static Arc<Engine> {
 pub(crate) fn check_root() {
     let root = Pfn::new(Cr3::read_raw().0.start_address().as_u64() >> 12);
     let Some(engine) = ENGINE.get() else { return };
-    let is_table = root == kernel_root() || engine.physical().frame(root).state().kind() == Kind::PageTable;
+    // A history's engine has memory that is the kernel's.
+    let kind = engine.physical().frame(root).state().kind();
+    let is_table = root == kernel_root() || matches!(kind, Kind::PageTable | Kind::Kernel | Kind::Tail);
     assert!(is_table, "the root that is loaded, frame {root}, is free");
 }
 
