@@ -73,11 +73,11 @@ pub(crate) fn boot(firmware: &Firmware) {
     let base = NonNull::new(DIRECT_MAP as *mut u8).expect("not 0");
     // SAFETY: the boot's tables map all memory there.
     let ram = unsafe { Ram::new(base, frames, Contents::All) };
-    RAM.call_once(|| ram);
     let cpus = firmware.processors.len();
     let setup = Setup { ram, kernel_root: kernel_root(), cpus, lent, sparse: METADATA };
     // SAFETY: all processors run on the boot's root, whose upper half doesn't change; `lent` was just taken.
     let machine = unsafe { X86Machine::new(setup) };
+    RAM.call_once(|| ram);
     MACHINE.call_once(|| machine.clone());
     let engine = match Engine::boot(machine, &config) {
         Ok(engine) => engine,
