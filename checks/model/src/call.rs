@@ -1,5 +1,7 @@
 //! Calls: operations with their objects, the same for model and engine; and the answers of both.
 
+use alloc::vec::Vec;
+
 use pagemove::{
     migrate::Options,
     report::Reason,

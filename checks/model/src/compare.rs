@@ -1,6 +1,13 @@
 //! Compares all that is visible without a change: mappings, pages' marks, shared contents, pins.
 
-use std::collections::{BTreeMap, BTreeSet};
+use alloc::{
+    borrow::ToOwned,
+    collections::{BTreeMap, BTreeSet},
+    format,
+    string::String,
+    vec::Vec,
+};
+use core::sync::atomic::Ordering;
 
 use pagemove::{
     frame::Marks,
@@ -8,19 +15,18 @@ use pagemove::{
     space::Protection,
     units::{HUGE_ORDER, Pfn},
 };
-use pagemove_hosted::TableFormat;
-use std::sync::atomic::Ordering;
 
 use crate::{
     call::{Backing, WORDS},
     engine::{Engine, NAMES},
     model::Model,
     space::{Mapping, Touched, address},
+    world::{Process, World},
 };
 
 /// Reports a difference. With `contents_only` only contents and mappings are compared: a call that ran out of memory may
 /// have brought in pages that the model doesn't know.
-pub(crate) fn compare(model: &Model, engine: &Engine<'_>, contents_only: bool) -> Result<(), String> {
+pub(crate) fn compare<W: World>(model: &Model, engine: &Engine<'_, W>, contents_only: bool) -> Result<(), String> {
     if model.processes.len() != engine.processes.len() || model.pins.len() != engine.pins.len() {
         return Err("the numbers of processes or pins differ".into());
     }
@@ -45,7 +51,7 @@ struct Seen {
     cell_of: BTreeMap<Pfn, usize>,
 }
 
-fn mappings(model: &Model, engine: &Engine<'_>, process: usize) -> Result<(), String> {
+fn mappings<W: World>(model: &Model, engine: &Engine<'_, W>, process: usize) -> Result<(), String> {
     let vmas = engine.processes[process].space().vmas();
     let found = vmas.iter().map(|vma| {
         let name = vma.file_name().map(str::to_owned);
@@ -63,7 +69,7 @@ fn mappings(model: &Model, engine: &Engine<'_>, process: usize) -> Result<(), St
 }
 
 /// Finds the frames that are dirty by an entry, or by their own mark.
-fn dirty_frames(engine: &Engine<'_>) -> BTreeSet<Pfn> {
+fn dirty_frames<W: World>(engine: &Engine<'_, W>) -> BTreeSet<Pfn> {
     let physical = engine.core().physical();
     let mut dirty = BTreeSet::new();
     for process in &engine.processes {
@@ -78,9 +84,9 @@ fn dirty_frames(engine: &Engine<'_>) -> BTreeSet<Pfn> {
     dirty
 }
 
-fn pages(
+fn pages<W: World>(
     model: &Model,
-    engine: &Engine<'_>,
+    engine: &Engine<'_, W>,
     process: usize,
     contents_only: bool,
     seen: &mut Seen,
@@ -97,8 +103,11 @@ fn pages(
             (Some((_, mapping)), None) if contents_only => rights(entry, mapping),
             (Some(_), None) => Err("is there, but nobody used it".into()),
             (Some((_, mapping)), Some(touched)) => {
-                let marks =
-                    if contents_only { Ok(()) } else { marks(entry, touched, &model.cells[touched.cell], seen) };
+                let marks = if contents_only {
+                    Ok(())
+                } else {
+                    marks::<W::Format>(entry, touched, &model.cells[touched.cell], seen)
+                };
                 // A call that failed half-way, for want of memory, may have copied pages.
                 let may_be_copied = contents_only && !mapping.is_shared();
                 let known = rights(entry, mapping).and(marks);
@@ -135,10 +144,10 @@ fn rights(entry: Entry, mapping: &Mapping) -> Result<(), String> {
 }
 
 /// The marks are as expected, and a store through a writable entry would be marked.
-fn marks(entry: Entry, touched: &Touched, cell: &crate::model::Cell, seen: &Seen) -> Result<(), String> {
+fn marks<F: Format>(entry: Entry, touched: &Touched, cell: &crate::model::Cell, seen: &Seen) -> Result<(), String> {
     let found = (entry.has(Flags::SOFT_DIRTY), entry.has(Flags::EXCLUSIVE), seen.dirty.contains(&entry.pfn()));
     // Where a fault sets the marks, a page is dirty once a store is allowed, as to a pin for writing.
-    let is_early = found.2 && !TableFormat::CPU_SETS_MARKS;
+    let is_early = found.2 && !F::CPU_SETS_MARKS;
     let expected = (touched.soft_dirty, touched.exclusive, cell.dirty || is_early);
     if found != expected {
         return Err(format!("(soft-dirty, exclusive, dirty) are {found:?}, expected {expected:?}"));
@@ -160,7 +169,7 @@ fn same(entry: Entry, cell: usize, seen: &mut Seen) -> Result<(), String> {
     if other != cell { Err(format!("frame {pfn} is another page's as well")) } else { Ok(()) }
 }
 
-fn contents(engine: &Engine<'_>, pfn: Pfn, expected: &[u64; WORDS.len()]) -> Result<(), String> {
+fn contents<W: World>(engine: &Engine<'_, W>, pfn: Pfn, expected: &[u64; WORDS.len()]) -> Result<(), String> {
     let folio = engine.core().physical().get(pfn).ok_or_else(|| format!("frame {pfn} is free"))?;
     let words = folio.words(pfn.offset_from(folio.pfn()));
     let found = WORDS.map(|word| words[word].load(Ordering::Acquire));
@@ -168,7 +177,7 @@ fn contents(engine: &Engine<'_>, pfn: Pfn, expected: &[u64; WORDS.len()]) -> Res
 }
 
 /// Devices see the same contents as processes.
-fn pins(model: &Model, engine: &Engine<'_>, seen: &Seen) -> Result<(), String> {
+fn pins<W: World>(model: &Model, engine: &Engine<'_, W>, seen: &Seen) -> Result<(), String> {
     for (number, (expected, pin)) in model.pins.iter().zip(&engine.pins).enumerate() {
         let told = |what| format!("pin {number}: {what}");
         contents(engine, pin.pfn(), &model.cells[expected.cell].words).map_err(told)?;

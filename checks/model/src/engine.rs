@@ -1,12 +1,15 @@
-//! The engine on a hosted machine with the soft TLB: makes calls, and gives their answers.
+//! The engine of a [`World`]: makes calls, and gives their answers.
 
-use std::{
+use alloc::{
+    boxed::Box,
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    format,
+    string::{String, ToString},
+    sync::Arc,
+    vec,
+    vec::Vec,
 };
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use pagemove::{
     Engine as Core,
@@ -15,26 +18,21 @@ use pagemove::{
     frame::Kind,
     migrate::{AnyFree, Mover, Options},
     paging::Entry,
-    port::Contents,
     report::{Counter, Reason},
     space::{Access, Map, Mappable, PageCache, Source, SpaceError},
     units::{FrameRange, HUGE_ORDER, Pfn, VirtAddr, VirtRange},
-    zone::{self, Request},
+    zone::Request,
 };
 use pagemove_drivers::{Balloon, CharDevice, DeviceFile};
-use pagemove_hosted::{Config, FIRST_FRAME, ForkError, Hosted, Process, TlbKind, enter_cpu};
 
 use crate::{
-    call::{Address, Answer, Backing, Call, Pages, TLBS, WORDS, answer},
-    machine::SingleThreaded,
+    call::{Address, Answer, Backing, Call, Pages, WORDS, answer},
     model::{FILE_PAGES, MOODY, stored},
     moody::Moody,
     sabotage::Sabotage,
     space::address,
+    world::{Failed, Process, World},
 };
-
-/// Virtual CPUs: more than TLBs in use, so that tests on several threads have CPU lists as well.
-const CPUS: usize = 2 * TLBS;
 
 /// A file of either kind.
 enum File {
@@ -55,37 +53,10 @@ struct Taken<'b> {
     fill: u64,
 }
 
-/// Frames between two parts of memory: 1 TiB.
-const HOLE: u32 = 1 << 28;
-
-/// The machine and its core, which outlive everything on them.
-pub(crate) struct Base {
-    core: Arc<Core>,
-    machine: Arc<SingleThreaded>,
-    hosted: Arc<Hosted>,
-}
-
-impl Base {
-    /// Makes a machine of `blocks` 2 MiB blocks, in one zone, or in two that are far apart.
-    pub(crate) fn new(blocks: u32, apart: bool) -> Result<Self, String> {
-        let frames = blocks * HUGE_ORDER.frames();
-        let config = Config { frames, cpus: CPUS, tlb: TlbKind::Soft, contents: Contents::All };
-        let (upper, hole) = if apart { (blocks / 2 * HUGE_ORDER.frames(), HOLE) } else { (0, 0) };
-        let ram = FrameRange { start: FIRST_FRAME, frames: frames + hole };
-        let hosted = Hosted::with_ram(config, ram).map_err(to_text)?;
-        let machine = SingleThreaded::new(hosted.clone());
-        let lower = FrameRange { start: ram.start, frames: frames - upper };
-        let upper = FrameRange { start: lower.end().up(hole), frames: upper };
-        let zones = [lower, upper].into_iter().filter(|zone| zone.frames > 0).collect();
-        let core = Core::boot(machine.clone(), &zone::Config::new(zones, HUGE_ORDER)).map_err(to_text)?;
-        Ok(Self { core, machine, hosted })
-    }
-}
-
 /// Everything on the machine. Fields are dropped in order: users of the engine before it.
-pub(crate) struct Engine<'b> {
+pub(crate) struct Engine<'b, W: World> {
     pub(crate) pins: Vec<PinnedPage>,
-    pub(crate) processes: Vec<Process>,
+    pub(crate) processes: Vec<W::Process>,
     files: Vec<File>,
     pub(crate) balloon: Balloon,
     taken: Vec<Taken<'b>>,
@@ -93,18 +64,17 @@ pub(crate) struct Engine<'b> {
     free: u32,
     bounds: VirtRange,
     core: &'b Arc<Core>,
-    machine: &'b SingleThreaded,
-    hosted: &'b Arc<Hosted>,
+    world: &'b W,
 }
 
-fn to_text(error: impl std::fmt::Display) -> String {
+fn to_text(error: impl core::fmt::Display) -> String {
     error.to_string()
 }
 
-impl<'b> Engine<'b> {
+impl<'b, W: World> Engine<'b, W> {
     /// Starts a process on a machine without one. Each move applies `sabotage`.
-    pub(crate) fn new(base: &'b Base, sabotage: Option<Sabotage>) -> Result<Self, String> {
-        let Base { core, machine, hosted } = base;
+    pub(crate) fn new(world: &'b W, sabotage: Option<Sabotage>) -> Result<Self, String> {
+        let core = world.engine();
         core.physical().drain_cpu_lists();
         let free = core.physical().free_frames();
         let read = |page, words: &[AtomicU64; 512]| {
@@ -116,7 +86,7 @@ impl<'b> Engine<'b> {
             File::Device(CharDevice::new(core, NAMES[2]).open(FILE_PAGES)),
             File::Moody(Moody::open(core, FILE_PAGES)),
         ];
-        let process = Process::new(hosted, core).map_err(to_text)?;
+        let process = world.start().map_err(|_| "no memory for the first process")?;
         Ok(Self {
             bounds: process.space().bounds(),
             pins: Vec::new(),
@@ -127,8 +97,7 @@ impl<'b> Engine<'b> {
             sabotage,
             free,
             core,
-            machine,
-            hosted,
+            world,
         })
     }
 
@@ -150,13 +119,9 @@ impl<'b> Engine<'b> {
     /// Makes a call. An error is wrong whatever the model expects.
     pub(crate) fn apply(&mut self, call: &Call) -> Result<Answer, String> {
         Ok(match *call {
-            Call::Load { at, cpu } => {
-                enter_cpu(cpu);
-                answer(self.processes[at.process].load(self.address(at)).map(Answer::Word))
-            }
+            Call::Load { at, cpu } => answer(self.processes[at.process].load(cpu, self.address(at)).map(Answer::Word)),
             Call::Store { at, cpu, value } => {
-                enter_cpu(cpu);
-                answer(self.processes[at.process].store(self.address(at), value).map(|()| Answer::Done))
+                answer(self.processes[at.process].store(cpu, self.address(at), value).map(|()| Answer::Done))
             }
             Call::Fetch { at } => {
                 let space = self.processes[at.process].space();
@@ -188,7 +153,7 @@ impl<'b> Engine<'b> {
                 self.processes[process].space().clear_soft_dirty();
                 Answer::Done
             }
-            Call::Start => match Process::new(self.hosted, self.core) {
+            Call::Start => match self.world.start() {
                 Ok(process) => {
                     self.processes.push(process);
                     Answer::Done
@@ -201,8 +166,8 @@ impl<'b> Engine<'b> {
                     self.processes.push(child);
                     Answer::Done
                 }
-                Err(ForkError::Space(error)) => error.into(),
-                Err(error) => return Err(to_text(error)),
+                Err(Failed::Space(error)) => error.into(),
+                Err(Failed::Other(error)) => return Err(error),
             },
             Call::Exit { process } => {
                 drop(self.processes.remove(process));
@@ -347,9 +312,9 @@ impl<'b> Engine<'b> {
     /// Calls `f`, which moves pages. Entries may change only their frame; none may be added or removed.
     fn moving<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> Result<R, String> {
         let before = self.entries();
-        self.machine.skip_flushes(self.sabotage == Some(Sabotage::SkipFlushes));
+        self.world.skip_flushes(self.sabotage == Some(Sabotage::SkipFlushes));
         let result = f(self);
-        self.machine.skip_flushes(false);
+        self.world.skip_flushes(false);
         self.apply_sabotage(&before);
         let after = self.entries();
         let flags = |entry: Entry| entry.flags();
@@ -420,7 +385,7 @@ impl<'b> Engine<'b> {
         self.processes.clear();
         self.files.clear();
         self.balloon.deflate(u32::MAX);
-        for taken in std::mem::take(&mut self.taken) {
+        for taken in core::mem::take(&mut self.taken) {
             taken.free()?;
         }
         let physical = self.core.physical();

@@ -1,18 +1,16 @@
 //! Runs a history on engine and model, and compares each answer, and at the end all that is visible, through every TLB.
 
-use std::{
-    fmt,
-    mem::ManuallyDrop,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use alloc::{format, string::String, vec, vec::Vec};
+use core::{fmt, mem::ManuallyDrop};
 
 use crate::{
     call::{Address, Answer, Call, TLBS, WORDS},
     compare::compare,
-    engine::{Base, Engine},
+    engine::Engine,
     model::Model,
     operation::{BYTES, Operation},
     sabotage::Sabotage,
+    world::World,
 };
 
 /// Blocks of the larger machine, where memory rarely runs out, and of the smaller one, where it does.
@@ -89,44 +87,24 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Runs a history; gives its statistics, or the failure.
+/// Runs a history on a machine, with a deliberate fault if there is one; gives its statistics, or the failure.
 ///
 /// # Errors
 /// When the engine's answer or visible memory differs from the model's; when it panics, is inconsistent, or loses a
 /// frame.
-pub fn run(history: &History) -> Result<Summary, Failure> {
-    run_with(history, None)
-}
-
-/// Runs a history on a machine with a deliberate fault.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_sabotaged(history: &History, sabotage: Sabotage) -> Result<Summary, Failure> {
-    run_with(history, Some(sabotage))
-}
-
-fn run_with(history: &History, sabotage: Option<Sabotage>) -> Result<Summary, Failure> {
+pub fn run_on<W: World>(history: &History, sabotage: Option<Sabotage>) -> Result<Summary, Failure> {
     let mut calls = Vec::new();
     let failed = |what| Failure { calls: Vec::new(), what };
-    let base = Base::new(BLOCKS[usize::from(history.small)], history.apart).map_err(failed)?;
-    let engine = Engine::new(&base, sabotage).map_err(failed)?;
+    let world = W::boot(BLOCKS[usize::from(history.small)], history.apart).map_err(failed)?;
+    let engine = Engine::new(&world, sabotage).map_err(failed)?;
     // A failed engine is not dropped: that would wait for the frames that a failed move left locked.
     let mut engine = ManuallyDrop::new(engine);
-    let outcome = caught(|| steps(history, &mut engine, &mut calls));
-    let outcome = outcome.and_then(|summary| caught(|| ManuallyDrop::into_inner(engine).finish()).map(|()| summary));
+    let outcome = W::caught(|| steps(history, &mut engine, &mut calls));
+    let outcome = outcome.and_then(|summary| W::caught(|| ManuallyDrop::into_inner(engine).finish()).map(|()| summary));
     outcome.map_err(|what| Failure { calls, what })
 }
 
-/// Makes a panic an error.
-fn caught<R>(f: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        Err(format!("panicked: {}", text.or(panic.downcast_ref().copied()).unwrap_or("?")))
-    })
-}
-
-fn steps(history: &History, engine: &mut Engine<'_>, calls: &mut Vec<Call>) -> Result<Summary, String> {
+fn steps<W: World>(history: &History, engine: &mut Engine<'_, W>, calls: &mut Vec<Call>) -> Result<Summary, String> {
     let mut model = Model::new(engine.bounds());
     let mut summary = Summary::default();
     // Each store has a unique value, so that a wrong one shows.
@@ -151,10 +129,10 @@ fn steps(history: &History, engine: &mut Engine<'_>, calls: &mut Vec<Call>) -> R
     Ok(summary)
 }
 
-fn step(
+fn step<W: World>(
     call: Call,
     model: &mut Model,
-    engine: &mut Engine<'_>,
+    engine: &mut Engine<'_, W>,
     calls: &mut Vec<Call>,
     summary: &mut Summary,
 ) -> Result<(), String> {
@@ -186,11 +164,5 @@ mod tests {
         assert_eq!(history.operations.len(), 31);
         assert_eq!(History::decode(&history.encode()), history);
         assert_eq!(History::decode(&[]), History { small: false, apart: false, operations: Vec::new() });
-    }
-
-    #[test]
-    fn a_panic_is_an_error() {
-        assert_eq!(caught::<()>(|| panic!("so {}", 1)), Err("panicked: so 1".into()));
-        assert_eq!(caught(|| Ok(1)), Ok(1));
     }
 }

@@ -2,17 +2,25 @@
 //!
 //! Takes bytes or [`Operation`]s; reports where the engine differs from the model, or its memory is inconsistent. Every
 //! list is valid: operations name objects by small numbers, modulo the number that exists. A list that fails once
-//! always fails. The machine has one thread, so a wait panics instead of hanging.
+//! always fails.
 //!
 //! The modules, in the order of use: `operation` defines the operations; `resolve` finds their objects, and makes a
-//! `call`; `model` computes the expected answer; `engine` makes the call, on a `machine` that a `sabotage` can break,
-//! with a `moody` driver, which can refuse moves; `history` compares, and `shrink` shortens a failing list.
+//! `call`; `model` computes the expected answer; `engine` makes the call, on a `world` that a `sabotage` can break,
+//! with a `moody` driver, which can refuse moves; `history` compares, and `shrink` shortens a failing list. `hosted` is the hosted
+//! machine: it has one thread, so a wait panics instead of hanging. A kernel brings its own world.
+#![no_std]
+
+extern crate alloc;
+#[cfg(feature = "hosted")]
+#[macro_use]
+extern crate std;
 
 mod call;
 mod compare;
 mod engine;
 mod history;
-mod machine;
+#[cfg(feature = "hosted")]
+mod hosted;
 mod model;
 mod moody;
 mod operation;
@@ -20,9 +28,13 @@ mod resolve;
 mod sabotage;
 mod shrink;
 mod space;
+mod world;
 
 pub use call::{Address, Answer, Call};
-pub use history::{Failure, History, Summary, run, run_sabotaged};
+pub use history::{Failure, History, Summary, run_on};
+#[cfg(feature = "hosted")]
+pub use hosted::{run, run_sabotaged};
 pub use operation::{BYTES, Operation};
 pub use sabotage::Sabotage;
 pub use shrink::shrink;
+pub use world::{Failed, Process, World};

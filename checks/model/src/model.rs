@@ -1,7 +1,7 @@
 //! The model: the word at each address of each process, marks and pins of pages, and the errors of calls. It has no
 //! frames, no TLB, no batches and no concurrency, so a move changes nothing.
 
-use std::collections::BTreeMap;
+use alloc::{collections::BTreeMap, vec, vec::Vec};
 
 use pagemove::{
     migrate::{Options, Policy},
@@ -186,7 +186,7 @@ impl Model {
         if let Some(&cell) = self.files[file].get(&page) {
             return Ok(cell);
         }
-        let words = if file == STORED { std::array::from_fn(|word| stored(page, WORDS[word])) } else { [0; _] };
+        let words = if file == STORED { core::array::from_fn(|word| stored(page, WORDS[word])) } else { [0; _] };
         let cell = self.new_cell(Cell { words, file: Some(file), ..Cell::default() });
         self.files[file].insert(page, cell);
         Ok(cell)

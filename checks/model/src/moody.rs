@@ -1,6 +1,6 @@
 //! A driver that can be set to refuse moves, at any of its callbacks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use alloc::sync::Arc;
 
 use pagemove::{
     Engine,
@@ -9,6 +9,7 @@ use pagemove::{
     movable::{IsolationRun, MigrationRun, MovableOps, PageIndex, Refusal, Registration},
     rmap::RangeMap,
     space::{FileError, Mappable},
+    sync::Mutex,
 };
 
 /// The driver's answer to moves.
@@ -50,7 +51,7 @@ impl Moody {
     /// Opens the driver's file of `pages` pages.
     pub(crate) fn open(engine: &Engine, pages: u32) -> Arc<Self> {
         let index = engine.new_index(Kind::Driver, NAME);
-        let driver = Arc::new(Driver { index, mood: Mutex::default() });
+        let driver = Arc::new(Driver { index, mood: Mutex::new(Mood::default()) });
         let registration = engine.owners().register(driver.clone());
         driver.index.set_owner(&registration);
         Arc::new(Self { driver, registration, pages })
@@ -63,7 +64,7 @@ impl Moody {
 
     /// Sets the answer from now on.
     pub(crate) fn set(&self, mood: Mood) {
-        *self.driver.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
+        *self.driver.mood.lock() = mood;
         if mood == Mood::Gone {
             self.registration.unregister();
         }
@@ -72,7 +73,7 @@ impl Moody {
 
 impl Driver {
     fn at(&self, step: Step) -> Result<(), Refusal> {
-        match *self.mood.lock().unwrap_or_else(PoisonError::into_inner) {
+        match *self.mood.lock() {
             Mood::Refuses(at, refusal) if at == step => Err(refusal),
             _ => Ok(()),
         }

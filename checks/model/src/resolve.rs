@@ -2,6 +2,8 @@
 //!
 //! 0 means the simplest (the first mapping, one page, full rights), so that a list shrinks towards that.
 
+use alloc::vec::Vec;
+
 use pagemove::{
     migrate::{Batch, Mode, Options, Policy, Purpose},
     movable::Refusal,

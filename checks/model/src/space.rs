@@ -1,6 +1,9 @@
 //! A process of the model: its mappings, and the pages it has touched. Sorted maps, nothing clever.
 
-use std::collections::{BTreeMap, BTreeSet};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
 
 use pagemove::{
     space::Protection,

@@ -16,11 +16,13 @@ mod apic;
 mod time;
 mod sched;
 mod platform;
+mod agent;
 mod process;
 mod program;
 mod syscall;
 mod trap;
 mod mover;
+mod histories;
 mod trials;
 
 use alloc::sync::Arc;

@@ -60,6 +60,7 @@ unsafe impl Platform for Kernel {
 
 static MACHINE: Once<Arc<X86Machine<Kernel>>> = Once::new();
 static ENGINE: Once<Arc<Engine>> = Once::new();
+static RAM: Once<Ram> = Once::new();
 
 /// Boots the engine.
 pub(crate) fn boot(firmware: &Firmware) {
@@ -76,6 +77,7 @@ pub(crate) fn boot(firmware: &Firmware) {
     let setup = Setup { ram, kernel_root: kernel_root(), cpus, lent, sparse: METADATA };
     // SAFETY: all processors run on the boot's root, whose upper half doesn't change; `lent` was just taken.
     let machine = unsafe { X86Machine::new(setup) };
+    RAM.call_once(|| ram);
     MACHINE.call_once(|| machine.clone());
     let engine = match Engine::boot(machine, &config) {
         Ok(engine) => engine,
@@ -100,6 +102,11 @@ pub(crate) fn machine() -> &'static X86Machine<Kernel> {
     MACHINE.get().expect("booted")
 }
 
+/// Gives the direct map.
+pub(crate) fn ram() -> Ram {
+    *RAM.get().expect("booted")
+}
+
 /// Gives the engine.
 pub(crate) fn engine() -> &'static Arc<Engine> {
     ENGINE.get().expect("booted")
@@ -109,7 +116,9 @@ pub(crate) fn engine() -> &'static Arc<Engine> {
 pub(crate) fn check_root() {
     let root = Pfn::new(Cr3::read_raw().0.start_address().as_u64() >> 12);
     let Some(engine) = ENGINE.get() else { return };
-    let is_table = root == kernel_root() || engine.physical().frame(root).state().kind() == Kind::PageTable;
+    // A history's engine has memory that is the kernel's.
+    let kind = engine.physical().frame(root).state().kind();
+    let is_table = root == kernel_root() || matches!(kind, Kind::PageTable | Kind::Kernel | Kind::Tail);
     assert!(is_table, "the root that is loaded, frame {root}, is free");
 }
 

@@ -11,7 +11,7 @@ use pagemove::{
 };
 use spin::Mutex;
 
-use crate::{console, platform, sched};
+use crate::{agent::Agent, console, platform, sched};
 
 /// Where processes may have mappings: not the first pages, nor the last one before the hole of addresses.
 const FIRST: u64 = 0x10000;
@@ -34,6 +34,8 @@ pub(crate) struct Process {
     is_ending: AtomicBool,
     code: AtomicU64,
     next_pin: AtomicU64,
+    /// Where the kernel has it load and store: one for each processor.
+    pub(crate) agents: Option<Vec<Agent>>,
     /// The last one, since fields are dropped in this order.
     _living: Living,
 }
@@ -89,8 +91,18 @@ impl Process {
         Ok(Self::with(name.into(), AddressSpace::new(platform::engine(), bounds())?, Vec::new()))
     }
 
+    /// Makes one that only loads and stores what the kernel says, on `cpus` processors.
+    pub(crate) fn of_agents(space: AddressSpace, cpus: usize) -> Arc<Self> {
+        let agents = (0..cpus).map(|_| Agent::default()).collect();
+        Arc::new(Self { agents: Some(agents), ..Self::make("agents".into(), space, Vec::new()) })
+    }
+
     fn with(name: String, space: AddressSpace, files: Vec<File>) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::make(name, space, files))
+    }
+
+    fn make(name: String, space: AddressSpace, files: Vec<File>) -> Self {
+        Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             name,
             space,
@@ -104,8 +116,9 @@ impl Process {
             is_ending: AtomicBool::new(false),
             code: AtomicU64::new(0),
             next_pin: AtomicU64::new(1),
+            agents: None,
             _living: Living::new(),
-        })
+        }
     }
 
     /// Makes a copy of this process, without threads.

@@ -110,5 +110,5 @@ impl Programs {
 
 /// Starts a thread of `process` with these registers.
 pub(crate) fn run(process: &Arc<Process>, frame: trap::Frame) -> Result<(), sched::NoMemory> {
-    sched::spawn_in(process, trap::enter_user, frame)
+    sched::spawn_in(process, None, trap::enter_user, frame).map(drop)
 }

@@ -31,6 +31,8 @@ pub(crate) struct Thread {
     /// Where its registers are, while it doesn't run.
     saved: AtomicU64,
     is_idle: bool,
+    /// The only processor on which it runs, if it's bound to one.
+    cpu: Option<usize>,
     /// The page of its last fault, and how often in a row it was that one.
     last_fault: AtomicU64,
     faults: AtomicU32,
@@ -96,6 +98,7 @@ impl Thread {
     /// Makes a thread that calls `begin` with a copy of `argument`, which is on its stack.
     fn new<T: Copy>(
         process: Option<Arc<Process>>,
+        cpu: Option<usize>,
         begin: extern "C" fn(&T) -> !,
         argument: T,
     ) -> Result<Arc<Self>, NoMemory> {
@@ -113,7 +116,7 @@ impl Thread {
             (place as *mut T).write(argument);
             (saved as *mut [u64; 7]).write(registers);
         }
-        Ok(Arc::new(Self { stack: Mutex::new(Some(stack)), ..Self::with(process, stack_end, saved) }))
+        Ok(Arc::new(Self { stack: Mutex::new(Some(stack)), cpu, ..Self::with(process, stack_end, saved) }))
     }
 
     fn with(process: Option<Arc<Process>>, stack_end: u64, saved: u64) -> Self {
@@ -123,6 +126,7 @@ impl Thread {
             stack_end,
             saved: AtomicU64::new(saved),
             is_idle: false,
+            cpu: None,
             last_fault: AtomicU64::new(0),
             faults: AtomicU32::new(0),
             ended: AtomicU32::new(0),
@@ -136,6 +140,10 @@ impl Thread {
         let faults = if again { self.faults.load(Ordering::Relaxed) + 1 } else { 1 };
         self.faults.store(faults, Ordering::Relaxed);
         MOST_FAULTS.fetch_max(faults, Ordering::Relaxed);
+    }
+
+    fn may_run_on(&self, cpu: usize) -> bool {
+        self.cpu.is_none_or(|only| only == cpu)
     }
 
     /// It has come further than its last fault.
@@ -187,7 +195,7 @@ pub(crate) fn idle() -> ! {
         interrupts::disable();
         cpu::set_wants_switch(false);
         let mut scheduler = SCHEDULER.lock();
-        if scheduler.ready.is_empty() {
+        if !scheduler.has_ready() {
             scheduler.idle_cpus |= 1 << cpu::number();
             drop(scheduler);
             interrupts::enable_and_hlt();
@@ -207,7 +215,7 @@ pub(crate) fn spawn<F: FnOnce() + Send + 'static>(begin: F) -> Result<Arc<Thread
         exit()
     }
     let begin = Box::into_raw(Box::new(begin));
-    let thread = Thread::new(None, run::<F>, begin).inspect_err(|_| {
+    let thread = Thread::new(None, None, run::<F>, begin).inspect_err(|_| {
         // SAFETY: the thread that would have taken it isn't there.
         drop(unsafe { Box::from_raw(begin) });
     })?;
@@ -216,16 +224,18 @@ pub(crate) fn spawn<F: FnOnce() + Send + 'static>(begin: F) -> Result<Arc<Thread
     Ok(thread)
 }
 
-/// Starts a thread of a process, which calls `begin` with a copy of `argument`.
+/// Starts a thread of a process, which calls `begin` with a copy of `argument`; on one processor only, if `cpu` names it.
 pub(crate) fn spawn_in<T: Copy>(
     process: &Arc<Process>,
+    cpu: Option<usize>,
     begin: extern "C" fn(&T) -> !,
     argument: T,
-) -> Result<(), NoMemory> {
-    let thread = Thread::new(Some(process.clone()), begin, argument)?;
+) -> Result<Arc<Thread>, NoMemory> {
+    let thread = Thread::new(Some(process.clone()), cpu, begin, argument)?;
     process.thread_begins();
-    locked(|scheduler| scheduler.make_ready(thread));
-    Ok(())
+    let started = thread.clone();
+    locked(|scheduler| scheduler.make_ready(started));
+    Ok(thread)
 }
 
 fn locked<T>(deed: impl FnOnce(&mut Scheduler) -> T) -> T {
@@ -234,11 +244,12 @@ fn locked<T>(deed: impl FnOnce(&mut Scheduler) -> T) -> T {
 
 impl Scheduler {
     fn make_ready(&mut self, thread: Arc<Thread>) {
+        let idle_cpus = self.idle_cpus & thread.cpu.map_or(u64::MAX, |cpu| 1 << cpu);
         self.ready.push_back(thread);
         // The caller's own processor first: a handler there has ended the halt.
         let own = cpu::number();
-        let idle = if self.idle_cpus & 1 << own != 0 { own } else { self.idle_cpus.trailing_zeros() as usize };
-        if self.idle_cpus != 0 {
+        let idle = if idle_cpus & 1 << own != 0 { own } else { idle_cpus.trailing_zeros() as usize };
+        if idle_cpus != 0 {
             self.idle_cpus &= !(1 << idle);
             if idle != own {
                 apic::interrupt(idle, apic::RESCHEDULE);
@@ -254,6 +265,17 @@ impl Scheduler {
         self.dead.try_reserve(threads - self.dead.len()).map_err(|_| NoMemory)?;
         self.threads = threads;
         Ok(())
+    }
+
+    /// Tells whether a thread can run on the caller's processor.
+    fn has_ready(&self) -> bool {
+        self.ready.iter().any(|thread| thread.may_run_on(cpu::number()))
+    }
+
+    /// Takes the first thread that can.
+    fn take_ready(&mut self) -> Option<Arc<Thread>> {
+        let at = self.ready.iter().position(|thread| thread.may_run_on(cpu::number()))?;
+        self.ready.remove(at)
     }
 
     fn wake(&mut self, is_due: impl Fn(&Sleeper) -> bool) -> usize {
@@ -341,7 +363,7 @@ pub(crate) fn tick() {
         scheduler.lost_wakes += lost;
         scheduler.wake(|sleeper| sleeper.overdue >= LOST);
     }
-    if !scheduler.ready.is_empty() {
+    if scheduler.has_ready() {
         cpu::set_wants_switch(true);
     }
 }
@@ -394,7 +416,7 @@ fn switch_locked(mut scheduler: spin::MutexGuard<'_, Scheduler>, stop: Stop) {
         // It takes the lock first, and so finds the thread in the list.
         scheduler.wake(|sleeper| sleeper.word == deaths);
     }
-    let next = match scheduler.ready.pop_front() {
+    let next = match scheduler.take_ready() {
         Some(next) => Arc::into_raw(next),
         None if matches!(stop, Stop::Preempted) => return,
         None => IDLE.lock()[cpu::number()] as *const Thread,

@@ -16,7 +16,8 @@ use pagemove_drivers::CharDevice;
 use pagemove_x86::heap::RESERVE;
 
 use crate::{
-    console,
+    agent::{self, Agent, Deed},
+    console, cpu,
     heap::HEAP,
     mover, platform,
     process::{File, Process, error_of_fault, error_of_space},
@@ -34,15 +35,30 @@ extern "C" fn system_call(frame: &mut Frame) {
     let Some(process) = &thread.process else { return };
     thread.forget_faults();
     let number = frame.rax;
-    frame.rax = match call(process, frame) {
-        Ok(value) => value,
-        Err(error) => error as i64 as u64,
-    };
+    match &process.agents {
+        Some(agents) => next_deed(&agents[cpu::number()], process, frame),
+        None => {
+            frame.rax = match call(process, frame) {
+                Ok(value) => value,
+                Err(error) => error as i64 as u64,
+            };
+        }
+    }
     let ends = process.is_ending() || number == Call::ExitThread as u64;
     // A thread that ends doesn't come back to drop it.
     drop(thread);
     if ends {
         crate::trap::end_thread();
+    }
+}
+
+/// The only call of an agent.
+fn next_deed(agent: &Agent, process: &Process, frame: &mut Frame) {
+    match agent.next(process, frame.rdi, frame.rsi != 0) {
+        Some(Deed::Load(at)) => (frame.rax, frame.rdi) = (1, at.get()),
+        Some(Deed::Store(at, value)) => (frame.rax, frame.rdi, frame.rsi) = (2, at.get(), value),
+        // It ends.
+        None => (),
     }
 }
 
@@ -151,6 +167,7 @@ fn call(process: &Arc<Process>, frame: &Frame) -> Result<u64, Error> {
             platform::engine().physical().drain_cpu_lists();
             return Ok(platform::engine().physical().free_frames().into());
         }
+        Call::AgentNext => return Err(Error::NoCall),
         Call::DropClean => {
             let cache = process.file(a)?.cache.ok_or(Error::BadFile)?;
             return Ok(cache.index().drop_clean(0..u32::MAX).into());
@@ -267,7 +284,8 @@ fn move_pages(process: &Process, addresses: u64, count: u64, statuses: u64) -> R
 }
 
 /// Handles a page fault of ring 3, or ends the process.
-pub(crate) fn fault(process: &Process, at: u64, access: Option<Access>, ip: u64) {
+pub(crate) fn fault(process: &Process, at: u64, access: Option<Access>, frame: &mut Frame) {
+    let ip = frame.rip;
     let Some(access) = access else {
         process.kill(format_args!("a bad table or a protection key at {at:#x}, instruction {ip:#x}"));
         return;
@@ -277,6 +295,11 @@ pub(crate) fn fault(process: &Process, at: u64, access: Option<Access>, ip: u64)
         return;
     };
     if let Err(error) = process.space.fault(page, access) {
+        if let Some(agents) = &process.agents {
+            agents[cpu::number()].has_faulted(error);
+            frame.rip = agent::ADDRESS + agent::failed_offset();
+            return;
+        }
         process.kill(format_args!("{access:?} at {at:#x}, instruction {ip:#x}: {error}"));
     }
 }

@@ -81,7 +81,7 @@ extern "C" fn interrupt(frame: &mut Frame) {
     }
 }
 
-fn page_fault(frame: &Frame) {
+fn page_fault(frame: &mut Frame) {
     let at = Cr2::read_raw();
     let code = PageFaultErrorCode::from_bits_truncate(frame.error);
     if !frame.is_of_user() {
@@ -92,7 +92,7 @@ fn page_fault(frame: &Frame) {
     let thread = sched::current();
     thread.count_fault(at);
     if let Some(process) = &thread.process {
-        syscall::fault(process, at, access(code), frame.rip);
+        syscall::fault(process, at, access(code), frame);
     }
     drop(thread);
     interrupts::disable();
