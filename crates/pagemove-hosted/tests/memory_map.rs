@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 
 use common::*;
 use pagemove::{
+    Engine,
     compact::{Goal, compact},
     frame::{Class, Kind},
     migrate::{Mode, Options},
+    port::Contents,
     units::{FrameRange, HUGE_ORDER, Order, Pfn},
-    zone::{AllocError, Config, Effort, Request},
+    zone::{AllocError, BootError, Config, Effort, Request},
 };
-use pagemove_hosted::TlbKind;
+use pagemove_hosted::{Hosted, TlbKind};
 use rand::RngExt;
 
 fn boot(frames: u32, config: &Config) -> Lab {
@@ -51,6 +53,29 @@ fn reserved_ranges_are_never_handed_out() {
     }
     assert_eq!(lab.free_frames(), 8192 - out.len() as u32);
     lab.validate();
+}
+
+/// RAM that begins and ends within pageblocks, as an identity map does, which can't have frame 0: all of it is used.
+#[test]
+fn no_frame_is_lost_at_the_edges_of_ram() {
+    for (start, end) in [(1, 2048), (511, 1500), (512, 1537), (700, 900)] {
+        let ram = range(start, end - start);
+        let config = Config::from_map(&[(range(0, 4096), 0)], &[], ram.start..ram.end(), HUGE_ORDER);
+        assert!(config.zones.iter().all(|zone| number(zone.start) % 512 == 0 && zone.frames % 512 == 0));
+        let machine =
+            pagemove_hosted::Config { frames: ram.frames, cpus: 2, tlb: TlbKind::Soft, contents: Contents::All };
+        let machine = Hosted::with_ram(machine, ram).unwrap();
+        let lab = Lab::boot(machine, &config);
+        let all = all_frames(&lab);
+        assert_eq!(all, (start..end).collect::<BTreeSet<u32>>());
+        // What isn't there must be reserved.
+        let bare = Config::new(config.zones.clone(), HUGE_ORDER);
+        let again = Hosted::with_ram(
+            pagemove_hosted::Config { frames: ram.frames, cpus: 2, tlb: TlbKind::Soft, contents: Contents::All },
+            ram,
+        );
+        assert_eq!(Engine::boot(again.unwrap(), &bare).err(), Some(BootError::BeyondRam(0)));
+    }
 }
 
 #[test]
@@ -140,14 +165,14 @@ fn zones_follow_a_map() {
     assert_eq!(from_map(&[(0, 512, 0), (512, 512, 1), (1024, 512, 0)], &[], 8192), (three, 0));
     assert_eq!(from_map(&[(0, 700, 0), (700, 1000, 1)], &[], 8192), (vec![(0, 1024, 0), (1024, 1024, 1)], 348));
     // RAM that ends within a block, or before the range; ranges that overlap; none.
-    assert_eq!(from_map(&[(0, 1000, 0)], &[], 1000), (vec![(0, 512, 0)], 0));
+    assert_eq!(from_map(&[(0, 1000, 0)], &[], 1000), (vec![(0, 1024, 0)], 24));
     assert_eq!(from_map(&[(0, 100, 0), (2000, 100, 0)], &[], 1024), (vec![(0, 512, 0)], 412));
     assert_eq!(from_map(&[(0, 300, 0), (100, 300, 0)], &[], 1024), (vec![(0, 512, 0)], 112));
     assert_eq!(from_map(&[], &[5], 1024), (vec![], 0));
     assert_eq!(from_map(&[(0, 0, 0)], &[], 1024), (vec![], 0));
 }
 
-/// Whatever the map: the engine boots by it, and hands out just what it says, but for a last block that is cut.
+/// Whatever the map: the engine boots by it, and hands out just what it says.
 #[test]
 fn random_maps_boot_and_give_what_they_name() {
     for seed in 0..60 {
@@ -158,12 +183,8 @@ fn random_maps_boot_and_give_what_they_name() {
             .collect();
         let borders: Vec<Pfn> = (0..rng.random_range(0..3)).map(|_| pfn(rng.random_range(0..5000))).collect();
         let config = Config::from_map(&usable, &borders, pfn(0)..pfn(frames), HUGE_ORDER);
-        let named: BTreeSet<u32> = usable
-            .iter()
-            .flat_map(|(range, _)| range.iter())
-            .map(number)
-            .filter(|&pfn| pfn < frames / 512 * 512)
-            .collect();
+        let all = usable.iter().flat_map(|(range, _)| range.iter()).map(number);
+        let named: BTreeSet<u32> = all.filter(|&pfn| pfn < frames).collect();
         if named.is_empty() {
             assert!(config.zones.is_empty());
             continue;

@@ -12,7 +12,8 @@ use crate::{
 /// The layout of memory at boot.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Zones, ascending, each of whole pageblocks; frames outside of them are reserved.
+    /// Zones, ascending, each of whole pageblocks; frames outside of them are reserved. Frames of a zone that the machine's RAM doesn't have
+    /// must be in `reserved`.
     pub zones: Vec<FrameRange>,
     /// The node of each zone; 0 where none is given.
     pub nodes: Vec<u32>,
@@ -43,13 +44,13 @@ impl Config {
     /// Makes the layout of a firmware's map: `usable` has ranges of any size, with their nodes. Makes a zone for each
     /// node, and one more for each of `borders` inside it (16 MiB, 4 GiB: for devices that can't address more). Frames
     /// of a zone outside of the usable ranges are reserved: holes, and the rest of pageblocks that a range fills only
-    /// in part. A hole of 128 MiB or more ends a zone, and so do ranges of another node in between. Pageblocks that the
-    /// machine's memory `ram` has only in part are left out.
+    /// in part, by the machine's memory `ram` or by the map. A hole of 128 MiB or more ends a zone, and so do ranges of another node in
+    /// between.
     pub fn from_map(usable: &[(FrameRange, u32)], borders: &[Pfn], ram: Range<Pfn>, pageblock_order: Order) -> Self {
         let block = u64::from(pageblock_order.frames());
         // A zone's frames are counted by 32 bits.
         let most = u64::from(u32::MAX) / block * block;
-        let (first, last) = (ram.start.get().next_multiple_of(block), ram.end.get() / block * block);
+        let (first, last) = (ram.start.get(), ram.end.get());
         let mut parts: Vec<(u64, u64, u32)> = usable
             .iter()
             .map(|&(range, node)| (range.start.get(), u64::from(range.frames), node))
@@ -99,6 +100,20 @@ impl Config {
         config
     }
 
+    /// Tells whether all of these frames are reserved.
+    fn reserves(&self, frames: Range<u64>) -> bool {
+        let mut at = frames.start;
+        while at < frames.end {
+            let covers =
+                |range: &&FrameRange| range.start.get() <= at && at < range.start.get() + u64::from(range.frames);
+            match self.reserved.iter().find(covers) {
+                Some(range) => at = range.start.get() + u64::from(range.frames),
+                None => return false,
+            }
+        }
+        true
+    }
+
     /// Gives the bytes that [`Engine::boot`](crate::Engine::boot) borrows ([`Machine::lend`](crate::port::Machine::lend)),
     /// in three pieces; 0 for a layout that it refuses. Of a hole of 128 MiB or more it counts only a bit for each pageblock, and
     /// the machine is asked by [`Machine::lend_sparse`](crate::port::Machine::lend_sparse). The rest is on
@@ -132,8 +147,8 @@ pub enum BootError {
     /// A zone overlaps the one before it, or comes before it.
     #[error("boot: zone {0} overlaps the one before it, or lies before it")]
     Overlap(usize),
-    /// A zone isn't within RAM.
-    #[error("boot: zone {0} is not within the machine's RAM")]
+    /// A zone has frames that aren't in RAM, and aren't reserved.
+    #[error("boot: zone {0} is not within the machine's RAM, and what is outside isn't reserved")]
     BeyondRam(usize),
     /// The zones have more frames than can be numbered.
     #[error("boot: the zones, and the holes of less than 128 MiB between them, have more than 16 TiB")]
@@ -158,10 +173,13 @@ pub(super) fn check(config: &Config, ram: &Range<Pfn>) -> Result<Spans, BootErro
     for (number, zone) in config.zones.iter().enumerate() {
         let start = zone.start.get();
         // Before the border, so that the sum can't overflow.
-        if zone.start < ram.start || FrameRange::new(zone.start, zone.frames).is_none_or(|zone| zone.end() > ram.end) {
+        let Some(end) = FrameRange::new(zone.start, zone.frames).map(|zone| zone.end().get()) else {
+            return Err(BootError::BeyondRam(number));
+        };
+        let (below, above) = (start..end.min(ram.start.get()), start.max(ram.end.get())..end);
+        if !config.reserves(below) || !config.reserves(above) {
             return Err(BootError::BeyondRam(number));
         }
-        let end = zone.end().get();
         let block = u64::from(config.pageblock_order.frames());
         if zone.frames == 0 {
             return Err(BootError::Empty(number));
