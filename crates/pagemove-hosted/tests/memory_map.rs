@@ -61,7 +61,9 @@ fn no_frame_is_lost_at_the_edges_of_ram() {
     for (start, end) in [(1, 2048), (511, 1500), (512, 1537), (700, 900)] {
         let ram = range(start, end - start);
         let config = Config::from_map(&[(range(0, 4096), 0)], &[], ram.start..ram.end(), HUGE_ORDER);
-        assert!(config.zones.iter().all(|zone| number(zone.start).is_multiple_of(512) && zone.frames.is_multiple_of(512)));
+        assert!(
+            config.zones.iter().all(|zone| number(zone.start).is_multiple_of(512) && zone.frames.is_multiple_of(512))
+        );
         let machine =
             pagemove_hosted::Config { frames: ram.frames, cpus: 2, tlb: TlbKind::Soft, contents: Contents::All };
         let machine = Hosted::with_ram(machine, ram).unwrap();
