@@ -20,6 +20,11 @@ bitflags! {
         const WRITE = 1 << 1;
         /// User mode may use the entry.
         const USER = 1 << 2;
+        /// Of a device's frames: stores are gathered. x86-64: PAT entry 1 (PWT), which the kernel sets to write-combining, as Linux does;
+        /// after a reset it is write-through. aarch64: attribute 1 of `MAIR_EL1`, normal memory, non-cacheable. riscv64: Svpbmt, NC.
+        const WRITE_COMBINING = 1 << 3;
+        /// Of a device's frames: uncached. x86-64: PAT entry 2 (PCD). aarch64: attribute 2, Device-nGnRE. riscv64: Svpbmt, IO.
+        const UNCACHED = 1 << 4;
         /// The CPU has used the entry.
         const ACCESSED = 1 << 5;
         /// The CPU has stored through the entry.

@@ -83,7 +83,7 @@ impl<F: Format> AddressSpace<F> {
             match result {
                 Ok(()) => done += piece,
                 Err(Some(moving)) => drop(self.physical().frames().wait_unlocked(moving)),
-                Err(None) => self.fault(at, access).map_err(|cause| CopyError { done, cause })?,
+                Err(None) => self.fault_memory(at, access, false).map_err(|cause| CopyError { done, cause })?,
             }
         }
         Ok(())
@@ -100,7 +100,7 @@ impl<F: Format> AddressSpace<F> {
         let vmas = self.vmas.read();
         let vma = find(&vmas, address).ok_or(None)?;
         let needed = if write { Protection::WRITE } else { Protection::READ };
-        if !vma.protection.contains(needed) {
+        if !vma.protection.contains(needed) || vma.device.is_some() {
             return Err(None);
         }
         let slot = self.table.slot(address).ok_or(None)?;

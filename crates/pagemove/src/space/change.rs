@@ -21,6 +21,14 @@ impl<F: Format> AddressSpace<F> {
             &Source::Anonymous { orders } => (None, 0, false, anonymous(), orders),
             Source::Shared { file, first } => (Some(file.clone()), *first, true, None, file.orders()),
             Source::Private { file, first } => (Some(file.clone()), *first, false, anonymous(), Orders::BASE),
+            Source::Device { first, .. } => (None, *first, true, None, Orders::BASE),
+        };
+        let device = match map.source {
+            Source::Device { frames, first } => {
+                self.check_device(frames, first, map.pages, stage)?;
+                Some(frames)
+            }
+            _ => None,
         };
         let range = match map.at {
             Some(at) => {
@@ -38,7 +46,7 @@ impl<F: Format> AddressSpace<F> {
         if file_map.as_ref().is_some_and(|map| !map.is_of(self.engine.reverse_maps())) {
             return Err(SpaceError::OtherEngine { stage });
         }
-        let vma = Vma { range, protection: map.protection, first, file, file_map, shared, anonymous, orders };
+        let vma = Vma { range, protection: map.protection, first, file, file_map, shared, anonymous, orders, device };
         vma.link(&self.table);
         vmas.insert(range.start(), vma);
         Ok(range)
@@ -95,7 +103,7 @@ impl<F: Format> AddressSpace<F> {
         loop {
             let Some(vma) = overlapping(vmas, range).next().cloned() else { break };
             if let Some(part) = vma.part(range) {
-                self.zap(part.range, &mut debt);
+                self.zap(&vma, part.range, &mut debt);
             }
             let rest = vma.outside(range);
             vma.relink(&self.table, rest.iter().flatten());
@@ -110,14 +118,16 @@ impl<F: Format> AddressSpace<F> {
         Ok(())
     }
 
-    /// Empties all entries of `range`; gives all marks and rights that present ones had. A migration entry has no reference, and
+    /// Empties all entries of `range` of the mapping `vma`; gives all marks and rights that present ones had. A migration entry has no reference, and
     /// its move tolerates the removal. It still owes a flush, here and at every change of one: the move that blocked it may
     /// not have flushed yet. Nor may a truncation that has taken an entry out.
-    pub(super) fn zap(&self, range: VirtRange, debt: &mut FlushDebt<'_>) -> Flags {
+    pub(super) fn zap(&self, vma: &Vma, range: VirtRange, debt: &mut FlushDebt<'_>) -> Flags {
         let mut had = Flags::empty();
         self.table.for_each_leaf(range, |address, slot| {
             let entry = slot.take();
-            if entry.is_present() {
+            if entry.is_present() && vma.device.is_some() {
+                debt.owe(self.table.root_of(), address, slot.order());
+            } else if entry.is_present() {
                 had |= entry.flags();
                 entry_removed(self.physical(), entry, self.table.root_of(), address, slot.order(), debt);
             } else if entry.is_migration() {

@@ -68,7 +68,7 @@ impl<F: Format> AddressSpace<F> {
         let new = self.physical().alloc_with(&request)?;
         let vmas = self.vmas.write();
         let vma = find(&vmas, start).ok_or(CollapseError::NotMapped(start))?;
-        if vma.file.is_some() || !vma.range.covers(whole) {
+        if vma.anonymous.is_none() || vma.file.is_some() || !vma.range.covers(whole) {
             return Err(CollapseError::Unsuitable(start));
         }
         match self.table.slot(start) {
@@ -163,7 +163,7 @@ impl<F: Format> AddressSpace<F> {
         // First: once the entries are gone, it can't fail but for lack of upper tables, without which there were none.
         frames.map(folio.pfn(), HUGE_ORDER).map_err(|_| CollapseError::Again(start))?;
         let mut debt = self.debt();
-        let marks = self.zap(whole, &mut debt);
+        let marks = self.zap(vma, whole, &mut debt);
         {
             // Exclusive, so that no walk is in the table when it's taken out.
             let _map = vma.file_map.as_ref().map(|map| map.write());

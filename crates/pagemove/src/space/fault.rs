@@ -42,6 +42,9 @@ pub enum FaultError {
     /// The file gave a folio of another engine's memory, or one without a page there (`SIGBUS`).
     #[error("fault: the file mapped at {0} gave a folio that can't be mapped there")]
     BadFolio(VirtAddr),
+    /// The frames mapped there are a device's, so the kernel neither copies nor pins them (`EFAULT`).
+    #[error("fault: what is mapped at {0} is a device's, and no memory")]
+    NotMemory(VirtAddr),
     /// Out of memory.
     #[error("fault: {0}")]
     OutOfMemory(#[from] AllocError),
@@ -66,7 +69,7 @@ const ACCESSED_DIRTY: Flags = Flags::ACCESSED.union(Flags::DIRTY);
 const MAX_UNLOCKED_WAITS: u32 = 100_000;
 
 /// The result of one step of a fault.
-enum Step {
+pub(super) enum Step {
     /// Handled: retry the access.
     Done,
     /// The entry changed: retry the step.
@@ -156,6 +159,9 @@ impl<F: Format> AddressSpace<F> {
             return Ok(Step::Wait(entry.pfn()));
         }
         if entry.is_none() {
+            if let Some(device) = vma.device {
+                return Ok(Self::fill_device(vma, device, address, &slot, access));
+            }
             return match (&vma.file, access) {
                 // A split has put a table there.
                 _ if slot.order() > Order::ZERO => Ok(Step::Again),
@@ -197,7 +203,7 @@ impl<F: Format> AddressSpace<F> {
     const OWN_MARKS: Flags = if F::CPU_SETS_MARKS { ACCESSED_DIRTY } else { Flags::empty() };
 
     /// The marks that an access needs, where the CPU doesn't set them.
-    fn marks(access: Access) -> Flags {
+    pub(super) fn marks(access: Access) -> Flags {
         match (F::CPU_SETS_MARKS, access) {
             (true, _) => Flags::empty(),
             (false, Access::Write) => ACCESSED_DIRTY,

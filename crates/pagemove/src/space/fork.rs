@@ -98,14 +98,15 @@ impl<F: Format> AddressSpace<F> {
                 // A migration entry too: the move that blocked it may not have flushed yet.
                 debt.owe(self.table.root_of(), address, order);
             }
-            if copy.is_present() {
+            let is_counted = copy.is_present() && vma.device.is_none();
+            if is_counted {
                 // The parent's entry holds a reference, and can't change while we hold its address space and reverse
                 // maps.
                 self.physical().frames().map(pfn, order)?;
             }
             // Accessed and dirty belong to the parent's accesses.
             to.replace(Entry::NONE, copy.without(Flags::DIRTY | Flags::ACCESSED));
-            if copy.is_present() {
+            if is_counted {
                 self.physical().update_class(pfn);
             }
             return Ok(());

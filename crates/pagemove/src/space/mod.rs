@@ -9,6 +9,7 @@
 mod access;
 mod change;
 mod collapse;
+mod device;
 mod fault;
 mod file;
 mod fork;
@@ -21,6 +22,7 @@ mod vma;
 pub use crate::units::Orders;
 pub use access::CopyError;
 pub use collapse::CollapseError;
+pub use device::{Caching, DeviceFrames};
 pub use fault::{Access, FaultError};
 pub use file::{FileError, Mappable, PageCache, ReadPage};
 pub use pin::PinError;
@@ -90,6 +92,16 @@ pub enum SpaceError {
     TooFar {
         /// The call.
         stage: &'static str,
+    },
+    /// A frame of a device's mapping is the engine's memory.
+    #[error(
+        "{stage}: frame {pfn} is memory of the engine's; only frames outside of its zones, or reserved ones, can be mapped as a device's"
+    )]
+    Managed {
+        /// The call.
+        stage: &'static str,
+        /// The first such frame.
+        pfn: Pfn,
     },
     /// Out of memory.
     #[error("{stage}: {cause}")]
@@ -225,7 +237,7 @@ impl<F: Format> AddressSpace<F> {
         let mut debt = self.debt();
         let gone = core::mem::take(&mut *vmas);
         for vma in gone.values() {
-            self.zap(vma.range, &mut debt);
+            self.zap(vma, vma.range, &mut debt);
             vma.unlink(&self.table);
         }
         self.table.prune(0..u64::MAX, self.bounds, &mut debt);

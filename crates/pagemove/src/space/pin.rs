@@ -58,7 +58,7 @@ impl<F: Format> AddressSpace<F> {
                 find(&vmas, address).is_some_and(|vma| !vma.shared && vma.protection.contains(super::Protection::WRITE))
             };
             let access = if write || writable { Access::Write } else { Access::Read };
-            self.fault_for(address, access, true)?;
+            self.fault_memory(address, access, true)?;
         }
     }
 

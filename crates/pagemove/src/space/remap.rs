@@ -75,7 +75,7 @@ impl<F: Format> AddressSpace<F> {
                 return Err(SpaceError::OutOfMemory { stage, cause }.into());
             }
             if let Some(cut) = pages.checked_sub(1).and_then(|_| beyond(old, pages)) {
-                self.zap(cut, &mut debt);
+                self.zap(&vma, cut, &mut debt);
             }
             let rest = vma.outside(old);
             for lock in locks.iter_mut().flatten() {

@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use bitflags::bitflags;
 
-use super::Mappable;
+use super::{DeviceFrames, Mappable};
 use crate::{
     paging::{Flags, Format, PageTable},
     rmap::{Mapping, RangeMap},
@@ -47,6 +47,13 @@ pub enum Source {
         /// Page offset of the first page.
         first: u32,
     },
+    /// Frames that aren't the engine's memory, from number `first` on, shared with all their mappings.
+    Device {
+        /// The frames.
+        frames: DeviceFrames,
+        /// Number of the first frame.
+        first: u32,
+    },
 }
 
 /// The arguments of `mmap`.
@@ -84,6 +91,8 @@ pub struct Vma {
     pub(super) anonymous: Option<Arc<RangeMap>>,
     /// The orders of its anonymous folios, or of a shared file's.
     pub(super) orders: Orders,
+    /// The frames, if they aren't memory: then its entries aren't counted.
+    pub(super) device: Option<DeviceFrames>,
 }
 
 impl Vma {

@@ -12,13 +12,17 @@ use crate::{
 
 /// Page tables of aarch64 with a 4 KiB granule and four levels, as `TTBR0_EL1` names them.
 ///
-/// Attribute 0 of `MAIR_EL1` must be normal memory, write-back.
+/// Attribute 0 of `MAIR_EL1` must be normal memory, write-back; for mappings of devices 1 normal memory, non-cacheable, and 2
+/// Device-nGnRE.
 #[derive(Debug, Clone, Copy)]
 pub struct Aarch64;
 
 const VALID: u64 = 1;
 /// A table, or at the lowest level a page; otherwise a block.
 const TABLE_OR_PAGE: u64 = 1 << 1;
+/// AttrIndx: the attribute's number; each is one bit.
+const ATTRIBUTE_1: u64 = 1 << 2;
+const ATTRIBUTE_2: u64 = 2 << 2;
 /// AP[1]: EL0 may access it.
 const USER: u64 = 1 << 6;
 /// AP[2].
@@ -40,7 +44,9 @@ const SOFT_DIRTY: u64 = 1 << 57;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
 /// The flags that have one bit each.
-const BITS: [(Flags, u64); 5] = [
+const BITS: [(Flags, u64); 7] = [
+    (Flags::WRITE_COMBINING, ATTRIBUTE_1),
+    (Flags::UNCACHED, ATTRIBUTE_2),
     (Flags::USER, USER),
     (Flags::ACCESSED, ACCESSED),
     (Flags::EXCLUSIVE, EXCLUSIVE),
@@ -98,6 +104,9 @@ mod tests {
         assert_eq!(Aarch64::encode(page, 0), 0x0068_0000_1234_5bc3);
         // Accessed and stored to: AF, and not read-only.
         assert_eq!(Aarch64::encode(page.with(Flags::ACCESSED | Flags::DIRTY), 0), 0x0068_0000_1234_5f43);
+        // AttrIndx.
+        assert_eq!(Aarch64::encode(page.with(Flags::WRITE_COMBINING), 0), 0x0068_0000_1234_5bc7);
+        assert_eq!(Aarch64::encode(page.with(Flags::UNCACHED), 0), 0x0068_0000_1234_5bcb);
         let block = Entry::present(Pfn::new(0x12200), Flags::USER | Flags::ACCESSED | Flags::HUGE);
         assert_eq!(Aarch64::encode(block, 1), 0x0020_0000_1220_0fc1);
         assert_eq!(Aarch64::encode(Entry::table(Pfn::new(0x12345)), 1), 0x1234_5003);

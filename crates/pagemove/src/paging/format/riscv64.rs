@@ -30,12 +30,18 @@ const DIRTY: u64 = 1 << 7;
 const EXCLUSIVE: u64 = 1 << 8;
 const SOFT_DIRTY: u64 = 1 << 9;
 
+/// PBMT (Svpbmt): non-cacheable memory; a device's. Reserved without it.
+const NON_CACHEABLE: u64 = 1 << 61;
+const IO: u64 = 1 << 62;
+
 /// First bit of the frame number.
 const PPN_SHIFT: u32 = 10;
 const PPN_BITS: u64 = (1 << 44) - 1;
 
 /// The flags that have one bit each.
-const BITS: [(Flags, u64); 6] = [
+const BITS: [(Flags, u64); 8] = [
+    (Flags::WRITE_COMBINING, NON_CACHEABLE),
+    (Flags::UNCACHED, IO),
     (Flags::WRITE, WRITE),
     (Flags::USER, USER),
     (Flags::ACCESSED, ACCESSED),
@@ -89,6 +95,8 @@ mod tests {
         // PPN; U, W, R, V.
         assert_eq!(Sv39::encode(page, 0), 0x48d_1417);
         assert_eq!(Sv39::encode(page.with(Flags::ACCESSED | Flags::DIRTY), 0), 0x48d_14d7);
+        assert_eq!(Sv39::encode(page.with(Flags::WRITE_COMBINING), 0), 1 << 61 | 0x48d_1417);
+        assert_eq!(Sv39::encode(page.with(Flags::UNCACHED), 0), 1 << 62 | 0x48d_1417);
         let code = Entry::present(Pfn::new(0x12200), Flags::USER | Flags::HUGE | Flags::ACCESSED);
         assert_eq!(Sv48::encode(code, 1), 0x488_005b);
         assert_eq!(Sv48::encode(Entry::table(Pfn::new(0x12345)), 1), 0x48d_1401);
