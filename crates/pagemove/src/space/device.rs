@@ -1,17 +1,9 @@
-//! Mappings of frames that aren't the engine's memory: a device's registers or memory (Linux: `remap_pfn_range`).
-//!
-//! Such frames have no references, no reverse map, and don't move. Faults fill in their entries one by one; unmapping and fork don't
-//! count them.
+//! Names of frames that aren't the engine's memory: a device's registers or memory.
 //!
 //! `unsafe`: a promise of the caller's about the frames.
 #![allow(unsafe_code)]
 
-use super::{Access, AddressSpace, FaultError, Protection, SpaceError, Vma, fault::Step, find};
-use crate::{
-    frame::Kind,
-    paging::{Entry, Flags, Format, Slot},
-    units::{FrameRange, VirtAddr},
-};
+use crate::{paging::Flags, units::FrameRange};
 
 /// How CPUs cache a mapping. The machine must have set up what [`Flags`] says for its format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,7 +17,7 @@ pub enum Caching {
 }
 
 impl Caching {
-    fn flags(self) -> Flags {
+    pub(super) fn flags(self) -> Flags {
         match self {
             Caching::WriteBack => Flags::empty(),
             Caching::WriteCombining => Flags::WRITE_COMBINING,
@@ -59,51 +51,5 @@ impl DeviceFrames {
     /// Gives the caching.
     pub const fn caching(self) -> Caching {
         self.caching
-    }
-}
-
-impl<F: Format> AddressSpace<F> {
-    /// Checks that `pages` frames from number `first` on can be mapped: they are there, entries can name them, and none is the engine's.
-    pub(super) fn check_device(
-        &self,
-        device: DeviceFrames,
-        first: u32,
-        pages: u32,
-        stage: &'static str,
-    ) -> Result<(), SpaceError> {
-        let end = first.checked_add(pages).filter(|&end| end <= device.range.frames);
-        let end = device.range.start.up(end.ok_or(SpaceError::TooFar { stage })?);
-        if end.get() > F::FRAMES {
-            return Err(SpaceError::FrameTooHigh { stage, format: F::NAME, end, limit: F::FRAMES });
-        }
-        let physical = self.physical();
-        let is_ours = |pfn| physical.is_managed(pfn) && physical.frame(pfn).state().kind() != Kind::Reserved;
-        match (first..first + pages).map(|page| device.range.start.up(page)).find(|&pfn| is_ours(pfn)) {
-            Some(pfn) => Err(SpaceError::Managed { stage, pfn }),
-            None => Ok(()),
-        }
-    }
-
-    /// Fills an empty entry.
-    pub(super) fn fill_device(
-        vma: &Vma,
-        device: DeviceFrames,
-        address: VirtAddr,
-        slot: &Slot<'_, F>,
-        access: Access,
-    ) -> Step {
-        let mut flags = vma.read_flags() | device.caching.flags() | Self::marks(access);
-        // Nobody collects its marks, so the first store needs no fault.
-        flags.set(Flags::WRITE | Flags::SOFT_DIRTY, vma.protection.contains(Protection::WRITE));
-        let entry = Entry::present(device.range.start.up(vma.index_of(address)), flags);
-        if slot.swap_if(Entry::NONE, entry).is_ok() { Step::Done } else { Step::Again }
-    }
-
-    /// As [`AddressSpace::fault`], for the kernel's own access to a process's memory; what isn't memory is refused.
-    pub(super) fn fault_memory(&self, address: VirtAddr, access: Access, unshare: bool) -> Result<(), FaultError> {
-        if find(&self.vmas.read(), address).is_some_and(|vma| vma.device.is_some()) {
-            return Err(FaultError::NotMemory(address));
-        }
-        self.fault_for(address, access, unshare)
     }
 }

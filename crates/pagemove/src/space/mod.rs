@@ -17,6 +17,7 @@ mod pin;
 mod remap;
 mod split;
 mod tables;
+mod unmanaged;
 mod vma;
 
 pub use crate::units::Orders;

@@ -102,6 +102,8 @@ pub const ANONYMOUS: u64 = 0;
 pub const SHARED: u64 = 1;
 /// A mapping of a file that is copied on write.
 pub const PRIVATE: u64 = 2;
+/// A mapping of a timer's registers (HPET), one page.
+pub const TIMER: u64 = 3;
 /// Added to [`ANONYMOUS`]: with folios of 2 MiB where they fit.
 pub const HUGE: u64 = 16;
 

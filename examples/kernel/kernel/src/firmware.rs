@@ -4,7 +4,7 @@ use alloc::{string::String, vec::Vec};
 use core::{ffi::CStr, ptr::NonNull};
 
 use acpi::{
-    AcpiHandler, AcpiTables, PhysicalMapping,
+    AcpiHandler, AcpiTables, HpetInfo, PhysicalMapping,
     madt::{Madt, MadtEntry},
 };
 use pagemove_x86::memory::MemoryMap;
@@ -24,6 +24,8 @@ pub(crate) struct Firmware {
     pub(crate) end: u64,
     /// The numbers of the processors' interrupt controllers; the first is this one's.
     pub(crate) processors: Vec<u32>,
+    /// The address of a timer's registers (HPET), which the kernel doesn't use.
+    pub(crate) timer: Option<u64>,
     /// The command line's words `name=value`.
     words: Vec<(String, String)>,
     /// The ELF file of the user programs.
@@ -127,7 +129,11 @@ impl Firmware {
                 words.push((name.into(), value.into()));
             }
         }
-        Self { map, memory, end, processors: processors(info.rsdp), words, programs }
+        // SAFETY: the firmware's tables.
+        let tables = unsafe { AcpiTables::from_rsdp(Mapped, info.rsdp as usize) }.ok();
+        let timer =
+            tables.as_ref().and_then(|tables| HpetInfo::new(tables).ok()).map(|timer| timer.base_address as u64);
+        Self { map, memory, end, processors: processors(tables.as_ref()), timer, words, programs }
     }
 
     /// Gives a word of the command line.
@@ -142,12 +148,10 @@ impl Firmware {
 }
 
 /// Lists the processors that can be used, this one first.
-fn processors(rsdp: u64) -> Vec<u32> {
+fn processors(tables: Option<&AcpiTables<Mapped>>) -> Vec<u32> {
     let own = crate::apic::own_id();
     let mut all = alloc::vec![own];
-    // SAFETY: the firmware's tables.
-    let Ok(tables) = (unsafe { AcpiTables::from_rsdp(Mapped, rsdp as usize) }) else { return all };
-    let Ok(madt) = tables.find_table::<Madt>() else { return all };
+    let Some(madt) = tables.and_then(|tables| tables.find_table::<Madt>().ok()) else { return all };
     for entry in madt.get().entries() {
         if let MadtEntry::LocalApic(apic) = entry
             && { apic.flags } & 1 == 1

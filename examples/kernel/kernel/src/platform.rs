@@ -10,7 +10,8 @@ use pagemove::{
     migrate::Options,
     movable::Mode,
     port::{Contents, Ram},
-    units::Pfn,
+    space::{Caching, DeviceFrames},
+    units::{FrameRange, Pfn},
 };
 use pagemove_x86::{Platform, X86Machine, cpus::CpuSet, machine::Setup};
 use spin::Once;
@@ -61,6 +62,7 @@ unsafe impl Platform for Kernel {
 static MACHINE: Once<Arc<X86Machine<Kernel>>> = Once::new();
 static ENGINE: Once<Arc<Engine>> = Once::new();
 static RAM: Once<Ram> = Once::new();
+static TIMER: Once<DeviceFrames> = Once::new();
 
 /// Boots the engine.
 pub(crate) fn boot(firmware: &Firmware) {
@@ -89,6 +91,10 @@ pub(crate) fn boot(firmware: &Firmware) {
     heap::HEAP.grow_from(engine.physical());
     compact_for_allocations(&engine, Options::new(Mode::Sync));
     ENGINE.call_once(|| engine);
+    if let Some(range) = firmware.timer.and_then(|at| FrameRange::new(Pfn::new(at >> 12), 1)) {
+        // SAFETY: the registers of a timer that the kernel doesn't use, and whose interrupts no interrupt controller lets pass.
+        TIMER.call_once(|| unsafe { DeviceFrames::new(range, Caching::Uncached) });
+    }
 }
 
 /// Another processor is there.
@@ -105,6 +111,11 @@ pub(crate) fn machine() -> &'static X86Machine<Kernel> {
 /// Gives the direct map.
 pub(crate) fn ram() -> Ram {
     *RAM.get().expect("booted")
+}
+
+/// Gives the registers of the timer that programs may have.
+pub(crate) fn timer() -> Option<DeviceFrames> {
+    TIMER.get().copied()
 }
 
 /// Gives the engine.

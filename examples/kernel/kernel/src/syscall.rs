@@ -227,6 +227,7 @@ fn mmap(process: &Process, at: u64, pages: u64, bits: u64, kind: u64, file: u64,
         kind if kind == abi::ANONYMOUS | abi::HUGE => Source::Anonymous { orders: Orders::HUGE },
         abi::SHARED => Source::Shared { file: process.file(file)?.mappable, first },
         abi::PRIVATE => Source::Private { file: process.file(file)?.mappable, first },
+        abi::TIMER => Source::Device { frames: platform::timer().ok_or(Error::BadFile)?, first },
         _ => return Err(Error::Invalid),
     };
     let map = Map { at, pages, protection: rights(bits), source };

@@ -10,6 +10,7 @@ mod changes;
 mod compare;
 mod greedy;
 mod marks;
+mod registers;
 mod starve;
 mod storm;
 mod sys;
@@ -38,6 +39,7 @@ extern "C" fn main(name: *const core::ffi::c_char, seed: u64, amount: u64, proce
         "changes" => changes::run(arguments),
         "marks" => marks::run(arguments),
         "compare" => compare::run(arguments),
+        "registers" => registers::run(arguments),
         "starve" => starve::run(arguments),
         "bad" => bad::run(arguments),
         "exhaust" => bad::exhaust(),

@@ -6,7 +6,7 @@ use core::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-pub(crate) use kernel_abi::{ANONYMOUS, Call, HUGE, KILLED, PRIVATE, READ, SHARED, WRITE};
+pub(crate) use kernel_abi::{ANONYMOUS, Call, HUGE, KILLED, PRIVATE, READ, SHARED, TIMER, WRITE};
 
 /// Makes a call; a negative result is an error's number.
 pub(crate) fn call(call: Call, arguments: [u64; 6]) -> Result<u64, i64> {
