@@ -5,6 +5,7 @@ mod common;
 use std::sync::{
     Arc, Mutex, OnceLock,
     atomic::{AtomicBool, Ordering},
+    mpsc,
 };
 
 use common::*;
@@ -269,10 +270,11 @@ fn what_was_waited_for_is_left_alone_for_a_while() {
         let (in_hook, before) = (process.clone(), hooked.waits());
         let waiter = Arc::new(Mutex::new(None));
         let (started, of_machine) = (waiter.clone(), Arc::downgrade(&hooked));
-        // A reference that outlives the hook.
-        let physical: &'static _ = Box::leak(Box::new(lab.physical().clone()));
-        let held = Arc::new(Mutex::new(None));
-        let (to_hold, first) = (held.clone(), pages()[1]);
+        let (physical, held) = (lab.physical().clone(), pages()[1]);
+        // Another thread has a reference that outlives the hook, until this is dropped.
+        let (until, over) = mpsc::channel::<()>();
+        let holder = Arc::new(Mutex::new(None));
+        let of_hook = holder.clone();
         hooked.before_next_flush(move |_| {
             let hooked = of_machine.upgrade().unwrap();
             *started.lock().unwrap() = Some(std::thread::spawn(move || in_hook.load(at.up(1)).unwrap()));
@@ -281,14 +283,23 @@ fn what_was_waited_for_is_left_alone_for_a_while() {
             }
             // With a reference the move fails.
             if stays {
-                *to_hold.lock().unwrap() = physical.get(first);
+                let (taken, is_taken) = mpsc::channel();
+                *of_hook.lock().unwrap() = Some(std::thread::spawn(move || {
+                    let _reference = physical.get(held).unwrap();
+                    taken.send(()).unwrap();
+                    assert!(over.recv().is_err());
+                }));
+                is_taken.recv().unwrap();
             }
         });
         let options = Options::new(Mode::Async);
         let moved = lab.migrate_all(&pages(), options).moved;
         assert_eq!(moved, if stays { 1 } else { 2 });
         assert_eq!(waiter.lock().unwrap().take().unwrap().join().unwrap(), 2);
-        drop(held.lock().unwrap().take());
+        drop(until);
+        if let Some(holder) = holder.lock().unwrap().take() {
+            holder.join().unwrap();
+        }
         let again = pages();
         let outcome = lab.migrate_all(&again, options);
         assert_eq!((outcome.moved, outcome.stayed), (1, vec![(again[1], Reason::Awaited)]));
