@@ -112,7 +112,9 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/kernel/kernel/src");
         let files: Vec<String> = std::fs::read_dir(folder)
             .expect("the example's source")
-            .map(|entry| plain(&std::fs::read_to_string(entry.expect("a file").path()).expect("text")))
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.is_file())
+            .map(|path| plain(&std::fs::read_to_string(path).expect("text")))
             .collect();
         let mut shown = 0;
         for rest in include_str!("../../docs/kernel.md").split("\n```rust\n").skip(1) {

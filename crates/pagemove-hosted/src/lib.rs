@@ -10,7 +10,6 @@ mod format;
 mod machine;
 mod native;
 mod os;
-mod overlay;
 mod process;
 mod roots;
 mod tlb;

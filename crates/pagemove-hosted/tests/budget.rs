@@ -308,3 +308,37 @@ fn what_was_waited_for_is_left_alone_for_a_while() {
         lab.validate();
     }
 }
+
+/// A mover that may wait gives one round of waiters their time, however many come after them. The clock stands.
+#[test]
+fn a_mover_does_not_wait_for_ever_for_others() {
+    let (lab, hooked) = Hooked::lab(BOTH[0], 2);
+    hooked.advance(77_000_000);
+    let file = file(&lab, &hooked, 10);
+    let contended = |file: &Arc<File>, hooked: &Hooked| {
+        let index = &file.driver.index;
+        let locked = index.lock_or_insert(0).unwrap();
+        std::thread::scope(|scope| {
+            let before = hooked.waits();
+            scope.spawn(|| drop(index.lock_or_insert(0).unwrap()));
+            while hooked.waits() == before {
+                std::thread::yield_now();
+            }
+            drop(locked);
+        });
+    };
+    contended(&file, &hooked);
+    let pages = pfns(&file, 1);
+    assert_eq!(lab.migrate_all(&pages, Options::new(Mode::Async)).stayed, vec![(pages[0], Reason::Awaited)]);
+    let (of_pause, of_machine) = (file.clone(), Arc::downgrade(&hooked));
+    // The first pause is between two tries; at the second one the mover waits.
+    let again = Arc::downgrade(&hooked);
+    hooked.at_next_pause(move || {
+        again.upgrade().unwrap().at_next_pause(move || {
+            let hooked = of_machine.upgrade().unwrap();
+            hooked.at_next_pause(move || contended(&of_pause, &of_machine.upgrade().unwrap()));
+        });
+    });
+    assert_eq!(lab.migrate_all(&pages, Options::new(Mode::Sync)).moved, 1);
+    lab.validate();
+}

@@ -91,7 +91,7 @@ struct Interrupted {
 
 // SAFETY: as the hosted machine's; a handler gets the number of the thread that it interrupts, and ends before that goes on.
 unsafe impl Machine for Interrupted {
-    pagemove_hosted::pass_on!(inner: take_ram return_ram lend lend_sparse root_made move_root root_freed flush cpus barrier wait wake pause now_ns);
+    pagemove::pass_on!(inner: take_ram return_ram lend lend_sparse root_made move_root root_freed flush cpus barrier wait wake pause now_ns);
 
     fn cpu_claim(&self) -> CpuClaim {
         self.claim

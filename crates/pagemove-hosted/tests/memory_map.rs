@@ -64,19 +64,17 @@ fn no_frame_is_lost_at_the_edges_of_ram() {
         assert!(
             config.zones.iter().all(|zone| number(zone.start).is_multiple_of(512) && zone.frames.is_multiple_of(512))
         );
-        let machine =
-            pagemove_hosted::Config { frames: ram.frames, cpus: 2, tlb: TlbKind::Soft, contents: Contents::All };
-        let machine = Hosted::with_ram(machine, ram).unwrap();
-        let lab = Lab::boot(machine, &config);
+        let machine = || {
+            let config =
+                pagemove_hosted::Config { frames: ram.frames, cpus: 2, tlb: TlbKind::Soft, contents: Contents::All };
+            Hosted::with_ram(config, ram).unwrap()
+        };
+        let lab = Lab::boot(machine(), &config);
         let all = all_frames(&lab);
         assert_eq!(all, (start..end).collect::<BTreeSet<u32>>());
         // What isn't there must be reserved.
         let bare = Config::new(config.zones.clone(), HUGE_ORDER);
-        let again = Hosted::with_ram(
-            pagemove_hosted::Config { frames: ram.frames, cpus: 2, tlb: TlbKind::Soft, contents: Contents::All },
-            ram,
-        );
-        assert_eq!(Engine::boot(again.unwrap(), &bare).err(), Some(BootError::BeyondRam(0)));
+        assert_eq!(Engine::boot(machine(), &bare).err(), Some(BootError::BeyondRam(0)));
     }
 }
 

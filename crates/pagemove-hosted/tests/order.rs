@@ -31,7 +31,7 @@ struct Spy {
 
 // SAFETY: as the hosted machine's.
 unsafe impl Machine for Spy {
-    pagemove_hosted::pass_on!(machine: take_ram return_ram lend lend_sparse root_made move_root root_freed cpus cpu_claim interrupt_mask preemption might_wait barrier wait wake now_ns);
+    pagemove::pass_on!(machine: take_ram return_ram lend lend_sparse root_made move_root root_freed cpus cpu_claim interrupt_mask preemption might_wait barrier wait wake now_ns);
 
     fn flush(&self, ranges: &[FlushRange]) {
         self.flushes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);

@@ -31,7 +31,7 @@ impl SingleThreaded {
 // SAFETY: as the hosted machine's. A skipped flush breaks the engine's guarantees to processes, on purpose; frames
 // remain memory of the machine.
 unsafe impl Machine for SingleThreaded {
-    pagemove_hosted::pass_on!(inner: take_ram return_ram lend lend_sparse root_made move_root root_freed cpus cpu_claim interrupt_mask preemption might_wait barrier wake pause now_ns);
+    pagemove::pass_on!(inner: take_ram return_ram lend lend_sparse root_made move_root root_freed cpus cpu_claim interrupt_mask preemption might_wait barrier wake pause now_ns);
 
     fn flush(&self, ranges: &[FlushRange]) {
         if !self.skips_flushes.load(Ordering::Relaxed) {

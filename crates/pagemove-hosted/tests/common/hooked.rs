@@ -114,7 +114,7 @@ impl Hooked {
 #[allow(unsafe_code, reason = "a machine is an unsafe trait; this one passes all on to a real one")]
 // SAFETY: as the hosted machine's.
 unsafe impl Machine for Hooked {
-    pagemove_hosted::pass_on!(inner: take_ram return_ram root_made move_root root_freed cpus cpu_claim interrupt_mask preemption might_wait wake);
+    pagemove::pass_on!(inner: take_ram return_ram root_made move_root root_freed cpus cpu_claim interrupt_mask preemption might_wait wake);
 
     fn lend(&self, bytes: usize) -> Option<LentMemory> {
         self.loans.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;

@@ -159,6 +159,14 @@ impl FrameTable {
         self[pfn].wakes.raise(self.machine.now_ns());
     }
 
+    /// Waits until threads that have waited for the folio had their time; not for those that wait later, or it might never end.
+    pub(crate) fn wait_for_waiters(&self, pfn: Pfn) {
+        let seen = self[pfn].wakes.load();
+        while self.is_awaited(pfn) && self[pfn].wakes.load() == seen {
+            self.machine.pause();
+        }
+    }
+
     /// Tells whether threads that have waited for the folio may still be about to use it.
     pub(crate) fn is_awaited(&self, pfn: Pfn) -> bool {
         let wakes = &self[pfn].wakes;

@@ -39,11 +39,10 @@ impl<'e> Mover<'e> {
             _ => return Err(Some(Reason::Unmovable)),
         }
         // A thread that faulted on it would find it blocked again, and again.
-        while physical.frames().is_awaited(pfn) {
-            if !wait {
-                return Err(Some(Reason::Awaited));
-            }
-            physical.machine().pause();
+        if wait {
+            physical.frames().wait_for_waiters(pfn);
+        } else if physical.frames().is_awaited(pfn) {
+            return Err(Some(Reason::Awaited));
         }
         match frame.claim() {
             Claim::Claimed => {}

@@ -6,6 +6,7 @@
 //! | `mod` | the trait and its types |
 //! | `ram` | the direct map |
 //! | `lent` | memory for metadata |
+//! | `overlay` | a machine on top of another one |
 //! | `masked` | the lock that interrupt handlers may take |
 //!
 //! # What may be called where
@@ -38,6 +39,7 @@
 
 mod lent;
 mod masked;
+mod overlay;
 mod ram;
 
 pub use lent::LentMemory;

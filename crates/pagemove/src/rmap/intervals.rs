@@ -80,45 +80,37 @@ fn place_of(pages: &Range<u32>, name: Name) -> Place {
 mod tests {
     use alloc::vec::Vec;
 
-    use super::*;
+    use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-    /// Numbers as SplitMix64 gives them.
-    fn random(state: &mut u64, below: u32) -> u32 {
-        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = *state;
-        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((word ^ word >> 31) % u64::from(below)) as u32
-    }
+    use super::*;
 
     /// Against a list, with ranges of all lengths, also at both ends, and the same range several times.
     #[test]
     fn a_list_finds_the_same() {
         for seed in 0..40 {
-            let mut state = seed;
+            let mut random = SmallRng::seed_from_u64(seed);
             let (mut map, mut list) = (Intervals::new(), Vec::new());
             for name in 0..200u64 {
-                let power = random(&mut state, 32);
-                let length = 1 + random(&mut state, 1 << power);
+                let power = random.random_range(0..32);
+                let length = 1 + random.random_range(0..1u32 << power);
                 let free = u32::MAX - length;
-                let start = match random(&mut state, 8) {
+                let start = match random.random_range(0..8) {
                     0 => 0,
                     1 => free,
-                    _ => random(&mut state, free.saturating_add(1)),
+                    _ => random.random_range(0..=free),
                 };
                 let pages = start..start + length;
-                for copy in 0..=u64::from(random(&mut state, 2)) {
+                for copy in 0..=random.random_range(0..2) {
                     map.insert(pages.clone(), (name, copy), (name, copy));
                     list.push((pages.clone(), (name, copy)));
                 }
-                if random(&mut state, 3) == 0 {
-                    let at = random(&mut state, list.len() as u32);
-                    let (pages, name) = list.swap_remove(at as usize);
+                if random.random_range(0..3) == 0 {
+                    let (pages, name) = list.swap_remove(random.random_range(0..list.len()));
                     assert!(map.remove(pages.clone(), name), "seed {seed}");
                     assert!(!map.remove(pages, name), "seed {seed}");
                 }
-                let at = random(&mut state, u32::MAX);
-                let end = at.saturating_add(1 + random(&mut state, 1 << 31));
+                let at = random.random_range(0..u32::MAX);
+                let end = at.saturating_add(random.random_range(1..=1 << 31));
                 for wanted in [at..at + 1, at..end, 0..1, u32::MAX - 1..u32::MAX] {
                     let mut found: Vec<_> =
                         map.overlapping(wanted.clone()).map(|(pages, &name)| (pages, name)).collect();

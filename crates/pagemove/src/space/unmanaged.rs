@@ -7,7 +7,7 @@ use super::{Access, AddressSpace, DeviceFrames, FaultError, Protection, SpaceErr
 use crate::{
     frame::Kind,
     paging::{Entry, Flags, Format, Slot},
-    units::VirtAddr,
+    units::{Pfn, VirtAddr},
 };
 
 impl<F: Format> AddressSpace<F> {
@@ -25,8 +25,13 @@ impl<F: Format> AddressSpace<F> {
             return Err(SpaceError::FrameTooHigh { stage, format: F::NAME, end, limit: F::FRAMES });
         }
         let physical = self.physical();
-        let is_ours = |pfn| physical.is_managed(pfn) && physical.frame(pfn).state().kind() != Kind::Reserved;
-        match (first..first + pages).map(|page| device.range().start.up(page)).find(|&pfn| is_ours(pfn)) {
+        // Only zones are looked through: a device may have more frames than memory has.
+        let in_zones = physical.zones().flat_map(|zone| {
+            let (from, to) = (zone.start.max(device.range().start.up(first)), zone.end().min(end));
+            (from.get()..to.get()).map(Pfn::new)
+        });
+        let is_reserved = |pfn: &Pfn| physical.frame(*pfn).state().kind() == Kind::Reserved;
+        match in_zones.into_iter().find(|pfn| !is_reserved(pfn)) {
             Some(pfn) => Err(SpaceError::Managed { stage, pfn }),
             None => Ok(()),
         }

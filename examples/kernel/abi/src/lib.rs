@@ -74,7 +74,7 @@ calls! {
     HugeBlock = 24,
     /// `()`: gives the number of free pages.
     FreePages = 25,
-    /// `(value, done)`: for the kernel's own checks; gives a word to load or store.
+    /// `(value)`: for the kernel's own checks; gives a word to load or store.
     AgentNext = 26,
 }
 

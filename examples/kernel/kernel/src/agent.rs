@@ -3,7 +3,7 @@
 
 use core::{
     arch::global_asm,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use pagemove::{space::FaultError, units::VirtAddr};
@@ -18,43 +18,45 @@ pub(crate) enum Deed {
     Store(VirtAddr, u64),
 }
 
+/// How far a deed has come.
+#[derive(Default)]
+enum State {
+    #[default]
+    Idle,
+    Asked(Deed),
+    /// The thread does it.
+    Busy,
+    Answered(Result<u64, FaultError>),
+}
+
 /// What kernel and thread tell each other.
 #[derive(Default)]
 pub(crate) struct Agent {
-    deed: Mutex<Option<Deed>>,
-    is_busy: AtomicBool,
-    fault: Mutex<Option<FaultError>>,
-    answer: Mutex<Option<Result<u64, FaultError>>>,
-    asked: AtomicU32,
-    answered: AtomicU32,
+    state: Mutex<State>,
+    /// Changes with the state; both sleep on it.
+    changes: AtomicU32,
 }
 
-// rdi: the value loaded; rsi: 1 if the deed is done. The kernel gives rax: 1 to load, 2 to store; rdi: the address; rsi: the value.
+// The kernel gives rax: 1 to load, otherwise to store; rdi: the address; rsi: the value. rdi: the value loaded. A fault that can't be
+// handled continues at the beginning, too.
 global_asm!(
     ".section .text",
-    ".global agent_begin, agent_failed, agent_end",
+    ".global agent_begin, agent_end",
     "agent_begin:",
-    "xor esi, esi",
-    "2: mov eax, {next}",
+    "mov eax, {next}",
     "syscall",
     "cmp eax, 1",
-    "je 3f",
+    "je 2f",
     "mov [rdi], rsi",
-    "jmp 4f",
-    "3: mov rdi, [rdi]",
-    "4: mov esi, 1",
-    "jmp 2b",
-    // Where a fault that can't be handled continues.
-    "agent_failed:",
-    "xor esi, esi",
-    "jmp 2b",
+    "jmp agent_begin",
+    "2: mov rdi, [rdi]",
+    "jmp agent_begin",
     "agent_end:",
     next = const kernel_abi::Call::AgentNext as u64,
 );
 
 unsafe extern "C" {
     static agent_begin: u8;
-    static agent_failed: u8;
     static agent_end: u8;
 }
 
@@ -70,46 +72,48 @@ pub(crate) fn code() -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(begin, end as usize - begin as usize) }
 }
 
-/// Gives the place in the code where a fault that can't be handled continues.
-pub(crate) fn failed_offset() -> u64 {
-    (&raw const agent_failed as usize - &raw const agent_begin as usize) as u64
-}
-
 impl Agent {
     /// Has the thread do it, and waits.
     pub(crate) fn ask(&self, deed: Deed) -> Result<u64, FaultError> {
-        let before = self.answered.load(Ordering::SeqCst);
-        *self.deed.lock() = Some(deed);
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        sched::wake(&self.asked);
-        while self.answered.load(Ordering::SeqCst) == before {
-            sched::wait(&self.answered, before);
+        self.set(State::Asked(deed));
+        loop {
+            let changes = self.changes.load(Ordering::SeqCst);
+            let mut state = self.state.lock();
+            if let State::Answered(answer) = *state {
+                *state = State::Idle;
+                return answer;
+            }
+            drop(state);
+            sched::wait(&self.changes, changes);
         }
-        self.answer.lock().take().expect("the thread has answered")
     }
 
-    /// The thread has done what it was asked to, or not, and waits for the next deed. `None` if its process is to end.
-    pub(crate) fn next(&self, process: &Process, value: u64, is_done: bool) -> Option<Deed> {
-        if self.is_busy.swap(false, Ordering::SeqCst) {
-            let fault = self.fault.lock().take();
-            *self.answer.lock() = Some(if is_done { Ok(value) } else { Err(fault.expect("a fault ended the deed")) });
-            self.answered.fetch_add(1, Ordering::SeqCst);
-            sched::wake(&self.answered);
+    /// The thread has done what it was asked to, or hasn't because of a fault, and waits for the next deed. `None` if its process is to end.
+    pub(crate) fn next(&self, process: &Process, value: u64) -> Option<Deed> {
+        if matches!(*self.state.lock(), State::Busy) {
+            self.set(State::Answered(Ok(value)));
         }
         while !process.is_ending() {
-            let asked = self.asked.load(Ordering::SeqCst);
-            let deed = self.deed.lock().take();
-            if deed.is_some() {
-                self.is_busy.store(true, Ordering::SeqCst);
-                return deed;
+            let changes = self.changes.load(Ordering::SeqCst);
+            let mut state = self.state.lock();
+            if let State::Asked(deed) = *state {
+                *state = State::Busy;
+                return Some(deed);
             }
-            sched::wait_unless_ending(process, &self.asked, asked);
+            drop(state);
+            sched::wait_unless_ending(process, &self.changes, changes);
         }
         None
     }
 
     /// The thread's deed has faulted, for good.
     pub(crate) fn has_faulted(&self, error: FaultError) {
-        *self.fault.lock() = Some(error);
+        self.set(State::Answered(Err(error)));
+    }
+
+    fn set(&self, state: State) {
+        *self.state.lock() = state;
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        sched::wake(&self.changes);
     }
 }

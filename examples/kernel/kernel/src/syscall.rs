@@ -54,7 +54,7 @@ extern "C" fn system_call(frame: &mut Frame) {
 
 /// The only call of an agent.
 fn next_deed(agent: &Agent, process: &Process, frame: &mut Frame) {
-    match agent.next(process, frame.rdi, frame.rsi != 0) {
+    match agent.next(process, frame.rdi) {
         Some(Deed::Load(at)) => (frame.rax, frame.rdi) = (1, at.get()),
         Some(Deed::Store(at, value)) => (frame.rax, frame.rdi, frame.rsi) = (2, at.get(), value),
         // It ends.
@@ -298,7 +298,7 @@ pub(crate) fn fault(process: &Process, at: u64, access: Option<Access>, frame: &
     if let Err(error) = process.space.fault(page, access) {
         if let Some(agents) = &process.agents {
             agents[cpu::number()].has_faulted(error);
-            frame.rip = agent::ADDRESS + agent::failed_offset();
+            frame.rip = agent::ADDRESS;
             return;
         }
         process.kill(format_args!("{access:?} at {at:#x}, instruction {ip:#x}: {error}"));

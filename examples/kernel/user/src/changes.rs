@@ -1,15 +1,17 @@
 //! Changes of mappings against moves: fork with copy-on-write, mprotect, mremap, munmap, pins, truncation, collapse, moves by a call.
 
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
 use crate::{
     Arguments,
-    sys::{self, ANONYMOUS, Call, HUGE, PRIVATE, READ, Random, SHARED, WRITE, Words, call, say},
+    sys::{self, ANONYMOUS, Call, HUGE, PRIVATE, READ, SHARED, WRITE, Words, call, say},
 };
 
 const PAGES: u64 = 24;
 
 pub(crate) fn run(arguments: Arguments) {
     let rounds = if arguments.amount == 0 { 30 } else { arguments.amount };
-    let mut random = Random(arguments.seed);
+    let mut random = SmallRng::seed_from_u64(arguments.seed);
     for round in 0..rounds {
         let value = round * 1000 + 1;
         forked(&mut random, value);
@@ -37,10 +39,10 @@ fn check(what: &str, words: Words, value: u64) {
 }
 
 /// A child sees what the parent had, and neither sees what the other stores.
-fn forked(random: &mut Random, value: u64) {
+fn forked(random: &mut SmallRng, value: u64) {
     let words = Words::map(PAGES, ANONYMOUS, 0, 0).expect("memory");
     fill(words, value);
-    let first = random.below(PAGES);
+    let first = random.random_range(0..PAGES);
     let child = sys::fork(|| {
         check("a child", words, value);
         for page in first..PAGES {
@@ -63,7 +65,7 @@ fn forked(random: &mut Random, value: u64) {
 }
 
 /// Words stay with their pages, wherever they are mapped.
-fn remapped(random: &mut Random, value: u64) {
+fn remapped(random: &mut SmallRng, value: u64) {
     let words = Words::map(PAGES, ANONYMOUS, 0, 0).expect("memory");
     fill(words, value);
     let to = call(Call::Mremap, [words.start(), PAGES, 2 * PAGES, 0, 0, 0]).expect("mremap");
@@ -71,7 +73,7 @@ fn remapped(random: &mut Random, value: u64) {
     call(Call::Mprotect, [to, PAGES, READ, 0, 0, 0]).expect("mprotect");
     check("read-only", Words::at(to, PAGES), value);
     call(Call::Mprotect, [to, PAGES, READ | WRITE, 0, 0, 0]).expect("mprotect");
-    let hole = 1 + random.below(PAGES - 2);
+    let hole = 1 + random.random_range(0..PAGES - 2);
     call(Call::Munmap, [to + hole * 4096, 1, 0, 0, 0, 0]).expect("munmap");
     check("before a hole", Words::at(to, hole), value);
     check("after a hole", Words::at(to + (hole + 1) * 4096, PAGES - hole - 1), value + hole + 1);

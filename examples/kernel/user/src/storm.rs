@@ -5,9 +5,11 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
 use crate::{
     Arguments,
-    sys::{self, ANONYMOUS, Call, HUGE, Random, SHARED, Words, call, say},
+    sys::{self, ANONYMOUS, Call, HUGE, SHARED, Words, call, say},
 };
 
 /// Pages of each kind but the large one.
@@ -110,13 +112,14 @@ fn write(writer: u64) {
 }
 
 fn read(number: u64) {
-    let mut random = Random(SEED.load(Ordering::Acquire) ^ number << 32);
+    let mut random = SmallRng::seed_from_u64(SEED.load(Ordering::Acquire) ^ number << 32);
     let mut reads = 0;
     while WRITING.load(Ordering::Acquire) > 0 && !FAILED.load(Ordering::Acquire) {
-        let writer = random.below(WRITERS.load(Ordering::Acquire)) as usize;
-        let kind = random.below(KINDS as u64) as usize;
+        let writer = random.random_range(0..WRITERS.load(Ordering::Acquire)) as usize;
+        let kind = random.random_range(0..KINDS as u64) as usize;
         let words = words(kind);
-        let page = if kind == 3 { random.below(words.pages / 16) * 16 } else { random.below(words.pages) };
+        let page =
+            if kind == 3 { random.random_range(0..words.pages / 16) * 16 } else { random.random_range(0..words.pages) };
         let pass = published().load(0, writer);
         let found = words.load(page, writer);
         if found < pass {

@@ -162,16 +162,3 @@ pub(crate) fn fork(body: impl FnOnce() -> u64) -> Result<u64, i64> {
 pub(crate) fn wait_for(child: u64) -> u64 {
     call(Call::Wait, [child, 0, 0, 0, 0, 0]).expect("a child")
 }
-
-/// Random numbers (SplitMix64, Steele et al. 2014).
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (word ^ word >> 31) % limit
-    }
-}

@@ -1,11 +1,11 @@
-//! A machine that wraps another one: for tests that watch or change some of the engine's calls.
+//! A machine on top of another one: for tests that watch or change some of the engine's calls, and for an engine on memory of another.
 
 /// In an `impl Machine`, forwards the named calls to the machine in a field: `pass_on!(inner: take_ram lend flush);`.
 #[macro_export]
 macro_rules! pass_on {
     ($inner:ident: $($call:ident)*) => { $( $crate::pass_on!(@ $call $inner); )* };
     (@ take_ram $inner:ident) => {
-        fn take_ram(&self) -> Option<::pagemove::port::Ram> {
+        fn take_ram(&self) -> Option<$crate::port::Ram> {
             self.$inner.take_ram()
         }
     };
@@ -16,7 +16,7 @@ macro_rules! pass_on {
         }
     };
     (@ lend $inner:ident) => {
-        fn lend(&self, bytes: usize) -> Option<::pagemove::port::LentMemory> {
+        fn lend(&self, bytes: usize) -> Option<$crate::port::LentMemory> {
             self.$inner.lend(bytes)
         }
     };
@@ -24,31 +24,31 @@ macro_rules! pass_on {
         fn lend_sparse(
             &self,
             bytes: usize,
-            used: &[::std::ops::Range<usize>],
-        ) -> Option<::pagemove::port::LentMemory> {
+            used: &[::core::ops::Range<usize>],
+        ) -> Option<$crate::port::LentMemory> {
             self.$inner.lend_sparse(bytes, used)
         }
     };
     (@ root_made $inner:ident) => {
-        unsafe fn root_made(&self, id: ::pagemove::port::SpaceId, root: ::pagemove::units::Pfn) -> u64 {
+        unsafe fn root_made(&self, id: $crate::port::SpaceId, root: $crate::units::Pfn) -> u64 {
             // SAFETY: the caller's contract.
             unsafe { self.$inner.root_made(id, root) }
         }
     };
     (@ move_root $inner:ident) => {
-        unsafe fn move_root(&self, space: ::pagemove::port::Space, to: ::pagemove::units::Pfn, publish: &mut dyn FnMut()) {
+        unsafe fn move_root(&self, space: $crate::port::Space, to: $crate::units::Pfn, publish: &mut dyn FnMut()) {
             // SAFETY: the caller's contract.
             unsafe { self.$inner.move_root(space, to, publish) };
         }
     };
     (@ root_freed $inner:ident) => {
-        unsafe fn root_freed(&self, space: ::pagemove::port::Space) {
+        unsafe fn root_freed(&self, space: $crate::port::Space) {
             // SAFETY: the caller's contract.
             unsafe { self.$inner.root_freed(space) };
         }
     };
     (@ flush $inner:ident) => {
-        fn flush(&self, ranges: &[::pagemove::port::FlushRange]) {
+        fn flush(&self, ranges: &[$crate::port::FlushRange]) {
             self.$inner.flush(ranges);
         }
     };
@@ -58,17 +58,17 @@ macro_rules! pass_on {
         }
     };
     (@ cpu_claim $inner:ident) => {
-        fn cpu_claim(&self) -> ::pagemove::port::CpuClaim {
+        fn cpu_claim(&self) -> $crate::port::CpuClaim {
             self.$inner.cpu_claim()
         }
     };
     (@ interrupt_mask $inner:ident) => {
-        fn interrupt_mask(&self) -> Option<::pagemove::port::InterruptMask> {
+        fn interrupt_mask(&self) -> Option<$crate::port::InterruptMask> {
             self.$inner.interrupt_mask()
         }
     };
     (@ preemption $inner:ident) => {
-        fn preemption(&self) -> Option<::pagemove::port::Preemption> {
+        fn preemption(&self) -> Option<$crate::port::Preemption> {
             self.$inner.preemption()
         }
     };
@@ -78,12 +78,12 @@ macro_rules! pass_on {
         }
     };
     (@ wait $inner:ident) => {
-        fn wait(&self, word: &::pagemove::sync::AtomicU32, value: u32) {
+        fn wait(&self, word: &$crate::sync::AtomicU32, value: u32) {
             self.$inner.wait(word, value);
         }
     };
     (@ wake $inner:ident) => {
-        fn wake(&self, word: &::pagemove::sync::AtomicU32) {
+        fn wake(&self, word: &$crate::sync::AtomicU32) {
             self.$inner.wake(word);
         }
     };
