@@ -87,7 +87,7 @@ pub(crate) fn run(root: &Path, asked: &Kernel) -> Result<()> {
             let machines: Vec<Machine> = cpus.iter().map(|&cpus| Machine { cpus, memory: 256, seed: *seed }).collect();
             machines.iter().try_for_each(Machine::check)?;
             test::run(&build::build(root, Profile::Checked)?, &machines)?;
-            if *no_sabotage { Ok(()) } else { mutate::run(root, &Mutate::for_check("kernel")) }
+            if *no_sabotage { Ok(()) } else { mutate::run(root, &Mutate::after("kernel")) }
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What it costs to give pages back: munmap, exit, and truncation of a file that a process maps; beside the move of such pages, which
-//! blocks, flushes and frees as well. One thread, soft TLB, all pages in it.
+//! What it costs to give pages back: munmap, exit, and truncation of a file that a process maps; and to share them, by fork. Beside the
+//! move of such pages, which blocks, flushes and frees as well. One thread, soft TLB, all pages in it.
 mod measure;
 
 use measure::{boot, median, print, timed};
@@ -21,14 +21,18 @@ enum Way {
     Unmap,
     Exit,
     Truncate,
+    Fork,
 }
 
 fn main() {
     let mut rows = vec![["way", "ns a page", "flushes", "of a move without copy"].map(String::from).to_vec()];
     let moved = median((0..ROUNDS).map(|_| moving()).collect());
-    for (name, way) in
-        [("munmap, anonymous", Way::Unmap), ("exit, anonymous", Way::Exit), ("truncation, mapped once", Way::Truncate)]
-    {
+    for (name, way) in [
+        ("munmap, anonymous", Way::Unmap),
+        ("exit, anonymous", Way::Exit),
+        ("truncation, mapped once", Way::Truncate),
+        ("fork, anonymous", Way::Fork),
+    ] {
         let (times, flushes): (Vec<f64>, Vec<f64>) = (0..ROUNDS).map(|_| removing(way)).unzip();
         let ns = median(times);
         rows.push(vec![
@@ -38,7 +42,7 @@ fn main() {
             format!("{:.0} %", ns / moved * 100.0),
         ]);
     }
-    print("Giving 128 MiB of mapped pages back, one thread (median of rounds)", &rows);
+    print("Giving back or sharing 128 MiB of mapped pages, one thread (median of rounds)", &rows);
 }
 
 /// Nanoseconds of a page, and flushes of all.
@@ -49,12 +53,14 @@ fn removing(way: Way) -> (f64, f64) {
     let file = PageCache::new(&engine, "bench", PAGES);
     let source = match way {
         Way::Truncate => Source::Shared { file: file.clone(), first: 0 },
-        Way::Unmap | Way::Exit => Source::Anonymous { orders: Orders::BASE },
+        Way::Unmap | Way::Exit | Way::Fork => Source::Anonymous { orders: Orders::BASE },
     };
     let range = mapped(&process, source);
     let flushes = || engine.physical().counters().get(Counter::TlbFlush);
     let before = flushes();
+    let mut child = None;
     let ((), ns) = timed(|| match way {
+        Way::Fork => child = Some(process.space().fork().expect("a child")),
         Way::Unmap => process.space().munmap(range).expect("to unmap"),
         Way::Exit => process.space().exit(),
         Way::Truncate => file.index().truncate(0..PAGES),

@@ -13,49 +13,86 @@ use anyhow::{Context, Result, bail};
 use super::mutants::{Mutant, WEAKENED_NUMBER, weakening};
 use crate::cargo::cargo;
 
-/// One check: its name, its arguments for cargo, and its environment.
+/// One check: its name, what runs it, its arguments, and its environment.
 struct Check {
     name: &'static str,
+    program: Program,
     arguments: &'static [&'static str],
-    /// What builds all that it runs, if `--no-run` doesn't.
-    build: Option<&'static [&'static str]>,
     environment: &'static [(&'static str, &'static str)],
+}
+
+/// What runs a check.
+#[derive(Clone, Copy)]
+enum Program {
+    /// Cargo; with `--no-run` it only builds.
+    Cargo,
+    /// This xtask, which isn't broken; with these arguments it only builds.
+    Xtask { build: &'static [&'static str] },
+}
+
+impl Program {
+    /// Gives the arguments that build all that the check runs.
+    fn build(self, arguments: &[&'static str]) -> Vec<&'static str> {
+        match self {
+            Self::Cargo => [arguments, &["--no-run"]].concat(),
+            Self::Xtask { build } => build.to_vec(),
+        }
+    }
+
+    /// Starts it on the workspace in `root`.
+    fn on(self, root: &Path) -> Result<Command> {
+        match self {
+            Self::Cargo => {
+                let mut command = cargo();
+                // Each broken line is one more build of the same crate.
+                command.env_remove("CARGO_INCREMENTAL");
+                Ok(command)
+            }
+            Self::Xtask { .. } => {
+                let mut command = Command::new(std::env::current_exe().context("can't find this program")?);
+                // It works on the workspace that this variable's folder stands in.
+                command.env("CARGO_MANIFEST_DIR", root.join("xtask"));
+                Ok(command)
+            }
+        }
+    }
 }
 
 /// All checks, the quickest first.
 const CHECKS: &[Check] = &[
     Check {
         name: "models",
+        program: Program::Cargo,
         arguments: &["test", "--profile", "checks", "--package", "pagemove", "--features", "loom", "--lib", "models::"],
-        build: None,
         environment: &[("PAGEMOVE_PREEMPTIONS", "2")],
     },
     Check {
         name: "x86",
+        program: Program::Cargo,
         arguments: &["test", "--package", "pagemove-x86", "--lib", "--tests"],
-        build: None,
         environment: &[],
     },
     Check {
         name: "x86 schedules",
+        program: Program::Cargo,
         arguments: &["test", "--package", "pagemove-x86", "--features", "shuttle", "--test", "schedules"],
-        build: None,
         environment: &[],
     },
     Check {
         name: "kernel",
-        arguments: &["run", "--quiet", "--package", "xtask", "--", "kernel", "test", "--cpus", "4", "--no-sabotage"],
-        build: Some(&["run", "--quiet", "--package", "xtask", "--", "kernel", "build"]),
+        program: Program::Xtask { build: &["kernel", "build"] },
+        arguments: &["kernel", "test", "--cpus", "4", "--no-sabotage"],
         environment: &[],
     },
     Check {
         name: "tests",
+        program: Program::Cargo,
         arguments: &["test", "--package", "pagemove", "--package", "pagemove-hosted", "--lib", "--tests"],
-        build: None,
         environment: &[],
     },
     Check {
         name: "schedules",
+        program: Program::Cargo,
         arguments: &[
             "test",
             "--profile",
@@ -67,7 +104,6 @@ const CHECKS: &[Check] = &[
             "--test",
             "schedules",
         ],
-        build: None,
         environment: &[("PAGEMOVE_SCHEDULES", "100")],
     },
 ];
@@ -176,13 +212,12 @@ impl Tree {
     fn run(&self, check: &Check, weakened: Option<usize>) -> Result<Verdict> {
         let noticed = |by| Ok(Verdict::Noticed { check: check.name, by });
         // Built first, so that only the check itself is on the clock.
-        let build = check.build.map_or_else(|| [check.arguments, &["--no-run"]].concat(), <[_]>::to_vec);
-        let (built, told) = self.cargo(check, &build, weakened, None)?;
+        let (built, told) = self.start(check, &check.program.build(check.arguments), weakened, None)?;
         if built != Some(true) {
             let why = told.lines().find(|line| line.starts_with("error")).unwrap_or(&told);
             return Ok(Verdict::NotBuilt(why.into()));
         }
-        let (passed, told) = self.cargo(check, check.arguments, weakened, Some(LONGEST))?;
+        let (passed, told) = self.start(check, check.arguments, weakened, Some(LONGEST))?;
         let Some(passed) = passed else { return noticed(format!("hung for {} s", LONGEST.as_secs())) };
         if passed {
             return Ok(Verdict::Survived);
@@ -203,8 +238,8 @@ impl Tree {
         }
     }
 
-    /// Runs cargo; gives whether it passed (`None`: stopped after `longest`), and what it told.
-    fn cargo(
+    /// Runs a check's program; gives whether it passed (`None`: stopped after `longest`), and what it told.
+    fn start(
         &self,
         check: &Check,
         arguments: &[&str],
@@ -213,7 +248,9 @@ impl Tree {
     ) -> Result<(Option<bool>, String)> {
         let log = self.root.join("../log");
         let file = fs::File::create(&log).context("can't write the log")?;
-        let mut child = cargo()
+        let mut child = check
+            .program
+            .on(&self.root)?
             .args(arguments)
             .envs(check.environment.iter().copied())
             .envs(weakened.map(|number| (WEAKENED_NUMBER, number.to_string())))
@@ -226,7 +263,7 @@ impl Tree {
             // A group of its own, so that what cargo has started can be stopped with it.
             .process_group(0)
             .spawn()
-            .context("can't start cargo")?;
+            .with_context(|| format!("can't start the check `{}`", check.name))?;
         let start = Instant::now();
         let status = loop {
             if let Some(status) = child.try_wait()? {

@@ -81,6 +81,13 @@ impl<'a, F: Format> Slot<'a, F> {
         assert_eq!(swapped, Ok(()), "an entry changed under its holder");
     }
 
+    /// Puts an entry where none is, in a table that nobody else reaches: a new space's, under its reverse maps' exclusive locks.
+    pub(crate) fn fill(&self, new: Entry) {
+        // Relaxed, both: who reaches the table later synchronizes with the caller, by those locks.
+        assert_eq!(self.word.load(Ordering::Relaxed), 0, "there is an entry in a table that nobody has used yet");
+        self.word.store(self.word(new), Ordering::Relaxed);
+    }
+
     /// Empties the entry; gives its old value.
     pub(crate) fn take(&self) -> Entry {
         if self.order == Order::ZERO {

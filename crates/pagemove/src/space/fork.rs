@@ -85,7 +85,7 @@ impl<F: Format> AddressSpace<F> {
             let pfn = entry.pfn();
             if self.is_pinned(vma, entry) {
                 match self.copy_pinned(child, vma, address, slot, entry)? {
-                    Some(copy) => to.replace(Entry::NONE, copy),
+                    Some(copy) => to.fill(copy),
                     None => continue,
                 }
                 return Ok(());
@@ -98,17 +98,13 @@ impl<F: Format> AddressSpace<F> {
                 // A migration entry too: the move that blocked it may not have flushed yet.
                 debt.owe(self.table.root_of(), address, order);
             }
-            let is_counted = copy.is_present() && vma.device.is_none();
-            if is_counted {
+            if copy.is_present() && vma.device.is_none() {
                 // The parent's entry holds a reference, and can't change while we hold its address space and reverse
-                // maps.
+                // maps. So the folio was mapped before, and its class stays the same.
                 self.physical().frames().map(pfn, order)?;
             }
             // Accessed and dirty belong to the parent's accesses.
-            to.replace(Entry::NONE, copy.without(Flags::DIRTY | Flags::ACCESSED));
-            if is_counted {
-                self.physical().update_class(pfn);
-            }
+            to.fill(copy.without(Flags::DIRTY | Flags::ACCESSED));
             return Ok(());
         }
     }
