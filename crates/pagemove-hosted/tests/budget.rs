@@ -327,7 +327,22 @@ fn a_mover_does_not_wait_for_ever_for_others() {
             drop(locked);
         });
     };
+    // Without a move nobody is left alone.
     contended(&file, &hooked);
+    assert_eq!(lab.migrate_all(&pfns(&file, 1), Options::new(Mode::Async)).moved, 1);
+    let (process, at) = map(&lab, &file, 1);
+    let (process, of_machine) = (Arc::new(process), Arc::downgrade(&hooked));
+    let (in_hook, before, waiter) = (process.clone(), hooked.waits(), Arc::new(Mutex::new(None)));
+    let started = waiter.clone();
+    hooked.before_next_flush(move |_| {
+        let hooked = of_machine.upgrade().unwrap();
+        *started.lock().unwrap() = Some(std::thread::spawn(move || in_hook.load(at).unwrap()));
+        while hooked.waits() == before {
+            std::thread::yield_now();
+        }
+    });
+    assert_eq!(lab.migrate_all(&pfns(&file, 1), Options::new(Mode::Async)).moved, 1);
+    waiter.lock().unwrap().take().unwrap().join().unwrap();
     let pages = pfns(&file, 1);
     assert_eq!(lab.migrate_all(&pages, Options::new(Mode::Async)).stayed, vec![(pages[0], Reason::Awaited)]);
     let (of_pause, of_machine) = (file.clone(), Arc::downgrade(&hooked));

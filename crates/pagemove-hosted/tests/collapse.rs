@@ -122,6 +122,10 @@ fn without_a_free_block_nothing_changes() {
     let before = Snapshot::of(&lab, [&process]);
     assert!(matches!(process.space().collapse(at), Err(CollapseError::OutOfMemory(_))));
     Snapshot::of(&lab, [&process]).assert_same(&before, "a collapse without memory");
+    // What can't be collapsed anyway isn't allocated for, which compacts.
+    let space = process.space();
+    space.munmap(part(at, 0, 1)).unwrap();
+    assert_eq!(space.collapse(at), Err(CollapseError::NotMapped(at.start())));
 }
 
 /// A child keeps the shared pages, whatever the parent stores to its copy.

@@ -157,6 +157,27 @@ fn entries_have_the_caching_and_the_rights() {
     lab.validate();
 }
 
+/// Beyond a device's last frame is memory.
+#[test]
+fn a_mapping_grows_no_further_than_its_device() {
+    let lab = lab();
+    let process = lab.process();
+    let space = process.space();
+    let (at, other) = (mapped(&process, 4, 2), anonymous(&process, 1).start().up(4000));
+    let refused = Err(SpaceError::TooFar { stage: "mremap" });
+    for pages in [13, 1300, u32::MAX - 4] {
+        assert_eq!(space.mremap(at, pages, None), refused, "in place");
+        assert_eq!(space.mremap(at, pages, Some(other)), refused, "to another address");
+        let part = VirtRange::new(at.start().up(1), 1).unwrap();
+        assert_eq!(space.mremap(part, pages - 1, None), refused, "a part of it");
+    }
+    let grown = space.mremap(at, 12, None).unwrap();
+    grown.iter().for_each(|page| process.store(page, page.vpn()).unwrap());
+    assert_eq!(space.frame(grown.start().up(11)), Some(range(FIRST + FRAMES - 1, 1).start), "all of it can be had");
+    assert_eq!(space.mremap(grown, 13, None), refused);
+    lab.validate();
+}
+
 #[test]
 fn only_what_is_not_the_engines_can_be_mapped() {
     let lab = lab();

@@ -331,3 +331,11 @@ fn a_process_that_ends_gives_all_its_page_tables_back() {
     drop(process);
     assert_eq!((lab.count_kind(Kind::PageTable), lab.free_frames()), (0, 512));
 }
+
+/// A machine may serve several engines, and knows spaces by their numbers.
+#[test]
+fn spaces_of_two_engines_have_different_numbers() {
+    let labs = [Lab::new(TlbKind::Soft, 2), Lab::new(TlbKind::Soft, 2)];
+    let [one, two] = labs.each_ref().map(|lab| lab.process().space().id());
+    assert_ne!(one, two);
+}

@@ -26,7 +26,7 @@ use talc::{
     source::Source,
 };
 
-use crate::platform::{Instructions, Privileged};
+use crate::platform::{Instructions, Privileged, masked};
 
 /// The folios that a heap takes, if a request needs no larger ones: 256 KiB.
 const USUAL: Order = Order::new(6).unwrap();
@@ -115,10 +115,7 @@ impl<I: Instructions> Heap<I> {
     }
 
     fn with<T>(&self, deed: impl FnOnce(&mut Talc<Grow, DefaultBinning>) -> T) -> T {
-        let were_on = I::mask_interrupts();
-        let result = deed(&mut self.talc.lock());
-        I::restore_interrupts(were_on);
-        result
+        masked::<I, _>(|| deed(&mut self.talc.lock()))
     }
 }
 

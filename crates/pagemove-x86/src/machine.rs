@@ -19,7 +19,7 @@ use pagemove::{
 };
 
 use crate::{
-    platform::{Instructions, Platform, Privileged},
+    platform::{Instructions, Platform, Privileged, masked},
     shootdown::{Cpus, Deed, needs_flush},
     sparse::Sparse,
     tlb::Load,
@@ -59,8 +59,8 @@ impl<P: Platform, I: Instructions> X86Machine<P, I> {
     /// Makes the machine; the caller's CPU is online, the others when they call [`Self::cpu_started`].
     ///
     /// # Safety
-    /// All CPUs run on `kernel_root` now, or on a root that has its upper half, and all that the kernel uses is in that half. `lent` is in
-    /// `ram`, nobody uses it, and the engine's configuration reserves it. Nothing is mapped from `sparse` on, but what this machine maps there.
+    /// The caller's CPU has `kernel_root` loaded, a frame of `ram` whose upper half maps all that the kernel uses. `lent` is in `ram`, nobody
+    /// uses it, and the engine's configuration reserves it. Nothing is mapped from `sparse` on, but what this machine maps there.
     ///
     /// # Panics
     /// If there are more CPUs than [`MAX_CPUS`](crate::cpus::MAX_CPUS), or none.
@@ -76,23 +76,17 @@ impl<P: Platform, I: Instructions> X86Machine<P, I> {
             setup,
             _kernel: PhantomData,
         };
-        let own = Self::with_interrupts_masked(P::cpu);
+        let own = masked::<I, _>(P::cpu);
         // SAFETY: the caller's CPU, which has the kernel's root, by the contract of this function.
         unsafe { machine.cpu_started(own) };
         Arc::new(machine)
     }
 
-    fn with_interrupts_masked<T>(deed: impl FnOnce() -> T) -> T {
-        let were_on = I::mask_interrupts();
-        let result = deed();
-        I::restore_interrupts(were_on);
-        result
-    }
-
     /// CPU `cpu` is online: it answers interrupts from now on. Called on that CPU.
     ///
     /// # Safety
-    /// It's the caller's CPU, and has the kernel's own root loaded.
+    /// It's the caller's CPU, and has the kernel's own root loaded. It hasn't called the engine before, nor a heap that grows from it: barriers
+    /// skip a CPU that isn't online.
     ///
     /// # Panics
     /// If there is no such CPU in [`Setup::cpus`], or if it has PCIDs switched on and the first CPU hadn't, or the other way round.
@@ -109,7 +103,7 @@ impl<P: Platform, I: Instructions> X86Machine<P, I> {
     /// Does what other CPUs have asked of this one. Called by the handler of the interrupt of [`Platform::send_ipi`], and by a CPU that
     /// waits for long with interrupts masked. Takes no lock that a holder sleeps with.
     pub fn answer(&self) {
-        Self::with_interrupts_masked(|| self.cpus.answer::<I>(P::cpu()));
+        masked::<I, _>(|| self.cpus.answer::<I>(P::cpu()));
     }
 
     /// Has this CPU run `table`'s address space. Loads the root only if need be. Called by the scheduler.

@@ -73,6 +73,14 @@ pub unsafe trait Instructions: Send + Sync + 'static {
     fn restore_interrupts(were_on: bool);
 }
 
+/// Does something with interrupts masked.
+pub(crate) fn masked<I: Instructions, T>(deed: impl FnOnce() -> T) -> T {
+    let were_on = I::mask_interrupts();
+    let result = deed();
+    I::restore_interrupts(were_on);
+    result
+}
+
 /// The CPU's own instructions.
 pub struct Privileged;
 

@@ -15,7 +15,7 @@ use pagemove::{
 
 use crate::{
     cpus::{CpuSet, MAX_CPUS, bits},
-    platform::{Instructions, Platform},
+    platform::{Instructions, Platform, masked},
     tlb::{CpuTlb, pcid},
 };
 
@@ -154,11 +154,11 @@ impl Cpus {
             self.interrupts.fetch_add(targets.len() as usize, Ordering::Relaxed);
             P::send_ipi(&targets);
         }
-        self.perform::<I>(own, &me.sent.read());
+        masked::<I, _>(|| self.perform::<I>(own, &me.sent.read()));
         // Acquire: what the others did, and read by old translations, is over.
         let mut patience = Patience { start: P::now_ns(), late_turns: 0 };
         while me.undone.load(Ordering::Acquire) > 0 {
-            self.answer::<I>(own);
+            masked::<I, _>(|| self.answer::<I>(own));
             P::pause();
             if cfg!(debug_assertions) && patience.ends::<P>() {
                 let silent =
@@ -174,7 +174,7 @@ impl Cpus {
         P::enable_preemption();
     }
 
-    /// Does all that was posted to this CPU.
+    /// Does all that was posted to this CPU. Interrupts are masked.
     pub(crate) fn answer<I: Instructions>(&self, own: usize) {
         for (at, word) in self.all[own].posted.iter().enumerate() {
             if word.load(Ordering::Relaxed) == 0 {
@@ -188,7 +188,7 @@ impl Cpus {
         }
     }
 
-    /// Does one work on this CPU. Interrupts may be masked or not: a handler that comes between leaves no more to be done.
+    /// Does one work on this CPU. Interrupts are masked: a handler might load another root between two steps.
     fn perform<I: Instructions>(&self, own: usize, work: &Work) {
         let tlb = &self.all[own].tlb;
         match work.kind {
@@ -222,8 +222,6 @@ impl Cpus {
                 I::flush_loaded();
             }
             Kind::MoveRoot(space, to) => {
-                // Masked, since a handler must not load another root between.
-                let were_on = I::mask_interrupts();
                 if tlb.has_loaded(space) {
                     if tlb.is_lazy() {
                         self.leave::<I>(own);
@@ -232,14 +230,11 @@ impl Cpus {
                     }
                 }
                 tlb.mark_stale(space);
-                I::restore_interrupts(were_on);
             }
             Kind::FreeRoot(space) => {
-                let were_on = I::mask_interrupts();
                 if tlb.has_loaded(space) {
                     self.leave::<I>(own);
                 }
-                I::restore_interrupts(were_on);
             }
         }
     }

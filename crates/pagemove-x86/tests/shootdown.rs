@@ -2,7 +2,7 @@
 //! ranges and spaces, roots that move and end. (QEMU's software CPUs have no PCIDs, so a kernel in QEMU can't see most of this.)
 //!
 //! Varied: CPUs, spaces (more than PCIDs), ranges per flush, lazy or not, with PCIDs or without. Not varied: weak orderings (the host's
-//! CPU's only); interrupts come only where a CPU looks for them.
+//! CPU's only); interrupts come only where a CPU looks for them, and in one test between two steps of a flush.
 
 #![allow(unsafe_code)]
 
@@ -32,7 +32,7 @@ use pagemove_x86::{Instructions, Platform, X86Machine, cpus::CpuSet, machine::Se
 const CPUS: usize = 4;
 const PAGES: usize = 80;
 
-/// What a CPU does just before it loads a root.
+/// What a CPU does just before it loads a root, or in an interrupt.
 type Deed = Box<dyn FnOnce()>;
 
 /// Counts allocations with interrupts masked, which the engine's zones are locked with, of threads that say so.
@@ -58,6 +58,7 @@ unsafe impl GlobalAlloc for Watching {
 static HEAP: Watching = Watching;
 
 thread_local! {
+    static IN_FLUSH: RefCell<Option<Deed>> = const { RefCell::new(None) };
     static BEFORE_LOAD: RefCell<Option<Deed>> = const { RefCell::new(None) };
     static WATCHED: Cell<bool> = const { Cell::new(false) };
     static UNDER_A_LOCK: Cell<u32> = const { Cell::new(0) };
@@ -110,8 +111,15 @@ unsafe impl<const PCIDS: bool> Instructions for Modelled<PCIDS> {
         LOADED.set((root, pcid));
     }
     fn flush_loaded() {
-        let (_, pcid) = LOADED.get();
+        // As a CPU does: the register is read, and then written.
+        let (root, pcid) = LOADED.get();
+        if !MASKED.get()
+            && let Some(interrupt) = IN_FLUSH.take()
+        {
+            interrupt();
+        }
         TLB.with_borrow_mut(|tlb| tlb.retain(|key, _| key.0 != pcid));
+        LOADED.set((root, pcid));
     }
     fn flush_page(address: VirtAddr) {
         let (_, pcid) = LOADED.get();
@@ -451,4 +459,54 @@ fn metadata_that_is_mapped_is_not_lent_again() {
     // SAFETY: taken just before, and not used.
     unsafe { machine.return_ram() };
     assert!(machine.take_ram().is_none(), "the tables are in use");
+}
+
+/// A CPU flushes a space while another one moves its root. Once that has been answered, the old root is freed.
+#[test]
+fn a_flush_does_not_load_the_root_that_has_moved_meanwhile() {
+    let (machine, engine) = boot::<true>();
+    let bounds = VirtRange::new(VirtAddr::new(1 << 16).unwrap(), 1 << 20).unwrap();
+    let space = AddressSpace::new(&engine, bounds).unwrap();
+    let table = space.table().clone();
+    let to = Pfn::new(9);
+    CPU.set(0);
+    // SAFETY: a table of the machine's engine.
+    masked(|| unsafe { machine.activate(&table) });
+    let begins = Arc::new(AtomicBool::new(false));
+    let mover = thread::spawn({
+        let (machine, begins, space) = (machine.clone(), begins.clone(), table.space());
+        move || {
+            CPU.set(1);
+            while !begins.load(SeqCst) {
+                thread::yield_now();
+            }
+            // SAFETY: memory is only modelled.
+            unsafe { machine.move_root(space, to, &mut || ()) };
+        }
+    });
+    let mover = Arc::new(mover);
+    let answer = {
+        let (machine, mover) = (machine.clone(), mover.clone());
+        move || {
+            begins.store(true, SeqCst);
+            while !mover.is_finished() {
+                machine.answer();
+                thread::yield_now();
+            }
+        }
+    };
+    // An interrupt comes in the middle of the flush, if it's let in, and until then not.
+    IN_FLUSH.set(Some(Box::new(answer.clone())));
+    let space_of = table.space();
+    machine.flush(&[FlushRange {
+        space: space_of,
+        start: address(0),
+        pages: 40,
+        order: Order::ZERO,
+        tables_changed: false,
+    }]);
+    answer();
+    assert_eq!(LOADED.get().0, to, "a CPU has a root loaded that was freed");
+    // The space has another root than the machine was told.
+    std::mem::forget((space, engine));
 }

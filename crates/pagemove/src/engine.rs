@@ -8,7 +8,6 @@ use crate::{
     paging::TableHolder,
     port::{Machine, SpaceId},
     rmap::{Registry, ReverseMap},
-    sync::{AtomicU64, Ordering},
     zone::{BootError, Config, Physical},
 };
 
@@ -18,7 +17,6 @@ pub struct Engine {
     rmaps: Arc<Registry<dyn ReverseMap>>,
     table_holders: Arc<Registry<dyn TableHolder>>,
     owners: Owners,
-    next_space: AtomicU64,
     // A hint that orders nothing, so not an atomic of `sync`.
     move_cost: core::sync::atomic::AtomicU64,
 }
@@ -32,7 +30,6 @@ impl Engine {
             physical,
             rmaps: Arc::default(),
             table_holders: Arc::default(),
-            next_space: AtomicU64::new(1),
             move_cost: core::sync::atomic::AtomicU64::new(0),
         }))
     }
@@ -81,8 +78,11 @@ impl Engine {
         PageIndex::new(&self.physical, &self.rmaps, kind, name.into(), read)
     }
 
-    /// Gives the number of a new address space.
+    /// Gives the number of a new address space, unique in the program: a machine may serve several engines.
     pub(crate) fn name_space(&self) -> SpaceId {
-        SpaceId(self.next_space.fetch_add(1, Ordering::Relaxed))
+        // Not of `sync`: it orders nothing.
+        use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        SpaceId(NEXT.fetch_add(1, Relaxed))
     }
 }

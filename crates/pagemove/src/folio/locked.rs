@@ -66,6 +66,18 @@ impl<'p> LockedFolio<'p> {
         Self::from_locked(physical, pfn)
     }
 
+    /// Freezes the references, if the only ones are this one and the owner's, and nothing maps the folio: until the result is dropped nobody can take
+    /// another one, so the caller alone uses the contents (Linux: `folio_ref_freeze`). Look-ups by the owner's tokens find a move
+    /// ([`TokenError::Moving`](crate::movable::TokenError::Moving)), which ends with the lock.
+    ///
+    /// For an owner that moves what is *in* its folios: hold the freeze as short as a copy takes.
+    pub fn try_freeze(&mut self) -> Option<FrozenReferences<'_, 'p>> {
+        let (physical, pfn) = (self.physical(), self.pfn());
+        let frame = physical.frame(pfn);
+        let references = if frame.owner() == 0 { 1 } else { 2 };
+        frame.freeze(references).then(|| FrozenReferences { folio: self, references })
+    }
+
     /// Releases the lock, and keeps the reference.
     pub fn unlock(self) -> FolioRef<'p> {
         let this = ManuallyDrop::new(self);
@@ -96,6 +108,28 @@ impl<'p> FolioRef<'p> {
             return Err(self);
         }
         Ok(LockedFolio::from_locked(self.physical(), self.into_raw()))
+    }
+}
+
+/// A locked folio to which nobody can take a reference; see [`LockedFolio::try_freeze`].
+#[must_use = "the freeze ends when this is dropped"]
+pub struct FrozenReferences<'l, 'p> {
+    // Borrowed exclusively: a reference to a frozen folio can't be taken by its holder either.
+    folio: &'l mut LockedFolio<'p>,
+    references: u32,
+}
+
+impl<'p> Deref for FrozenReferences<'_, 'p> {
+    type Target = Folio<'p>;
+
+    fn deref(&self) -> &Folio<'p> {
+        self.folio
+    }
+}
+
+impl Drop for FrozenReferences<'_, '_> {
+    fn drop(&mut self) {
+        self.folio.physical().frame(self.folio.pfn()).thaw(self.references, 0);
     }
 }
 

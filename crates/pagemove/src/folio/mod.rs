@@ -5,6 +5,7 @@
 //! | [`FrozenFolio`] | no reference exists: only the holder uses contents, owner and key | the frames |
 //! | [`FolioRef`] | a reference: not freed, reused or moved; contents as atomics | the reference |
 //! | [`LockedFolio`] | a reference and the lock: not mapped, truncated or taken over either | both |
+//! | [`FrozenReferences`] | the only reference to a locked folio, but for its owner's; nobody can take another one | the freeze |
 //! | [`PinnedPage`] | a device's long-term reference, by name | the pin |
 //! | [`Writeback`] | a reference, while the contents are written to a backing store | the mark, then the reference |
 //!
@@ -25,7 +26,7 @@ mod pinned;
 mod shared;
 
 pub use frozen::FrozenFolio;
-pub use locked::LockedFolio;
+pub use locked::{FrozenReferences, LockedFolio};
 pub use migration::Migration;
 pub use named::Folio;
 pub use pinned::PinnedPage;

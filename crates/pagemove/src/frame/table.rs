@@ -149,17 +149,17 @@ impl FrameTable {
 
     #[cold]
     fn wake_waiters(&self, pfn: Pfn) {
-        self.let_waiters_go_first(pfn);
+        self[pfn].wakes.raise();
         self.machine.wake(self[pfn].wakes.word());
     }
 
-    /// For a while the folio isn't claimed: threads have waited for it, or for the folio that was moved to it.
+    /// For a while the folio isn't claimed: threads have waited for a move of it.
     #[cold]
     pub(crate) fn let_waiters_go_first(&self, pfn: Pfn) {
-        self[pfn].wakes.raise(self.machine.now_ns());
+        self[pfn].wakes.has_moved(self.machine.now_ns());
     }
 
-    /// Waits until threads that have waited for the folio had their time; not for those that wait later, or it might never end.
+    /// Waits until threads that have waited for a move of the folio had their time; not for those that wait later, or it might never end.
     pub(crate) fn wait_for_waiters(&self, pfn: Pfn) {
         let seen = self[pfn].wakes.load();
         while self.is_awaited(pfn) && self[pfn].wakes.load() == seen {
@@ -167,7 +167,7 @@ impl FrameTable {
         }
     }
 
-    /// Tells whether threads that have waited for the folio may still be about to use it.
+    /// Tells whether threads that have waited for a move of the folio may still be about to use it.
     pub(crate) fn is_awaited(&self, pfn: Pfn) -> bool {
         let wakes = &self[pfn].wakes;
         // Most frames never had a waiter, and the clock isn't read for them.

@@ -52,6 +52,9 @@ impl<'e> Mover<'e> {
                     outcome.stayed.push((folio.src, reason));
                     frames.unlock_raw(folio.dst);
                     destination.give_back(FrozenFolio::from_exclusive(physical, folio.dst));
+                    if physical.frame(folio.src).counts().has_waiters() {
+                        frames.let_waiters_go_first(folio.src);
+                    }
                     physical.unlock_and_put(folio.src);
                 }
             }

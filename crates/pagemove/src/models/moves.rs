@@ -10,10 +10,12 @@ use super::{
 };
 use crate::{
     Engine,
-    frame::Kind,
+    folio::FolioRef,
+    frame::{Key, Kind},
     migrate::{AnyFree, Mode, Mover, Options},
-    movable::{IsolationRun, MigrationRun, MovableOps, PageIndex, PutbackRun, Registration},
-    units::Pfn,
+    movable::{IsolationRun, MigrationRun, MovableOps, PageIndex, PutbackRun, Registration, TokenCell, TokenError},
+    sync::Ordering,
+    units::{Order, Pfn},
 };
 
 /// A driver that counts its isolated pages, and refuses moves if `refuses`.
@@ -133,5 +135,153 @@ fn a_move_against_a_lookup() {
         }
         mover.join().expect("no panic");
         scene.end(1);
+    });
+}
+
+/// A driver without a lock: its table is a cell. Its folio's first word says what the driver has there.
+struct Cell {
+    cell: TokenCell,
+}
+
+const WORD: u64 = 42;
+
+impl MovableOps for Cell {
+    fn name(&self) -> &str {
+        "a driver with a cell"
+    }
+
+    fn copy(&self, run: &mut MigrationRun<'_>) {
+        run.for_each(|folio| {
+            folio.dst_words(0)[0].store(folio.src_words(0)[0].load(Ordering::Relaxed), Ordering::Relaxed);
+            Ok(())
+        });
+    }
+
+    fn migrate(&self, run: &mut MigrationRun<'_>) {
+        run.for_each(|folio| folio.exchange_in(&self.cell));
+    }
+}
+
+struct CellScene {
+    engine: Arc<Engine>,
+    driver: Arc<Cell>,
+    registration: Registration,
+    pfn: Pfn,
+}
+
+impl CellScene {
+    fn new() -> Self {
+        let mut scene = Self::empty();
+        scene.pfn = scene.fill();
+        scene
+    }
+
+    /// One whose cell is empty.
+    fn empty() -> Self {
+        let engine = Model::sleeping().boot();
+        let driver = Arc::new(Cell { cell: TokenCell::new() });
+        let registration = engine.owners().register(driver.clone());
+        Self { engine, driver, registration, pfn: Pfn::new(0) }
+    }
+
+    /// Puts a folio into the cell.
+    fn fill(&self) -> Pfn {
+        let folio = self.engine.physical().alloc(Order::ZERO, Kind::Driver).expect("a frame");
+        folio.words(0)[0].store(WORD, Ordering::Relaxed);
+        let pfn = folio.pfn();
+        let (token, folio) = self.registration.own(folio, Key::default());
+        self.driver.cell.put(token);
+        drop(folio);
+        pfn
+    }
+
+    /// Looks the folio up, waiting for moves.
+    fn folio(&self) -> FolioRef<'_> {
+        loop {
+            match self.registration.get_in(&self.driver.cell) {
+                Ok(folio) => return folio,
+                Err(TokenError::Moving(pfn)) => self.registration.wait_for_move(pfn),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn end(self) {
+        let Self { engine, driver, registration, .. } = self;
+        engine.physical().drain_cpu_lists();
+        engine.physical().validate().expect("invariants 3 and 8");
+        drop((driver, registration));
+    }
+}
+
+#[test]
+fn a_move_against_a_lookup_in_a_cell() {
+    within(5, "a move against a look-up in a cell", || {
+        let scene = CellScene::new();
+        let (engine, pfn) = (scene.engine.clone(), scene.pfn);
+        let mover = thread::spawn(move || Scene::migrate(&engine, pfn));
+        {
+            let folio = scene.folio();
+            assert_eq!(
+                folio.words(0)[0].load(Ordering::Relaxed),
+                WORD,
+                "a look-up found another frame, or one not copied yet"
+            );
+        }
+        mover.join().expect("no panic");
+        scene.end();
+    });
+}
+
+#[test]
+fn a_new_folio_against_a_lookup_in_a_cell() {
+    within(5, "a new folio against a look-up in its cell", || {
+        let scene = Arc::new(CellScene::empty());
+        let owner = scene.clone();
+        let fill = thread::spawn(move || owner.fill());
+        if !matches!(scene.registration.get_in(&scene.driver.cell), Err(TokenError::Empty)) {
+            let word = scene.folio().words(0)[0].load(Ordering::Relaxed);
+            assert_eq!(word, WORD, "a look-up found a folio that wasn't published");
+        }
+        fill.join().expect("no panic");
+        Arc::into_inner(scene).expect("the only one").end();
+    });
+}
+
+/// What is in the folio changes only while nobody has a reference.
+#[test]
+fn a_freeze_against_a_lookup_in_a_cell() {
+    within(5, "an owner's freeze against a look-up", || {
+        let scene = Arc::new(CellScene::new());
+        let owner = scene.clone();
+        let change = thread::spawn(move || {
+            let Ok(mut folio) = owner.folio().try_lock() else { panic!("nobody else locks it") };
+            if let Some(folio) = folio.try_freeze() {
+                let word = &folio.words(0)[0];
+                word.store(0, Ordering::Relaxed);
+                word.store(WORD, Ordering::Relaxed);
+            }
+        });
+        assert_eq!(scene.folio().words(0)[0].load(Ordering::Relaxed), WORD, "a look-up during a freeze");
+        change.join().expect("no panic");
+        Arc::into_inner(scene).expect("the only one").end();
+    });
+}
+
+#[test]
+fn a_move_against_its_owners_release() {
+    within(5, "a move against the release of a cell's folio", || {
+        let scene = CellScene::new();
+        let (engine, pfn) = (scene.engine.clone(), scene.pfn);
+        let mover = thread::spawn(move || Scene::migrate(&engine, pfn));
+        {
+            let folio = scene.folio().lock();
+            let token = scene.driver.cell.take().expect("the token");
+            scene.registration.release(token, &folio);
+        }
+        mover.join().expect("no panic");
+        scene.engine.physical().drain_cpu_lists();
+        assert_eq!(scene.engine.physical().free_frames(), FRAMES);
+        scene.end();
     });
 }

@@ -7,7 +7,7 @@
 //! | file | does |
 //! | --- | --- |
 //! | `terms` | modes, purposes, refusals |
-//! | `token` | the token that an owner keeps for a folio |
+//! | `token` | the token that an owner keeps for a folio, and a cell for it that needs no lock |
 //! | `run` | the arguments of callbacks: consecutive folios of one owner in a batch |
 //! | `ops` | the trait of an owner |
 //! | `owners` | registering owners, and unregistering while their folios may be moving |
@@ -29,4 +29,4 @@ pub use ownership::TokenError;
 pub(crate) use run::{Context, copy_contents};
 pub use run::{IsolatedFolio, IsolationRun, MigrationRun, MovingFolio, PutbackRun};
 pub use terms::{Mode, Purpose, Purposes, Refusal};
-pub use token::FolioToken;
+pub use token::{FolioToken, TokenCell};

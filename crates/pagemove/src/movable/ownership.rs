@@ -6,7 +6,7 @@
 
 use alloc::sync::Arc;
 
-use super::{FolioToken, Registration};
+use super::{FolioToken, Registration, TokenCell};
 use crate::{
     folio::{FolioRef, FrozenFolio, LockedFolio},
     frame::{Key, Kind, Marks},
@@ -24,6 +24,9 @@ pub enum TokenError {
     /// The registration doesn't own that folio.
     #[error("folio {0} belongs to somebody else")]
     NotOwned(Pfn),
+    /// The cell has no token.
+    #[error("there is no folio")]
+    Empty,
 }
 
 impl Registration {
@@ -57,6 +60,21 @@ impl Registration {
         }
         let Some(folio) = physical.get(token.pfn()) else { return Err(TokenError::Moving(token.pfn())) };
         self.owns(physical, folio.pfn(), token).then_some(folio).ok_or(not_owned)
+    }
+
+    /// As [`Self::get`], for the token in a cell, which moves may exchange meanwhile. As long as the reference is held the folio is that of
+    /// the cell, unless the token is taken out.
+    pub fn get_in(&self, cell: &TokenCell) -> Result<FolioRef<'_>, TokenError> {
+        let mut found = cell.load();
+        loop {
+            let token = found.ok_or(TokenError::Empty)?;
+            let folio = self.get(&token);
+            // The folio may have moved, and its frame be another's, before the reference was taken. Now it can't any more.
+            found = cell.load();
+            if found.as_ref() == Some(&token) {
+                return folio;
+            }
+        }
     }
 
     /// Waits for the end of the move that [`TokenError::Moving`] reported for `pfn`. The caller holds no lock.

@@ -4,7 +4,7 @@
 
 use alloc::sync::Arc;
 
-use super::{FolioToken, Mode, Purpose, Refusal};
+use super::{FolioToken, Mode, Purpose, Refusal, TokenCell};
 use crate::{
     folio::Migration,
     sync::AtomicU64,
@@ -162,6 +162,16 @@ impl MovingFolio<'_> {
             return Err(Refusal::No);
         }
         *token = FolioToken::new(self.physical, self.folio.dst);
+        self.folio.is_exchanged = true;
+        Ok(())
+    }
+
+    /// As [`Self::exchange`], for a token in a cell.
+    pub fn exchange_in(&mut self, cell: &TokenCell) -> Result<(), Refusal> {
+        let token = |pfn| FolioToken::new(self.physical, pfn);
+        if !cell.exchange(&token(self.folio.src), &token(self.folio.dst)) {
+            return Err(Refusal::No);
+        }
         self.folio.is_exchanged = true;
         Ok(())
     }

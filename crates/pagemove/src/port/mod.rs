@@ -60,8 +60,9 @@ use crate::{
 ///
 /// # Safety
 /// From a [`CpuClaim::claim`] that gives a CPU's number to the matching [`CpuClaim::release`], nobody else gets the
-/// same number, except an interrupt handler, which ends before the claimer continues. [`Self::barrier`] and
-/// [`Self::take_ram`] do as documented.
+/// same number, except an interrupt handler, which ends before the claimer continues. [`Self::take_ram`], [`Self::lend_sparse`],
+/// [`Self::flush`], [`Self::move_root`], [`Self::root_freed`] and [`Self::barrier`] do as documented: the engine frees frames, and
+/// reads memory, by what they promise.
 #[allow(
     unsafe_code,
     reason = "a processor's number is relied on for exclusive access; some calls are the engine's alone"

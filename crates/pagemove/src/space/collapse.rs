@@ -63,14 +63,13 @@ impl<F: Format> AddressSpace<F> {
         if let Some((file, index)) = self.shared_file_at(whole) {
             return self.collapse_file(whole, &file, index);
         }
+        // So that what can't be collapsed costs nothing.
+        is_suitable(find(&self.vmas.read(), start), whole)?;
         // Before the locks, since it may compact.
         let request = Request::new(HUGE_ORDER, Kind::Anon).with_effort(Effort::Compact);
         let new = self.physical().alloc_with(&request)?;
         let vmas = self.vmas.write();
-        let vma = find(&vmas, start).ok_or(CollapseError::NotMapped(start))?;
-        if vma.anonymous.is_none() || vma.file.is_some() || !vma.range.covers(whole) {
-            return Err(CollapseError::Unsuitable(start));
-        }
+        let vma = is_suitable(find(&vmas, start), whole)?;
         match self.table.slot(start) {
             Some(slot) if slot.order() == HUGE_ORDER && slot.load().is_none() => Err(CollapseError::Again(start)),
             Some(slot) if slot.order() == HUGE_ORDER => Ok(()),
@@ -240,4 +239,13 @@ fn flags_of<F: Format>(vma: &Vma, blocked: &[Blocked<'_, F>]) -> Flags {
     flags.set(Flags::SOFT_DIRTY, is_soft_dirty);
     flags.set(Flags::WRITE, is_soft_dirty && vma.protection.contains(Protection::WRITE));
     flags
+}
+
+/// Checks that all of `whole` is one mapping of anonymous memory.
+fn is_suitable(vma: Option<&Vma>, whole: VirtRange) -> Result<&Vma, CollapseError> {
+    let vma = vma.ok_or(CollapseError::NotMapped(whole.start()))?;
+    if vma.anonymous.is_none() || vma.file.is_some() || !vma.range.covers(whole) {
+        return Err(CollapseError::Unsuitable(whole.start()));
+    }
+    Ok(vma)
 }

@@ -27,6 +27,9 @@ impl<F: Format> AddressSpace<F> {
         let part = vma.part(old).filter(|part| part.range == old);
         let part = part.ok_or(SpaceError::NotMapped { stage, at: vma.range.end() })?;
         part.first.checked_add(pages).ok_or(SpaceError::TooFar { stage })?;
+        if let Some(device) = part.device {
+            self.check_device(device, part.first, pages, stage)?;
+        }
         if pages == old.pages() && to.is_none() {
             return Ok(old);
         }

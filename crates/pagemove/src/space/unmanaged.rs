@@ -48,7 +48,9 @@ impl<F: Format> AddressSpace<F> {
         let mut flags = vma.read_flags() | device.caching().flags() | Self::marks(access);
         // Nobody collects its marks, so the first store needs no fault.
         flags.set(Flags::WRITE | Flags::SOFT_DIRTY, vma.protection.contains(Protection::WRITE));
-        let entry = Entry::present(device.range().start.up(vma.index_of(address)), flags);
+        let number = vma.index_of(address);
+        assert!(number < device.range().frames, "a mapping has more frames than its device");
+        let entry = Entry::present(device.range().start.up(number), flags);
         if slot.swap_if(Entry::NONE, entry).is_ok() { Step::Done } else { Step::Again }
     }
 

@@ -56,12 +56,12 @@ impl Zone {
     }
 }
 
-/// Gives the next memory's number, by which tokens of another memory are recognized; `None` after 2^24, as many as a token
-/// tells apart.
+/// Gives the next memory's number, from 1 on, by which tokens of another memory are recognized; `None` after 2^24 - 1, as many as
+/// a token tells apart.
 fn next_id() -> Option<u32> {
     // Not of `sync`: it orders nothing.
     use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
+    static NEXT: AtomicU32 = AtomicU32::new(1);
     NEXT.fetch_update(Relaxed, Relaxed, |id| (id < 1 << 24).then_some(id + 1)).ok()
 }
 

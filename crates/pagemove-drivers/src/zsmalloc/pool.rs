@@ -1,0 +1,317 @@
+//! The pool: allocating and freeing objects, and the zspages for them.
+
+use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
+
+use arrayvec::ArrayVec;
+use pagemove::{
+    Engine,
+    folio::LockedFolio,
+    frame::{Key, Kind},
+    movable::{Registration, TokenError},
+    sync::{Mutex, MutexGuard},
+    units::{Order, PAGE_SIZE},
+    zone::{AllocError, Effort, Request},
+};
+
+use super::{
+    SizeClass,
+    chunks::NoRoom,
+    class::{CHAINS, Classes, LONGEST},
+    handle::{BLOCK, Handles, Location},
+    pages::{Pages, SLAB},
+    zspages::{Place, Zspages, free_objects},
+};
+
+/// Settings of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The name, for reports.
+    pub name: String,
+    /// The most pages of a zspage, from 1 to 16: the more, the less is left over at its end.
+    pub chain: u32,
+    /// What may be done to get a page. [`Effort::Compact`] sleeps.
+    pub effort: Effort,
+}
+
+impl Options {
+    /// Chains of 8 pages, as Linux has them, and all CPUs' lists.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), chain: 8, effort: Effort::Drain }
+    }
+
+    /// Chains of at most `pages`.
+    pub fn with_chain(self, pages: u32) -> Self {
+        Self { chain: pages, ..self }
+    }
+
+    /// Other pains to get a page.
+    pub fn with_effort(self, effort: Effort) -> Self {
+        Self { effort, ..self }
+    }
+}
+
+/// Why an object can't be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// There is no object of no byte, or of more than a page.
+    #[error("zsmalloc: an object has 1 to {PAGE_SIZE} bytes, not {0}")]
+    BadLength(usize),
+    /// No page.
+    #[error("zsmalloc: {0}")]
+    OutOfMemory(#[from] AllocError),
+    /// No memory for the pool's own tables; or they are full, at 2^29 objects.
+    #[error("zsmalloc: no memory for the pool's tables, or they are full")]
+    NoTables,
+}
+
+impl From<NoRoom> for StoreError {
+    fn from(_: NoRoom) -> Self {
+        Self::NoTables
+    }
+}
+
+/// A pool of objects. Cheap to clone: all clones are the same pool, which ends with the last of them and of its objects.
+#[derive(Clone)]
+pub struct Pool {
+    pub(super) inner: Arc<Inner>,
+}
+
+/// What a pool's clones and objects share.
+pub(super) struct Inner {
+    /// By which tokens of other pools are recognized.
+    pub(super) number: u32,
+    pub(super) registration: Registration,
+    pub(super) pages: Arc<Pages>,
+    pub(super) handles: Handles,
+    pub(super) sizes: Classes,
+    pub(super) classes: Box<[Class]>,
+    effort: Effort,
+}
+
+/// A class's part of the pool.
+pub(super) struct Class {
+    pub(super) number: usize,
+    pub(super) size: SizeClass,
+    pub(super) state: Mutex<ClassState>,
+}
+
+/// What the class's lock protects.
+pub(super) struct ClassState {
+    pub(super) zspages: Zspages,
+    /// The first cells of the class's slabs.
+    pub(super) slabs: Vec<u32>,
+    /// The first free handle; each has the next one.
+    free_handle: Option<u32>,
+    free_handles: u32,
+}
+
+impl Class {
+    /// Gives a zspage's first cell.
+    pub(super) fn first_cell(&self, state: &ClassState, zspage: u32) -> u32 {
+        let of_slab = SLAB / self.size.pages;
+        state.slabs[(zspage / of_slab) as usize] + zspage % of_slab * self.size.pages
+    }
+
+    /// Gives the number of the zspage whose first cell this is.
+    fn zspage_at(&self, pages: &Pages, cell: u32) -> u32 {
+        let (slab, at) = pages.place(cell).expect("a cell of a zspage with objects");
+        slab * (SLAB / self.size.pages) + at / self.size.pages
+    }
+}
+
+impl Pool {
+    /// Makes an empty pool.
+    ///
+    /// Panics if the chain isn't of 1 to 16 pages.
+    pub fn new(engine: &Engine, options: Options) -> Self {
+        assert!(CHAINS.contains(&options.chain), "zsmalloc: a zspage has 1 to 16 pages, not {}", options.chain);
+        let pages = Pages::new(options.name);
+        let sizes = Classes::new(options.chain);
+        let class = |(number, &size): (usize, &SizeClass)| Class {
+            number,
+            size,
+            state: Mutex::new(ClassState {
+                zspages: Zspages::new(size),
+                slabs: Vec::new(),
+                free_handle: None,
+                free_handles: 0,
+            }),
+        };
+        let inner = Inner {
+            number: next_number(),
+            registration: engine.owners().register(pages.clone()),
+            pages,
+            handles: Handles::new(),
+            classes: sizes.iter().enumerate().map(class).collect(),
+            sizes,
+            effort: options.effort,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Gives the largest length that takes as much memory as `length`; `None` for 0, and above a page.
+    pub fn usable_size(&self, length: usize) -> Option<usize> {
+        self.inner.sizes.number_for(length).map(|number| self.inner.sizes.get(number).size as usize)
+    }
+
+    /// Gives the registration, to unregister while the pool is used: then its pages can't move any more.
+    pub fn registration(&self) -> &Registration {
+        &self.inner.registration
+    }
+}
+
+impl Inner {
+    /// Allocates an object; gives its handle.
+    pub(super) fn alloc(&self, length: usize) -> Result<u32, StoreError> {
+        let class = &self.classes[self.sizes.number_for(length).ok_or(StoreError::BadLength(length))?];
+        let mut state = class.state.lock();
+        loop {
+            let handle = self.free_handle(&mut state)?;
+            if let Some(place) = state.zspages.take(handle) {
+                state.free_handle = Some(self.handles.next(handle)).filter(|&next| next != handle);
+                state.free_handles -= 1;
+                self.handles
+                    .store(handle, Location::new(class.first_cell(&state, place.zspage), class.number, place.object));
+                return Ok(handle);
+            }
+            state = self.add_zspage(class, state)?;
+        }
+    }
+
+    /// Frees an object.
+    pub(super) fn free(&self, handle: u32) {
+        let class = &self.classes[self.handles.load(handle).class()];
+        let mut state = class.state.lock();
+        // Under the lock, since objects move.
+        let location = self.handles.load(handle);
+        let zspage = class.zspage_at(&self.pages, location.cell());
+        state.zspages.give_back(Place { zspage, object: location.object() }, handle);
+        // The last free handle names itself.
+        self.handles.set_next(handle, state.free_handle.unwrap_or(handle));
+        state.free_handle = Some(handle);
+        state.free_handles += 1;
+        self.free_empty(class, &mut state);
+    }
+
+    /// Frees the pages of an empty zspage, if none of them is moving; gives their number.
+    pub(super) fn free_empty(&self, class: &Class, state: &mut ClassState) -> u32 {
+        let Some(zspage) = state.zspages.empty() else { return 0 };
+        let first = class.first_cell(state, zspage);
+        let mut pages = ArrayVec::<LockedFolio<'_>, LONGEST>::new();
+        for cell in first..first + class.size.pages {
+            // Otherwise it stays on its list, for the next to come.
+            let Some(page) = self.pages.try_lock(&self.registration, cell) else { return 0 };
+            pages.push(page);
+        }
+        state.zspages.remove(zspage);
+        for (cell, page) in (first..).zip(pages) {
+            self.pages.release(&self.registration, cell, page);
+        }
+        state.zspages.unreserve(zspage);
+        class.size.pages
+    }
+
+    /// Gives the first free handle, and leaves it there.
+    fn free_handle(&self, state: &mut ClassState) -> Result<u32, NoRoom> {
+        while state.free_handle.is_none() {
+            for _ in 0..BLOCK {
+                let Ok(handle) = self.handles.add() else { break };
+                self.handles.set_next(handle, state.free_handle.unwrap_or(handle));
+                state.free_handle = Some(handle);
+                state.free_handles += 1;
+            }
+            if state.free_handle.is_none() {
+                return Err(NoRoom);
+            }
+        }
+        state.free_handle.ok_or(NoRoom)
+    }
+
+    /// Adds a zspage to the class. Lets go of the lock while it allocates.
+    fn add_zspage<'c>(
+        &self,
+        class: &'c Class,
+        mut state: MutexGuard<'c, ClassState>,
+    ) -> Result<MutexGuard<'c, ClassState>, StoreError> {
+        let zspage = match state.zspages.reserve() {
+            Some(zspage) => zspage,
+            None => {
+                self.add_slab(class, &mut state)?;
+                state.zspages.reserve().ok_or(NoRoom)?
+            }
+        };
+        let first = class.first_cell(&state, zspage);
+        drop(state);
+        let filled = self.fill(class, first);
+        let mut state = class.state.lock();
+        match filled {
+            Ok(objects) => state.zspages.insert(zspage, objects),
+            Err(error) => {
+                state.zspages.unreserve(zspage);
+                return Err(error);
+            }
+        }
+        Ok(state)
+    }
+
+    fn add_slab(&self, class: &Class, state: &mut ClassState) -> Result<(), NoRoom> {
+        state.slabs.try_reserve(1).map_err(|_| NoRoom)?;
+        state.zspages.make_room(SLAB / class.size.pages)?;
+        let first = self.pages.add_slab(state.slabs.len() as u32)?;
+        state.slabs.push(first);
+        state.zspages.add(SLAB / class.size.pages);
+        Ok(())
+    }
+
+    /// Allocates a zspage's pages, and gives the list of its objects. After a failure there are none.
+    fn fill(&self, class: &Class, first: u32) -> Result<Box<[u32]>, StoreError> {
+        let objects = free_objects(&class.size)?;
+        let request = Request::new(Order::ZERO, Kind::Driver).with_effort(self.effort);
+        // Locked until all are there, so that none moves before.
+        let mut pages = ArrayVec::<LockedFolio<'_>, LONGEST>::new();
+        for cell in first..first + class.size.pages {
+            let place = self.pages.cell(cell).ok_or(NoRoom)?;
+            match self.registration.physical().alloc_with(&request) {
+                Ok(page) => {
+                    let (token, page) = self.registration.own(page, Key { rmap: 0, index: cell });
+                    place.put(token);
+                    pages.push(page);
+                }
+                Err(error) => {
+                    (first..).zip(pages).for_each(|(cell, page)| self.pages.release(&self.registration, cell, page));
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(objects)
+    }
+}
+
+impl Drop for Inner {
+    /// Frees all pages, also of objects whose tokens were lost. Waits for moves of them.
+    fn drop(&mut self) {
+        for class in &self.classes {
+            let state = class.state.lock();
+            let zspages: Vec<u32> = state.zspages.with_pages().map(|zspage| class.first_cell(&state, zspage)).collect();
+            // Waits are without the lock; nobody else is here.
+            drop(state);
+            for cell in zspages.into_iter().flat_map(|first| first..first + class.size.pages) {
+                loop {
+                    match self.pages.get(&self.registration, cell) {
+                        Ok(page) => break self.pages.release(&self.registration, cell, page.lock()),
+                        Err(TokenError::Moving(pfn)) => self.registration.wait_for_move(pfn),
+                        Err(TokenError::Empty | TokenError::NotOwned(_)) => break,
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Gives the number of a new pool.
+fn next_number() -> u32 {
+    // Not of the engine's: it orders nothing.
+    use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Relaxed)
+}
