@@ -13,6 +13,7 @@ mod closing;
 mod deeds;
 mod dropping;
 mod looking;
+mod packing;
 #[path = "../common/raw.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod raw;
