@@ -30,7 +30,7 @@ pub(crate) enum Kernel {
     Run {
         #[command(flatten)]
         machine: Machine,
-        /// The programs, one after the other: hello, storm, changes, marks, registers, bad, exhaust, greedy, starve, histories, unflushed
+        /// The programs, one after the other: hello, storm, changes, marks, registers, vectors, bad, exhaust, greedy, starve, histories, unflushed
         #[arg(long, default_value = "storm", value_delimiter = ',')]
         programs: Vec<String>,
         /// How much each does; 0 for the usual

@@ -7,8 +7,19 @@ use anyhow::{Result, bail};
 use super::{build::Built, guest, machine::Machine};
 
 /// All programs. The last one loses what its failed history had.
-const PROGRAMS: [&str; 10] =
-    ["hello", "bad", "changes", "marks", "registers", "storm", "exhaust", "greedy", "histories", "unflushed"];
+const PROGRAMS: [&str; 11] = [
+    "hello",
+    "bad",
+    "changes",
+    "marks",
+    "registers",
+    "vectors",
+    "storm",
+    "exhaust",
+    "greedy",
+    "histories",
+    "unflushed",
+];
 
 /// Runs all programs on each machine.
 ///

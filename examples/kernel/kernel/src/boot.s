@@ -46,7 +46,7 @@ long_mode:
     wrmsr
     mov eax, cr0
     and eax, 0xfffffffb         # not EM
-    or eax, 0x80010002          # PG, WP, MP
+    or eax, 0x80010022          # PG, WP, NE, MP
     mov cr0, eax
     ret
 
