@@ -84,7 +84,11 @@ pub(crate) fn run(root: &Path, asked: &Kernel) -> Result<()> {
             compare::run(root, &built, usize::from(*boots).max(1), kernel)
         }
         Kernel::Test { cpus, seed, no_sabotage } => {
-            let machines: Vec<Machine> = cpus.iter().map(|&cpus| Machine { cpus, memory: 256, seed: *seed }).collect();
+            let full = cpus.iter().map(|&cpus| (cpus, Machine::FULL));
+            let machines: Vec<Machine> = full
+                .chain([(2, Machine::PLAIN)])
+                .map(|(cpus, model)| Machine { cpus, memory: 256, seed: *seed, model: model.into() })
+                .collect();
             machines.iter().try_for_each(Machine::check)?;
             test::run(&build::build(root, Profile::Checked)?, &machines)?;
             if *no_sabotage { Ok(()) } else { mutate::run(root, &Mutate::after("kernel")) }

@@ -36,7 +36,7 @@ type Times = BTreeMap<String, Vec<u64>>;
 /// Boots all, and prints the table.
 pub(super) fn run(root: &Path, built: &Built, boots: usize, kernels: &[Wanted]) -> Result<()> {
     let mut ours = Times::new();
-    let machine = Machine { cpus: 2, memory: MEMORY_MIB, seed: 1 };
+    let machine = Machine { cpus: 2, memory: MEMORY_MIB, seed: 1, model: Machine::FULL.into() };
     for boot in 1..=boots {
         eprintln!("compare: booting this kernel ({boot} of {boots})");
         let mut of_boot = Times::new();

@@ -14,6 +14,15 @@
     .global pvh_start
 pvh_start:
     mov edi, ebx                # hvm_start_info
+    mov eax, 0x80000001
+    cpuid
+    bt edx, 26                  # pages of 1 GiB
+    jc has_gib_pages
+    mov dword ptr [boot_root + 256 * 8], offset boot_direct_low + 3
+    mov dword ptr [kernel_root + 256 * 8], offset boot_direct_low + 3
+    mov dword ptr [direct_gib], 4
+has_gib_pages:
+    mov esp, offset boot_stack_end - BASE
     mov eax, offset boot_root
     call long_mode
     lgdt [boot_gdt_pointer]
@@ -123,18 +132,39 @@ kernel_root:                    # the direct map; the image
     .fill 254, 8, 0
     .quad boot_image + 3
 boot_identity:                  # 1 GiB, not global: it goes when another root is loaded
-    .quad 0x83
+    .quad boot_identity_pages + 3
     .fill 511, 8, 0
-boot_direct:                    # 512 GiB by pages of 1 GiB, global
-    .set at, 0
+boot_identity_pages:
+    .set at, 0x83
     .rept 512
-    .quad at + 0x183
+    .quad at
+    .set at, at + 0x200000
+    .endr
+boot_direct:                    # 512 GiB by pages of 1 GiB, global
+    .set at, 0x183
+    .rept 512
+    .quad at
     .set at, at + 0x40000000
     .endr
+boot_direct_low:                # for CPUs without such pages: 4 GiB by pages of 2 MiB, global
+    .set at, boot_low_pages + 3
+    .rept 4
+    .quad at
+    .set at, at + 4096
+    .endr
+    .fill 508, 8, 0
 boot_image:
     .fill 510, 8, 0
-    .quad 0x183
+    .quad boot_low_pages + 3
     .quad 0
+boot_low_pages:
+    .set at, 0x183
+    .rept 2048
+    .quad at
+    .set at, at + 0x200000
+    .endr
+    .global direct_gib
+direct_gib: .long 512
 
     .section .bss
     .balign 16

@@ -11,8 +11,15 @@ use pagemove_x86::memory::MemoryMap;
 
 use crate::{console, cpu::MAX_CPUS, direct};
 
-/// What the boot's tables map of physical memory.
-const DIRECT_BYTES: u64 = 512 << 30;
+/// Gives what the boot's tables map of physical memory: less if the CPU has no pages of 1 GiB.
+fn direct_gib() -> u64 {
+    unsafe extern "C" {
+        #[link_name = "direct_gib"]
+        static gib: u8;
+    }
+    // SAFETY: a word of the image, which nobody changes any more.
+    unsafe { direct::<u32>(&raw const gib as u64).read() }.into()
+}
 
 /// What was read.
 pub(crate) struct Firmware {
@@ -90,13 +97,14 @@ impl Firmware {
             core::slice::from_raw_parts(direct::<MemoryEntry>(info.memory_map), info.memory_entries as usize)
         };
         let mut map = MemoryMap::default();
+        let direct_gib = direct_gib();
         for entry in entries {
             if entry.kind == 1 {
                 // The rest isn't in the direct map.
-                let bytes = entry.bytes.min(DIRECT_BYTES.saturating_sub(entry.start));
+                let bytes = entry.bytes.min((direct_gib << 30).saturating_sub(entry.start));
                 if bytes < entry.bytes {
                     console::print!(
-                        "{} MiB of memory aren't used: they are above 512 GiB\n",
+                        "{} MiB of memory aren't used: they are above {direct_gib} GiB\n",
                         (entry.bytes - bytes) >> 20
                     );
                 }
