@@ -3,6 +3,18 @@
     .set BASE, 0xffffffff80000000
     .set EFER, 0xc0000080
 
+# PCIDs, if the CPU has them: in long mode, while CR3's low bits are 0.
+    .macro enable_pcids
+    mov eax, 1
+    cpuid
+    bt ecx, 17
+    jnc 1f
+    mov rax, cr4
+    bts rax, 17                 # PCIDE
+    mov cr4, rax
+1:
+    .endm
+
     .section .note.pvh, "a", @note
     .balign 4
     .long 4, 8, 18              # the name's and the contents' size; XEN_ELFNOTE_PHYS32_ENTRY
@@ -37,6 +49,7 @@ in_long_mode:
     mov es, ax
     mov ss, ax
     mov rsp, offset boot_stack_end
+    enable_pcids
     mov edi, edi
     xor ebp, ebp
     mov rax, offset start
@@ -94,6 +107,7 @@ trampoline_64:
     mov es, ax
     mov ss, ax
     mov rsp, [trampoline_stack]
+    enable_pcids
     mov rdi, [trampoline_cpu]
     xor ebp, ebp
     mov rax, offset start_cpu
