@@ -155,18 +155,25 @@ impl Firmware {
     }
 }
 
-/// Lists the processors that can be used, this one first.
+/// Lists the processors that can be used, this one first. The interrupt controller's old mode has numbers below 255.
 fn processors(tables: Option<&AcpiTables<Mapped>>) -> Vec<u32> {
     let own = crate::apic::own_id();
     let mut all = alloc::vec![own];
     let Some(madt) = tables.and_then(|tables| tables.find_table::<Madt>().ok()) else { return all };
+    let mut out_of_reach = 0;
     for entry in madt.get().entries() {
-        if let MadtEntry::LocalApic(apic) = entry
-            && { apic.flags } & 1 == 1
-            && u32::from(apic.apic_id) != own
-        {
-            all.push(apic.apic_id.into());
+        let (id, flags) = match entry {
+            MadtEntry::LocalApic(apic) => (apic.apic_id.into(), apic.flags),
+            MadtEntry::LocalX2Apic(apic) => (apic.x2apic_id, apic.flags),
+            _ => continue,
+        };
+        if flags & 1 == 0 || all.contains(&id) {
+            continue;
         }
+        if id < 255 { all.push(id) } else { out_of_reach += 1 }
+    }
+    if out_of_reach > 0 {
+        console::print!("{out_of_reach} processors aren't used: only x2APIC mode reaches them\n");
     }
     if all.len() > MAX_CPUS {
         console::print!("{} processors aren't used: there are more than {MAX_CPUS}\n", all.len() - MAX_CPUS);
