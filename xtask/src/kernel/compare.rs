@@ -118,6 +118,9 @@ fn screen(boots: usize, ours: &Times, theirs: &[(String, Times)]) -> Result<Stri
         "\nThe same program in the same machine (QEMU without KVM, 2 processors, {MEMORY_MIB} MiB); medians of {boots} boots of {ROUNDS} \
          rounds.\n(× n): Linux takes n times as long. Moves are through a system call of ring 3, with a status for each page.\n{table}\n"
     );
+    if let Some(ns) = of(ours, "move-2m") {
+        text += &format!("Folios of 2 MiB move on this kernel in {:.2} µs for each 4 KiB.\n", ns / 1e3);
+    }
     let rate = |times: &Times| of(times, "move-512").map(|ns| 1e9 / ns);
     if let (Some(own), Some((kernel, times))) = (rate(ours), theirs.first())
         && let Some(other) = rate(times)
