@@ -30,7 +30,7 @@ pub(crate) enum Kernel {
     Run {
         #[command(flatten)]
         machine: Machine,
-        /// The programs, one after the other: hello, storm, changes, marks, registers, bad, exhaust, greedy, starve, histories, unflushed
+        /// The programs, one after the other: hello, storm, changes, marks, registers, vectors, bad, exhaust, greedy, starve, histories, unflushed
         #[arg(long, default_value = "storm", value_delimiter = ',')]
         programs: Vec<String>,
         /// How much each does; 0 for the usual
@@ -84,7 +84,11 @@ pub(crate) fn run(root: &Path, asked: &Kernel) -> Result<()> {
             compare::run(root, &built, usize::from(*boots).max(1), kernel)
         }
         Kernel::Test { cpus, seed, no_sabotage } => {
-            let machines: Vec<Machine> = cpus.iter().map(|&cpus| Machine { cpus, memory: 256, seed: *seed }).collect();
+            let full = cpus.iter().map(|&cpus| (cpus, Machine::FULL));
+            let machines: Vec<Machine> = full
+                .chain([(2, Machine::PLAIN)])
+                .map(|(cpus, model)| Machine { cpus, memory: 256, seed: *seed, model: model.into() })
+                .collect();
             machines.iter().try_for_each(Machine::check)?;
             test::run(&build::build(root, Profile::Checked)?, &machines)?;
             if *no_sabotage { Ok(()) } else { mutate::run(root, &Mutate::after("kernel")) }

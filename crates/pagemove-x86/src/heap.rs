@@ -2,7 +2,7 @@
 //!
 //! It doesn't sleep and masks interrupts, so handlers may use it, and drop pins. It grows by folios of [`Kind::Kernel`], with
 //! [`Effort::Lists`]; it never gives them back. It grows early, and so keeps [`RESERVE`] for the time when processes have taken all
-//! memory: a process that ends then needs some.
+//! memory: a process that ends then needs some. A call that makes objects sets aside what it may take ([`Heap::reserve`]), before it takes any.
 //!
 //! `unsafe`: gives memory to the allocator. Relies on the contract of [`Heap::add`], and on folios that nobody else has.
 #![allow(unsafe_code)]
@@ -34,6 +34,9 @@ const USUAL: Order = Order::new(6).unwrap();
 /// Bytes that a heap has free, as long as memory isn't full.
 pub const RESERVE: usize = 1 << 20;
 
+/// What reservations leave of it.
+const KEPT: usize = RESERVE / 2;
+
 /// A heap, for `#[global_allocator]`.
 pub struct Heap<I = Privileged> {
     talc: Mutex<Talc<Grow, DefaultBinning>>,
@@ -44,6 +47,8 @@ pub struct Heap<I = Privileged> {
 struct Grow {
     physical: Option<Arc<Physical>>,
     frames: usize,
+    /// The bytes of all reservations.
+    reserved: usize,
 }
 
 impl core::fmt::Debug for Grow {
@@ -53,7 +58,7 @@ impl core::fmt::Debug for Grow {
 }
 
 impl Grow {
-    const NOT: Self = Self { physical: None, frames: 0 };
+    const NOT: Self = Self { physical: None, frames: 0, reserved: 0 };
 }
 
 // SAFETY: the engine's allocation doesn't use the heap, except for a vector of a list's frames, whose capacity it has from its boot.
@@ -78,6 +83,19 @@ fn take<B: Binning>(talc: &mut Talc<Grow, B>, physical: &Arc<Physical>, order: O
     talc.source.frames += order.frames() as usize;
     // SAFETY: the folio is ours, and its frames follow each other in the direct map.
     unsafe { talc.claim(start, order.frames() as usize * PAGE_SIZE) }.is_some()
+}
+
+/// Bytes of a heap that other reservations don't get, until this is dropped. Allocations don't name it: they are at most as many bytes.
+#[must_use = "the bytes are given back when this is dropped"]
+pub struct Reservation<'h, I: Instructions = Privileged> {
+    heap: &'h Heap<I>,
+    bytes: usize,
+}
+
+impl<I: Instructions> Drop for Reservation<'_, I> {
+    fn drop(&mut self) {
+        self.heap.with(|talc| talc.source.reserved -= self.bytes);
+    }
 }
 
 impl<I: Instructions> Heap<I> {
@@ -109,6 +127,21 @@ impl<I: Instructions> Heap<I> {
         self.with(|talc| talc.source.frames)
     }
 
+    /// Sets `bytes` aside for what the caller will allocate; grows if need be. `None` if memory is full: half of [`RESERVE`] is for those who
+    /// don't ask, such as processes that end.
+    pub fn reserve(&self, bytes: usize) -> Option<Reservation<'_, I>> {
+        self.with(|talc| {
+            let reserved = talc.source.reserved.checked_add(bytes)?;
+            let needed = reserved.checked_add(KEPT)?;
+            while talc.counters().available_bytes < needed {
+                let physical = talc.source.physical.clone()?;
+                take(talc, &physical, USUAL).then_some(())?;
+            }
+            talc.source.reserved = reserved;
+            Some(Reservation { heap: self, bytes })
+        })
+    }
+
     /// Gives the bytes that it has free: less than [`RESERVE`] only if memory is full.
     pub fn free_bytes(&self) -> usize {
         self.with(|talc| talc.counters().available_bytes)
@@ -131,7 +164,7 @@ unsafe impl<I: Instructions> GlobalAlloc for Heap<I> {
         let start = self.with(|talc| {
             // SAFETY: the caller's contract: the size isn't 0.
             let start = unsafe { talc.allocate(layout) };
-            if talc.counters().available_bytes < RESERVE
+            if talc.counters().available_bytes < RESERVE.max(KEPT + talc.source.reserved)
                 && let Some(physical) = talc.source.physical.clone()
             {
                 // In vain if memory is full: then the reserve is used.

@@ -31,7 +31,17 @@ pub(super) fn run(
 ) -> Result<Heard> {
     let mut command = bound(QEMU)?;
     // No KVM: it may be there and not run an ordinary guest. TCG with a thread for each processor keeps TLB entries as a CPU does.
-    command.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-no-reboot", "-net", "none"]);
+    command.args([
+        "-machine",
+        "q35",
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        &machine.model,
+        "-no-reboot",
+        "-net",
+        "none",
+    ]);
     command.args(["-display", "none", "-monitor", "none", "-serial", "stdio"]);
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     command.args(["-smp", &machine.cpus.to_string(), "-m", &format!("{}M", machine.memory)]);

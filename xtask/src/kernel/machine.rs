@@ -17,9 +17,17 @@ pub(crate) struct Machine {
     /// The seed of all random choices
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// The CPU's model, as QEMU names it
+    #[arg(long, default_value = Machine::FULL)]
+    pub(crate) model: String,
 }
 
 impl Machine {
+    /// A CPU with all that QEMU has.
+    pub(super) const FULL: &str = "max";
+    /// One with little more than x86-64: no pages of 1 GiB.
+    pub(super) const PLAIN: &str = "qemu64";
+
     /// Checks that the kernel can have it.
     pub(super) fn check(&self) -> Result<()> {
         if !(1..=64).contains(&self.cpus) {

@@ -7,7 +7,8 @@ use core::{ops::Range, ptr::NonNull};
 
 use crate::units::{Order, PAGE_SIZE, Pfn};
 
-/// Copies `words` words, a multiple of 8, with non-temporal stores.
+/// Copies `words` words, a multiple of 8, with non-temporal stores. A line's loads come before its stores: two folios of 2 MiB have the
+/// same place in a TLB that is direct-mapped, as an emulator's is, and each change of sides is a miss.
 ///
 /// # Safety
 /// Both sides are valid for that many words, aligned, and do not overlap.
@@ -15,10 +16,11 @@ use crate::units::{Order, PAGE_SIZE, Pfn};
 unsafe fn stream(from: *const i64, to: *mut i64, words: usize) {
     use core::arch::x86_64::_mm_stream_si64;
     for line in (0..words).step_by(8) {
-        for word in line..line + 8 {
-            // SAFETY: in bounds by the caller's contract. General registers only, so a kernel need not save vector
-            // state.
-            unsafe { _mm_stream_si64(to.add(word), from.add(word).read()) };
+        // SAFETY: in bounds by the caller's contract.
+        let values = unsafe { from.add(line).cast::<[i64; 8]>().read() };
+        for (word, value) in values.into_iter().enumerate() {
+            // SAFETY: as above. General registers only, so a kernel need not save vector state.
+            unsafe { _mm_stream_si64(to.add(line + word), value) };
         }
     }
 }
@@ -40,11 +42,14 @@ mod without_vectors {
     /// # Safety
     /// Both sides are valid for that many words, aligned, and do not overlap.
     pub(super) unsafe fn stream(from: *const i64, to: *mut i64, words: usize) {
-        for word in 0..words {
+        for line in (0..words).step_by(8) {
             // SAFETY: in bounds by the caller's contract.
-            unsafe {
-                let value = from.add(word).read();
-                asm!("movnti [{}], {}", in(reg) to.add(word), in(reg) value, options(nostack, preserves_flags));
+            let values = unsafe { from.add(line).cast::<[i64; 8]>().read() };
+            for (word, value) in values.into_iter().enumerate() {
+                // SAFETY: as above.
+                unsafe {
+                    asm!("movnti [{}], {}", in(reg) to.add(line + word), in(reg) value, options(nostack, preserves_flags));
+                }
             }
         }
     }

@@ -200,6 +200,12 @@ impl<F: Format> AddressSpace<F> {
         self.vmas.read().values().cloned().collect()
     }
 
+    /// Gives the number of mappings.
+    pub fn mappings(&self) -> usize {
+        self.might_wait();
+        self.vmas.read().len()
+    }
+
     /// Reads the leaf entry of `address`; the empty entry if there is none.
     pub fn entry(&self, address: VirtAddr) -> Entry {
         self.might_wait();

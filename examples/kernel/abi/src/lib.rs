@@ -1,7 +1,7 @@
 //! The system calls, as the kernel and its user programs see them.
 //!
 //! The number is in `rax`, up to six arguments in `rdi`, `rsi`, `rdx`, `r10`, `r8`, `r9`; the result is in `rax`, negative for an [`Error`].
-//! Vector registers aren't kept.
+//! All other registers but `rcx` and `r11` are kept.
 #![no_std]
 
 macro_rules! calls {

@@ -1,12 +1,15 @@
-//! The local interrupt controller (xAPIC): interrupts to other processors, the timer, the start of other processors.
+//! The local interrupt controller, in xAPIC mode: interrupts to other processors, the timer, the start of other processors.
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use spin::Once;
-use x86_64::instructions::{interrupts, port::Port};
+use x86_64::{
+    instructions::{interrupts, port::Port},
+    registers::model_specific::Msr,
+};
 
-use crate::{cpu, direct, time};
+use crate::{console, cpu, direct, time};
 
 /// The vector of the timer.
 pub(crate) const TIMER: u64 = 32;
@@ -15,6 +18,10 @@ pub(crate) const WORK: u64 = 33;
 /// The vector that ends a halt.
 pub(crate) const RESCHEDULE: u64 = 34;
 const SPURIOUS: u32 = 255;
+
+/// The model-specific register with the controller's address, and the bit that says that its registers aren't there.
+const BASE: u32 = 0x1b;
+const X2APIC: u64 = 1 << 10;
 
 const ID: u64 = 0x20;
 const END: u64 = 0xb0;
@@ -51,6 +58,11 @@ pub(crate) fn own_id() -> u32 {
 
 /// Enables this processor's controller. The old controller's interrupts are masked.
 pub(crate) fn start() {
+    // SAFETY: a register that all x86-64 processors have.
+    if unsafe { Msr::new(BASE).read() } & X2APIC != 0 {
+        console::print!("the firmware has switched to x2APIC mode, which this kernel lacks\n");
+        console::exit(true);
+    }
     for port in [0x21, 0xa1] {
         // SAFETY: masks the old controller.
         unsafe { Port::<u8>::new(port).write(0xff) };

@@ -3,6 +3,18 @@
     .set BASE, 0xffffffff80000000
     .set EFER, 0xc0000080
 
+# PCIDs, if the CPU has them: in long mode, while CR3's low bits are 0.
+    .macro enable_pcids
+    mov eax, 1
+    cpuid
+    bt ecx, 17
+    jnc 1f
+    mov rax, cr4
+    bts rax, 17                 # PCIDE
+    mov cr4, rax
+1:
+    .endm
+
     .section .note.pvh, "a", @note
     .balign 4
     .long 4, 8, 18              # the name's and the contents' size; XEN_ELFNOTE_PHYS32_ENTRY
@@ -14,6 +26,15 @@
     .global pvh_start
 pvh_start:
     mov edi, ebx                # hvm_start_info
+    mov eax, 0x80000001
+    cpuid
+    bt edx, 26                  # pages of 1 GiB
+    jc has_gib_pages
+    mov dword ptr [boot_root + 256 * 8], offset boot_direct_low + 3
+    mov dword ptr [kernel_root + 256 * 8], offset boot_direct_low + 3
+    mov dword ptr [direct_gib], 4
+has_gib_pages:
+    mov esp, offset boot_stack_end - BASE
     mov eax, offset boot_root
     call long_mode
     lgdt [boot_gdt_pointer]
@@ -28,6 +49,7 @@ in_long_mode:
     mov es, ax
     mov ss, ax
     mov rsp, offset boot_stack_end
+    enable_pcids
     mov edi, edi
     xor ebp, ebp
     mov rax, offset start
@@ -46,7 +68,7 @@ long_mode:
     wrmsr
     mov eax, cr0
     and eax, 0xfffffffb         # not EM
-    or eax, 0x80010002          # PG, WP, MP
+    or eax, 0x80010022          # PG, WP, NE, MP
     mov cr0, eax
     ret
 
@@ -85,6 +107,7 @@ trampoline_64:
     mov es, ax
     mov ss, ax
     mov rsp, [trampoline_stack]
+    enable_pcids
     mov rdi, [trampoline_cpu]
     xor ebp, ebp
     mov rax, offset start_cpu
@@ -123,18 +146,39 @@ kernel_root:                    # the direct map; the image
     .fill 254, 8, 0
     .quad boot_image + 3
 boot_identity:                  # 1 GiB, not global: it goes when another root is loaded
-    .quad 0x83
+    .quad boot_identity_pages + 3
     .fill 511, 8, 0
-boot_direct:                    # 512 GiB by pages of 1 GiB, global
-    .set at, 0
+boot_identity_pages:
+    .set at, 0x83
     .rept 512
-    .quad at + 0x183
+    .quad at
+    .set at, at + 0x200000
+    .endr
+boot_direct:                    # 512 GiB by pages of 1 GiB, global
+    .set at, 0x183
+    .rept 512
+    .quad at
     .set at, at + 0x40000000
     .endr
+boot_direct_low:                # for CPUs without such pages: 4 GiB by pages of 2 MiB, global
+    .set at, boot_low_pages + 3
+    .rept 4
+    .quad at
+    .set at, at + 4096
+    .endr
+    .fill 508, 8, 0
 boot_image:
     .fill 510, 8, 0
-    .quad 0x183
+    .quad boot_low_pages + 3
     .quad 0
+boot_low_pages:
+    .set at, 0x183
+    .rept 2048
+    .quad at
+    .set at, at + 0x200000
+    .endr
+    .global direct_gib
+direct_gib: .long 512
 
     .section .bss
     .balign 16

@@ -1,5 +1,7 @@
-# Entries from interrupts, exceptions and system calls. All make a `Frame`, call Rust, and return by IRETQ or SYSRETQ.
-# The kernel uses vector registers, so interrupts and exceptions save them; a system call's caller doesn't expect them to be kept.
+# Entries from interrupts, exceptions and system calls. All make a `Frame`, call Rust, and return by IRETQ.
+#
+# The kernel uses vector registers, so each entry saves them, on the thread's own stack. So a switch between threads needn't, and what ring 3
+# has in them is never another thread's. FXSAVE covers all that ring 3 can use: without CR4.OSXSAVE there is no AVX.
 
     .section .text
     .macro save
@@ -18,8 +20,15 @@
     push r13
     push r14
     push r15
+    # 7 and 15 words from an aligned stack: aligned to 16, as FXSAVE and the call ask.
+    sub rsp, 512
+    fxsave [rsp]
+    # Ring 3's exceptions and rounding aren't the kernel's, and compiled code relies on the usual ones.
+    ldmxcsr [usual_mxcsr]
     .endm
     .macro restore
+    fxrstor [rsp]
+    add rsp, 512
     pop r15
     pop r14
     pop r13
@@ -60,14 +69,8 @@ interrupted:
 from_kernel:
     save
     mov rdi, rsp
-    mov rbx, rsp
-    sub rsp, 512
-    and rsp, -16
-    fxsave [rsp]
     cld
     call interrupt
-    fxrstor [rsp]
-    mov rsp, rbx
     .global return_to_frame
 return_to_frame:                # rsp: a `Frame`
     restore
@@ -124,3 +127,8 @@ begin_thread:
     mov rdi, r13
     call r12
     ud2
+
+    .section .rodata
+    .balign 4
+usual_mxcsr:
+    .long 0x1f80                # all exceptions masked, to nearest

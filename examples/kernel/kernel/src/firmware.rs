@@ -11,8 +11,15 @@ use pagemove_x86::memory::MemoryMap;
 
 use crate::{console, cpu::MAX_CPUS, direct};
 
-/// What the boot's tables map of physical memory.
-const DIRECT_BYTES: u64 = 512 << 30;
+/// Gives what the boot's tables map of physical memory: less if the CPU has no pages of 1 GiB.
+fn direct_gib() -> u64 {
+    unsafe extern "C" {
+        #[link_name = "direct_gib"]
+        static gib: u8;
+    }
+    // SAFETY: a word of the image, which nobody changes any more.
+    unsafe { direct::<u32>(&raw const gib as u64).read() }.into()
+}
 
 /// What was read.
 pub(crate) struct Firmware {
@@ -90,13 +97,14 @@ impl Firmware {
             core::slice::from_raw_parts(direct::<MemoryEntry>(info.memory_map), info.memory_entries as usize)
         };
         let mut map = MemoryMap::default();
+        let direct_gib = direct_gib();
         for entry in entries {
             if entry.kind == 1 {
                 // The rest isn't in the direct map.
-                let bytes = entry.bytes.min(DIRECT_BYTES.saturating_sub(entry.start));
+                let bytes = entry.bytes.min((direct_gib << 30).saturating_sub(entry.start));
                 if bytes < entry.bytes {
                     console::print!(
-                        "{} MiB of memory aren't used: they are above 512 GiB\n",
+                        "{} MiB of memory aren't used: they are above {direct_gib} GiB\n",
                         (entry.bytes - bytes) >> 20
                     );
                 }
@@ -147,18 +155,25 @@ impl Firmware {
     }
 }
 
-/// Lists the processors that can be used, this one first.
+/// Lists the processors that can be used, this one first. The interrupt controller's old mode has numbers below 255.
 fn processors(tables: Option<&AcpiTables<Mapped>>) -> Vec<u32> {
     let own = crate::apic::own_id();
     let mut all = alloc::vec![own];
     let Some(madt) = tables.and_then(|tables| tables.find_table::<Madt>().ok()) else { return all };
+    let mut out_of_reach = 0;
     for entry in madt.get().entries() {
-        if let MadtEntry::LocalApic(apic) = entry
-            && { apic.flags } & 1 == 1
-            && u32::from(apic.apic_id) != own
-        {
-            all.push(apic.apic_id.into());
+        let (id, flags) = match entry {
+            MadtEntry::LocalApic(apic) => (apic.apic_id.into(), apic.flags),
+            MadtEntry::LocalX2Apic(apic) => (apic.x2apic_id, apic.flags),
+            _ => continue,
+        };
+        if flags & 1 == 0 || all.contains(&id) {
+            continue;
         }
+        if id < 255 { all.push(id) } else { out_of_reach += 1 }
+    }
+    if out_of_reach > 0 {
+        console::print!("{out_of_reach} processors aren't used: only x2APIC mode reaches them\n");
     }
     if all.len() > MAX_CPUS {
         console::print!("{} processors aren't used: there are more than {MAX_CPUS}\n", all.len() - MAX_CPUS);

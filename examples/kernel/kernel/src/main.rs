@@ -47,9 +47,9 @@ pub(crate) const METADATA: u64 = 0xffff_c000_0000_0000;
 extern "C" fn start(info: u64) -> ! {
     heap::begin();
     cpu::start(cpu::make(0));
+    apic::start();
     // SAFETY: the loader's word, by its protocol.
     let firmware = unsafe { Firmware::read(info) };
-    apic::start();
     time::calibrate();
     platform::boot(&firmware);
     sched::start();

@@ -13,7 +13,6 @@ use pagemove::{
     zone::{Effort, Request},
 };
 use pagemove_drivers::CharDevice;
-use pagemove_x86::heap::RESERVE;
 
 use crate::{
     agent::{self, Agent, Deed},
@@ -62,31 +61,39 @@ fn next_deed(agent: &Agent, process: &Process, frame: &mut Frame) {
     }
 }
 
-/// Tells whether a call makes objects of the kernel's, or takes buffers: when memory is full, the rest of the heap's reserve is for
-/// those that don't, and for processes that end.
-fn takes_heap(call: Call) -> bool {
-    matches!(
-        call,
+/// What a call may take of the heap if its arguments don't matter: mostly the lists of a mover, which also makes room for a folio.
+const CALL: usize = 256 << 10;
+/// What it takes for each page that it lists.
+const PAGE: usize = 96;
+/// What a fork takes for each mapping, in two trees.
+const MAPPING: usize = 512;
+
+/// Gives what a call may take of the heap at most, 0 for those that make no objects of the kernel's. When memory is full, these go on, and
+/// so do processes that end.
+fn heap_bytes(process: &Process, call: Call, count: u64) -> usize {
+    let of_pages = |most: usize| CALL + (count as usize).min(most) * PAGE;
+    match call {
+        Call::Move => of_pages(abi::MOST_MOVED),
+        Call::Pin => of_pages(abi::MOST_PINNED),
+        // Other threads may add some until the fork has the lock: there is room for 500.
+        Call::Fork => CALL + process.space.mappings() * MAPPING,
         Call::Mmap
-            | Call::Mprotect
-            | Call::Mremap
-            | Call::Fork
-            | Call::Thread
-            | Call::Move
-            | Call::Pin
-            | Call::OpenDevice
-            | Call::OpenFile
-            | Call::Collapse
-            | Call::Compact
-    )
+        | Call::Mprotect
+        | Call::Mremap
+        | Call::Thread
+        | Call::OpenDevice
+        | Call::OpenFile
+        | Call::Collapse
+        | Call::Compact => CALL,
+        _ => 0,
+    }
 }
 
 fn call(process: &Arc<Process>, frame: &Frame) -> Result<u64, Error> {
     let [a, b, c, d, e, f] = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
     let call = Call::new(frame.rax).ok_or(Error::NoCall)?;
-    if takes_heap(call) && HEAP.free_bytes() < RESERVE / 2 {
-        return Err(Error::NoMemory);
-    }
+    let bytes = heap_bytes(process, call, b);
+    let _reserved = if bytes == 0 { None } else { Some(HEAP.reserve(bytes).ok_or(Error::NoMemory)?) };
     match call {
         Call::Exit => process.end(a),
         Call::Write => return write(process, a, b),

@@ -5,10 +5,26 @@ use x86_64::{instructions::interrupts, registers::control::Cr2};
 
 use crate::{apic, console, cpu, platform, sched, syscall};
 
+/// Vector and x87 registers with their control words, as FXSAVE writes them.
+#[repr(C, align(16))]
+#[derive(Clone, Copy)]
+struct Vectors([u8; 512]);
+
+impl Default for Vectors {
+    /// All 0, exceptions masked: what the ABI gives a new process.
+    fn default() -> Self {
+        let mut bytes = [0; 512];
+        bytes[..2].copy_from_slice(&0x37fu16.to_le_bytes());
+        bytes[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
+        Self(bytes)
+    }
+}
+
 /// The registers of the interrupted code, as `entry.s` saves them.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Frame {
+    vectors: Vectors,
     pub(crate) r15: u64,
     pub(crate) r14: u64,
     pub(crate) r13: u64,

@@ -51,6 +51,12 @@ const DEEDS: &[Deed] = &[
         };
         0
     }),
+    ("divides by zero in x87, which is to tell", || {
+        let control = 0x37bu16;
+        // SAFETY: as above.
+        unsafe { core::arch::asm!("fldcw [{}]", "fld1", "fldz", "fdivp", "fwait", in(reg) &control) };
+        0
+    }),
     ("halts the processor", || {
         // SAFETY: as above.
         unsafe { core::arch::asm!("hlt") };

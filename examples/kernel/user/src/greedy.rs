@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::{
     Arguments,
-    sys::{self, ANONYMOUS, Call, KILLED, SHARED, Words, call, exit, say},
+    sys::{self, ANONYMOUS, Call, KILLED, READ, SHARED, Words, call, exit, say},
 };
 
 /// Linux's ENOMEM.
@@ -23,6 +23,14 @@ const DEEDS: &[Deed] = &[
     ("pins of half a million pages", || {
         let words = Words::map(1 << 19, ANONYMOUS, 0, 0)?;
         until_refused(|| call(Call::Pin, [words.start(), words.pages, 1, 0, 0, 0]))
+    }),
+    ("children with many mappings when memory is full", || {
+        let words = touched(1 << 14)?;
+        for page in (0..words.pages).step_by(2) {
+            call(Call::Mprotect, [words.page(page), 1, READ, 0, 0, 0])?;
+        }
+        fill_memory()?;
+        children()
     }),
     ("files when memory is full", || {
         fill_memory()?;

@@ -14,10 +14,21 @@ mod registers;
 mod starve;
 mod storm;
 mod sys;
+mod vectors;
 
 use core::ffi::CStr;
 
-core::arch::global_asm!(".global _start", "_start:", "xor ebp, ebp", "call main", "ud2");
+// `main`'s fifth argument: the registers as they were before any code of ours.
+core::arch::global_asm!(
+    ".global _start",
+    "_start:",
+    "xor ebp, ebp",
+    "sub rsp, 512",
+    "fxsave [rsp]",
+    "mov r8, rsp",
+    "call main",
+    "ud2"
+);
 
 /// What a program is given.
 #[derive(Clone, Copy)]
@@ -29,7 +40,13 @@ pub(crate) struct Arguments {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn main(name: *const core::ffi::c_char, seed: u64, amount: u64, processors: u64) -> ! {
+extern "C" fn main(
+    name: *const core::ffi::c_char,
+    seed: u64,
+    amount: u64,
+    processors: u64,
+    registers: &vectors::Registers,
+) -> ! {
     // SAFETY: the kernel puts the name on the stack.
     let name = unsafe { CStr::from_ptr(name) }.to_str().unwrap_or("");
     let arguments = Arguments { seed, amount, processors };
@@ -40,6 +57,7 @@ extern "C" fn main(name: *const core::ffi::c_char, seed: u64, amount: u64, proce
         "marks" => marks::run(arguments),
         "compare" => compare::run(arguments),
         "registers" => registers::run(arguments),
+        "vectors" => vectors::run(arguments, registers),
         "starve" => starve::run(arguments),
         "bad" => bad::run(arguments),
         "exhaust" => bad::exhaust(),

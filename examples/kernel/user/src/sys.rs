@@ -19,7 +19,7 @@ pub(crate) fn raw(number: u64, [a, b, c, d, e, f]: [u64; 6]) -> Result<u64, i64>
     // SAFETY: the kernel keeps all registers but these, and the program's memory is as it asks.
     unsafe {
         asm!("syscall", inlateout("rax") number as i64 => result, in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d,
-            in("r8") e, in("r9") f, lateout("rcx") _, lateout("r11") _, clobber_abi("C"));
+            in("r8") e, in("r9") f, lateout("rcx") _, lateout("r11") _, options(nostack));
     }
     if (-4095..0).contains(&result) { Err(result) } else { Ok(result as u64) }
 }
