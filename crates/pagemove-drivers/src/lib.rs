@@ -5,6 +5,7 @@ extern crate alloc;
 
 mod balloon;
 mod chardev;
+pub mod zram;
 pub mod zsmalloc;
 
 pub use balloon::Balloon;

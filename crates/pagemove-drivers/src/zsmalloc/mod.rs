@@ -37,6 +37,6 @@ mod zspages;
 
 pub use class::SizeClass;
 pub use compact::Compacted;
-pub use object::{Object, ObjectToken, ReadGuard, WriteGuard};
+pub use object::{Moving, Object, ObjectToken, ReadGuard, WriteGuard};
 pub use pool::{Options, Pool, StoreError};
 pub use stats::{ClassStats, PoolStats};

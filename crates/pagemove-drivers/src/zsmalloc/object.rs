@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 use pagemove::{
     folio::{Folio, FolioRef},
     movable::TokenError,
-    units::PAGE_SIZE,
+    units::{PAGE_SIZE, Pfn},
 };
 
 use super::{
@@ -98,10 +98,25 @@ impl Pool {
         ReadGuard(self.inner.hold(token.handle))
     }
 
+    /// As [`Self::read`], but doesn't wait, so it may be called with a lock that spins.
+    pub fn try_read<'o>(&'o self, token: &'o ObjectToken) -> Result<ReadGuard<'o>, Moving> {
+        self.check(token);
+        self.inner.hold_now(token.handle).map(ReadGuard)
+    }
+
+    /// Waits for the end of a move that [`Self::try_read`] has met.
+    pub fn wait(&self, moving: Moving) {
+        self.inner.registration.wait_for_move(moving.0);
+    }
+
     fn check(&self, token: &ObjectToken) {
         assert_eq!(token.pool, self.inner.number, "zsmalloc: a token was given to another pool than its own");
     }
 }
+
+/// A page of the object is moving: let go of your locks, wait for it ([`Pool::wait`]), and try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moving(Pfn);
 
 /// An object that is being read. Its pages don't move until this is dropped; it may be held across sleeps.
 pub struct ReadGuard<'o>(Held<'o>);
@@ -179,7 +194,17 @@ impl Inner {
     }
 
     /// Takes references to the pages of an object; waits while one moves.
-    pub(super) fn hold(&self, handle: u32) -> Held<'_> {
+    fn hold(&self, handle: u32) -> Held<'_> {
+        loop {
+            match self.hold_now(handle) {
+                Ok(held) => return held,
+                Err(Moving(pfn)) => self.registration.wait_for_move(pfn),
+            }
+        }
+    }
+
+    /// Takes references to the pages of an object, if none of them moves.
+    fn hold_now(&self, handle: u32) -> Result<Held<'_>, Moving> {
         loop {
             let location = self.handles.load(handle);
             let held = self.try_hold(location);
@@ -187,11 +212,10 @@ impl Inner {
             if self.handles.load(handle) != location {
                 continue;
             }
-            match held {
-                Ok(held) => return held,
-                Err(TokenError::Moving(pfn)) => self.registration.wait_for_move(pfn),
-                Err(error) => panic!("zsmalloc: a page of an object is lost: {error}"),
-            }
+            return held.map_err(|error| match error {
+                TokenError::Moving(pfn) => Moving(pfn),
+                error => panic!("zsmalloc: a page of an object is lost: {error}"),
+            });
         }
     }
 

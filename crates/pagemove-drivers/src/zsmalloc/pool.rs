@@ -8,7 +8,7 @@ use pagemove::{
     folio::LockedFolio,
     frame::{Key, Kind},
     movable::{Registration, TokenError},
-    sync::{Mutex, MutexGuard},
+    sync::{AtomicU64, Mutex, MutexGuard, Ordering},
     units::{Order, PAGE_SIZE},
     zone::{AllocError, Effort, Request},
 };
@@ -86,6 +86,8 @@ pub(super) struct Inner {
     pub(super) sizes: Classes,
     pub(super) classes: Box<[Class]>,
     effort: Effort,
+    /// Pages of all zspages. Relaxed: it orders nothing.
+    page_count: AtomicU64,
 }
 
 /// A class's part of the pool.
@@ -145,6 +147,7 @@ impl Pool {
             classes: sizes.iter().enumerate().map(class).collect(),
             sizes,
             effort: options.effort,
+            page_count: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -152,6 +155,11 @@ impl Pool {
     /// Gives the largest length that takes as much memory as `length`; `None` for 0, and above a page.
     pub fn usable_size(&self, length: usize) -> Option<usize> {
         self.inner.sizes.number_for(length).map(|number| self.inner.sizes.get(number).size as usize)
+    }
+
+    /// Gives the number of pages, without a lock.
+    pub fn pages(&self) -> u64 {
+        self.inner.page_count.load(Ordering::Relaxed)
     }
 
     /// Gives the registration, to unregister while the pool is used: then its pages can't move any more.
@@ -208,6 +216,7 @@ impl Inner {
             self.pages.release(&self.registration, cell, page);
         }
         state.zspages.unreserve(zspage);
+        self.page_count.fetch_sub(u64::from(class.size.pages), Ordering::Relaxed);
         class.size.pages
     }
 
@@ -245,7 +254,10 @@ impl Inner {
         let filled = self.fill(class, first);
         let mut state = class.state.lock();
         match filled {
-            Ok(objects) => state.zspages.insert(zspage, objects),
+            Ok(objects) => {
+                state.zspages.insert(zspage, objects);
+                self.page_count.fetch_add(u64::from(class.size.pages), Ordering::Relaxed);
+            }
             Err(error) => {
                 state.zspages.unreserve(zspage);
                 return Err(error);
