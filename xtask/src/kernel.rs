@@ -87,7 +87,13 @@ pub(crate) fn run(root: &Path, asked: &Kernel) -> Result<()> {
             let full = cpus.iter().map(|&cpus| (cpus, Machine::FULL));
             let machines: Vec<Machine> = full
                 .chain([(2, Machine::PLAIN)])
-                .map(|(cpus, model)| Machine { cpus, memory: 256, seed: *seed, model: model.into() })
+                .map(|(cpus, model)| Machine {
+                    cpus,
+                    memory: 256,
+                    seed: *seed,
+                    model: model.into(),
+                    is_preallocated: false,
+                })
                 .collect();
             machines.iter().try_for_each(Machine::check)?;
             test::run(&build::build(root, Profile::Checked)?, &machines)?;

@@ -36,7 +36,7 @@ type Times = BTreeMap<String, Vec<u64>>;
 /// Boots all, and prints the table.
 pub(super) fn run(root: &Path, built: &Built, boots: usize, kernels: &[Wanted]) -> Result<()> {
     let mut ours = Times::new();
-    let machine = Machine { cpus: 2, memory: MEMORY_MIB, seed: 1, model: Machine::FULL.into() };
+    let machine = Machine { cpus: 2, memory: MEMORY_MIB, seed: 1, model: Machine::FULL.into(), is_preallocated: true };
     for boot in 1..=boots {
         eprintln!("compare: booting this kernel ({boot} of {boots})");
         let mut of_boot = Times::new();
@@ -115,7 +115,7 @@ fn screen(boots: usize, ours: &Times, theirs: &[(String, Times)]) -> Result<Stri
         }
     }
     let mut text = format!(
-        "\nThe same program in the same machine (QEMU without KVM, 2 processors, {MEMORY_MIB} MiB); medians of {boots} boots of {ROUNDS} \
+        "\nThe same program in the same machine (QEMU without KVM, 2 processors, {MEMORY_MIB} MiB, allocated before); medians of {boots} boots of {ROUNDS} \
          rounds.\n(× n): Linux takes n times as long. Moves are through a system call of ring 3, with a status for each page.\n{table}\n"
     );
     if let Some(ns) = of(ours, "move-2m") {

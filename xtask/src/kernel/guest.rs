@@ -33,7 +33,7 @@ pub(super) fn run(
     // No KVM: it may be there and not run an ordinary guest. TCG with a thread for each processor keeps TLB entries as a CPU does.
     command.args([
         "-machine",
-        "q35",
+        "q35,memory-backend=ram",
         "-accel",
         "tcg,thread=multi",
         "-cpu",
@@ -45,6 +45,8 @@ pub(super) fn run(
     command.args(["-display", "none", "-monitor", "none", "-serial", "stdio"]);
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     command.args(["-smp", &machine.cpus.to_string(), "-m", &format!("{}M", machine.memory)]);
+    let prealloc = if machine.is_preallocated { "on" } else { "off" };
+    command.arg("-object").arg(format!("memory-backend-ram,id=ram,size={}M,prealloc={prealloc}", machine.memory));
     command.arg("-kernel").arg(&built.kernel).arg("-initrd").arg(&built.programs);
     command.arg("-append").arg(format!("run={} seed={} amount={amount}", programs.join(","), machine.seed));
     command.stdin(Stdio::null());

@@ -20,6 +20,9 @@ pub(crate) struct Machine {
     /// The CPU's model, as QEMU names it
     #[arg(long, default_value = Machine::FULL)]
     pub(crate) model: String,
+    /// The host allocates all of its memory before it starts, so that no time is the host's
+    #[arg(skip)]
+    pub(crate) is_preallocated: bool,
 }
 
 impl Machine {

@@ -39,8 +39,15 @@ pub(crate) fn compare(root: &Path, asked: &Asked<'_>, mut heard: impl FnMut(&str
             for boot in 1..=asked.boots {
                 eprintln!("compare: booting Linux {name} ({boot} of {})", asked.boots);
                 let memory_mib = asked.memory_mib;
-                let guest =
-                    Guest { image: &image, archive: &archive, orders: &orders, words, memory_mib, limit: LIMIT };
+                let guest = Guest {
+                    image: &image,
+                    archive: &archive,
+                    orders: &orders,
+                    words,
+                    memory_mib,
+                    is_preallocated: true,
+                    limit: LIMIT,
+                };
                 let mut faults = Vec::new();
                 guest.run(|told: &Value| {
                     if let (Some(row), Some(ns)) = (told["row"].as_str(), told["ns"].as_u64()) {

@@ -44,6 +44,8 @@ pub(super) struct Guest<'a> {
     pub(super) words: &'a str,
     /// Memory, half of it on each of two nodes.
     pub(super) memory_mib: u32,
+    /// The host allocates all of it before the guest starts.
+    pub(super) is_preallocated: bool,
     pub(super) limit: Duration,
 }
 
@@ -68,7 +70,8 @@ impl Guest<'_> {
         command.args(["-serial", "file:/dev/stdout"]);
         command.args(["-m", &format!("{}M,slots=1,maxmem=16G", self.memory_mib)]);
         for node in 0..2 {
-            command.arg("-object").arg(format!("memory-backend-ram,id=m{node},size={}M", self.memory_mib / 2));
+            let (size, prealloc) = (self.memory_mib / 2, if self.is_preallocated { "on" } else { "off" });
+            command.arg("-object").arg(format!("memory-backend-ram,id=m{node},size={size}M,prealloc={prealloc}"));
             command.arg("-numa").arg(format!("node,nodeid={node},cpus={node},memdev=m{node}"));
         }
         command.args(SPARE_MEMORY).args(SLOW_DISK);

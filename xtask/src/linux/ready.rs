@@ -17,6 +17,14 @@ pub(super) struct Ready<'a> {
 impl Ready<'_> {
     /// A guest with this kernel.
     pub(super) fn guest<'a>(&'a self, orders: &'a str, memory_mib: u32, limit: Duration) -> Guest<'a> {
-        Guest { image: &self.image, archive: &self.archive, orders, words: "", memory_mib, limit }
+        Guest {
+            image: &self.image,
+            archive: &self.archive,
+            orders,
+            words: "",
+            memory_mib,
+            is_preallocated: false,
+            limit,
+        }
     }
 }

@@ -41,8 +41,6 @@ impl<'e> Compaction<'e> {
     /// Starts to execute `plan`.
     pub fn new(engine: &'e Engine, plan: &'e Plan, options: Options) -> Self {
         let physical = engine.physical();
-        // Frames on CPUs' lists keep their block from being free.
-        physical.drain_cpu_lists();
         Self {
             physical,
             mover: Mover::new(engine),
@@ -54,7 +52,7 @@ impl<'e> Compaction<'e> {
         }
     }
 
-    /// Isolates the block, moves its pages out, and ends the isolation. Gives up if a page stays.
+    /// Isolates the block, which takes its frames off all CPUs' lists, moves its pages out, and ends the isolation. Gives up if a page stays.
     fn empty(&mut self, block: u32) -> BlockOutcome {
         let counters = self.physical.counters();
         counters.add(Counter::CompactBlocks, 1);

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use core::{arch::asm, mem::offset_of};
 
+use spin::Once;
 use x86_64::{
     PhysAddr, VirtAddr,
     instructions::{
@@ -16,7 +17,7 @@ use x86_64::{
     },
     structures::{
         DescriptorTablePointer,
-        gdt::{Descriptor, GlobalDescriptorTable},
+        gdt::{Descriptor, GlobalDescriptorTable, SegmentSelector},
         paging::PhysFrame,
         tss::TaskStateSegment,
     },
@@ -40,9 +41,13 @@ pub(crate) struct PerCpu {
     /// The running thread.
     thread: usize,
     tss: TaskStateSegment,
+    /// Its segments; the code's and data's, and the TSS'.
+    segments: GlobalDescriptorTable,
+    selectors: [SegmentSelector; 3],
 }
 
-/// Makes a processor's state, on a processor that runs.
+/// Makes a processor's state, on a processor that runs: one that starts must not allocate, since the heap grows from the engine, which
+/// mustn't be called before [`crate::platform::cpu_started`].
 pub(crate) fn make(number: usize) -> &'static mut PerCpu {
     let this = Box::leak(Box::new(PerCpu {
         own: core::ptr::null(),
@@ -54,8 +59,20 @@ pub(crate) fn make(number: usize) -> &'static mut PerCpu {
         wants_switch: 0,
         thread: 0,
         tss: TaskStateSegment::new(),
+        segments: GlobalDescriptorTable::new(),
+        selectors: [SegmentSelector::NULL; 3],
     }));
     this.own = this;
+    let stack = Box::leak(Box::new([0u64; 2048]));
+    // For double faults and NMI, which may come when no stack can be used.
+    this.tss.interrupt_stack_table[0] = VirtAddr::from_ptr(stack.as_ptr_range().end);
+    let code = this.segments.append(Descriptor::kernel_code_segment());
+    let data = this.segments.append(Descriptor::kernel_data_segment());
+    this.segments.append(Descriptor::user_data_segment());
+    this.segments.append(Descriptor::user_code_segment());
+    // SAFETY: leaked.
+    let tss = this.segments.append(unsafe { Descriptor::tss_segment_unchecked(&this.tss) });
+    this.selectors = [code, data, tss];
     this
 }
 
@@ -67,19 +84,10 @@ pub(crate) fn start(this: &'static mut PerCpu) {
     let root = PhysAddr::new(crate::kernel_root().get() << 12);
     // SAFETY: it maps the same in the upper half, where this code and its stack are.
     unsafe { Cr3::write(PhysFrame::containing_address(root), Cr3Flags::empty()) };
-    let stack = Box::leak(Box::new([0u64; 2048]));
-    // For double faults and NMI, which may come when no stack can be used.
-    this.tss.interrupt_stack_table[0] = VirtAddr::from_ptr(stack.as_ptr_range().end);
-    let mut gdt = Box::new(GlobalDescriptorTable::new());
-    let code = gdt.append(Descriptor::kernel_code_segment());
-    let data = gdt.append(Descriptor::kernel_data_segment());
-    gdt.append(Descriptor::user_data_segment());
-    gdt.append(Descriptor::user_code_segment());
-    // SAFETY: leaked.
-    let tss = gdt.append(unsafe { Descriptor::tss_segment_unchecked(&this.tss) });
-    Box::leak(gdt).load();
-    // SAFETY: the tables that were just made, and stay.
+    let [code, data, tss] = this.selectors;
+    // SAFETY: tables that stay.
     unsafe {
+        this.segments.load_unsafe();
         CS::set_reg(code);
         for set in [SS::set_reg, DS::set_reg, ES::set_reg] {
             set(data);
@@ -113,15 +121,18 @@ unsafe fn load_vectors() {
     unsafe extern "C" {
         static vectors: [[u8; 16]; 256];
     }
-    let gates = Box::leak(Box::new([[0u64; 2]; 256]));
-    for (vector, gate) in gates.iter_mut().enumerate() {
-        // SAFETY: only the address.
-        let at = unsafe { &raw const vectors[vector] } as u64;
-        let stack = u64::from(vector == 2 || vector == 8);
-        *gate = [at & 0xffff | 8 << 16 | stack << 32 | 0x8e << 40 | (at >> 16 & 0xffff) << 48, at >> 32];
-    }
+    // All processors have the same, made by the first one.
+    static GATES: Once<[[u64; 2]; 256]> = Once::new();
+    let gates = GATES.call_once(|| {
+        core::array::from_fn(|vector| {
+            // SAFETY: only the address.
+            let at = unsafe { &raw const vectors[vector] } as u64;
+            let stack = u64::from(vector == 2 || vector == 8);
+            [at & 0xffff | 8 << 16 | stack << 32 | 0x8e << 40 | (at >> 16 & 0xffff) << 48, at >> 32]
+        })
+    });
     let pointer = DescriptorTablePointer { limit: 4095, base: VirtAddr::from_ptr(gates) };
-    // SAFETY: leaked, and all gates lead to stubs.
+    // SAFETY: a static, and all gates lead to stubs.
     unsafe { lidt(&pointer) };
 }
 

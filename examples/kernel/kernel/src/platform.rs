@@ -45,6 +45,15 @@ unsafe impl Platform for Kernel {
         cpus.iter().for_each(|cpu| apic::interrupt(cpu, apic::WORK));
     }
 
+    fn pause() {
+        // A mover that waits for threads to have their turn must not take it from them.
+        if cpu::preemption_depth() == 0 && interrupts::are_enabled() {
+            sched::yield_now();
+        } else {
+            core::hint::spin_loop();
+        }
+    }
+
     fn wait(word: &AtomicU32, value: u32) {
         assert_eq!(cpu::preemption_depth(), 0, "a thread sleeps with a lock");
         sched::wait(word, value);
@@ -91,10 +100,21 @@ pub(crate) fn boot(firmware: &Firmware) {
     heap::HEAP.grow_from(engine.physical());
     compact_for_allocations(&engine, Options::new(Mode::Sync));
     ENGINE.call_once(|| engine);
-    if let Some(range) = firmware.timer.and_then(|at| FrameRange::new(Pfn::new(at >> 12), 1)) {
-        // SAFETY: the registers of a timer that the kernel doesn't use, and whose interrupts no interrupt controller lets pass.
+    let timer = firmware.timer.filter(|&at| !writes_to_memory(at));
+    if let Some(range) = timer.and_then(|at| FrameRange::new(Pfn::new(at >> 12), 1)) {
+        // SAFETY: the registers of a timer that the kernel doesn't use. No interrupt controller lets its interrupts pass, and it writes no memory.
         TIMER.call_once(|| unsafe { DeviceFrames::new(range, Caching::Uncached) });
     }
+}
+
+/// Tells whether the timer at this address (HPET) can write its interrupts to memory, wherever a program likes (IA-PC HPET Specification
+/// 1.0a, 2.3.8).
+fn writes_to_memory(at: u64) -> bool {
+    const CAN_WRITE: u64 = 1 << 15;
+    // SAFETY: its registers, in the direct map; reading these changes nothing.
+    let read = |register: u64| unsafe { crate::direct::<u64>(at + register).read_volatile() };
+    let timers = (read(0) >> 8 & 0x1f) + 1;
+    (0..timers).any(|timer| read(0x100 + 0x20 * timer) & CAN_WRITE != 0)
 }
 
 /// Another processor is there.
