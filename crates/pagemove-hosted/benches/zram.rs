@@ -5,7 +5,7 @@ mod measure;
 use std::{
     hint::black_box,
     sync::{
-        Arc, Barrier, RwLock,
+        Barrier, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -29,22 +29,44 @@ use rand_chacha::ChaCha8Rng;
 
 const ROUNDS: usize = 11;
 const FRAMES: u32 = 64 << 10;
+/// Of data, if there are so many: with few, most classes have a zspage that isn't full.
+const PAGES: usize = 32 << 10;
 
 fn main() {
     let data = pages();
     println!("{} pages of data", data.len());
-    beside_the_compressor(&data);
-    beside_the_allocator();
-    beside_linuxs_classes(&data);
-    while_they_move();
+    // All, or those that are named: `cargo bench --bench zram -- moves`.
+    let parts: [(&str, &dyn Fn()); 4] = [
+        ("compressor", &|| beside_the_compressor(&data)),
+        ("allocator", &beside_the_allocator),
+        ("memory", &|| beside_linuxs_classes(&data)),
+        ("moves", &while_they_move),
+    ];
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    for (name, part) in parts {
+        if wanted.is_empty() || wanted.iter().any(|word| word == name) {
+            part();
+        }
+    }
 }
 
-/// Different pages that aren't of one word.
+/// Pages of this program and of this machine's libraries, but for those of one word.
 fn pages() -> Vec<Page> {
-    let program = std::fs::read(std::env::current_exe().expect("a path")).expect("this program");
-    let (pages, _) = program.as_chunks::<PAGE_SIZE>();
-    let is_plain = |page: &&Page| page.as_chunks::<8>().0.iter().any(|word| *word != page[..8]);
-    pages.iter().filter(is_plain).take(4096).copied().collect()
+    let libraries =
+        std::fs::read_dir("/usr/lib/x86_64-linux-gnu").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut libraries: Vec<_> = libraries.filter(|path| path.to_string_lossy().contains(".so")).collect();
+    libraries.sort();
+    let files = std::iter::once(std::env::current_exe().expect("a path")).chain(libraries);
+    let mut all = Vec::new();
+    for bytes in files.filter_map(|path| std::fs::read(path).ok()) {
+        let (pages, _) = bytes.as_chunks::<PAGE_SIZE>();
+        all.extend(pages.iter().filter(|page| page.as_chunks::<8>().0.iter().any(|word| *word != page[..8])));
+        if all.len() >= PAGES {
+            break;
+        }
+    }
+    all.truncate(PAGES);
+    all
 }
 
 fn compressor() -> Box<dyn Compressor> {
@@ -65,7 +87,9 @@ fn beside_the_compressor(data: &[Page]) {
     let [mut compress, mut store, mut decompress, mut load] = [(); 4].map(|()| Vec::new());
     for _ in 0..ROUNDS {
         let each = |work: &mut dyn FnMut()| timed(work).1 / data.len() as f64;
-        compress.push(each(&mut || data.iter().for_each(|page| drop(black_box(alone.compress(page, &mut room))))));
+        compress.push(each(&mut || {
+            data.iter().for_each(|page| assert!(black_box(alone.compress(page, &mut room)).is_some()))
+        }));
         store.push(each(&mut || {
             data.iter().zip(0..).for_each(|(page, number)| device.write(number, page).expect("memory"));
         }));
@@ -117,7 +141,7 @@ fn beside_the_allocator() {
     print("zsmalloc beside the standard allocator, one thread (medians)", &rows);
 }
 
-/// Bytes of pages that Linux' classes take for these lengths: 8 bytes more for each object, and a page for what is longer than the last class but
+/// Bytes of whole zspages that Linux' classes take for these lengths: 8 bytes more for each object, and a page for what is longer than the last class but
 /// one. (The newest rule for the length of a chain; with an older one it's a little more.)
 fn linux(lengths: &[usize], chain: usize) -> f64 {
     let classes: Vec<(usize, usize)> = (32..=PAGE_SIZE)
@@ -128,12 +152,13 @@ fn linux(lengths: &[usize], chain: usize) -> f64 {
         })
         .collect();
     let huge = classes.iter().rposition(|class| *class != (1, 1)).map_or(0, |last| 32 + last * 16);
-    let bytes = |length: usize| {
+    // Sizes of the same shape are one class.
+    let mut objects = std::collections::BTreeMap::<(usize, usize), usize>::new();
+    for &length in lengths {
         let size = if length + 8 > huge { PAGE_SIZE } else { length + 8 };
-        let (pages, objects) = classes[size.saturating_sub(32).div_ceil(16)];
-        (pages * PAGE_SIZE) as f64 / objects as f64
-    };
-    lengths.iter().map(|&length| bytes(length)).sum()
+        *objects.entry(classes[size.saturating_sub(32).div_ceil(16)]).or_default() += 1;
+    }
+    objects.into_iter().map(|((pages, each), count)| (count.div_ceil(each) * pages * PAGE_SIZE) as f64).sum()
 }
 
 fn beside_linuxs_classes(data: &[Page]) {
@@ -171,31 +196,33 @@ fn beside_linuxs_classes(data: &[Page]) {
     );
 }
 
-/// How moves and readers exclude each other.
+/// What is moved, and how that excludes readers.
 #[derive(Clone, Copy, PartialEq)]
-enum Stops {
-    /// A move stops readers of its page.
-    Page,
-    /// A move of a page stops all readers, as Linux' do.
-    Pool,
+enum Moved {
+    /// A driver's pages, beside the pool.
+    Plain,
+    /// The pool's: a move stops readers of its page.
+    Zspages,
+    /// The same, but the move of a page stops all readers of the pool, as Linux' do.
+    Stopping,
 }
 
 fn while_they_move() {
-    let plain = plain_pages();
-    let mut rows = vec![["moved", "GB/s", "of plain", "reads", "p99 µs", "longest µs"].map(String::from).to_vec()];
-    rows.push(vec!["a driver's pages, unused".into(), format!("{plain:.2}"), "100 %".into()]);
-    for (name, stops) in [("zspages, in use", Stops::Page), ("the same, a move stops the pool", Stops::Pool)] {
-        let (rate, mut waits) = zspages(stops);
-        waits.sort_unstable();
-        let at = |part: f64| format!("{:.1}", waits[((waits.len() - 1) as f64 * part) as usize] as f64 / 1000.0);
-        rows.push(vec![
-            name.into(),
-            format!("{rate:.2}"),
-            format!("{:.0} %", rate / plain * 100.0),
-            waits.len().to_string(),
-            at(0.99),
-            at(1.0),
-        ]);
+    let kinds = [
+        ("a driver's pages, the pool beside them", Moved::Plain),
+        ("the pool's zspages", Moved::Zspages),
+        ("the same, each move stops the pool", Moved::Stopping),
+    ];
+    let measured = kinds.map(|(name, kind)| (name, moves(kind)));
+    let plain = measured[0].1.0;
+    let head = ["moved", "GB/s", "of plain", "reads", "p99 µs", "p99.99 µs", "longest µs"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    for (name, (rate, mut reads)) in measured {
+        reads.sort_unstable();
+        let at = |part: f64| format!("{:.1}", reads[((reads.len() - 1) as f64 * part) as usize] as f64 / 1000.0);
+        let rates = [format!("{rate:.2}"), format!("{:.0} %", rate / plain * 100.0)];
+        let times = [reads.len().to_string(), at(0.99), at(0.9999), at(1.0)];
+        rows.push(std::iter::once(name.to_owned()).chain(rates).chain(times).collect());
     }
     print("Moving 32 MiB again and again, one mover, two readers and a writer", &rows);
 }
@@ -208,30 +235,13 @@ fn driver_pages(engine: &Engine) -> Vec<Pfn> {
     frames.filter(|&pfn| engine.physical().frame(pfn).state().kind() == Kind::Driver).collect()
 }
 
-/// 10⁹ bytes of a driver's pages moved a second; nobody uses them.
-fn plain_pages() -> f64 {
-    let (_machine, engine) = boot(FRAMES, 4, Contents::All);
-    let file = CharDevice::new(&engine, "bench").open(MOVED);
-    file.populate().expect("memory");
-    rate(&engine, |sources| migrate(&engine, sources))
-}
-
 fn migrate(engine: &Engine, sources: &[Pfn]) -> u64 {
     let mut destination = AnyFree::new(engine.physical(), sources.len().min(512));
     Mover::new(engine).migrate(sources, &mut destination, Options::new(Mode::Async)).moved
 }
 
-fn rate(engine: &Engine, mut moves: impl FnMut(&[Pfn]) -> u64) -> f64 {
-    let rates = (0..MOVES).map(|_| {
-        let sources = driver_pages(engine);
-        let (moved, ns) = timed(|| moves(&sources));
-        moved as f64 * PAGE_SIZE as f64 / ns
-    });
-    median(rates.collect())
-}
-
-/// 10⁹ bytes of zspages moved a second, and the nanoseconds of each read.
-fn zspages(stops: Stops) -> (f64, Vec<u64>) {
+/// 10⁹ bytes moved a second, and the nanoseconds of each read.
+fn moves(kind: Moved) -> (f64, Vec<u64>) {
     let (_machine, engine) = boot(FRAMES, 4, Contents::All);
     let pool = Pool::new(&engine, zsmalloc::Options::new("bench"));
     let mut objects: Vec<Object> = Vec::new();
@@ -240,48 +250,54 @@ fn zspages(stops: Stops) -> (f64, Vec<u64>) {
         objects.push(pool.store(&data).expect("memory"));
     }
     let mut written = objects.split_off(objects.len() / 2);
-    let (objects, over, start) = (Arc::new(objects), AtomicBool::new(false), Barrier::new(4));
-    let whole = RwLock::new(());
+    let file = CharDevice::new(&engine, "bench").open(if kind == Moved::Plain { MOVED } else { 0 });
+    file.populate().expect("memory");
+    let (objects, over, start, whole) = (&objects, &AtomicBool::new(false), &Barrier::new(4), &RwLock::new(()));
+    let stopped = move || (kind == Moved::Stopping).then(|| whole.read());
     std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..2)
-            .map(|seed| {
-                let (objects, over, start, whole) = (&objects, &over, &start, &whole);
-                scope.spawn(move || {
-                    let (mut rng, mut waits, mut out) = (ChaCha8Rng::seed_from_u64(seed), Vec::new(), [0; 2000]);
-                    start.wait();
-                    while !over.load(Ordering::Relaxed) {
-                        let object = &objects[rng.random_range(0..objects.len())];
-                        let begun = Instant::now();
-                        let _pool = (stops == Stops::Pool).then(|| whole.read());
-                        object.read().copy_to(0, &mut out);
-                        waits.push(begun.elapsed().as_nanos() as u64);
-                        assert_eq!(out[1000], 9);
-                    }
-                    waits
-                })
+        let readers = [0, 1].map(|seed| {
+            scope.spawn(move || {
+                let (mut rng, mut reads, mut out) = (ChaCha8Rng::seed_from_u64(seed), Vec::new(), [0; 2000]);
+                start.wait();
+                while !over.load(Ordering::Relaxed) {
+                    let object = &objects[rng.random_range(0..objects.len())];
+                    let begun = Instant::now();
+                    let _pool = stopped();
+                    object.read().copy_to(0, &mut out);
+                    reads.push(begun.elapsed().as_nanos() as u64);
+                    assert_eq!(out[1000], 9);
+                }
+                reads
             })
-            .collect();
-        let (over, start, whole) = (&over, &start, &whole);
+        });
         scope.spawn(move || {
             let mut rng = ChaCha8Rng::seed_from_u64(9);
             start.wait();
             while !over.load(Ordering::Relaxed) {
                 let at = rng.random_range(0..written.len());
-                let _pool = (stops == Stops::Pool).then(|| whole.read());
+                let _pool = stopped();
                 written[at].write().copy_from(0, &data);
             }
         });
         start.wait();
-        let rate = rate(&engine, |sources| match stops {
-            Stops::Page => migrate(&engine, sources),
-            Stops::Pool => sources
-                .iter()
-                .map(|source| {
-                    let _alone = whole.write();
-                    migrate(&engine, &[*source])
-                })
-                .sum(),
+        let rates = (0..MOVES).map(|_| {
+            let sources: Vec<Pfn> = match kind {
+                Moved::Plain => (0..MOVED).map(|page| file.peek(page).expect("populated")).collect(),
+                Moved::Zspages | Moved::Stopping => driver_pages(&engine),
+            };
+            let (moved, ns) = timed(|| match kind {
+                Moved::Plain | Moved::Zspages => migrate(&engine, &sources),
+                Moved::Stopping => {
+                    let one = |source: &Pfn| {
+                        let _alone = whole.write();
+                        migrate(&engine, &[*source])
+                    };
+                    sources.iter().map(one).sum()
+                }
+            });
+            moved as f64 * PAGE_SIZE as f64 / ns
         });
+        let rate = median(rates.collect());
         over.store(true, Ordering::Relaxed);
         (rate, readers.into_iter().flat_map(|reader| reader.join().expect("a reader")).collect())
     })

@@ -9,8 +9,8 @@ use super::{SizeClass, chunks::NoRoom};
 
 /// Lists: empty, ten by tenths, full.
 pub(super) const GROUPS: usize = 12;
-const EMPTY: usize = 0;
-const FULL: usize = GROUPS - 1;
+const EMPTY: u8 = 0;
+const FULL: u8 = GROUPS as u8 - 1;
 
 /// No zspage.
 const NONE: u32 = u32::MAX;
@@ -19,12 +19,13 @@ const NONE: u32 = u32::MAX;
 struct Zspage {
     /// For each object: its handle, and 1 in the lowest bit; or the next free object.
     objects: Box<[u32]>,
-    free: u32,
-    used: u32,
-    /// Its list; `None`: it has no pages.
-    group: Option<usize>,
     next: u32,
     before: u32,
+    // At most 256 objects.
+    free: u16,
+    used: u16,
+    /// Its list; `None`: it has no pages.
+    group: Option<u8>,
 }
 
 /// An object's place.
@@ -91,10 +92,10 @@ impl Zspages {
     /// Takes an object of a zspage that isn't full.
     pub(super) fn take_of(&mut self, number: u32, handle: u32) -> u32 {
         let zspage = &mut self.all[number as usize];
-        let object = zspage.free;
+        let object = u32::from(zspage.free);
         let entry = &mut zspage.objects[object as usize];
         assert!(*entry & 1 == 0, "an object that is in use was on the list of the free ones");
-        zspage.free = *entry >> 1;
+        zspage.free = (*entry >> 1) as u16;
         *entry = handle << 1 | 1;
         zspage.used += 1;
         self.used += 1;
@@ -107,8 +108,8 @@ impl Zspages {
         let zspage = &mut self.all[place.zspage as usize];
         let entry = &mut zspage.objects[place.object as usize];
         assert_eq!(*entry, handle << 1 | 1, "an object was given back by another handle");
-        *entry = zspage.free << 1;
-        zspage.free = place.object;
+        *entry = u32::from(zspage.free) << 1;
+        zspage.free = place.object as u16;
         zspage.used -= 1;
         self.used -= 1;
         self.relink(place.zspage);
@@ -138,7 +139,7 @@ impl Zspages {
 
     /// Gives the object that [`Self::take_of`] would take.
     pub(super) fn free_object(&self, number: u32) -> u32 {
-        self.all[number as usize].free
+        self.all[number as usize].free.into()
     }
 
     /// Gives the first object in use of a zspage from number `from` on, and its handle.
@@ -179,35 +180,37 @@ impl Zspages {
             + self.count() as usize * self.class.objects as usize * size_of::<u32>()
     }
 
-    fn of_group(&self, group: usize) -> impl Iterator<Item = u32> {
+    fn of_group(&self, group: u8) -> impl Iterator<Item = u32> {
         let listed = |number: u32| (number != NONE).then_some(number);
-        core::iter::successors(listed(self.lists[group]), move |&last| listed(self.all[last as usize].next))
+        core::iter::successors(listed(self.lists[usize::from(group)]), move |&last| {
+            listed(self.all[last as usize].next)
+        })
     }
 
-    fn group_for(&self, used: u32) -> usize {
+    fn group_for(&self, used: u32) -> u8 {
         match used {
             0 => EMPTY,
             used if used == self.class.objects => FULL,
-            used => 1 + (used * 10 / self.class.objects) as usize,
+            used => 1 + (used * 10 / self.class.objects) as u8,
         }
     }
 
     fn relink(&mut self, number: u32) {
-        let group = self.group_for(self.all[number as usize].used);
+        let group = self.group_for(self.all[number as usize].used.into());
         if self.all[number as usize].group != Some(group) {
             self.unlink(number);
             self.link(number, group);
         }
     }
 
-    fn link(&mut self, number: u32, group: usize) {
-        let next = core::mem::replace(&mut self.lists[group], number);
+    fn link(&mut self, number: u32, group: u8) {
+        let next = core::mem::replace(&mut self.lists[usize::from(group)], number);
         if next != NONE {
             self.all[next as usize].before = number;
         }
         let zspage = &mut self.all[number as usize];
         (zspage.group, zspage.next, zspage.before) = (Some(group), next, NONE);
-        self.lengths[group] += 1;
+        self.lengths[usize::from(group)] += 1;
     }
 
     fn unlink(&mut self, number: u32) {
@@ -215,13 +218,13 @@ impl Zspages {
         let Some(group) = zspage.group.take() else { return };
         let (next, before) = (zspage.next, zspage.before);
         match before {
-            NONE => self.lists[group] = next,
+            NONE => self.lists[usize::from(group)] = next,
             before => self.all[before as usize].next = next,
         }
         if next != NONE {
             self.all[next as usize].before = before;
         }
-        self.lengths[group] -= 1;
+        self.lengths[usize::from(group)] -= 1;
     }
 }
 
@@ -300,7 +303,7 @@ mod tests {
         let places: Vec<_> =
             used.iter().map(|(&(zspage, object), &handle)| (Place { zspage, object }, handle)).collect();
         places.into_iter().for_each(|(place, handle)| zspages.give_back(place, handle));
-        assert_eq!((zspages.lengths()[EMPTY], zspages.surplus()), (5, 5));
+        assert_eq!((zspages.lengths()[usize::from(EMPTY)], zspages.surplus()), (5, 5));
     }
 
     #[test]
