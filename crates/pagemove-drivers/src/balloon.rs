@@ -1,62 +1,375 @@
-//! A balloon: pages given to the hypervisor, owned by a driver and not mapped. They move like any other page.
+//! A balloon: pages given to the hypervisor, which the guest doesn't use meanwhile (virtio-balloon). They move like any other page.
+//!
+//! # Protocol
+//! The host is told of a page before anybody else can find it, and told that it's taken back before it is freed. In a move it is told of the destination
+//! first, and then of the source (Virtual I/O Device 1.2, 5.5.6); what was in the page is the host's, so nothing is copied. No lock is held while the
+//! host is told, or while memory is allocated: inflating may compact memory, also by moving the balloon's own pages.
 
-use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
+use alloc::{sync::Arc, vec::Vec};
 
+use arrayvec::ArrayVec;
 use pagemove::{
     Engine,
-    folio::FrozenFolio,
-    frame::Kind,
-    movable::{PageIndex, Registration},
-    zone::AllocError,
+    folio::{FrozenFolio, LockedFolio},
+    frame::{Key, Kind},
+    movable::{IsolationRun, MigrationRun, Mode, MovableOps, Refusal, Registration, TokenCell, TokenError},
+    report::Counter,
+    sync::{AtomicU64, Mutex, Ordering},
+    units::{Order, PAGE_SIZE, Pfn},
+    zone::{AllocError, Effort, Request},
 };
+
+use crate::chunks::{Chunks, NoRoom};
+
+/// The most pages that the host is told of at once (Linux: `VIRTIO_BALLOON_ARRAY_PFNS_MAX`).
+pub const BATCH: usize = 256;
+
+/// The hypervisor's side.
+pub trait BalloonHost: Send + Sync {
+    /// The host may use these pages until they are deflated; what is in them is lost. It may refuse, but not some of them only.
+    fn inflate(&self, pages: BalloonPages<'_>) -> Result<(), HostRefused>;
+
+    /// The guest takes these pages back, whatever is in them.
+    fn deflate(&self, pages: BalloonPages<'_>);
+
+    /// Tells whether these calls may sleep. Then the pages don't move in [`Mode::Async`].
+    fn sleeps(&self) -> bool {
+        false
+    }
+}
+
+/// Pages of a balloon, at most [`BATCH`]: only a balloon makes one, so nobody else uses them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BalloonPages<'p>(&'p [Pfn]);
+
+impl BalloonPages<'_> {
+    /// Gives their frames.
+    pub fn frames(&self) -> &[Pfn] {
+        self.0
+    }
+}
+
+/// The host takes no pages now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the host takes no pages for the balloon")]
+pub struct HostRefused;
+
+/// Why a balloon didn't become larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InflateError {
+    /// The guest has too few pages.
+    #[error("balloon: {0}")]
+    OutOfMemory(#[from] AllocError),
+    /// The host refused.
+    #[error("balloon: {0}")]
+    Refused(#[from] HostRefused),
+    /// No memory for the balloon's table.
+    #[error("balloon: no memory for its table")]
+    NoTables,
+}
+
+/// A host that is told nothing.
+struct Nobody;
+
+impl BalloonHost for Nobody {
+    fn inflate(&self, _: BalloonPages<'_>) -> Result<(), HostRefused> {
+        Ok(())
+    }
+
+    fn deflate(&self, _: BalloonPages<'_>) {}
+}
 
 /// A balloon.
 pub struct Balloon {
-    pages: Arc<PageIndex>,
-    _registration: Registration,
-    next: AtomicU32,
+    pages: Arc<Pages>,
+    registration: Registration,
+    numbers: Mutex<Numbers>,
+    effort: Effort,
+}
+
+/// The owner of its pages.
+struct Pages {
+    cells: Chunks<TokenCell, 64>,
+    host: Arc<dyn BalloonHost>,
+    moved: AtomicU64,
+}
+
+/// Numbers of cells.
+#[derive(Default)]
+struct Numbers {
+    /// Those with a page.
+    full: Vec<u32>,
+    empty: Vec<u32>,
+    /// Also those that a call has.
+    all: usize,
+}
+
+type Batch<T> = ArrayVec<T, BATCH>;
+
+impl MovableOps for Pages {
+    fn name(&self) -> &str {
+        "balloon"
+    }
+
+    fn isolate(&self, run: &mut IsolationRun<'_>) {
+        let waits = run.mode() == Mode::Async && self.host.sleeps();
+        run.decide(|_| if waits { Err(Refusal::Retry) } else { Ok(()) });
+    }
+
+    /// What is in them is the host's.
+    fn copy(&self, _: &mut MigrationRun<'_>) {}
+
+    fn migrate(&self, run: &mut MigrationRun<'_>) {
+        loop {
+            // Each time those that haven't moved yet: the batch is larger than what the host takes at once.
+            let (mut src, mut dst) = (Batch::<Pfn>::new(), Batch::<Pfn>::new());
+            run.for_each(|page| {
+                let is_next = !src.is_full() && self.holds(page.index(), page.src());
+                if is_next {
+                    src.push(page.src());
+                    dst.push(page.dst());
+                }
+                Ok(())
+            });
+            if src.is_empty() {
+                return;
+            }
+            let is_taken = self.host.inflate(BalloonPages(&dst)).is_ok();
+            run.for_each(|page| {
+                let is_this = src.contains(&page.src());
+                match (is_this, is_taken) {
+                    (false, _) => Ok(()),
+                    (true, false) => Err(Refusal::Retry),
+                    (true, true) => page.exchange_in(self.cells.get(page.index()).ok_or(Refusal::No)?),
+                }
+            });
+            if is_taken {
+                self.host.deflate(BalloonPages(&src));
+                self.moved.fetch_add(src.len() as u64, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Pages {
+    /// Tells whether a cell has the token of this page. The page is locked.
+    fn holds(&self, cell: u32, page: Pfn) -> bool {
+        self.cells.get(cell).and_then(TokenCell::pfn) == Some(page)
+    }
 }
 
 impl Balloon {
-    /// Makes an empty balloon.
+    /// Makes an empty balloon of which no host is told.
     pub fn new(engine: &Engine) -> Self {
-        let pages = engine.new_index(Kind::Driver, "balloon");
-        let registration = engine.owners().register(pages.clone());
-        pages.set_owner(&registration);
-        Self { pages, _registration: registration, next: AtomicU32::new(0) }
+        Self::with_host(engine, Arc::new(Nobody))
     }
 
-    /// Takes `pages` pages from the machine; if there are too few, returns those taken.
-    pub fn inflate(&self, pages: u32) -> Result<(), AllocError> {
-        for taken in 0..pages {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if let Err(error) = self.pages.lock_or_insert(index) {
-                self.deflate(taken);
+    /// Makes an empty balloon.
+    pub fn with_host(engine: &Engine, host: Arc<dyn BalloonHost>) -> Self {
+        let pages = Arc::new(Pages { cells: Chunks::new(), host, moved: AtomicU64::new(0) });
+        let registration = engine.owners().register(pages.clone());
+        Self { pages, registration, numbers: Mutex::default(), effort: Effort::Drain }
+    }
+
+    /// Takes other pains to get a page; [`Effort::Compact`] sleeps.
+    pub fn with_effort(mut self, effort: Effort) -> Self {
+        self.effort = effort;
+        self
+    }
+
+    /// Gives `pages` pages to the host, in batches of at most [`BATCH`]; if there are too few, takes those back that it gave.
+    pub fn inflate(&self, pages: u32) -> Result<(), InflateError> {
+        let mut given = 0;
+        while given < pages {
+            let batch = (pages - given).min(BATCH as u32);
+            if let Err(error) = self.inflate_batch(batch) {
+                self.deflate(given);
                 return Err(error);
             }
+            given += batch;
         }
         Ok(())
     }
 
-    /// Inserts a page allocated as [`Kind::Driver`], to rebuild a layout.
-    pub fn adopt(&self, page: FrozenFolio<'_>) -> bool {
-        self.pages.insert(self.next.fetch_add(1, Ordering::Relaxed), page).is_ok()
+    fn inflate_batch(&self, count: u32) -> Result<(), InflateError> {
+        let physical = self.registration.physical();
+        let request = Request::new(Order::ZERO, Kind::Driver).with_effort(self.effort);
+        let mut pages = Batch::<FrozenFolio<'_>>::new();
+        for _ in 0..count {
+            pages.push(physical.alloc_with(&request)?);
+        }
+        self.insert(pages)
     }
 
-    /// Returns up to `pages` pages, waiting for moves of them; gives their number.
+    /// Gives a page allocated as [`Kind::Driver`] to the host, to rebuild a layout; false if that fails.
+    pub fn adopt(&self, page: FrozenFolio<'_>) -> bool {
+        self.insert(core::iter::once(page).collect()).is_ok()
+    }
+
+    /// Tells the host, and then makes the pages movable.
+    fn insert(&self, pages: Batch<FrozenFolio<'_>>) -> Result<(), InflateError> {
+        let mut cells = Batch::<u32>::new();
+        let has_cells = {
+            let mut numbers = self.numbers.lock();
+            (0..pages.len()).try_for_each(|_| numbers.take(&self.pages.cells).map(|cell| cells.push(cell)))
+        };
+        let frames: Batch<Pfn> = pages.iter().map(|page| page.pfn()).collect();
+        let given = has_cells
+            .map_err(|NoRoom| InflateError::NoTables)
+            .and_then(|()| Ok(self.pages.host.inflate(BalloonPages(&frames))?));
+        if let Err(error) = given {
+            self.numbers.lock().empty.extend(cells);
+            return Err(error);
+        }
+        for (&cell, page) in cells.iter().zip(pages) {
+            let (token, page) = self.registration.own(page, Key { rmap: 0, index: cell });
+            match self.pages.cells.get(cell) {
+                Some(cell) => cell.put(token),
+                None => self.registration.release(token, &page),
+            }
+        }
+        self.numbers.lock().full.extend(cells);
+        Ok(())
+    }
+
+    /// Takes up to `pages` pages back, waiting for moves of them; gives their number.
     pub fn deflate(&self, pages: u32) -> u32 {
         let mut freed = 0;
-        while freed < pages
-            && let Some(index) = self.pages.next_index(0)
-        {
-            freed += u32::from(self.pages.remove(index));
+        loop {
+            let cells: Batch<u32> = {
+                let mut numbers = self.numbers.lock();
+                let left = numbers.full.len() - numbers.full.len().min((pages - freed) as usize).min(BATCH);
+                numbers.full.drain(left..).collect()
+            };
+            if cells.is_empty() {
+                return freed;
+            }
+            let locked: Batch<LockedFolio<'_>> = cells.iter().filter_map(|&cell| self.lock(cell)).collect();
+            let frames: Batch<Pfn> = locked.iter().map(|page| page.pfn()).collect();
+            self.pages.host.deflate(BalloonPages(&frames));
+            for (&cell, page) in cells.iter().zip(locked) {
+                if let Some(token) = self.pages.cells.get(cell).and_then(TokenCell::take) {
+                    self.registration.release(token, &page);
+                }
+            }
+            freed += cells.len() as u32;
+            self.numbers.lock().empty.extend(cells);
         }
-        freed
+    }
+
+    fn lock(&self, cell: u32) -> Option<LockedFolio<'_>> {
+        let cell = self.pages.cells.get(cell)?;
+        loop {
+            match self.registration.get_in(cell) {
+                Ok(page) => return Some(page.lock()),
+                Err(TokenError::Moving(pfn)) => self.registration.wait_for_move(pfn),
+                Err(TokenError::Empty | TokenError::NotOwned(_)) => return None,
+            }
+        }
+    }
+
+    /// Gives memory back where it is about to run out; gives the number of pages (Linux: `VIRTIO_BALLOON_F_DEFLATE_ON_OOM`, 256 pages each time).
+    pub fn relieve(&self) -> u32 {
+        self.deflate(BATCH as u32)
     }
 
     /// Gives the number of pages in the balloon.
     pub fn pages(&self) -> usize {
-        self.pages.len()
+        self.numbers.lock().full.len()
+    }
+
+    /// Gives how often pages of it have moved (Linux: `balloon_migrate`).
+    pub fn moves(&self) -> u64 {
+        self.pages.moved.load(Ordering::Relaxed)
+    }
+}
+
+impl Numbers {
+    /// Takes a cell without a page; makes one if there is none.
+    fn take(&mut self, cells: &Chunks<TokenCell, 64>) -> Result<u32, NoRoom> {
+        if let Some(cell) = self.empty.pop() {
+            return Ok(cell);
+        }
+        // Room for all in both lists: neither inflating nor deflating needs more memory.
+        let all = self.all + 1;
+        for list in [&mut self.full, &mut self.empty] {
+            list.try_reserve(all - list.len()).map_err(|_| NoRoom)?;
+        }
+        let cell = cells.add(TokenCell::new)?;
+        self.all = all;
+        Ok(cell)
+    }
+}
+
+impl Drop for Balloon {
+    fn drop(&mut self) {
+        self.deflate(u32::MAX);
+    }
+}
+
+/// What a guest tells its host of its memory (Virtio 1.2, 5.5.6.4): tags and values. Tags that this version doesn't know are passed over.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct BalloonStats {
+    /// Major faults.
+    pub major_faults: Option<u64>,
+    /// Minor faults.
+    pub minor_faults: Option<u64>,
+    /// Bytes that are free.
+    pub free: Option<u64>,
+    /// Bytes in all.
+    pub total: Option<u64>,
+    /// Bytes that could be had without swapping.
+    pub available: Option<u64>,
+}
+
+impl BalloonStats {
+    const TAGS: [u16; 5] = [2, 3, 4, 5, 6];
+
+    fn fields(&mut self) -> [&mut Option<u64>; 5] {
+        [&mut self.major_faults, &mut self.minor_faults, &mut self.free, &mut self.total, &mut self.available]
+    }
+
+    /// Reads what a guest tells.
+    pub fn from_tags(told: impl IntoIterator<Item = (u16, u64)>) -> Self {
+        let mut stats = Self::default();
+        for (tag, value) in told {
+            if let Some(at) = Self::TAGS.iter().position(|known| *known == tag) {
+                *stats.fields()[at] = Some(value);
+            }
+        }
+        stats
+    }
+
+    /// Gives what is known, by tags.
+    pub fn tags(mut self) -> impl Iterator<Item = (u16, u64)> {
+        let values = self.fields().map(|value| *value);
+        Self::TAGS.into_iter().zip(values).filter_map(|(tag, value)| Some((tag, value?)))
+    }
+}
+
+impl Balloon {
+    /// Gives the guest's figures for its host.
+    pub fn stats(&self) -> BalloonStats {
+        let physical = self.registration.physical();
+        let bytes = |frames: u32| Some(u64::from(frames) * PAGE_SIZE as u64);
+        BalloonStats {
+            minor_faults: Some(physical.counters().get(Counter::Pgfault)),
+            free: bytes(physical.free_frames()),
+            total: bytes(physical.frames().len()),
+            ..BalloonStats::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_tags_are_passed_over() {
+        let told = [(4, 1000), (99, 1), (5, 4000), (u16::MAX, 7), (4, 2000)];
+        let stats = BalloonStats::from_tags(told);
+        assert_eq!(stats, BalloonStats { free: Some(2000), total: Some(4000), ..BalloonStats::default() });
+        assert_eq!(BalloonStats::from_tags(stats.tags()), stats);
     }
 }

@@ -3,8 +3,9 @@
 
 extern crate alloc;
 
-mod balloon;
+pub mod balloon;
 mod chardev;
+mod chunks;
 pub mod zram;
 pub mod zsmalloc;
 

@@ -1,7 +1,8 @@
-//! `unsafe` is in the modules `os` (system calls), `native` (a process's loads and stores) and `tlb::host` (the windows and the
+//! `unsafe` is in the modules `balloon` (memory given back to the host), `os` (system calls), `native` (a process's loads and stores) and `tlb::host` (the windows and the
 //! signal handler), each with its argument.
 #![doc = include_str!("../README.md")]
 
+mod balloon;
 mod clock;
 mod cpu;
 mod depth;

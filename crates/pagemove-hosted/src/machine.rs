@@ -115,6 +115,11 @@ impl Hosted {
         self.ram_frames
     }
 
+    /// Gives the direct map.
+    pub(crate) fn area(&self) -> &Area {
+        &self.ram
+    }
+
     /// Gives the number of the TLB that this thread uses.
     pub(crate) fn tlb_number(&self) -> usize {
         let number = cpu::tlb();

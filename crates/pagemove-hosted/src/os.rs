@@ -52,6 +52,20 @@ impl Area {
         Self::map(bytes, libc::PROT_NONE, RESERVED, -1)
     }
 
+    /// Gives the host its memory back for a part of a mapped file, which then reads as zeros (`fallocate` with `FALLOC_FL_PUNCH_HOLE`).
+    ///
+    /// # Safety
+    /// Nobody relies on what is there.
+    pub(crate) unsafe fn remove(&self, offset: usize, bytes: usize) -> io::Result<()> {
+        assert!(offset.checked_add(bytes).is_some_and(|end| end <= self.bytes), "beyond the mapping");
+        // SAFETY: within the mapping, of a file that only this program has; the caller says that the contents may go.
+        let failed = unsafe {
+            let start = self.start.as_ptr().add(offset);
+            libc::madvise(start.cast(), bytes, libc::MADV_REMOVE)
+        };
+        if failed < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
     }

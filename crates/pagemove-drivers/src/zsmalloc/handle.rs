@@ -2,7 +2,7 @@
 
 use pagemove::sync::{AtomicU64, Ordering};
 
-use super::chunks::{Chunks, NoRoom};
+use crate::chunks::{Chunks, NoRoom};
 
 /// Words that a class takes at once.
 pub(super) const BLOCK: u32 = 64;

@@ -3,7 +3,6 @@
 //! | file | does |
 //! | --- | --- |
 //! | `class` | size classes: which sizes, and how many pages a zspage has |
-//! | `chunks` | a table that grows, and is read without a lock |
 //! | `zspages` | which objects of a class's zspages are free, and lists by how full they are |
 //! | `handle` | handles: where each object is |
 //! | `pages` | the pages, and the owner's part of a move |
@@ -25,7 +24,6 @@
 //!
 //! Lock order: class, then folios (only tried), then tables that grow. Callbacks take no lock.
 
-mod chunks;
 mod class;
 mod compact;
 mod handle;

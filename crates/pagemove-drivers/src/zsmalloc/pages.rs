@@ -8,7 +8,7 @@ use pagemove::{
     movable::{MigrationRun, MovableOps, Refusal, Registration, TokenCell, TokenError},
 };
 
-use super::chunks::{Chunks, NoRoom};
+use crate::chunks::{Chunks, NoRoom};
 
 /// Cells of a slab, which belong to one class.
 pub(super) const SLAB: u32 = 64;

@@ -15,12 +15,13 @@ use pagemove::{
 
 use super::{
     SizeClass,
-    chunks::NoRoom,
     class::{CHAINS, Classes, LONGEST},
     handle::{BLOCK, Handles, Location},
     pages::{Pages, SLAB},
     zspages::{Place, Zspages, free_objects},
 };
+
+use crate::chunks::NoRoom;
 
 /// Settings of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,8 @@
 
 use alloc::{boxed::Box, vec::Vec};
 
-use super::{SizeClass, chunks::NoRoom};
+use super::SizeClass;
+use crate::chunks::NoRoom;
 
 /// Lists: empty, ten by tenths, full.
 pub(super) const GROUPS: usize = 12;

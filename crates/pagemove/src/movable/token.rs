@@ -59,6 +59,11 @@ impl TokenCell {
         (token != EMPTY).then_some(FolioToken(token))
     }
 
+    /// Gives the head frame of its folio at this moment.
+    pub fn pfn(&self) -> Option<Pfn> {
+        self.load().map(|token| token.pfn())
+    }
+
     /// Reads it, for a look-up that takes a reference next and then reads again.
     pub(super) fn load(&self) -> Option<FolioToken> {
         // Acquire pairs with the Release of `put` and `exchange`: else a look-up might find neither reference nor lock, and try for ever.

@@ -9,7 +9,7 @@ use pagemove::sync::Mutex;
 
 /// No memory for the kernel's own data, or the table is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NoRoom;
+pub(crate) struct NoRoom;
 
 const MIDDLE: usize = 512;
 const ROOT: usize = 2048;
@@ -17,26 +17,26 @@ const ROOT: usize = 2048;
 type Leaf<T, const N: usize> = OnceBox<[T; N]>;
 
 /// At most 2^20 leaves of `N` items.
-pub(super) struct Chunks<T, const N: usize> {
+pub(crate) struct Chunks<T, const N: usize> {
     root: Box<[OnceBox<[Leaf<T, N>; MIDDLE]>]>,
     items: Mutex<u32>,
 }
 
 impl<T, const N: usize> Chunks<T, N> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { root: (0..ROOT).map(|_| OnceBox::new()).collect(), items: Mutex::new(0) }
     }
 
     /// Gives an item. `None`: it hasn't been added.
     #[inline]
-    pub(super) fn get(&self, number: u32) -> Option<&T> {
+    pub(crate) fn get(&self, number: u32) -> Option<&T> {
         let (leaf, at) = (number as usize / N, number as usize % N);
         let leaf = self.root.get(leaf / MIDDLE)?.get()?[leaf % MIDDLE].get()?;
         Some(&leaf[at])
     }
 
     /// Adds an item; gives its number.
-    pub(super) fn add(&self, mut new: impl FnMut() -> T) -> Result<u32, NoRoom> {
+    pub(crate) fn add(&self, mut new: impl FnMut() -> T) -> Result<u32, NoRoom> {
         let mut items = self.items.lock();
         let number = *items;
         let leaf = number as usize / N;
@@ -53,7 +53,7 @@ impl<T, const N: usize> Chunks<T, N> {
     }
 
     /// Gives the bytes that it takes.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let leaves = (*self.items.lock() as usize).div_ceil(N);
         ROOT * size_of::<usize>()
             + leaves.div_ceil(MIDDLE) * size_of::<[Leaf<T, N>; MIDDLE]>()

@@ -1,0 +1,23 @@
+//! The host's side of a balloon: this program gives the memory of ballooned pages back to its own host.
+//!
+//! `unsafe`: memory that is given back loses its contents.
+#![allow(unsafe_code)]
+
+use pagemove::units::{PAGE_SIZE, Pfn};
+use pagemove_drivers::balloon::{BalloonHost, BalloonPages, HostRefused};
+
+use crate::Hosted;
+
+impl BalloonHost for Hosted {
+    fn inflate(&self, pages: BalloonPages<'_>) -> Result<(), HostRefused> {
+        for run in pages.frames().chunk_by(|one, next| one.up(1) == *next) {
+            let offset = |pfn: Pfn| (pfn.get() - self.frames().start.get()) as usize * PAGE_SIZE;
+            // SAFETY: a balloon's pages, by their type, of the engine that has this machine's RAM: nobody uses them.
+            unsafe { self.area().remove(offset(run[0]), run.len() * PAGE_SIZE) }.map_err(|_| HostRefused)?;
+        }
+        Ok(())
+    }
+
+    /// The host allocates them again at their first use.
+    fn deflate(&self, _: BalloonPages<'_>) {}
+}

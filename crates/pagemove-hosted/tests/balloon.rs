@@ -1,0 +1,215 @@
+//! The balloon: its pages move, the host is told of each in order, and has their memory.
+//!
+//! Varied: sizes (also above a batch), modes, hosts that refuse or sleep, memory full, moves against inflating and deflating. Not varied: orders
+//! (a balloon's pages are base folios).
+mod common;
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use common::*;
+use pagemove::{
+    compact::compact_for_allocations,
+    frame::Kind,
+    migrate::{Mode, Options},
+    report::Reason,
+    units::Pfn,
+    zone::Effort,
+};
+use pagemove_drivers::balloon::{BATCH, Balloon, BalloonHost, BalloonPages, HostRefused, InflateError};
+use pagemove_hosted::{TlbKind, enter_cpu};
+use rand::RngExt;
+
+/// A host that knows which pages it has, and finds it wrong if it's given one twice, or one is taken that it hasn't.
+#[derive(Default)]
+struct Books {
+    pages: Mutex<BTreeSet<Pfn>>,
+    refuses: AtomicBool,
+    sleeps: bool,
+    /// The most pages that it had at once beyond what the balloon has: those of moves.
+    calls: AtomicU64,
+}
+
+impl BalloonHost for Books {
+    fn inflate(&self, pages: BalloonPages<'_>) -> Result<(), HostRefused> {
+        assert!((1..=BATCH).contains(&pages.frames().len()));
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(HostRefused);
+        }
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let mut known = self.pages.lock().unwrap();
+        pages.frames().iter().for_each(|&pfn| assert!(known.insert(pfn), "{pfn} was given twice"));
+        Ok(())
+    }
+
+    fn deflate(&self, pages: BalloonPages<'_>) {
+        let mut known = self.pages.lock().unwrap();
+        pages.frames().iter().for_each(|pfn| assert!(known.remove(pfn), "{pfn} isn't the host's"));
+    }
+
+    fn sleeps(&self) -> bool {
+        self.sleeps
+    }
+}
+
+fn driver_pages(lab: &Lab) -> BTreeSet<Pfn> {
+    let frames = lab.physical().zones().flat_map(|zone| zone.iter().collect::<Vec<_>>());
+    frames.filter(|&pfn| lab.physical().frame(pfn).state().kind() == Kind::Driver).collect()
+}
+
+fn move_all(lab: &Lab, mode: Mode) -> pagemove::migrate::Outcome {
+    lab.migrate_all(&driver_pages(lab).into_iter().collect::<Vec<_>>(), Options::new(mode))
+}
+
+#[test]
+fn the_host_knows_each_page() {
+    for pages in [1, BATCH as u32, BATCH as u32 + 1, 1000] {
+        let lab = Lab::new(TlbKind::Soft, 8);
+        let free = lab.free_frames();
+        let host = Arc::new(Books::default());
+        let balloon = Balloon::with_host(&lab.engine, host.clone());
+        balloon.inflate(pages).unwrap();
+        assert_eq!((balloon.pages(), lab.free_frames()), (pages as usize, free - pages));
+        for options in MODES.map(Options::new).into_iter().chain([Options::new(Mode::Sync).in_full_batches()]) {
+            let sources: Vec<Pfn> = driver_pages(&lab).into_iter().collect();
+            assert_eq!(lab.migrate_all(&sources, options).moved, u64::from(pages));
+            assert_eq!(*host.pages.lock().unwrap(), driver_pages(&lab), "{options:?}");
+        }
+        assert_eq!(balloon.moves(), 4 * u64::from(pages));
+        assert_eq!(balloon.deflate(pages / 2), pages / 2);
+        assert_eq!(*host.pages.lock().unwrap(), driver_pages(&lab));
+        drop(balloon);
+        assert!(host.pages.lock().unwrap().is_empty());
+        lab.assert_all_free(free);
+    }
+}
+
+#[test]
+fn a_host_that_refuses_changes_nothing() {
+    let lab = Lab::new(TlbKind::Soft, 8);
+    let host = Arc::new(Books::default());
+    let balloon = Balloon::with_host(&lab.engine, host.clone());
+    balloon.inflate(300).unwrap();
+    let (before, free) = (driver_pages(&lab), lab.free_frames());
+    host.refuses.store(true, Ordering::Relaxed);
+    assert_eq!(balloon.inflate(10), Err(InflateError::Refused(HostRefused)));
+    let outcome = move_all(&lab, Mode::Sync);
+    assert_eq!((outcome.moved, outcome.stayed.len()), (0, 300));
+    assert!(outcome.stayed.iter().all(|(_, reason)| *reason == Reason::Retry));
+    assert_eq!((driver_pages(&lab), lab.free_frames()), (before, free));
+    host.refuses.store(false, Ordering::Relaxed);
+    assert_eq!(move_all(&lab, Mode::Sync).moved, 300);
+    assert_eq!(balloon.deflate(u32::MAX), 300);
+    lab.validate();
+}
+
+#[test]
+fn async_moves_do_not_sleep_in_the_host() {
+    let lab = Lab::new(TlbKind::Soft, 2);
+    let host = Arc::new(Books { sleeps: true, ..Books::default() });
+    let balloon = Balloon::with_host(&lab.engine, host.clone());
+    balloon.inflate(20).unwrap();
+    let calls = host.calls.load(Ordering::Relaxed);
+    assert_eq!(move_all(&lab, Mode::Async).stayed.len(), 20);
+    assert_eq!(host.calls.load(Ordering::Relaxed), calls);
+    assert_eq!(move_all(&lab, Mode::SyncLight).moved, 20);
+}
+
+#[test]
+fn too_few_pages_are_all_taken_back() {
+    let lab = Lab::new(TlbKind::Soft, 2);
+    let free = lab.free_frames();
+    let host = Arc::new(Books::default());
+    let balloon = Balloon::with_host(&lab.engine, host.clone());
+    assert!(matches!(balloon.inflate(free + 1), Err(InflateError::OutOfMemory(_))));
+    assert_eq!((balloon.pages(), lab.free_frames()), (0, free));
+    balloon.inflate(free).unwrap();
+    assert!(lab.process_error().is_some(), "memory is full");
+    assert_eq!(balloon.relieve(), BATCH as u32);
+    assert!(lab.process_error().is_none());
+    assert!(host.pages.lock().unwrap().len() == (free as usize) - BATCH);
+    lab.validate();
+}
+
+/// Inflating compacts memory, which moves the balloon's own pages.
+#[test]
+fn inflating_compacts_without_a_deadlock() {
+    let lab = Lab::new(TlbKind::Soft, 4);
+    compact_for_allocations(&lab.engine, Options::new(Mode::Sync));
+    let host = Arc::new(Books::default());
+    let balloon = Balloon::with_host(&lab.engine, host.clone()).with_effort(Effort::Compact);
+    let free = lab.free_frames();
+    balloon.inflate(free - 600).unwrap();
+    // Somebody wants 2 MiB pages meanwhile.
+    let process = lab.process();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            enter_cpu(1);
+            for _ in 0..20 {
+                let at = huge(&process, 512);
+                process.store(at.start(), 1).unwrap();
+                process.space().munmap(at).unwrap();
+            }
+        });
+        for _ in 0..20 {
+            let _ = balloon.inflate(200);
+            balloon.deflate(200);
+        }
+    });
+    drop(process);
+    assert_eq!(*host.pages.lock().unwrap(), driver_pages(&lab));
+    lab.validate();
+}
+
+#[test]
+fn a_storm() {
+    let seed =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
+    println!("seed {seed}");
+    let lab = Lab::new(TlbKind::Soft, 4);
+    let free = lab.free_frames();
+    let host = Arc::new(Books::default());
+    let balloon = Balloon::with_host(&lab.engine, host.clone());
+    let (moved, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let users = [0, 1].map(|user| {
+            let (balloon, moved) = (&balloon, &moved);
+            scope.spawn(move || {
+                enter_cpu(user);
+                let mut rng = rng(seed ^ user as u64);
+                for turn in 0.. {
+                    if turn >= 300 && moved.load(Ordering::Relaxed) > 0 {
+                        break;
+                    }
+                    if rng.random() {
+                        let _ = balloon.inflate(rng.random_range(1..300));
+                    } else {
+                        balloon.deflate(rng.random_range(1..300));
+                    }
+                }
+            })
+        });
+        for mover in 0..2 {
+            let (lab, moved, over) = (&lab, &moved, &over);
+            scope.spawn(move || {
+                enter_cpu(2 + mover);
+                while !over.load(Ordering::Relaxed) {
+                    moved.fetch_add(move_all(lab, MODES[mover]).moved, Ordering::Relaxed);
+                }
+            });
+        }
+        let results = users.map(thread::ScopedJoinHandle::join);
+        over.store(true, Ordering::Relaxed);
+        results.into_iter().for_each(|result| result.unwrap());
+    });
+    assert_eq!(*host.pages.lock().unwrap(), driver_pages(&lab));
+    assert_eq!(balloon.pages(), driver_pages(&lab).len());
+    drop(balloon);
+    lab.assert_all_free(free);
+}
