@@ -56,6 +56,9 @@ pub(crate) enum Kernel {
         /// The seed of all random choices
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Seconds after which a machine hangs
+        #[arg(long, default_value_t = Machine::LIMIT)]
+        limit: u64,
         /// Don't break it
         #[arg(long)]
         no_sabotage: bool,
@@ -72,7 +75,7 @@ pub(crate) fn run(root: &Path, asked: &Kernel) -> Result<()> {
             machine.check()?;
             let built = build::build(root, Profile::Checked)?;
             let heard = guest::run(&built, machine, programs, *amount, |line| println!("{line}"))?;
-            guest::outcome(&heard)
+            guest::outcome(&heard, machine)
         }
         Kernel::Build => {
             let built = build::build(root, Profile::Checked)?;
@@ -83,7 +86,7 @@ pub(crate) fn run(root: &Path, asked: &Kernel) -> Result<()> {
             let built = build::build(root, Profile::Fast)?;
             compare::run(root, &built, usize::from(*boots).max(1), kernel)
         }
-        Kernel::Test { cpus, seed, no_sabotage } => {
+        Kernel::Test { cpus, seed, limit, no_sabotage } => {
             let full = cpus.iter().map(|&cpus| (cpus, Machine::FULL));
             let machines: Vec<Machine> = full
                 .chain([(2, Machine::PLAIN)])
@@ -93,6 +96,7 @@ pub(crate) fn run(root: &Path, asked: &Kernel) -> Result<()> {
                     seed: *seed,
                     model: model.into(),
                     is_preallocated: false,
+                    limit: *limit,
                 })
                 .collect();
             machines.iter().try_for_each(Machine::check)?;
@@ -107,7 +111,7 @@ pub(crate) fn ci(root: &Path) -> Result<Option<String>> {
     if let Err(missing) = bound(QEMU) {
         return Ok(Some(format!("{missing:#}")));
     }
-    run(root, &Kernel::Test { cpus: vec![1, 2, 4, 8], seed: 1, no_sabotage: false })?;
+    run(root, &Kernel::Test { cpus: vec![1, 2, 4, 8], seed: 1, limit: Machine::LIMIT, no_sabotage: false })?;
     Ok(None)
 }
 

@@ -36,7 +36,14 @@ type Times = BTreeMap<String, Vec<u64>>;
 /// Boots all, and prints the table.
 pub(super) fn run(root: &Path, built: &Built, boots: usize, kernels: &[Wanted]) -> Result<()> {
     let mut ours = Times::new();
-    let machine = Machine { cpus: 2, memory: MEMORY_MIB, seed: 1, model: Machine::FULL.into(), is_preallocated: true };
+    let machine = Machine {
+        cpus: 2,
+        memory: MEMORY_MIB,
+        seed: 1,
+        model: Machine::FULL.into(),
+        is_preallocated: true,
+        limit: Machine::LIMIT,
+    };
     for boot in 1..=boots {
         eprintln!("compare: booting this kernel ({boot} of {boots})");
         let mut of_boot = Times::new();
@@ -48,7 +55,7 @@ pub(super) fn run(root: &Path, built: &Built, boots: usize, kernels: &[Wanted]) 
                 of_boot.entry(row.into()).or_default().push(ns);
             }
         })?;
-        guest::outcome(&heard)?;
+        guest::outcome(&heard, &machine)?;
         add(&mut ours, of_boot);
     }
     let mut theirs: Vec<(String, Times)> = Vec::new();

@@ -15,9 +15,6 @@ use crate::{
 const WELL: i32 = 33;
 const BADLY: i32 = 35;
 
-/// A machine that hasn't ended by then hangs.
-const LIMIT: Duration = Duration::from_secs(150);
-
 /// Runs programs; `heard` gets each line of the console as it comes.
 ///
 /// # Errors
@@ -50,18 +47,18 @@ pub(super) fn run(
     command.arg("-kernel").arg(&built.kernel).arg("-initrd").arg(&built.programs);
     command.arg("-append").arg(format!("run={} seed={} amount={amount}", programs.join(","), machine.seed));
     command.stdin(Stdio::null());
-    console::listen(command, LIMIT, heard)
+    console::listen(command, Duration::from_secs(machine.limit), heard)
 }
 
 /// Tells how the kernel ended.
 ///
 /// # Errors
 /// When it didn't end well.
-pub(super) fn outcome(heard: &Heard) -> Result<()> {
+pub(super) fn outcome(heard: &Heard, machine: &Machine) -> Result<()> {
     match heard.status.map(|status| status.code()) {
         Some(Some(WELL)) => Ok(()),
         Some(Some(BADLY)) => bail!("the kernel says that something failed; {}", heard.last_lines()),
         Some(_) => bail!("the machine ended by itself; {}", heard.last_lines()),
-        None => bail!("the kernel did not end within {} s; {}", LIMIT.as_secs(), heard.last_lines()),
+        None => bail!("the kernel did not end within {} s; {}", machine.limit, heard.last_lines()),
     }
 }

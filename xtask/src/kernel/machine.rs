@@ -23,9 +23,14 @@ pub(crate) struct Machine {
     /// The host allocates all of its memory before it starts, so that no time is the host's
     #[arg(skip)]
     pub(crate) is_preallocated: bool,
+    /// Seconds after which it hangs
+    #[arg(long, default_value_t = Machine::LIMIT)]
+    pub(crate) limit: u64,
 }
 
 impl Machine {
+    /// Whatever runs in it has ended by then.
+    pub(super) const LIMIT: u64 = 150;
     /// A CPU with all that QEMU has.
     pub(super) const FULL: &str = "max";
     /// One with little more than x86-64: no pages of 1 GiB.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::{build::Built, guest, machine::Machine};
 
@@ -21,12 +21,11 @@ const PROGRAMS: [&str; 11] = [
     "unflushed",
 ];
 
-/// Runs all programs on each machine.
+/// Runs all programs on each machine; ends at the first one that fails.
 ///
 /// # Errors
-/// Names the tests that failed.
+/// Says what failed.
 pub(super) fn run(built: &Built, machines: &[Machine]) -> Result<()> {
-    let mut failed = Vec::new();
     let (mut passed, mut moved) = (0, 0);
     for machine in machines {
         let start = Instant::now();
@@ -64,17 +63,11 @@ pub(super) fn run(built: &Built, machines: &[Machine]) -> Result<()> {
         if let Some(name) = silent {
             println!("test {name}, {} processors ... FAILED", machine.cpus);
         }
-        match guest::outcome(&heard) {
-            Err(error) => failed.push(format!("{} processors: {error:#}", machine.cpus)),
-            Ok(()) if silent.is_some() => {
-                failed.push(format!("{} processors: not all programs have run", machine.cpus))
-            }
-            Ok(()) => (),
-        }
         println!("  {:.1} s", start.elapsed().as_secs_f64());
-    }
-    if !failed.is_empty() {
-        bail!("{}", failed.join("\n"));
+        guest::outcome(&heard, machine).with_context(|| format!("{} processors", machine.cpus))?;
+        if silent.is_some() {
+            bail!("{} processors: not all programs have run", machine.cpus);
+        }
     }
     // Else nothing was shown.
     if moved == 0 {
