@@ -195,12 +195,12 @@ fn a_storm() {
                 }
             })
         });
-        for mover in 0..2 {
+        for (mover, mode) in [Mode::Async, Mode::SyncLight].into_iter().enumerate() {
             let (lab, moved, over) = (&lab, &moved, &over);
             scope.spawn(move || {
                 enter_cpu(2 + mover);
                 while !over.load(Ordering::Relaxed) {
-                    moved.fetch_add(move_all(lab, MODES[mover]).moved, Ordering::Relaxed);
+                    moved.fetch_add(move_all(lab, mode).moved, Ordering::Relaxed);
                 }
             });
         }

@@ -7,6 +7,7 @@ use pagemove::{
     space::{FaultError, FileError, PinError, SpaceError},
     zone::{AllocError, BootError, Invalid},
 };
+use pagemove_drivers::{balloon::InflateError, zram::ZramError};
 use pagemove_hosted::HostedError;
 
 use crate::layout::{LayoutError, SourceError, capture::CaptureError};
@@ -42,6 +43,9 @@ pub(crate) enum RunError {
         /// All frames.
         frames: u32,
     },
+    /// No memory for the table of compressed pages.
+    #[error("there is no memory for the table of compressed pages; ask for less with --memory")]
+    NoTable,
     /// There is no page whose word could be checked.
     #[error("the layout leaves no room for a page whose word can be checked; take another one, or more memory")]
     NothingToCheck,
@@ -114,6 +118,12 @@ pub(crate) enum EngineError {
     /// A pin.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// The balloon.
+    #[error(transparent)]
+    Balloon(#[from] InflateError),
+    /// A compressed page.
+    #[error(transparent)]
+    Zram(#[from] ZramError),
     /// A frame of the layout can't be placed, or a page is gone that nobody freed.
     #[error("{0}")]
     Lost(String),

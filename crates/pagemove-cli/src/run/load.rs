@@ -31,6 +31,10 @@ const ENDED: f64 = 0.2;
 const FREE: f64 = 0.45;
 /// Frees a driver makes for each that processes and caches make: its pages live longer.
 const DRIVER_FREES: f64 = 0.5;
+/// What a compressed page takes of a frame, about.
+const COMPRESSED: f64 = 0.5;
+/// Frames for each page that is in the balloon.
+const FRAMES_PER_BALLOONED: u32 = 64;
 /// Pages that are freed together, at most.
 const RUN: u32 = 16;
 /// Blocks for each pinned page.
@@ -58,6 +62,7 @@ enum Use {
     Private,
     DeviceMapped,
     DeviceUnmapped,
+    Compressed,
     Kernel,
 }
 
@@ -82,20 +87,21 @@ impl Habit {
     fn bursts(self, phase: Phase) -> u32 {
         match self.of {
             Use::DeviceMapped if !phase.mapped => 0,
-            Use::DeviceUnmapped if !phase.unmapped => 0,
+            Use::DeviceUnmapped | Use::Compressed if !phase.unmapped => 0,
             _ => self.weight * 64 / self.burst,
         }
     }
 }
 
 /// What all uses do.
-const HABITS: [Habit; 7] = [
+const HABITS: [Habit; 8] = [
     Habit::new(Use::Anonymous, 44, 64, 512),
     Habit::new(Use::Cached, 16, 64, 256),
     Habit::new(Use::CachedMapped, 12, 32, 256),
     Habit::new(Use::Private, 8, 16, 128),
     Habit::new(Use::DeviceMapped, 200, 16, 64),
-    Habit::new(Use::DeviceUnmapped, 86, 16, 64),
+    Habit::new(Use::DeviceUnmapped, 43, 16, 64),
+    Habit::new(Use::Compressed, 86, 16, 64),
     Habit::new(Use::Kernel, 6, 2, 0),
 ];
 
@@ -140,6 +146,7 @@ impl<'a, 'e> Load<'a, 'e> {
             self.end_some().map_err(failed)?;
             self.fill(&mut |part| progress((f64::from(round) + part) / f64::from(ROUNDS))).map_err(failed)?;
         }
+        self.world.balloon.inflate(self.frames() / FRAMES_PER_BALLOONED).map_err(|error| failed(error.into()))?;
         let share = self.share_to_free();
         self.thin(share).map_err(failed)?;
         self.pin().map_err(failed)?;
@@ -253,8 +260,14 @@ impl<'a, 'e> Load<'a, 'e> {
                 let views = if self.rng.random_bool(0.7) { 2 } else { 1 };
                 (Backing::Device(self.world.mapped[device].open(pages)), views)
             }
+            // Regions that have ended leave their pages of the device, so it ends once.
+            Use::Compressed if self.world.compressed_pages + pages <= self.world.compressed.pages() => {
+                let first = self.world.compressed_pages;
+                self.world.compressed_pages += pages;
+                (Backing::Compressed(self.world.compressed.clone(), first), 0)
+            }
             // The kernel's frames are in no region.
-            Use::DeviceUnmapped | Use::Kernel => {
+            Use::DeviceUnmapped | Use::Compressed | Use::Kernel => {
                 let device = self.rng.random_range(0..self.world.unmapped.len());
                 (Backing::Device(self.world.unmapped[device].open(pages)), 0)
             }
@@ -266,6 +279,8 @@ impl<'a, 'e> Load<'a, 'e> {
                 Backing::Private(file) => Source::Private { file: file.clone(), first: 0 },
                 Backing::Cache(file) => Source::Shared { file: file.clone(), first: 0 },
                 Backing::Device(file) => Source::Shared { file: file.clone(), first: 0 },
+                // Nobody maps it.
+                Backing::Compressed(..) => break,
             };
             let process = self.rng.random_range(0..self.world.host.processes.len());
             // The second one reads only, or writes as well.
@@ -295,6 +310,7 @@ impl<'a, 'e> Load<'a, 'e> {
             .map(|region| match region.backing {
                 Backing::Private(_) => 2.0 * live(region),
                 Backing::Device(_) => DRIVER_FREES * live(region),
+                Backing::Compressed(..) => DRIVER_FREES * COMPRESSED * live(region),
                 _ => live(region),
             })
             .sum();

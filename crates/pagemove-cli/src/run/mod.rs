@@ -12,6 +12,7 @@
 
 pub(crate) mod args;
 pub(crate) mod cancel;
+mod compressed;
 mod damage;
 pub(crate) mod error;
 pub(crate) mod events;

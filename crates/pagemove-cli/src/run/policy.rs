@@ -20,13 +20,14 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     cancel::Stop,
+    compressed::User,
     damage::Damage,
     error::{EngineError, RunError},
     load::Load,
     pictures::{self, Hostages},
     progress::Progress,
     rebuild::rebuild,
-    region::Compared,
+    region::{Backing, Compared},
     watchdog::Watchdog,
     words::{FIRST, Words},
     world::{Base, Shape, World},
@@ -136,7 +137,7 @@ pub(crate) fn run(
 fn build<'e>(common: &Common<'_>, policy: Policy, base: &'e Base) -> Result<World<'e>, RunError> {
     let &Common { seed, layout, stop, progress, .. } = common;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut world = World::new(base, Words::new(seed, policy as u64));
+    let mut world = World::new(base, Words::new(seed, policy as u64))?;
     progress.stage("rebuilding the layout");
     rebuild(&mut world, layout, &mut rng, stop, seed)?;
     progress.stage("churning memory");
@@ -163,6 +164,7 @@ pub(super) fn under_fire<T: Default>(
     let shared = Shared::new(shape.writers);
     let writers = writers::choose(world, shape.writers, writers::MOST, seed, &Sequences::new());
     let on_wrong = |wrong| damage.tell(policy.name(), wrong, progress);
+    let user = compressed_user(world);
     let watchdog = Watchdog::of(&world.host.engine, policy.name(), seed);
     let fire = || {
         thread::scope(|scope| {
@@ -171,6 +173,7 @@ pub(super) fn under_fire<T: Default>(
                 .zip(writers)
                 .map(|(number, writer)| writer.start(scope, number, &world.host.processes, &shared, &on_wrong))
                 .collect();
+            let user = user.start(scope, &shared, seed, &on_wrong);
             progress.stage("warming up the writers");
             let running = shared.let_run(AROUND, || stop.is_set());
             watchdog.beat();
@@ -183,12 +186,28 @@ pub(super) fn under_fire<T: Default>(
                 Ok(written) => written.map_err(|error| error.with_seed(seed)),
                 Err(_) => Err(EngineError::Lost("a writer panicked".into()).with_seed(seed)),
             });
-            Ok((done, written.collect::<Result<_, _>>()?))
+            let mut written: Vec<Written> = written.collect::<Result<_, _>>()?;
+            let lost = |_| EngineError::Lost("the user of compressed pages panicked".into()).with_seed(seed);
+            written.push(Written { sequences: Sequences::new(), compared: user.join().map_err(lost)?? });
+            Ok((done, written))
         })
     };
     // What a panic leaves behind is looked at no more.
     panic::catch_unwind(AssertUnwindSafe(fire))
         .unwrap_or_else(|_| Err(EngineError::Lost("a panic, told above".into()).with_seed(seed)))
+}
+
+/// Makes the user of all compressed pages.
+fn compressed_user(world: &World<'_>) -> User {
+    let mut pages = Vec::new();
+    for region in &world.regions {
+        if let Backing::Compressed(_, first) = region.backing {
+            let live = (0..).zip(&region.live).filter(|(_, live)| **live);
+            let tag = |page| world.host.words.common_tag(region.number, page);
+            pages.extend(live.map(|(page, _)| (region.number, page, first + page, tag(page))));
+        }
+    }
+    User::new(&world.compressed, pages)
 }
 
 fn compact(common: &Common<'_>, policy: Policy, engine: &Engine, watchdog: &Watchdog) -> Compacted {

@@ -10,6 +10,7 @@ use pagemove::space::PageCache;
 use pagemove_drivers::DeviceFile;
 
 use super::{
+    compressed::Compressed,
     error::EngineError,
     host::{Host, View},
     words::{self, Words},
@@ -25,6 +26,8 @@ pub(crate) enum Backing {
     Cache(Arc<PageCache>),
     /// A driver.
     Device(Arc<DeviceFile>),
+    /// Compressed; the region's first page is this one of the device.
+    Compressed(Arc<Compressed>, u32),
 }
 
 /// Pages that belong together.
@@ -148,7 +151,7 @@ impl Region {
 
     /// Tells whether the pages are a driver's.
     pub(crate) fn is_device(&self) -> bool {
-        matches!(self.backing, Backing::Device(_))
+        matches!(self.backing, Backing::Device(_) | Backing::Compressed(..))
     }
 
     /// Brings a page in and writes its word; all views map it.
@@ -161,6 +164,9 @@ impl Region {
         match (&self.backing, self.views.first()) {
             (_, Some(view)) => host.poke(view, page, place, word)?,
             (Backing::Device(file), None) => file.write(page, place, word)?,
+            (Backing::Compressed(store, first), None) => {
+                store.write(first + page, host.words.common_tag(self.number, page))?
+            }
             (Backing::Cache(file) | Backing::Private(file), None) => {
                 file.index().lock_or_insert(page)?.words(0)[place].store(word, Ordering::Release);
             }
@@ -183,6 +189,7 @@ impl Region {
             (Backing::Device(file), _) => (first..first + pages).for_each(|page| {
                 file.free(page);
             }),
+            (Backing::Compressed(store, at), _) => store.free(at + first, pages),
             (Backing::Anonymous, None) => {}
         }
         self.live[first as usize..(first + pages) as usize].fill(false);
@@ -221,6 +228,11 @@ impl Region {
                 ways.gave(found.words(0)[place].load(Ordering::Acquire));
             }
             Backing::Device(file) => ways.gave(file.read(page, place)?),
+            Backing::Compressed(store, first) => {
+                let tag = host.words.common_tag(self.number, page);
+                ways = Ways::new(words::word(tag, words::FIRST));
+                ways.gave(store.word(first + page, tag)?);
+            }
         }
         compared.count(ways.wrong(self.number, page));
         Ok(())

@@ -39,7 +39,7 @@ fn base(tlb: TlbKind) -> Base {
 
 /// One region of each kind, four pages each.
 fn world(base: &Base) -> World<'_> {
-    let mut world = World::new(base, Words::new(3, 0));
+    let mut world = World::new(base, Words::new(3, 0)).unwrap();
     world.start_processes().unwrap();
     let cache = PageCache::new(&world.host.engine, "file", 4);
     let stored = PageCache::with_store(&world.host.engine, "file", 4, Some(Region::store_of(2, world.host.words)));

@@ -35,7 +35,7 @@ pub(crate) fn measure(seed: u64, stop: &Stop) -> Result<Throughput, RunError> {
     let order = Order::new(9).unwrap_or_default();
     let shape = Shape { frames: FRAMES, pageblock_order: order, writers: 1, tlb: TlbKind::Soft };
     let base = Base::new(shape)?;
-    let mut world = World::new(&base, Words::new(seed, u64::MAX));
+    let mut world = World::new(&base, Words::new(seed, u64::MAX))?;
     world.start_processes()?;
     let measured = timed(&mut world, seed, stop).map_err(|error| error.with_seed(seed))?;
     stop.check()?;

@@ -8,6 +8,8 @@
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Words {
     salt: u64,
+    /// As the salt, but the same for all policies.
+    common: u64,
 }
 
 /// Number of the store by which a page gets its first word.
@@ -16,13 +18,22 @@ pub(crate) const FIRST: u32 = 1;
 impl Words {
     /// Makes the tags for a seed, and a number that tells policies apart.
     pub(crate) fn new(seed: u64, policy: u64) -> Self {
-        Self { salt: mix(mix(seed) ^ policy) }
+        Self { salt: mix(mix(seed) ^ policy), common: mix(seed) }
     }
 
     /// Gives the tag of a page of a region.
     pub(crate) fn tag(self, region: u32, page: u32) -> u32 {
-        (mix(self.salt ^ (u64::from(region) << 32 | u64::from(page))) >> 32) as u32
+        tag(self.salt, region, page)
     }
+
+    /// Gives a tag that is the same for all policies.
+    pub(crate) fn common_tag(self, region: u32, page: u32) -> u32 {
+        tag(self.common, region, page)
+    }
+}
+
+fn tag(salt: u64, region: u32, page: u32) -> u32 {
+    (mix(salt ^ (u64::from(region) << 32 | u64::from(page))) >> 32) as u32
 }
 
 /// Gives the word that a page with this tag holds after store number `sequence`.

@@ -13,13 +13,13 @@ use pagemove::{
 use pagemove_drivers::{Balloon, CharDevice};
 use pagemove_hosted::{Config, Hosted, TlbKind};
 
-use super::{error::RunError, host::Host, region::Region, words::Words};
+use super::{compressed::Compressed, error::RunError, host::Host, region::Region, words::Words};
 
 /// Processes of the load.
 const PROCESSES: usize = 6;
 /// Devices whose files processes map, and those that keep their pages to themselves.
 const MAPPED_DEVICES: [&str; 4] = ["gpu", "nic-ring", "video", "accel"];
-const UNMAPPED_DEVICES: [&str; 2] = ["zpool", "nic-buffers"];
+const UNMAPPED_DEVICES: [&str; 2] = ["dma-pool", "nic-buffers"];
 
 /// What machine to make.
 #[derive(Debug, Clone, Copy)]
@@ -61,8 +61,11 @@ pub(crate) struct World<'e> {
     pub(crate) regions: Vec<Region>,
     /// What is the kernel's, of any kind.
     pub(crate) kernel: Vec<FrozenFolio<'e>>,
-    /// The balloon.
+    /// The balloon. What is in it is given back to the host.
     pub(crate) balloon: Balloon,
+    /// The compressed pages, and how many of the device have been given to regions.
+    pub(crate) compressed: Arc<Compressed>,
+    pub(crate) compressed_pages: u32,
     /// Devices whose files are mapped.
     pub(crate) mapped: Vec<CharDevice>,
     /// Devices whose pages nobody maps.
@@ -75,19 +78,22 @@ pub(crate) struct World<'e> {
 
 impl<'e> World<'e> {
     /// Puts all but processes on a machine, since those take frames.
-    pub(crate) fn new(base: &'e Base, words: Words) -> Self {
+    pub(crate) fn new(base: &'e Base, words: Words) -> Result<Self, RunError> {
         let Base { machine, engine } = base;
+        let compressed = Arc::new(Compressed::new(engine, machine.frames().frames).ok_or(RunError::NoTable)?);
         let devices = |names: &[&str]| names.iter().map(|&name| CharDevice::new(engine, name)).collect();
-        Self {
+        Ok(Self {
             pins: Vec::new(),
             regions: Vec::new(),
             kernel: Vec::new(),
-            balloon: Balloon::new(engine),
+            balloon: Balloon::with_host(engine, machine.clone()),
+            compressed,
+            compressed_pages: 0,
             mapped: devices(&MAPPED_DEVICES),
             unmapped: devices(&UNMAPPED_DEVICES),
             engine,
             host: Host::new(machine.clone(), engine.clone(), words),
-        }
+        })
     }
 
     /// Starts the processes.

@@ -39,13 +39,15 @@ pub(super) struct Deed {
 }
 
 /// All of them. Two move pages, beside compaction.
-pub(super) const DEEDS: [Deed; 11] = [
+pub(super) const DEEDS: [Deed; 13] = [
     Deed { name: "forks", act: fork },
     Deed { name: "remaps", act: remap },
     Deed { name: "protects", act: protect },
     Deed { name: "pins", act: pin },
     Deed { name: "driver pages", act: driver_pages },
     Deed { name: "file pages", act: file_pages },
+    Deed { name: "compressed pages", act: compressed },
+    Deed { name: "balloon", act: balloon },
     Deed { name: "2 MiB", act: huge },
     Deed { name: "collapses", act: collapse_file },
     Deed { name: "moves by process", act: move_process },
@@ -175,6 +177,35 @@ fn child_of(process: &Process) -> Result<Process, EngineError> {
         Err(ForkError::Space(error)) => Err(error.into()),
         Err(ForkError::Host(error)) => Err(EngineError::Lost(error.to_string())),
     }
+}
+
+/// Reads a compressed page and writes it anew, as it was; now and then moves objects together.
+fn compressed(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+    let regions = &stage.world.regions;
+    let is_compressed = |region: &&Region| matches!(region.backing, Backing::Compressed(..));
+    let Some(region) =
+        regions.iter().cycle().skip(rng.random_range(0..regions.len())).take(regions.len()).find(is_compressed)
+    else {
+        return Ok(());
+    };
+    let Backing::Compressed(store, first) = &region.backing else { return Ok(()) };
+    for (page, _) in (0..).zip(&region.live).filter(|(_, live)| **live) {
+        let tag = stage.world.host.words.common_tag(region.number, page);
+        differs("a compressed page", store.word(first + page, tag)?, words::word(tag, words::FIRST))?;
+        store.write(first + page, tag)?;
+    }
+    if rng.random_bool(0.1) {
+        store.compact(8);
+    }
+    Ok(())
+}
+
+/// Gives some pages to the host, and takes as many back.
+fn balloon(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+    let pages = rng.random_range(1..200);
+    stage.world.balloon.inflate(pages)?;
+    let back = stage.world.balloon.deflate(pages);
+    differs("pages that came back from the balloon", back.into(), pages.into())
 }
 
 /// Forks a process under its writers' hands: what the child sees stays, and what it stores is its own.

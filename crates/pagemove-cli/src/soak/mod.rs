@@ -25,6 +25,7 @@ use std::{
 };
 
 use pagemove::{report::Counter, units::HUGE_ORDER, zone::AllocError};
+use pagemove_drivers::{balloon::InflateError, zram::ZramError};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -173,7 +174,7 @@ pub(crate) fn run(args: &SoakArgs) -> Result<(), SoakError> {
     // A virtual processor for each thread.
     let shape = Shape { frames, pageblock_order: HUGE_ORDER, writers: writers + DEEDS.len(), tlb: args.tlb.kind() };
     let base = Base::new(shape)?;
-    let mut world = World::new(&base, Words::new(seed, 0));
+    let mut world = World::new(&base, Words::new(seed, 0))?;
     let free = free_frames(&world);
     world.start_processes()?;
     progress.stage("filling memory");
@@ -218,6 +219,8 @@ impl Soak<'_> {
             self.watchdog.beat();
             self.check(world, done, &last).map_err(|what| self.failed(world, what))?;
             done.rounds += 1;
+            // Else zspages that happen not to be full would be counted.
+            world.compressed.compact(u64::MAX);
             let (resident, free) = (Resident::now(), free_frames(world));
             let &mut (before, free_before) = first.get_or_insert((resident, free));
             if let (Some(now), Some(before)) = (resident, before)
@@ -367,6 +370,7 @@ impl Soak<'_> {
         world.pins.clear();
         world.host.processes.clear();
         world.regions.clear();
+        world.compressed.free(0, world.compressed.pages());
         world.balloon.deflate(u32::MAX);
         world.kernel.clear();
         let physical = world.host.engine.physical();
@@ -391,6 +395,8 @@ fn is_want_of_room(error: &EngineError) -> bool {
             | EngineError::File(FileError::OutOfMemory(_))
             | EngineError::Pin(PinError::Fault(FaultError::OutOfMemory(_)))
             | EngineError::Alloc(AllocError { .. })
+            | EngineError::Balloon(InflateError::OutOfMemory(_))
+            | EngineError::Zram(ZramError::OutOfMemory { .. })
     )
 }
 
