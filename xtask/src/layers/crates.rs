@@ -28,7 +28,7 @@ const ORDER: &[Rule] = &[
     Rule { name: "pagemove", uses: &[], tests_use: &[] },
     Rule { name: "pagemove-drivers", uses: &["pagemove"], tests_use: &[] },
     Rule { name: "pagemove-x86", uses: &["pagemove"], tests_use: &[] },
-    Rule { name: "pagemove-hosted", uses: &["pagemove"], tests_use: &["pagemove-drivers"] },
+    Rule { name: "pagemove-hosted", uses: &["pagemove", "pagemove-drivers"], tests_use: &[] },
     Rule { name: "pagemove-cli", uses: &["pagemove", "pagemove-drivers", "pagemove-hosted"], tests_use: &[] },
     // A check of the whole stack, and no part of it.
     Rule { name: "pagemove-model", uses: &["pagemove", "pagemove-drivers", "pagemove-hosted"], tests_use: &[] },

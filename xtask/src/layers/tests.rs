@@ -255,9 +255,7 @@ fn each_crate_against_the_order_is_found_with_its_line() {
         ("pagemove-drivers", format!("[dependencies]\n{CORE_PATH}\n[target.'cfg(unix)'.dependencies]\n{HOSTED_PATH}")),
         (
             "pagemove-hosted",
-            format!(
-                "[dependencies]\n{CORE_PATH}\nd = {{ path = \"../pagemove-drivers\", package = \"pagemove-drivers\" }}"
-            ),
+            format!("[dependencies]\n{CORE_PATH}\nd = {{ path = \"../pagemove-new\", package = \"pagemove-new\" }}"),
         ),
         ("pagemove-new", format!("[dependencies]\n{CORE_PATH}")),
         ("xtask", "[build-dependencies.pagemove]\npath = \"../pagemove\"".to_owned()),
@@ -266,7 +264,7 @@ fn each_crate_against_the_order_is_found_with_its_line() {
     let expected = [
         "crates/pagemove/Cargo.toml:6: pagemove uses pagemove-hosted in its tests",
         "crates/pagemove-drivers/Cargo.toml:8: pagemove-drivers uses pagemove-hosted",
-        "crates/pagemove-hosted/Cargo.toml:7: pagemove-hosted uses pagemove-drivers",
+        "crates/pagemove-hosted/Cargo.toml:7: pagemove-hosted uses pagemove-new",
         "crates/pagemove-new/Cargo.toml:1: pagemove-new has no place in the order of the crates",
         "crates/xtask/Cargo.toml:5: xtask uses pagemove",
     ];

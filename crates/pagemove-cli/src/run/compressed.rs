@@ -2,23 +2,12 @@
 //!
 //! The words don't depend on the policy: else pages would compress to other lengths, and memory differ before compaction.
 
-use std::{
-    fs,
-    sync::Arc,
-    thread::{Scope, ScopedJoinHandle},
-};
+use std::fs;
 
 use pagemove::{Engine, units::PAGE_SIZE};
 use pagemove_drivers::zram::{self, Lz4, Page, Zram, ZramError};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
-use super::{
-    error::{EngineError, RunError},
-    region::{Compared, Wrong},
-    words::{self, FIRST},
-    writers::{OnWrong, Shared},
-};
+use super::words::{self, FIRST};
 
 /// Pages of data, at most; the device has each of them several times, with other words.
 const DATA: usize = 2048;
@@ -77,58 +66,5 @@ impl Compressed {
     /// Forgets pages.
     pub(crate) fn free(&self, first: u32, pages: u32) {
         self.device.discard(first..first + pages);
-    }
-}
-
-/// Pages that a user reads and writes.
-pub(crate) struct User {
-    store: Arc<Compressed>,
-    /// Region, page, the device's page, and the tag.
-    pages: Vec<(u32, u32, u32, u32)>,
-}
-
-impl User {
-    /// Makes one for these pages.
-    pub(crate) fn new(store: &Arc<Compressed>, pages: Vec<(u32, u32, u32, u32)>) -> Self {
-        Self { store: store.clone(), pages }
-    }
-
-    /// Reads and compares pages until all writers end, and writes some anew, as they were.
-    pub(crate) fn start<'scope>(
-        self,
-        scope: &'scope Scope<'scope, '_>,
-        shared: &'scope Shared,
-        seed: u64,
-        on_wrong: OnWrong<'scope>,
-    ) -> ScopedJoinHandle<'scope, Result<Compared, RunError>> {
-        scope.spawn(move || {
-            let _end = shared.stop_on_drop();
-            let used = self.use_all(shared, seed, on_wrong);
-            used.map_err(|error| error.with_seed(seed))
-        })
-    }
-
-    fn use_all(&self, shared: &Shared, seed: u64, on_wrong: OnWrong<'_>) -> Result<Compared, EngineError> {
-        let (mut rng, mut compared) = (ChaCha8Rng::seed_from_u64(seed ^ 0x7a72), Compared::default());
-        while !shared.is_over() {
-            if self.pages.is_empty() {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-                continue;
-            }
-            let (region, page, slot, tag) = self.pages[rng.random_range(0..self.pages.len())];
-            let (expected, found) = (words::word(tag, FIRST), self.store.word(slot, tag)?);
-            // Nobody writes other contents, so what is wrong is lost.
-            let wrong = (found != expected).then_some(Wrong { region, page, found, expected, lost: true });
-            wrong.into_iter().for_each(on_wrong);
-            compared.count(wrong);
-            if rng.random_bool(0.25) {
-                // It needs memory for both at once; without, it stays as it is.
-                match self.store.write(slot, tag) {
-                    Ok(()) | Err(ZramError::OutOfMemory { .. }) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        }
-        Ok(compared)
     }
 }

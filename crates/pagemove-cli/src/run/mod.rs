@@ -13,6 +13,7 @@
 pub(crate) mod args;
 pub(crate) mod cancel;
 mod compressed;
+mod compressed_user;
 mod damage;
 pub(crate) mod error;
 pub(crate) mod events;

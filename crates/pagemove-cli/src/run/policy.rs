@@ -20,7 +20,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     cancel::Stop,
-    compressed::User,
+    compressed_user::User,
     damage::Damage,
     error::{EngineError, RunError},
     load::Load,
