@@ -16,7 +16,7 @@ use pagemove::{
     report::Counter,
     sync::{AtomicU64, Mutex, Ordering},
     units::{Order, PAGE_SIZE, Pfn},
-    zone::{AllocError, Effort, Request},
+    zone::{AllocError, Effort, Physical, Request},
 };
 
 use crate::chunks::{Chunks, NoRoom};
@@ -39,13 +39,21 @@ pub trait BalloonHost: Send + Sync {
 }
 
 /// Pages of a balloon, at most [`BATCH`]: only a balloon makes one, so nobody else uses them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BalloonPages<'p>(&'p [Pfn]);
+#[derive(Clone, Copy)]
+pub struct BalloonPages<'p> {
+    physical: &'p Physical,
+    frames: &'p [Pfn],
+}
 
 impl BalloonPages<'_> {
+    /// Gives their memory, which a host compares with its own.
+    pub fn physical(&self) -> &Physical {
+        self.physical
+    }
+
     /// Gives their frames.
     pub fn frames(&self) -> &[Pfn] {
-        self.0
+        self.frames
     }
 }
 
@@ -90,6 +98,7 @@ pub struct Balloon {
 /// The owner of its pages.
 struct Pages {
     cells: Chunks<TokenCell, 64>,
+    physical: Arc<Physical>,
     host: Arc<dyn BalloonHost>,
     moved: AtomicU64,
 }
@@ -134,7 +143,7 @@ impl MovableOps for Pages {
             if src.is_empty() {
                 return;
             }
-            let is_taken = self.host.inflate(BalloonPages(&dst)).is_ok();
+            let is_taken = self.host.inflate(self.batch(&dst)).is_ok();
             run.for_each(|page| {
                 let is_this = src.contains(&page.src());
                 match (is_this, is_taken) {
@@ -144,7 +153,7 @@ impl MovableOps for Pages {
                 }
             });
             if is_taken {
-                self.host.deflate(BalloonPages(&src));
+                self.host.deflate(self.batch(&src));
                 self.moved.fetch_add(src.len() as u64, Ordering::Relaxed);
             }
         }
@@ -152,6 +161,10 @@ impl MovableOps for Pages {
 }
 
 impl Pages {
+    fn batch<'p>(&'p self, frames: &'p [Pfn]) -> BalloonPages<'p> {
+        BalloonPages { physical: &self.physical, frames }
+    }
+
     /// Tells whether a cell has the token of this page. The page is locked.
     fn holds(&self, cell: u32, page: Pfn) -> bool {
         self.cells.get(cell).and_then(TokenCell::pfn) == Some(page)
@@ -166,7 +179,8 @@ impl Balloon {
 
     /// Makes an empty balloon.
     pub fn with_host(engine: &Engine, host: Arc<dyn BalloonHost>) -> Self {
-        let pages = Arc::new(Pages { cells: Chunks::new(), host, moved: AtomicU64::new(0) });
+        let physical = engine.physical().clone();
+        let pages = Arc::new(Pages { cells: Chunks::new(), physical, host, moved: AtomicU64::new(0) });
         let registration = engine.owners().register(pages.clone());
         Self { pages, registration, numbers: Mutex::default(), effort: Effort::Drain }
     }
@@ -216,7 +230,7 @@ impl Balloon {
         let frames: Batch<Pfn> = pages.iter().map(|page| page.pfn()).collect();
         let given = has_cells
             .map_err(|NoRoom| InflateError::NoTables)
-            .and_then(|()| Ok(self.pages.host.inflate(BalloonPages(&frames))?));
+            .and_then(|()| Ok(self.pages.host.inflate(self.pages.batch(&frames))?));
         if let Err(error) = given {
             self.numbers.lock().empty.extend(cells);
             return Err(error);
@@ -244,10 +258,11 @@ impl Balloon {
             if cells.is_empty() {
                 return freed;
             }
-            let locked: Batch<LockedFolio<'_>> = cells.iter().filter_map(|&cell| self.lock(cell)).collect();
-            let frames: Batch<Pfn> = locked.iter().map(|page| page.pfn()).collect();
-            self.pages.host.deflate(BalloonPages(&frames));
-            for (&cell, page) in cells.iter().zip(locked) {
+            let locked: Batch<(u32, LockedFolio<'_>)> =
+                cells.iter().filter_map(|&cell| Some((cell, self.lock(cell)?))).collect();
+            let frames: Batch<Pfn> = locked.iter().map(|(_, page)| page.pfn()).collect();
+            self.pages.host.deflate(self.pages.batch(&frames));
+            for (cell, page) in locked {
                 if let Some(token) = self.pages.cells.get(cell).and_then(TokenCell::take) {
                     self.registration.release(token, &page);
                 }
@@ -351,11 +366,11 @@ impl Balloon {
     /// Gives the guest's figures for its host.
     pub fn stats(&self) -> BalloonStats {
         let physical = self.registration.physical();
-        let bytes = |frames: u32| Some(u64::from(frames) * PAGE_SIZE as u64);
+        let bytes = |frames: u64| Some(frames * PAGE_SIZE as u64);
         BalloonStats {
             minor_faults: Some(physical.counters().get(Counter::Pgfault)),
-            free: bytes(physical.free_frames()),
-            total: bytes(physical.frames().len()),
+            free: bytes(physical.free_frames().into()),
+            total: bytes(physical.zones().map(|zone| u64::from(zone.frames)).sum()),
             ..BalloonStats::default()
         }
     }

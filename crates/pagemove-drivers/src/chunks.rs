@@ -1,6 +1,6 @@
 //! A table that grows, and is read without a lock.
 //!
-//! A tree of three levels: its root is there from the start, the rest is made when it is needed. What is in it stays where it is.
+//! A tree of three levels, each part of which is made when it's needed. What is in it stays where it is.
 
 use alloc::{boxed::Box, vec::Vec};
 
@@ -18,20 +18,20 @@ type Leaf<T, const N: usize> = OnceBox<[T; N]>;
 
 /// At most 2^20 leaves of `N` items.
 pub(crate) struct Chunks<T, const N: usize> {
-    root: Box<[OnceBox<[Leaf<T, N>; MIDDLE]>]>,
+    root: OnceBox<[OnceBox<[Leaf<T, N>; MIDDLE]>; ROOT]>,
     items: Mutex<u32>,
 }
 
 impl<T, const N: usize> Chunks<T, N> {
     pub(crate) fn new() -> Self {
-        Self { root: (0..ROOT).map(|_| OnceBox::new()).collect(), items: Mutex::new(0) }
+        Self { root: OnceBox::new(), items: Mutex::new(0) }
     }
 
     /// Gives an item. `None`: it hasn't been added.
     #[inline]
     pub(crate) fn get(&self, number: u32) -> Option<&T> {
         let (leaf, at) = (number as usize / N, number as usize % N);
-        let leaf = self.root.get(leaf / MIDDLE)?.get()?[leaf % MIDDLE].get()?;
+        let leaf = self.root.get()?.get(leaf / MIDDLE)?.get()?[leaf % MIDDLE].get()?;
         Some(&leaf[at])
     }
 
@@ -40,7 +40,10 @@ impl<T, const N: usize> Chunks<T, N> {
         let mut items = self.items.lock();
         let number = *items;
         let leaf = number as usize / N;
-        let middle = self.root.get(leaf / MIDDLE).ok_or(NoRoom)?;
+        if self.root.get().is_none() {
+            let _ = self.root.set(array(OnceBox::new)?);
+        }
+        let middle = self.root.get().and_then(|root| root.get(leaf / MIDDLE)).ok_or(NoRoom)?;
         if middle.get().is_none() {
             let _ = middle.set(array(OnceBox::new)?);
         }

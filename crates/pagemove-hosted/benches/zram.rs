@@ -1,9 +1,14 @@
 //! zram beside its compressor alone, zsmalloc beside the standard allocator, the memory of both beside Linux' table of classes, and moves of
-//! zspages that are read and written beside moves of a driver's plain pages. Data: this program's own pages, as compressible as programs are.
+//! zspages that are read and written beside moves of a driver's plain pages.
+//!
+//! `cargo bench --bench zram -- [compressor] [allocator] [memory] [moves] [FILE...]`: these parts, or all; with the pages of these files, or of this
+//! program and this machine's libraries.
 mod measure;
 
 use std::{
+    fs,
     hint::black_box,
+    path::PathBuf,
     sync::{
         Barrier, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -33,32 +38,37 @@ const FRAMES: u32 = 64 << 10;
 const PAGES: usize = 32 << 10;
 
 fn main() {
-    let data = pages();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let names = ["compressor", "allocator", "memory", "moves"];
+    let (wanted, files): (Vec<String>, Vec<String>) =
+        arguments.into_iter().partition(|word| names.contains(&word.as_str()));
+    let data = pages(if files.is_empty() { usual_files() } else { files.into_iter().map(PathBuf::from).collect() });
     println!("{} pages of data", data.len());
-    // All, or those that are named: `cargo bench --bench zram -- moves`.
-    let parts: [(&str, &dyn Fn()); 4] = [
-        ("compressor", &|| beside_the_compressor(&data)),
-        ("allocator", &beside_the_allocator),
-        ("memory", &|| beside_linuxs_classes(&data)),
-        ("moves", &while_they_move),
-    ];
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    for (name, part) in parts {
+    let parts: [&dyn Fn(); 4] =
+        [&|| beside_the_compressor(&data), &beside_the_allocator, &|| beside_linuxs_classes(&data), &while_they_move];
+    for (name, part) in names.into_iter().zip(parts) {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {
             part();
         }
     }
 }
 
-/// Pages of this program and of this machine's libraries, but for those of one word.
-fn pages() -> Vec<Page> {
-    let libraries =
-        std::fs::read_dir("/usr/lib/x86_64-linux-gnu").into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut libraries: Vec<_> = libraries.filter(|path| path.to_string_lossy().contains(".so")).collect();
+/// This program, and this machine's libraries.
+fn usual_files() -> Vec<PathBuf> {
+    let libraries = fs::read_dir("/usr/lib/x86_64-linux-gnu").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut libraries: Vec<PathBuf> = libraries.filter(|path| path.to_string_lossy().contains(".so")).collect();
     libraries.sort();
-    let files = std::iter::once(std::env::current_exe().expect("a path")).chain(libraries);
+    std::iter::once(std::env::current_exe().expect("a path")).chain(libraries).collect()
+}
+
+/// The files' pages, but for those of one word.
+fn pages(files: Vec<PathBuf>) -> Vec<Page> {
     let mut all = Vec::new();
-    for bytes in files.filter_map(|path| std::fs::read(path).ok()) {
+    for path in files {
+        let Ok(bytes) = fs::read(&path) else {
+            eprintln!("zram: {} can't be read, and is passed over", path.display());
+            continue;
+        };
         let (pages, _) = bytes.as_chunks::<PAGE_SIZE>();
         all.extend(pages.iter().filter(|page| page.as_chunks::<8>().0.iter().any(|word| *word != page[..8])));
         if all.len() >= PAGES {
@@ -66,6 +76,7 @@ fn pages() -> Vec<Page> {
         }
     }
     all.truncate(PAGES);
+    assert!(!all.is_empty(), "the files have no whole page that isn't of one word");
     all
 }
 

@@ -10,9 +10,13 @@ use crate::Hosted;
 
 impl BalloonHost for Hosted {
     fn inflate(&self, pages: BalloonPages<'_>) -> Result<(), HostRefused> {
+        // A balloon may be of another machine's engine.
+        if pages.physical().ram() != self.ram() {
+            return Err(HostRefused);
+        }
         for run in pages.frames().chunk_by(|one, next| one.up(1) == *next) {
             let offset = |pfn: Pfn| (pfn.get() - self.frames().start.get()) as usize * PAGE_SIZE;
-            // SAFETY: a balloon's pages, by their type, of the engine that has this machine's RAM: nobody uses them.
+            // SAFETY: a balloon's pages, by their type, and of this machine's RAM: nobody uses them.
             unsafe { self.area().remove(offset(run[0]), run.len() * PAGE_SIZE) }.map_err(|_| HostRefused)?;
         }
         Ok(())

@@ -9,7 +9,10 @@ use pagemove::{
     migrate::{Mode, Options},
     units::PAGE_SIZE,
 };
-use pagemove_drivers::Balloon;
+use pagemove_drivers::{
+    Balloon,
+    balloon::{HostRefused, InflateError},
+};
 
 /// The program's own memory falls by what its balloon has.
 #[test]
@@ -49,6 +52,10 @@ fn the_host_gets_its_memory_back() {
         let moved = before.saturating_sub(resident());
         assert!(moved > u64::from(PAGES - 100) * PAGE_SIZE as u64, "{moved} bytes after the move");
         at.iter().for_each(|page| assert_eq!(used.load(page).unwrap(), page.vpn(), "others' memory stays"));
+        // Another machine's balloon is none of this one's.
+        let other = Lab::new(tlb, 1);
+        let strange = Balloon::with_host(&other.engine, lab.machine.clone());
+        assert_eq!(strange.inflate(10), Err(InflateError::Refused(HostRefused)));
         balloon.deflate(u32::MAX);
         let page = lab.take_all(Kind::Kernel);
         page.iter().for_each(|page| page.words(0)[3].store(1, Ordering::Relaxed));

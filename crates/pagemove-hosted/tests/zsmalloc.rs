@@ -259,6 +259,24 @@ fn past_bug_zsmalloc_empty_zspages_that_stay() {
     }
 }
 
+/// As many as there are, and also behind one that stays locked.
+#[test]
+fn all_empty_zspages_are_freed() {
+    let lab = lab();
+    let pool = pool(&lab);
+    let objects: Vec<Object> = (0..40).map(|seed| pool.store(&bytes(seed, 4000)).unwrap()).collect();
+    let mut locked: Vec<_> = pages(&lab).into_iter().map(|pfn| lab.get(pfn).lock()).collect();
+    drop(objects);
+    assert_eq!((pool.stats().objects, pool.stats().pages), (0, 40));
+    let last = locked.pop();
+    drop(locked);
+    assert_eq!(pool.compact(u64::MAX).pages, 39);
+    assert_eq!(pool.compactable_pages(), 1);
+    drop(last);
+    assert_eq!(pool.compact(u64::MAX).pages, 1);
+    lab.validate();
+}
+
 #[test]
 fn past_bug_zsmalloc_counts_of_zones_after_a_move_between_them() {
     let lab =

@@ -88,7 +88,17 @@ const CHECKS: &[Check] = &[
     Check {
         name: "tests",
         program: Program::Cargo,
-        arguments: &["test", "--package", "pagemove", "--package", "pagemove-hosted", "--lib", "--tests"],
+        arguments: &[
+            "test",
+            "--package",
+            "pagemove",
+            "--package",
+            "pagemove-drivers",
+            "--package",
+            "pagemove-hosted",
+            "--lib",
+            "--tests",
+        ],
         environment: &[],
     },
     Check {

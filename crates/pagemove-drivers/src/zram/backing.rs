@@ -13,7 +13,7 @@ pub struct BackingError;
 
 /// Blocks of a page each. Called without a lock; may sleep.
 pub trait BackingStore: Send + Sync {
-    /// Gives the number of blocks.
+    /// Gives the number of blocks; called once.
     fn blocks(&self) -> u32;
 
     /// Reads a block.
@@ -26,6 +26,7 @@ pub trait BackingStore: Send + Sync {
 /// A store and its free blocks.
 pub(super) struct Backing {
     pub(super) store: Arc<dyn BackingStore>,
+    count: u32,
     blocks: Mutex<Blocks>,
 }
 
@@ -34,17 +35,18 @@ struct Blocks {
     /// From here on none has been used.
     unused: u32,
     free: Vec<u32>,
-    /// Freed while somebody reads: it may be one of these that he reads.
+    /// Freed while they are read.
     later: Vec<u32>,
-    readers: u32,
+    /// Being read, each as often as it is.
+    read: Vec<u32>,
 }
 
 impl Backing {
     pub(super) fn new(store: Arc<dyn BackingStore>) -> Self {
-        Self { store, blocks: Mutex::default() }
+        Self { count: store.blocks(), store, blocks: Mutex::default() }
     }
 
-    /// Takes a block; `None` if the store is full, or has no memory for its lists.
+    /// Takes a block; `None` if the store is full, or there is no memory for the lists.
     pub(super) fn take(&self) -> Option<u32> {
         let mut blocks = self.blocks.lock();
         if let Some(block) = blocks.free.pop() {
@@ -57,7 +59,7 @@ impl Backing {
         for list in [free, later] {
             list.try_reserve(most - list.len()).ok()?;
         }
-        (block < self.store.blocks()).then(|| {
+        (block < self.count).then(|| {
             blocks.unused += 1;
             block
         })
@@ -65,39 +67,46 @@ impl Backing {
 
     pub(super) fn give_back(&self, block: u32) {
         let mut blocks = self.blocks.lock();
-        if blocks.readers > 0 {
+        if blocks.read.contains(&block) {
             blocks.later.push(block);
         } else {
             blocks.free.push(block);
         }
     }
 
-    /// Says that a block is about to be read. Called under the lock of the slot that has it; until the result is dropped no block that is given back is
-    /// written.
-    pub(super) fn begin_read(&self) -> Reading<'_> {
-        self.blocks.lock().readers += 1;
-        Reading { backing: self }
+    /// Says that a block is about to be read. Called under the lock of the slot that has it; until the result is dropped the block isn't used
+    /// again. `None` without memory.
+    pub(super) fn begin_read(&self, block: u32) -> Option<Reading<'_>> {
+        let mut blocks = self.blocks.lock();
+        blocks.read.try_reserve(1).ok()?;
+        blocks.read.push(block);
+        Some(Reading { backing: self, block })
     }
 }
 
-/// A read of the store.
+/// A read of a block.
 pub(super) struct Reading<'b> {
     backing: &'b Backing,
+    block: u32,
 }
 
 impl Reading<'_> {
-    pub(super) fn read(&self, block: u32, page: &mut Page) -> Result<(), BackingError> {
-        self.backing.store.read(block, page)
+    pub(super) fn read(&self, page: &mut Page) -> Result<(), BackingError> {
+        self.backing.store.read(self.block, page)
     }
 }
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
         let mut blocks = self.backing.blocks.lock();
-        blocks.readers -= 1;
-        if blocks.readers == 0 {
-            let Blocks { free, later, .. } = &mut *blocks;
-            free.append(later);
+        if let Some(at) = blocks.read.iter().position(|block| *block == self.block) {
+            blocks.read.swap_remove(at);
+        }
+        if !blocks.read.contains(&self.block)
+            && let Some(at) = blocks.later.iter().position(|block| *block == self.block)
+        {
+            blocks.later.swap_remove(at);
+            blocks.free.push(self.block);
         }
     }
 }
@@ -126,14 +135,15 @@ mod tests {
     fn a_block_is_not_used_again_while_it_may_be_read() {
         let backing = Backing::new(Arc::new(Nothing(2)));
         assert_eq!((backing.take(), backing.take(), backing.take()), (Some(0), Some(1), None));
-        let (first, second) = (backing.begin_read(), backing.begin_read());
+        let [first, second] = [(); 2].map(|()| backing.begin_read(1).expect("memory"));
         backing.give_back(1);
         assert_eq!(backing.take(), None);
         drop(first);
         assert_eq!(backing.take(), None);
+        // Another one is free at once.
+        backing.give_back(0);
+        assert_eq!((backing.take(), backing.take()), (Some(0), None));
         drop(second);
         assert_eq!((backing.take(), backing.take()), (Some(1), None));
-        backing.give_back(0);
-        assert_eq!(backing.take(), Some(0));
     }
 }

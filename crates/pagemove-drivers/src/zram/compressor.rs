@@ -10,7 +10,7 @@ pub type Page = [u8; PAGE_SIZE];
 /// Room for what a compressor makes of a page: twice a page, since some grow what can't be compressed.
 pub type Room = [u8; 2 * PAGE_SIZE];
 
-/// Compresses pages. Several threads may call it at once. May be called where nobody may sleep on a lock of the engine's, so it takes none.
+/// Compresses pages. Several threads may call it at once, none of which holds a lock.
 pub trait Compressor: Send + Sync {
     /// Gives its name, as Linux names it.
     fn name(&self) -> &str;

@@ -26,7 +26,7 @@ pub struct Options {
     pub pages: u32,
     /// The most pages of a zspage; see [`zsmalloc::Options`].
     pub chain: u32,
-    /// The first compresses what is written; the others are for [`Zram::recompress`], and are tried in this order.
+    /// The first compresses what is written; the others are for [`Zram::recompress`], by their numbers.
     pub compressors: Vec<Box<dyn Compressor>>,
     /// Where idle pages can go.
     pub backing: Option<Arc<dyn BackingStore>>,
@@ -299,10 +299,11 @@ impl Zram {
                 Stored::Nothing => out.fill(0),
                 Stored::Same(word) => fill(out, word),
                 Stored::Backed(block) => {
-                    let reading = self.backing.as_ref().ok_or(ZramError::NoBacking)?.begin_read();
+                    let reading = self.backing.as_ref().ok_or(ZramError::NoBacking)?.begin_read(block);
                     drop(locked);
+                    let reading = reading.ok_or(ZramError::OutOfMemory { page, cause: StoreError::NoTables })?;
                     self.counts.backing_reads.add(1);
-                    reading.read(block, out).map_err(|cause| ZramError::Backing { page, cause })?;
+                    reading.read(out).map_err(|cause| ZramError::Backing { page, cause })?;
                 }
                 Stored::Object { .. } => {
                     let copied = self.copy(&locked.stored, &mut buffers.room, out);

@@ -87,7 +87,8 @@ impl Zram {
         };
         let Some(length) = length.filter(is_smaller) else {
             let mut slot = slot.lock();
-            if slot.end_work() {
+            // Linux: what none of the algorithms makes smaller isn't tried again.
+            if slot.end_work() && which.compressor + 1 == self.compressors.len() {
                 slot.flags |= Flags::INCOMPRESSIBLE;
             }
             return Ok(());

@@ -42,7 +42,12 @@ impl Pool {
             let mut passed_over = ArrayVec::<u32, PATIENCE>::new();
             while done.pages < pages && !passed_over.is_full() {
                 let mut state = class.state.lock();
-                done.pages += u64::from(self.inner.free_empty(class, &mut state));
+                let freed = self.inner.free_empty(class, &mut state);
+                done.pages += u64::from(freed);
+                if freed > 0 {
+                    // There may be more of them.
+                    continue;
+                }
                 if state.zspages.surplus() == 0 {
                     break;
                 }

@@ -6,7 +6,7 @@ use core::{fmt, ops::Deref};
 use arrayvec::ArrayVec;
 use pagemove::{
     folio::{Folio, FolioRef},
-    movable::TokenError,
+    movable::{TokenCell, TokenError},
     units::{PAGE_SIZE, Pfn},
 };
 
@@ -17,7 +17,8 @@ use super::{
 
 /// An object of a pool; dropping it frees it. Nothing else refers to it, so nobody reads it after that.
 ///
-/// May be dropped while its pages move: that waits for its class's lock only. Not in an interrupt.
+/// May be dropped while its pages move: that waits for its class's lock only. (But the last object of a pool that was dropped ends the
+/// pool, which waits for moves.) Not in an interrupt.
 pub struct Object {
     /// `None`: it has become a token.
     pool: Option<Arc<Inner>>,
@@ -148,6 +149,8 @@ impl WriteGuard<'_> {
 /// The pages of an object: one, or two.
 pub(super) struct Held<'p> {
     pages: ArrayVec<FolioRef<'p>, 2>,
+    /// The number of the first in the zspage.
+    first: u32,
     /// Its first byte in the first page.
     start: usize,
     size: usize,
@@ -212,11 +215,21 @@ impl Inner {
             if self.handles.load(handle) != location {
                 continue;
             }
+            // It may even have moved there and back, to another page: its zspage was freed and made anew meanwhile. A page that is out of
+            // its cell doesn't come back while it's referenced.
+            if held.as_ref().is_ok_and(|held| !self.are_in_cells(held, location)) {
+                continue;
+            }
             return held.map_err(|error| match error {
                 TokenError::Moving(pfn) => Moving(pfn),
                 error => panic!("zsmalloc: a page of an object is lost: {error}"),
             });
         }
+    }
+
+    fn are_in_cells(&self, held: &Held<'_>, location: Location) -> bool {
+        let cells = location.cell() + held.first..;
+        cells.zip(&held.pages).all(|(cell, page)| self.pages.cell(cell).and_then(TokenCell::pfn) == Some(page.pfn()))
     }
 
     /// Takes references to the pages of the object at `location`, if none of them moves.
@@ -228,6 +241,6 @@ impl Inner {
         for page in first..=last {
             pages.push(self.pages.get(&self.registration, location.cell() + page as u32)?);
         }
-        Ok(Held { pages, start: start % PAGE_SIZE, size })
+        Ok(Held { pages, first: first as u32, start: start % PAGE_SIZE, size })
     }
 }

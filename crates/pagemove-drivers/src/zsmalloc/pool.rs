@@ -5,7 +5,7 @@ use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
 use arrayvec::ArrayVec;
 use pagemove::{
     Engine,
-    folio::LockedFolio,
+    folio::{FrozenFolio, LockedFolio},
     frame::{Key, Kind},
     movable::{Registration, TokenError},
     sync::{AtomicU64, Mutex, MutexGuard, Ordering},
@@ -22,6 +22,9 @@ use super::{
 };
 
 use crate::chunks::NoRoom;
+
+/// Empty zspages that are looked at, at most.
+const SOME: usize = 8;
 
 /// Settings of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -202,9 +205,14 @@ impl Inner {
         self.free_empty(class, &mut state);
     }
 
-    /// Frees the pages of an empty zspage, if none of them is moving; gives their number.
+    /// Frees the pages of empty zspages, of which there may be some that moves were in the way of; gives their number.
     pub(super) fn free_empty(&self, class: &Class, state: &mut ClassState) -> u32 {
-        let Some(zspage) = state.zspages.empty() else { return 0 };
+        let some: ArrayVec<u32, SOME> = state.zspages.empty().take(SOME).collect();
+        some.into_iter().map(|zspage| self.free_zspage(class, state, zspage)).sum()
+    }
+
+    /// Frees the pages of an empty zspage, if none of them is moving; gives their number.
+    fn free_zspage(&self, class: &Class, state: &mut ClassState, zspage: u32) -> u32 {
         let first = class.first_cell(state, zspage);
         let mut pages = ArrayVec::<LockedFolio<'_>, LONGEST>::new();
         for cell in first..first + class.size.pages {
@@ -280,21 +288,17 @@ impl Inner {
     fn fill(&self, class: &Class, first: u32) -> Result<Box<[u32]>, StoreError> {
         let objects = free_objects(&class.size)?;
         let request = Request::new(Order::ZERO, Kind::Driver).with_effort(self.effort);
-        // Locked until all are there, so that none moves before.
-        let mut pages = ArrayVec::<LockedFolio<'_>, LONGEST>::new();
-        for cell in first..first + class.size.pages {
-            let place = self.pages.cell(cell).ok_or(NoRoom)?;
-            match self.registration.physical().alloc_with(&request) {
-                Ok(page) => {
-                    let (token, page) = self.registration.own(page, Key { rmap: 0, index: cell });
-                    place.put(token);
-                    pages.push(page);
-                }
-                Err(error) => {
-                    (first..).zip(pages).for_each(|(cell, page)| self.pages.release(&self.registration, cell, page));
-                    return Err(error.into());
-                }
-            }
+        let cells = || (first..first + class.size.pages).map(|number| Some((number, self.pages.cell(number)?)));
+        // All at first: an allocation may wait for moves, so it's made without a folio's lock.
+        let mut pages = ArrayVec::<FrozenFolio<'_>, LONGEST>::new();
+        for cell in cells() {
+            cell.ok_or(NoRoom)?;
+            pages.push(self.registration.physical().alloc_with(&request)?);
+        }
+        for ((number, cell), page) in cells().flatten().zip(pages) {
+            // Locked until the token is there: it may move from then on.
+            let (token, _page) = self.registration.own(page, Key { rmap: 0, index: number });
+            cell.put(token);
         }
         Ok(objects)
     }
@@ -304,11 +308,13 @@ impl Drop for Inner {
     /// Frees all pages, also of objects whose tokens were lost. Waits for moves of them.
     fn drop(&mut self) {
         for class in &self.classes {
-            let state = class.state.lock();
-            let zspages: Vec<u32> = state.zspages.with_pages().map(|zspage| class.first_cell(&state, zspage)).collect();
-            // Waits are without the lock; nobody else is here.
-            drop(state);
-            for cell in zspages.into_iter().flat_map(|first| first..first + class.size.pages) {
+            // One by one: waits are without the lock, and without memory.
+            let first_cell = |zspage| {
+                let state = class.state.lock();
+                state.zspages.next_with_pages(zspage).map(|zspage| (zspage, class.first_cell(&state, zspage)))
+            };
+            let all = core::iter::successors(first_cell(0), |(last, _)| first_cell(last + 1));
+            for cell in all.flat_map(|(_, first)| first..first + class.size.pages) {
                 loop {
                     match self.pages.get(&self.registration, cell) {
                         Ok(page) => break self.pages.release(&self.registration, cell, page.lock()),

@@ -86,7 +86,7 @@ impl Zspages {
 
     /// Takes an object for a handle; `None` if all zspages are full.
     pub(super) fn take(&mut self, handle: u32) -> Option<Place> {
-        let zspage = self.fullest_but(NONE).or_else(|| self.empty())?;
+        let zspage = self.fullest_but(NONE).or_else(|| self.empty().next())?;
         Some(Place { zspage, object: self.take_of(zspage, handle) })
     }
 
@@ -123,9 +123,9 @@ impl Zspages {
         self.all[number as usize].objects = Box::default();
     }
 
-    /// Gives an empty zspage.
-    pub(super) fn empty(&self) -> Option<u32> {
-        self.of_group(EMPTY).next()
+    /// Gives the empty zspages.
+    pub(super) fn empty(&self) -> impl Iterator<Item = u32> {
+        self.of_group(EMPTY)
     }
 
     /// Gives a zspage with fewest objects, but at least one, that isn't full, nor one of `others`.
@@ -149,9 +149,10 @@ impl Zspages {
         entries.find(|(entry, _)| **entry & 1 == 1).map(|(entry, object)| (object, entry >> 1))
     }
 
-    /// Gives the numbers of all that have pages.
-    pub(super) fn with_pages(&self) -> impl Iterator<Item = u32> {
-        self.all.iter().zip(0..).filter(|(zspage, _)| zspage.group.is_some()).map(|(_, number)| number)
+    /// Gives the first number from `from` on that has pages.
+    pub(super) fn next_with_pages(&self, from: u32) -> Option<u32> {
+        let all = self.all.iter().zip(0..).skip(from as usize);
+        all.filter(|(zspage, _)| zspage.group.is_some()).map(|(_, number)| number).next()
     }
 
     /// Gives how many are on each list.
@@ -292,7 +293,8 @@ mod tests {
             }
             assert_eq!(zspages.used(), used.len() as u64);
         }
-        for number in zspages.with_pages().collect::<Vec<_>>() {
+        let with_pages = core::iter::successors(zspages.next_with_pages(0), |last| zspages.next_with_pages(last + 1));
+        for number in with_pages {
             let next = |&(object, _): &(u32, u32)| zspages.next_object(number, object + 1);
             let objects = core::iter::successors(zspages.next_object(number, 0), next);
             let told: BTreeMap<_, _> = objects.map(|(object, handle)| ((number, object), handle)).collect();

@@ -35,7 +35,8 @@ impl Folio<'_> {
 
     /// Gives the page with the byte at `offset`, and the byte's place in it.
     fn page(&self, offset: usize) -> (&[AtomicU64; 512], usize) {
-        (self.words((offset >> PAGE_SHIFT) as u32), offset % PAGE_SIZE)
+        let page = u32::try_from(offset >> PAGE_SHIFT).unwrap_or(u32::MAX);
+        (self.words(page), offset % PAGE_SIZE)
     }
 }
 

@@ -141,6 +141,7 @@ fn a_move_against_a_lookup() {
 /// A driver without a lock: its table is a cell. Its folio's first word says what the driver has there.
 struct Cell {
     cell: TokenCell,
+    other: TokenCell,
 }
 
 const WORD: u64 = 42;
@@ -179,18 +180,22 @@ impl CellScene {
     /// One whose cell is empty.
     fn empty() -> Self {
         let engine = Model::sleeping().boot();
-        let driver = Arc::new(Cell { cell: TokenCell::new() });
+        let driver = Arc::new(Cell { cell: TokenCell::new(), other: TokenCell::new() });
         let registration = engine.owners().register(driver.clone());
         Self { engine, driver, registration, pfn: Pfn::new(0) }
     }
 
     /// Puts a folio into the cell.
     fn fill(&self) -> Pfn {
+        self.put(&self.driver.cell, WORD)
+    }
+
+    fn put(&self, cell: &TokenCell, word: u64) -> Pfn {
         let folio = self.engine.physical().alloc(Order::ZERO, Kind::Driver).expect("a frame");
-        folio.words(0)[0].store(WORD, Ordering::Relaxed);
+        folio.words(0)[0].store(word, Ordering::Relaxed);
         let pfn = folio.pfn();
         let (token, folio) = self.registration.own(folio, Key::default());
-        self.driver.cell.put(token);
+        cell.put(token);
         drop(folio);
         pfn
     }
@@ -230,6 +235,24 @@ fn a_move_against_a_lookup_in_a_cell() {
         }
         mover.join().expect("no panic");
         scene.end();
+    });
+}
+
+/// The frame that the folio had is soon another one's of the same owner.
+#[test]
+fn a_move_and_its_old_frame_against_a_lookup_in_a_cell() {
+    within(3, "a move, and the reuse of its source, against a look-up in a cell", || {
+        let scene = Arc::new(CellScene::new());
+        let mover = {
+            let scene = scene.clone();
+            thread::spawn(move || {
+                Scene::migrate(&scene.engine, scene.pfn);
+                scene.put(&scene.driver.other, 0);
+            })
+        };
+        assert_eq!(scene.folio().words(0)[0].load(Ordering::Relaxed), WORD, "a look-up found another cell's folio");
+        mover.join().expect("no panic");
+        Arc::into_inner(scene).expect("the only one").end();
     });
 }
 

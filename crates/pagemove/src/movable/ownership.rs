@@ -65,15 +65,23 @@ impl Registration {
     /// As [`Self::get`], for the token in a cell, which moves may exchange meanwhile. As long as the reference is held the folio is that of
     /// the cell, unless the token is taken out.
     pub fn get_in(&self, cell: &TokenCell) -> Result<FolioRef<'_>, TokenError> {
+        let physical = self.physical();
         let mut found = cell.load();
         loop {
             let token = found.ok_or(TokenError::Empty)?;
-            let folio = self.get(&token);
-            // The folio may have moved, and its frame be another's, before the reference was taken. Now it can't any more.
+            let pfn = token.pfn();
+            let folio = token.names(physical, pfn).then(|| physical.get(pfn));
+            // The folio may have moved, and its frame be another's, before the reference was taken. While that is held the frame isn't
+            // freed, so the token can't come back.
             found = cell.load();
-            if found.as_ref() == Some(&token) {
-                return folio;
+            if found.as_ref() != Some(&token) {
+                continue;
             }
+            return match folio {
+                Some(Some(folio)) if self.owns(physical, folio.pfn(), &token) => Ok(folio),
+                Some(None) => Err(TokenError::Moving(pfn)),
+                _ => Err(TokenError::NotOwned(pfn)),
+            };
         }
     }
 

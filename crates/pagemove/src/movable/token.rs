@@ -48,8 +48,8 @@ impl TokenCell {
     /// Puts a token in. Panics if there is one: it would be lost.
     pub fn put(&self, token: FolioToken) {
         // Release pairs with `load`: whoever finds the token finds its folio published, or locked by a move.
-        let before = self.0.swap(token.0, Ordering::Release);
-        assert_eq!(before, EMPTY, "a token was put into a cell that has one");
+        let put = self.0.compare_exchange(EMPTY, token.0, Ordering::Release, Ordering::Relaxed);
+        assert_eq!(put, Ok(EMPTY), "a token was put into a cell that has one");
     }
 
     /// Takes the token out. To release it, lock its folio before: then no move exchanges it meanwhile.

@@ -78,7 +78,7 @@ unsafe fn stream(from: *const i64, to: *mut i64, words: usize) {
 }
 
 /// The direct map: all RAM of the machine as one range of virtual addresses.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ram {
     base: NonNull<u8>,
     first: Pfn,
