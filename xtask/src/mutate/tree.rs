@@ -49,7 +49,8 @@ impl Program {
                 Ok(command)
             }
             Self::Xtask { .. } => {
-                let mut command = Command::new(std::env::current_exe().context("can't find this program")?);
+                // Not by its name: cargo may have built it anew since it was started.
+                let mut command = Command::new("/proc/self/exe");
                 // It works on the workspace that this variable's folder stands in.
                 command.env("CARGO_MANIFEST_DIR", root.join("xtask"));
                 Ok(command)
