@@ -12,7 +12,7 @@ use pagemove::{
     Engine,
     folio::{FrozenFolio, LockedFolio},
     frame::{Key, Kind},
-    movable::{IsolationRun, MigrationRun, Mode, MovableOps, Refusal, Registration, TokenCell, TokenError},
+    movable::{IsolationRun, MigrationRun, Mode, MovableOps, Refusal, Registration, TokenCell},
     report::Counter,
     sync::{AtomicU64, Mutex, Ordering},
     units::{Order, PAGE_SIZE, Pfn},
@@ -21,8 +21,11 @@ use pagemove::{
 
 use crate::chunks::{Chunks, NoRoom};
 
-/// The most pages that the host is told of at once (Linux: `VIRTIO_BALLOON_ARRAY_PFNS_MAX`).
-pub const BATCH: usize = 256;
+/// The most pages that the host is told of at once. (Linux: 256, kept in the device; here they are on the caller's stack, which may be a kernel's.)
+pub const BATCH: usize = 64;
+
+/// Pages that are taken back where memory runs out (Linux: `VIRTIO_BALLOON_OOM_NR_PAGES`).
+const RELIEF: u32 = 256;
 
 /// The hypervisor's side.
 pub trait BalloonHost: Send + Sync {
@@ -185,7 +188,7 @@ impl Balloon {
         Self { pages, registration, numbers: Mutex::default(), effort: Effort::Drain }
     }
 
-    /// Takes other pains to get a page; [`Effort::Compact`] sleeps.
+    /// Sets what may be done to get a page; [`Effort::Compact`] sleeps.
     pub fn with_effort(mut self, effort: Effort) -> Self {
         self.effort = effort;
         self
@@ -258,34 +261,23 @@ impl Balloon {
             if cells.is_empty() {
                 return freed;
             }
-            let locked: Batch<(u32, LockedFolio<'_>)> =
-                cells.iter().filter_map(|&cell| Some((cell, self.lock(cell)?))).collect();
+            let with_cell = |&number: &u32| self.pages.cells.get(number);
+            let locked: Batch<(&TokenCell, LockedFolio<'_>)> = cells
+                .iter()
+                .filter_map(with_cell)
+                .filter_map(|cell| Some((cell, self.registration.lock_in(cell)?)))
+                .collect();
             let frames: Batch<Pfn> = locked.iter().map(|(_, page)| page.pfn()).collect();
             self.pages.host.deflate(self.pages.batch(&frames));
-            for (cell, page) in locked {
-                if let Some(token) = self.pages.cells.get(cell).and_then(TokenCell::take) {
-                    self.registration.release(token, &page);
-                }
-            }
+            locked.iter().for_each(|(cell, page)| self.registration.release_in(cell, page));
             freed += cells.len() as u32;
             self.numbers.lock().empty.extend(cells);
         }
     }
 
-    fn lock(&self, cell: u32) -> Option<LockedFolio<'_>> {
-        let cell = self.pages.cells.get(cell)?;
-        loop {
-            match self.registration.get_in(cell) {
-                Ok(page) => return Some(page.lock()),
-                Err(TokenError::Moving(pfn)) => self.registration.wait_for_move(pfn),
-                Err(TokenError::Empty | TokenError::NotOwned(_)) => return None,
-            }
-        }
-    }
-
-    /// Gives memory back where it is about to run out; gives the number of pages (Linux: `VIRTIO_BALLOON_F_DEFLATE_ON_OOM`, 256 pages each time).
+    /// Gives memory back where it is about to run out; gives the number of pages (Linux: `VIRTIO_BALLOON_F_DEFLATE_ON_OOM`).
     pub fn relieve(&self) -> u32 {
-        self.deflate(BATCH as u32)
+        self.deflate(RELIEF)
     }
 
     /// Gives the number of pages in the balloon.

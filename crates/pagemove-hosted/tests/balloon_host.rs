@@ -4,11 +4,7 @@ mod common;
 use std::sync::atomic::Ordering;
 
 use common::*;
-use pagemove::{
-    frame::Kind,
-    migrate::{Mode, Options},
-    units::PAGE_SIZE,
-};
+use pagemove::{frame::Kind, migrate::Mode, units::PAGE_SIZE};
 use pagemove_drivers::{
     Balloon,
     balloon::{HostRefused, InflateError},
@@ -45,10 +41,7 @@ fn the_host_gets_its_memory_back() {
         let fell = before.saturating_sub(resident());
         // A few pages are touched on the way.
         assert!(fell > u64::from(PAGES - 100) * PAGE_SIZE as u64, "{fell} bytes");
-        let physical = lab.physical();
-        let frames = physical.zones().flat_map(|zone| zone.iter().collect::<Vec<_>>());
-        let pages: Vec<_> = frames.filter(|&pfn| physical.frame(pfn).state().kind() == Kind::Driver).collect();
-        assert_eq!(lab.migrate_all(&pages, Options::new(Mode::Sync)).moved, u64::from(PAGES));
+        assert_eq!(lab.move_drivers(Mode::Sync).moved, u64::from(PAGES));
         let moved = before.saturating_sub(resident());
         assert!(moved > u64::from(PAGES - 100) * PAGE_SIZE as u64, "{moved} bytes after the move");
         at.iter().for_each(|page| assert_eq!(used.load(page).unwrap(), page.vpn(), "others' memory stays"));

@@ -35,9 +35,8 @@ struct Fire<'l> {
 
 impl<'l> Fire<'l> {
     fn new(lab: &'l Lab) -> Self {
-        let seed =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
-        println!("{:?} TLB, seed {seed}", lab.machine.config().tlb);
+        println!("{:?} TLB", lab.machine.config().tlb);
+        let seed = new_seed();
         Self { lab, seed, over: AtomicBool::new(false), stored: AtomicU64::new(0) }
     }
 

@@ -15,11 +15,7 @@ use std::{
 };
 
 use common::*;
-use pagemove::{
-    frame::Kind,
-    migrate::{Mode, Options},
-    units::{PAGE_SIZE, Pfn},
-};
+use pagemove::{frame::Kind, migrate::Mode, units::PAGE_SIZE};
 use pagemove_drivers::{
     zram::{
         self, BackingError, BackingStore, Compressor, Options as Settings, Page, Recompress, Room, Writeback, Zram,
@@ -87,15 +83,6 @@ fn read(zram: &Zram, page: u32) -> Page {
     let mut found = [1; PAGE_SIZE];
     zram.read(page, &mut found).unwrap();
     found
-}
-
-fn driver_pages(lab: &Lab) -> Vec<Pfn> {
-    let frames = lab.physical().zones().flat_map(|zone| zone.iter().collect::<Vec<_>>());
-    frames.filter(|&pfn| lab.physical().frame(pfn).state().kind() == Kind::Driver).collect()
-}
-
-fn move_all(lab: &Lab, mode: Mode) -> u64 {
-    lab.migrate_all(&driver_pages(lab), Options::new(mode)).moved
 }
 
 /// A store of blocks, some of which fail.
@@ -178,7 +165,7 @@ fn random_histories_have_the_results_of_a_map() {
                     zram.write_back(which).unwrap();
                 }
                 94..96 => drop(zram.compact(rng.random_range(0..20))),
-                _ => drop(move_all(&lab, MODES[rng.random_range(0..3)])),
+                _ => drop(lab.move_drivers(MODES[rng.random_range(0..3)])),
             }
         }
         for page in 0..PAGES {
@@ -207,9 +194,7 @@ fn random_histories_have_the_results_of_a_map() {
 fn a_storm() {
     const PAGES: u32 = 64;
     const TURNS: u64 = 2000;
-    let seed =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
-    println!("seed {seed}");
+    let seed = new_seed();
     let lab = lab();
     let free = lab.free_frames();
     let zram = full(&lab, PAGES, Store::new(30));
@@ -255,7 +240,10 @@ fn a_storm() {
         scope.spawn(|| {
             enter_cpu(2);
             while !over.load(Ordering::Relaxed) {
-                moved.fetch_add(move_all(&lab, Mode::Async) + move_all(&lab, Mode::Sync), Ordering::Relaxed);
+                moved.fetch_add(
+                    lab.move_drivers(Mode::Async).moved + lab.move_drivers(Mode::Sync).moved,
+                    Ordering::Relaxed,
+                );
             }
         });
         scope.spawn(|| {
@@ -430,7 +418,7 @@ fn a_damaged_page_is_an_error_and_harms_no_other() {
     let zram = full(&lab, 20, Store::new(20));
     (0..10).for_each(|page| zram.write(page, &text(u64::from(page))).unwrap());
     // All pages that the first one's object may be in.
-    let pages = driver_pages(&lab);
+    let pages = lab.frames_of(Kind::Driver);
     let before: Vec<Vec<u64>> = pages
         .iter()
         .map(|&pfn| lab.get(pfn).words(0).iter().map(|word| word.swap(0, Ordering::Relaxed)).collect())

@@ -21,7 +21,7 @@ use pagemove::{
     frame::Kind,
     migrate::{Mode, Mover, Options, TheseFrames},
     report::Reason,
-    units::{HUGE_ORDER, PAGE_SIZE, Pfn},
+    units::{HUGE_ORDER, PAGE_SIZE},
     zone::{Config, Effort},
 };
 use pagemove_drivers::zsmalloc::{Compacted, Object, Options as Settings, Pool, StoreError};
@@ -47,17 +47,6 @@ fn contents(object: &Object, length: usize) -> Vec<u8> {
     found
 }
 
-/// The frames of a driver's pages.
-fn pages(lab: &Lab) -> Vec<Pfn> {
-    let frames = lab.physical().zones().flat_map(|zone| zone.iter().collect::<Vec<_>>());
-    frames.filter(|&pfn| lab.physical().frame(pfn).state().kind() == Kind::Driver).collect()
-}
-
-/// Moves all pages; tells how many have moved.
-fn move_all(lab: &Lab, mode: Mode) -> u64 {
-    lab.migrate_all(&pages(lab), Options::new(mode)).moved
-}
-
 #[test]
 fn objects_of_all_lengths_keep_their_bytes_while_their_pages_move() {
     for chain in [1, 3, 8, 16] {
@@ -68,7 +57,7 @@ fn objects_of_all_lengths_keep_their_bytes_while_their_pages_move() {
             (1..=PAGE_SIZE).map(|length| pool.store(&bytes(length as u64, length)).unwrap()).collect();
         for mode in MODES {
             let stats = pool.stats();
-            assert_eq!(move_all(&lab, mode), stats.pages);
+            assert_eq!(lab.move_drivers(mode).moved, stats.pages);
             for (object, length) in objects.iter().zip(1..) {
                 assert!(object.size() >= length);
                 assert_eq!(contents(object, length), bytes(length as u64, length), "{length} bytes, {mode:?}");
@@ -104,7 +93,7 @@ fn what_is_written_to_a_part_leaves_the_rest() {
             let new = bytes(rng.random_range(0..1000), to - from);
             objects[of].write().copy_from(from, &new);
             expected[of][from..to].copy_from_slice(&new);
-            move_all(&lab, Mode::Async);
+            lab.move_drivers(Mode::Async);
         }
         for (object, expected) in objects.iter().zip(&expected) {
             assert_eq!(&contents(object, length), expected, "{length} bytes");
@@ -148,7 +137,7 @@ fn tokens_stand_for_objects() {
     let free = lab.free_frames();
     let pool = pool(&lab);
     let tokens: Vec<_> = (0..500).map(|seed| pool.store(&bytes(seed, 700)).unwrap().into_token()).collect();
-    move_all(&lab, Mode::Async);
+    lab.move_drivers(Mode::Async);
     for (token, seed) in tokens.iter().zip(0..) {
         let mut found = vec![0; 700];
         pool.read(token).copy_to(0, &mut found);
@@ -185,7 +174,7 @@ fn objects_are_moved_together() {
     for (&seed, (length, object)) in &objects {
         assert_eq!(contents(object, *length), bytes(seed, *length));
     }
-    move_all(&lab, Mode::Sync);
+    lab.move_drivers(Mode::Sync);
     drop(objects);
     assert_eq!(pool.stats().pages, 0);
     lab.assert_all_free(free);
@@ -227,7 +216,7 @@ fn past_bug_zsmalloc_freed_while_a_page_moves() {
     let free = lab.free_frames();
     let pool = pool(&lab);
     let objects: Vec<Object> = (0..8).map(|seed| pool.store(&bytes(seed, 2000)).unwrap()).collect();
-    let of_it = pages(&lab);
+    let of_it = lab.frames_of(Kind::Driver);
     let locked = lab.get(of_it[0]).lock();
     let pages = pool.stats().pages;
     drop(objects);
@@ -250,7 +239,7 @@ fn past_bug_zsmalloc_empty_zspages_that_stay() {
     let deeds: [fn(&Pool); 2] = [|pool| drop(pool.store(&[1; 2000])), |pool| assert_eq!(pool.compact(1).objects, 0)];
     for deed in deeds {
         let object = pool.store(&bytes(1, 2000)).unwrap();
-        let locked = lab.get(*pages(&lab).last().unwrap()).lock();
+        let locked = lab.get(*lab.frames_of(Kind::Driver).last().unwrap()).lock();
         drop(object);
         assert!(pool.stats().pages > 0);
         drop(locked);
@@ -265,7 +254,7 @@ fn all_empty_zspages_are_freed() {
     let lab = lab();
     let pool = pool(&lab);
     let objects: Vec<Object> = (0..40).map(|seed| pool.store(&bytes(seed, 4000)).unwrap()).collect();
-    let mut locked: Vec<_> = pages(&lab).into_iter().map(|pfn| lab.get(pfn).lock()).collect();
+    let mut locked: Vec<_> = lab.frames_of(Kind::Driver).into_iter().map(|pfn| lab.get(pfn).lock()).collect();
     drop(objects);
     assert_eq!((pool.stats().objects, pool.stats().pages), (0, 40));
     let last = locked.pop();
@@ -285,7 +274,7 @@ fn past_bug_zsmalloc_counts_of_zones_after_a_move_between_them() {
     let pool = pool(&lab);
     let objects: Vec<Object> = (0..50).map(|seed| pool.store(&bytes(seed, 3000)).unwrap()).collect();
     for _ in 0..2 {
-        let from = pages(&lab);
+        let from = lab.frames_of(Kind::Driver);
         // The pageblocks of the other zone.
         let blocks = if from[0] < pfn(2048) { 4..8 } else { 0..4 };
         let mut destination = TheseFrames::new(lab.physical(), blocks);
@@ -307,7 +296,7 @@ fn past_bug_zsmalloc_a_reader_that_sleeps_through_all_tries() {
     let pool = pool(&lab);
     // Two pages, of which the object has a part each.
     let objects: Vec<Object> = (0..4).map(|seed| pool.store(&bytes(seed, 3000)).unwrap()).collect();
-    let all = pages(&lab);
+    let all = lab.frames_of(Kind::Driver);
     let spanning = objects.iter().find(|object| {
         let before = all.iter().filter(|&&pfn| lab.physical().frame(pfn).refs() == 2).count();
         let _held = object.read();
@@ -315,12 +304,12 @@ fn past_bug_zsmalloc_a_reader_that_sleeps_through_all_tries() {
     });
     let reader = spanning.expect("an object in two pages").read();
     for mode in MODES {
-        let outcome = lab.migrate_all(&pages(&lab), Options::new(mode));
+        let outcome = lab.migrate_all(&lab.frames_of(Kind::Driver), Options::new(mode));
         assert_eq!((outcome.moved, outcome.stayed.len()), (all.len() as u64 - 2, 2), "{mode:?}");
         assert!(outcome.stayed.iter().all(|(_, reason)| *reason == Reason::Referenced));
     }
     drop(reader);
-    assert_eq!(move_all(&lab, Mode::Async), all.len() as u64);
+    assert_eq!(lab.move_drivers(Mode::Async).moved, all.len() as u64);
 }
 
 #[test]
@@ -328,7 +317,7 @@ fn past_bug_zsmalloc_a_pool_that_ends_while_a_page_moves() {
     let lab = Lab::leaked(4);
     let pool = pool(lab);
     let _token = pool.store(&bytes(1, 4000)).unwrap().into_token();
-    let page = lab.get(pages(lab)[0]).lock();
+    let page = lab.get(lab.frames_of(Kind::Driver)[0]).lock();
     let (sender, ended) = mpsc::channel();
     let ending = thread::spawn(move || {
         drop(pool);
@@ -340,7 +329,7 @@ fn past_bug_zsmalloc_a_pool_that_ends_while_a_page_moves() {
     drop(page);
     ending.join().unwrap();
     ended.recv().unwrap();
-    assert_eq!(pages(lab), []);
+    assert_eq!(lab.frames_of(Kind::Driver), []);
 }
 
 /// An allocation may fail at any page of a zspage.
@@ -380,7 +369,7 @@ fn classes_add_up() {
     let (classes, stats) = (pool.classes(), pool.stats());
     assert_eq!(classes.iter().map(|class| class.used).sum::<u64>(), stats.objects);
     assert_eq!(classes.iter().map(|class| class.pages).sum::<u64>(), stats.pages);
-    assert_eq!(stats.pages, pages(&lab).len() as u64);
+    assert_eq!(stats.pages, lab.frames_of(Kind::Driver).len() as u64);
     assert_eq!(stats.bytes(), stats.pages * PAGE_SIZE as u64);
     for class in &classes {
         let zspages: u64 = class.zspages.iter().map(|&count| u64::from(count)).sum();
@@ -425,9 +414,7 @@ fn a_block_of_zspages_can_be_emptied() {
 fn a_storm() {
     const OBJECTS: u64 = 300;
     const TURNS: u64 = 3000;
-    let seed =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
-    println!("seed {seed}");
+    let seed = new_seed();
     let lab = lab();
     let free = lab.free_frames();
     let pool = pool(&lab);
@@ -485,7 +472,7 @@ fn a_storm() {
                 let mut rng = rng(seed ^ 77 ^ mover as u64);
                 while !over.load(Ordering::Relaxed) {
                     let mode = MODES[rng.random_range(0..3)];
-                    moved.fetch_add(move_all(lab, mode), Ordering::Relaxed);
+                    moved.fetch_add(lab.move_drivers(mode).moved, Ordering::Relaxed);
                     packed.fetch_add(pool.compact(rng.random_range(1..50)).objects, Ordering::Relaxed);
                     for class in pool.classes() {
                         assert!(class.used <= class.capacity);

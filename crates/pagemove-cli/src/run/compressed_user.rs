@@ -12,22 +12,23 @@ use rand_chacha::ChaCha8Rng;
 use super::{
     compressed::Compressed,
     error::{EngineError, RunError},
-    region::{Compared, Wrong},
+    region::{Compared, CompressedPage, Wrong},
     words::{self, FIRST},
+    world::World,
     writers::{OnWrong, Shared},
 };
 
 /// Pages that a user reads and writes.
 pub(crate) struct User {
     store: Arc<Compressed>,
-    /// Region, page, the device's page, and the tag.
-    pages: Vec<(u32, u32, u32, u32)>,
+    pages: Vec<CompressedPage>,
 }
 
 impl User {
-    /// Makes one for these pages.
-    pub(crate) fn new(store: &Arc<Compressed>, pages: Vec<(u32, u32, u32, u32)>) -> Self {
-        Self { store: store.clone(), pages }
+    /// Makes one for all compressed pages.
+    pub(crate) fn new(world: &World<'_>) -> Self {
+        let pages = world.regions.iter().flat_map(|region| region.compressed(world.host.words));
+        Self { store: world.compressed.clone(), pages: pages.collect() }
     }
 
     /// Reads and compares pages until all writers end, and writes some anew, as they were.
@@ -52,7 +53,7 @@ impl User {
                 std::thread::sleep(std::time::Duration::from_millis(1));
                 continue;
             }
-            let (region, page, slot, tag) = self.pages[rng.random_range(0..self.pages.len())];
+            let CompressedPage { region, page, slot, tag } = self.pages[rng.random_range(0..self.pages.len())];
             let (expected, found) = (words::word(tag, FIRST), self.store.word(slot, tag)?);
             // Nobody writes other contents, so what is wrong is lost.
             let wrong = (found != expected).then_some(Wrong { region, page, found, expected, lost: true });

@@ -27,7 +27,7 @@ use super::{
     pictures::{self, Hostages},
     progress::Progress,
     rebuild::rebuild,
-    region::{Backing, Compared},
+    region::Compared,
     watchdog::Watchdog,
     words::{FIRST, Words},
     world::{Base, Shape, World},
@@ -164,7 +164,7 @@ pub(super) fn under_fire<T: Default>(
     let shared = Shared::new(shape.writers);
     let writers = writers::choose(world, shape.writers, writers::MOST, seed, &Sequences::new());
     let on_wrong = |wrong| damage.tell(policy.name(), wrong, progress);
-    let user = compressed_user(world);
+    let user = User::new(world);
     let watchdog = Watchdog::of(&world.host.engine, policy.name(), seed);
     let fire = || {
         thread::scope(|scope| {
@@ -195,19 +195,6 @@ pub(super) fn under_fire<T: Default>(
     // What a panic leaves behind is looked at no more.
     panic::catch_unwind(AssertUnwindSafe(fire))
         .unwrap_or_else(|_| Err(EngineError::Lost("a panic, told above".into()).with_seed(seed)))
-}
-
-/// Makes the user of all compressed pages.
-fn compressed_user(world: &World<'_>) -> User {
-    let mut pages = Vec::new();
-    for region in &world.regions {
-        if let Backing::Compressed(_, first) = region.backing {
-            let live = (0..).zip(&region.live).filter(|(_, live)| **live);
-            let tag = |page| world.host.words.common_tag(region.number, page);
-            pages.extend(live.map(|(page, _)| (region.number, page, first + page, tag(page))));
-        }
-    }
-    User::new(&world.compressed, pages)
 }
 
 fn compact(common: &Common<'_>, policy: Policy, engine: &Engine, watchdog: &Watchdog) -> Compacted {

@@ -44,6 +44,19 @@ pub(crate) struct Region {
     pub(crate) filled: u32,
 }
 
+/// A page of a compressed region.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CompressedPage {
+    /// Its region.
+    pub(crate) region: u32,
+    /// Its page in the region.
+    pub(crate) page: u32,
+    /// The device's page.
+    pub(crate) slot: u32,
+    /// The tag, the same for all policies.
+    pub(crate) tag: u32,
+}
+
 /// What became of a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Compared {
@@ -152,6 +165,21 @@ impl Region {
     /// Tells whether the pages are a driver's.
     pub(crate) fn is_device(&self) -> bool {
         matches!(self.backing, Backing::Device(_) | Backing::Compressed(..))
+    }
+
+    /// Gives the pages of a compressed region that are there, with the device's pages and the tags.
+    pub(crate) fn compressed(&self, words: Words) -> impl Iterator<Item = CompressedPage> {
+        let first = if let Backing::Compressed(_, first) = self.backing { Some(first) } else { None };
+        let live = (0..).zip(&self.live).filter(|(_, live)| **live).map(|(page, _)| page);
+        first.into_iter().flat_map(move |first| {
+            let region = self.number;
+            live.clone().map(move |page| CompressedPage {
+                region,
+                page,
+                slot: first + page,
+                tag: words.common_tag(region, page),
+            })
+        })
     }
 
     /// Brings a page in and writes its word; all views map it.

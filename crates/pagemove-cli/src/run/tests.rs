@@ -83,6 +83,23 @@ fn first(world: &World<'_>, number: usize) -> (Pfn, usize) {
 }
 
 #[test]
+fn a_compressed_page_with_anothers_contents_is_found() {
+    let base = base(TlbKind::Soft);
+    let mut world = World::new(&base, Words::new(3, 0)).unwrap();
+    let backing = Backing::Compressed(world.compressed.clone(), 8);
+    let number = world.add(|number| Region::new(number, backing, vec![], 4));
+    (0..4).for_each(|page| world.regions[number].populate(&world.host, page).unwrap());
+    assert_eq!(check(&world, true), Compared { words: 4, ..Default::default() });
+    let pages: Vec<_> = world.regions[number].compressed(world.host.words).collect();
+    assert_eq!(pages.iter().map(|page| (page.page, page.slot)).collect::<Vec<_>>(), [(0, 8), (1, 9), (2, 10), (3, 11)]);
+    world.compressed.write(pages[1].slot, pages[2].tag).unwrap();
+    world.regions[number].free(&world.host, 3, 1).unwrap();
+    let found = check(&world, true);
+    assert_eq!((found.words, found.lost, found.stale), (4, 2, 0));
+    assert_eq!(found.first.map(|wrong| (wrong.region, wrong.page, wrong.lost)), Some((number as u32, 1, true)));
+}
+
+#[test]
 fn every_damage_is_found_on_every_way() {
     for tlb in [TlbKind::Soft, TlbKind::Host] {
         let base = base(tlb);

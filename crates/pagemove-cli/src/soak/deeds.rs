@@ -181,18 +181,12 @@ fn child_of(process: &Process) -> Result<Process, EngineError> {
 
 /// Reads a compressed page and writes it anew, as it was; now and then moves objects together.
 fn compressed(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
-    let regions = &stage.world.regions;
+    let (regions, store, tags) = (&stage.world.regions, &stage.world.compressed, stage.world.host.words);
+    let from_any = regions.iter().cycle().skip(rng.random_range(0..regions.len())).take(regions.len());
     let is_compressed = |region: &&Region| matches!(region.backing, Backing::Compressed(..));
-    let Some(region) =
-        regions.iter().cycle().skip(rng.random_range(0..regions.len())).take(regions.len()).find(is_compressed)
-    else {
-        return Ok(());
-    };
-    let Backing::Compressed(store, first) = &region.backing else { return Ok(()) };
-    for (page, _) in (0..).zip(&region.live).filter(|(_, live)| **live) {
-        let tag = stage.world.host.words.common_tag(region.number, page);
-        differs("a compressed page", store.word(first + page, tag)?, words::word(tag, words::FIRST))?;
-        store.write(first + page, tag)?;
+    for page in from_any.filter(is_compressed).take(1).flat_map(|region| region.compressed(tags)) {
+        differs("a compressed page", store.word(page.slot, page.tag)?, words::word(page.tag, words::FIRST))?;
+        store.write(page.slot, page.tag)?;
     }
     if rng.random_bool(0.1) {
         store.compact(8);

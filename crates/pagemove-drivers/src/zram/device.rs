@@ -305,31 +305,26 @@ impl Zram {
                     self.counts.backing_reads.add(1);
                     reading.read(out).map_err(|cause| ZramError::Backing { page, cause })?;
                 }
-                Stored::Object { .. } => {
-                    let copied = self.copy(&locked.stored, &mut buffers.room, out);
+                Stored::Object { ref token, length, algorithm } => {
+                    let packed = Packed { length: usize::from(length), algorithm };
+                    let copied = self.copy(token, packed, &mut buffers.room, out);
                     drop(locked);
-                    match copied {
-                        Ok(packed) => self.unpack(page, packed, &buffers.room, out)?,
-                        Err(moving) => {
-                            self.pool.wait(moving);
-                            continue;
-                        }
+                    if let Err(moving) = copied {
+                        self.pool.wait(moving);
+                        continue;
                     }
+                    self.unpack(page, packed, &buffers.room, out)?;
                 }
             }
             return Ok(());
         }
     }
 
-    /// Copies a slot's object: a page that is stored as it is to `page`, a compressed one to `room`. Doesn't wait.
-    fn copy(&self, stored: &Stored, room: &mut Room, page: &mut Page) -> Result<Packed, Moving> {
-        let Stored::Object { token, length, algorithm } = stored else {
-            return Ok(Packed { length: 0, algorithm: RAW });
-        };
-        let packed = Packed { length: usize::from(*length), algorithm: *algorithm };
+    /// Copies an object: a page that is stored as it is to `page`, a compressed one to `room`. Doesn't wait.
+    fn copy(&self, token: &ObjectToken, packed: Packed, room: &mut Room, page: &mut Page) -> Result<(), Moving> {
         let object = self.pool.try_read(token)?;
         object.copy_to(0, if packed.algorithm == RAW { page } else { &mut room[..packed.length] });
-        Ok(packed)
+        Ok(())
     }
 
     /// Restores what was copied.
@@ -347,34 +342,59 @@ impl Zram {
         }
     }
 
-    /// Begins work without a slot's lock, if it's wanted and nobody else works on it: marks the slot, and gives its contents in the page of `buffers`.
+    /// Begins work without a slot's lock, if the slot has an object and it's wanted: marks the slot, and gives its contents in the page of `buffers`.
+    /// [`Self::end_work`], [`Self::end_work_with`] or a change of the slot ends it.
     pub(super) fn begin_work(
         &self,
         page: u32,
-        wanted: impl Fn(&Slot) -> bool,
+        mut wanted: impl FnMut(&Slot) -> bool,
         buffers: &mut Buffers,
     ) -> Result<bool, ZramError> {
         let slot = &self.slots[page as usize];
         loop {
             let mut locked = slot.lock();
-            if locked.flags.contains(Flags::WORKED_ON) || !wanted(&locked) {
+            let Stored::Object { token, length, algorithm } = &locked.stored else { return Ok(false) };
+            if !wanted(&locked) {
                 return Ok(false);
             }
-            let copied = self.copy(&locked.stored, &mut buffers.room, &mut buffers.page);
-            if copied.is_ok() {
-                locked.flags |= Flags::WORKED_ON;
+            let packed = Packed { length: usize::from(*length), algorithm: *algorithm };
+            if let Err(moving) = self.copy(token, packed, &mut buffers.room, &mut buffers.page) {
+                drop(locked);
+                self.pool.wait(moving);
+                continue;
             }
+            locked.flags |= Flags::WORKED_ON;
             drop(locked);
-            match copied {
-                Ok(packed) => {
-                    let unpacked = self.unpack(page, packed, &buffers.room, &mut buffers.page);
-                    return unpacked.map(|()| true).inspect_err(|_| {
-                        slot.lock().end_work();
-                    });
-                }
-                Err(moving) => self.pool.wait(moving),
-            }
+            let unpacked = self.unpack(page, packed, &buffers.room, &mut buffers.page);
+            return unpacked.map(|()| true).inspect_err(|_| self.end_work(page, Flags::empty()));
         }
+    }
+
+    /// Ends work on a slot, and adds `flags` unless it has changed meanwhile.
+    pub(super) fn end_work(&self, page: u32, flags: Flags) {
+        let mut slot = self.slots[page as usize].lock();
+        if slot.end_work() {
+            slot.flags |= flags;
+        }
+    }
+
+    /// Ends work on a slot: stores `new`, and of the flags keeps `kept`, unless it has changed meanwhile. Tells whether it has not; frees what isn't
+    /// stored any more.
+    pub(super) fn end_work_with(&self, page: u32, new: Stored, kept: Flags) -> bool {
+        self.count(&new, Count::add);
+        let mut slot = self.slots[page as usize].lock();
+        let is_unchanged = slot.end_work();
+        let left = if is_unchanged {
+            let flags = slot.flags & kept;
+            let old = slot.replace(new);
+            slot.flags = flags;
+            old
+        } else {
+            new
+        };
+        drop(slot);
+        self.discard_stored(left);
+        is_unchanged
     }
 
     pub(super) fn buffers(&self, page: u32) -> Result<Taken<'_>, ZramError> {

@@ -3,7 +3,6 @@
 use super::{
     Zram, ZramError,
     slot::{Flags, RAW, Slot, Stored},
-    stats::Count,
 };
 
 /// Which pages, and how.
@@ -61,11 +60,13 @@ impl Zram {
     }
 
     fn recompress_page(&self, page: u32, which: Recompress, done: &mut Recompressed) -> Result<(), ZramError> {
+        let mut old = 0;
         let wanted = |slot: &Slot| match slot.stored {
             Stored::Object { length, algorithm, .. } => {
+                old = usize::from(length);
                 (!which.idle || slot.flags.contains(Flags::IDLE))
                     && (!which.huge || algorithm == RAW)
-                    && usize::from(length) >= which.threshold
+                    && old >= which.threshold
                     // The same algorithm gives the same.
                     && usize::from(algorithm) != which.compressor
                     && !slot.flags.contains(Flags::INCOMPRESSIBLE)
@@ -79,42 +80,19 @@ impl Zram {
         let buffers = &mut *buffers;
         done.pages += 1;
         let length = self.compressors[which.compressor].compress(&buffers.page, &mut buffers.room);
-        let slot = &self.slots[page as usize];
-        let old = slot.lock().object_length();
-        let is_smaller = |length: &usize| {
-            let size = |length| self.pool.usable_size(length).unwrap_or(usize::MAX);
-            *length <= buffers.room.len() && old.is_some_and(|old| size(*length) < size(old))
-        };
-        let Some(length) = length.filter(is_smaller) else {
-            let mut slot = slot.lock();
+        let size = |length| self.pool.usable_size(length);
+        let Some(length) = length.filter(|&length| size(length).is_some_and(|new| size(old) > Some(new))) else {
             // Linux: what none of the algorithms makes smaller isn't tried again.
-            if slot.end_work() && which.compressor + 1 == self.compressors.len() {
-                slot.flags |= Flags::INCOMPRESSIBLE;
-            }
+            let is_last = which.compressor + 1 == self.compressors.len();
+            self.end_work(page, if is_last { Flags::INCOMPRESSIBLE } else { Flags::empty() });
             return Ok(());
         };
-        let token = self.object(page, &buffers.room[..length]).inspect_err(|_| {
-            slot.lock().end_work();
-        })?;
+        let token = self.object(page, &buffers.room[..length]).inspect_err(|_| self.end_work(page, Flags::empty()))?;
         let new = Stored::Object { token, length: length as u16, algorithm: which.compressor as u8 };
-        self.count(&new, Count::add);
-        let replaced = {
-            let mut slot = slot.lock();
-            if slot.end_work() {
-                let idle = slot.flags & Flags::IDLE;
-                let old = slot.replace(new);
-                slot.flags = idle;
-                (old, true)
-            } else {
-                // It was written to, or discarded, meanwhile.
-                (new, false)
-            }
-        };
-        if let (Stored::Object { length: old, .. }, true) = &replaced {
+        if self.end_work_with(page, new, Flags::IDLE) {
             done.smaller += 1;
-            done.saved += (usize::from(*old) - length) as u64;
+            done.saved += (old - length) as u64;
         }
-        self.discard_stored(replaced.0);
         Ok(())
     }
 }

@@ -56,14 +56,6 @@ impl Slot {
         was_marked
     }
 
-    /// Gives the length of its object, if it has one.
-    pub(super) fn object_length(&self) -> Option<usize> {
-        match self.stored {
-            Stored::Object { length, .. } => Some(usize::from(length)),
-            _ => None,
-        }
-    }
-
     /// Tells whether it's stored as it is, in a whole page.
     pub(super) fn is_huge(&self) -> bool {
         matches!(self.stored, Stored::Object { algorithm: RAW, .. })

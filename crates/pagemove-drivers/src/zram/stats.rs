@@ -6,35 +6,48 @@ use pagemove::sync::{AtomicU64, Ordering};
 
 /// Memory (Linux: `mm_stat`).
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names are Linux'")]
 pub struct MmStat {
+    /// Bytes of all pages that are stored, as they were written.
     pub orig_data_size: u64,
+    /// Bytes of all objects.
     pub compr_data_size: u64,
+    /// Bytes of the pages that the objects are in.
     pub mem_used_total: u64,
+    /// The bound of these, in bytes; 0: none.
     pub mem_limit: u64,
+    /// The most that they were, in bytes.
     pub mem_used_max: u64,
+    /// Pages of one word.
     pub same_pages: u64,
+    /// Pages that compaction has freed.
     pub pages_compacted: u64,
+    /// Pages that are stored as they are.
     pub huge_pages: u64,
+    /// Pages that were stored so, ever.
     pub huge_pages_since: u64,
 }
 
 /// The backing store, in pages (Linux: `bd_stat`).
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names are Linux'")]
 pub struct BdStat {
+    /// Pages that are in it.
     pub bd_count: u64,
+    /// Pages that were read from it.
     pub bd_reads: u64,
+    /// Pages that were written to it.
     pub bd_writes: u64,
 }
 
 /// Failures and discards (Linux: `io_stat`).
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names are Linux'")]
 pub struct IoStat {
+    /// Reads that failed.
     pub failed_reads: u64,
+    /// Writes that failed.
     pub failed_writes: u64,
+    /// Calls for pages beyond the end.
     pub invalid_io: u64,
+    /// Pages that were discarded.
     pub notify_free: u64,
 }
 

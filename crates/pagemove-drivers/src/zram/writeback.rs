@@ -3,7 +3,6 @@
 use super::{
     Zram, ZramError,
     slot::{Flags, Slot, Stored},
-    stats::Count,
 };
 
 /// Which pages.
@@ -44,8 +43,7 @@ impl Zram {
         let _working = self.begin()?;
         let (mut done, mut result) = (WrittenBack::default(), Ok(()));
         let wanted = |slot: &Slot| {
-            matches!(slot.stored, Stored::Object { .. })
-                && (!which.idle || slot.flags.contains(Flags::IDLE))
+            (!which.idle || slot.flags.contains(Flags::IDLE))
                 && (!which.huge || slot.is_huge())
                 && (!which.incompressible || slot.flags.contains(Flags::INCOMPRESSIBLE))
         };
@@ -62,28 +60,19 @@ impl Zram {
                     continue;
                 }
             }
-            let slot = &self.slots[page as usize];
             let Some(block) = backing.take() else {
-                slot.lock().end_work();
+                self.end_work(page, Flags::empty());
                 done.is_full = true;
                 break;
             };
             if let Err(cause) = backing.store.write(block, &buffers.page) {
-                slot.lock().end_work();
+                self.end_work(page, Flags::empty());
                 backing.give_back(block);
                 result = Err(ZramError::Backing { page, cause });
                 continue;
             }
             self.counts.backing_writes.add(1);
-            let new = Stored::Backed(block);
-            self.count(&new, Count::add);
-            let mut locked = slot.lock();
-            let is_unchanged = locked.end_work();
-            // If it was written to, or discarded, meanwhile, the block isn't needed.
-            let left = if is_unchanged { locked.replace(new) } else { new };
-            drop(locked);
-            done.pages += u64::from(is_unchanged);
-            self.discard_stored(left);
+            done.pages += u64::from(self.end_work_with(page, Stored::Backed(block), Flags::empty()));
         }
         result.map(|()| done)
     }

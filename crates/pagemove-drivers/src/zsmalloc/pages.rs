@@ -62,10 +62,8 @@ impl Pages {
     }
 
     /// Frees a locked page, once all references to it are given back.
-    pub(super) fn release(&self, registration: &Registration, cell: u32, page: LockedFolio<'_>) {
-        if let Some(token) = self.cell(cell).and_then(TokenCell::take) {
-            registration.release(token, &page);
-        }
+    pub(super) fn release(&self, registration: &Registration, cell: u32, page: &LockedFolio<'_>) {
+        self.cell(cell).into_iter().for_each(|cell| registration.release_in(cell, page));
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -7,7 +7,7 @@ use pagemove::{
     Engine,
     folio::{FrozenFolio, LockedFolio},
     frame::{Key, Kind},
-    movable::{Registration, TokenError},
+    movable::Registration,
     sync::{AtomicU64, Mutex, MutexGuard, Ordering},
     units::{Order, PAGE_SIZE},
     zone::{AllocError, Effort, Request},
@@ -20,7 +20,6 @@ use super::{
     pages::{Pages, SLAB},
     zspages::{Place, Zspages, free_objects},
 };
-
 use crate::chunks::NoRoom;
 
 /// Empty zspages that are looked at, at most.
@@ -48,7 +47,7 @@ impl Options {
         Self { chain: pages, ..self }
     }
 
-    /// Other pains to get a page.
+    /// Sets what may be done to get a page.
     pub fn with_effort(self, effort: Effort) -> Self {
         Self { effort, ..self }
     }
@@ -108,7 +107,6 @@ pub(super) struct ClassState {
     pub(super) slabs: Vec<u32>,
     /// The first free handle; each has the next one.
     free_handle: Option<u32>,
-    free_handles: u32,
 }
 
 impl Class {
@@ -136,12 +134,7 @@ impl Pool {
         let class = |(number, &size): (usize, &SizeClass)| Class {
             number,
             size,
-            state: Mutex::new(ClassState {
-                zspages: Zspages::new(size),
-                slabs: Vec::new(),
-                free_handle: None,
-                free_handles: 0,
-            }),
+            state: Mutex::new(ClassState { zspages: Zspages::new(size), slabs: Vec::new(), free_handle: None }),
         };
         let inner = Inner {
             number: next_number(),
@@ -181,7 +174,6 @@ impl Inner {
             let handle = self.free_handle(&mut state)?;
             if let Some(place) = state.zspages.take(handle) {
                 state.free_handle = Some(self.handles.next(handle)).filter(|&next| next != handle);
-                state.free_handles -= 1;
                 self.handles
                     .store(handle, Location::new(class.first_cell(&state, place.zspage), class.number, place.object));
                 return Ok(handle);
@@ -198,10 +190,7 @@ impl Inner {
         let location = self.handles.load(handle);
         let zspage = class.zspage_at(&self.pages, location.cell());
         state.zspages.give_back(Place { zspage, object: location.object() }, handle);
-        // The last free handle names itself.
-        self.handles.set_next(handle, state.free_handle.unwrap_or(handle));
-        state.free_handle = Some(handle);
-        state.free_handles += 1;
+        self.list_handle(&mut state, handle);
         self.free_empty(class, &mut state);
     }
 
@@ -220,29 +209,28 @@ impl Inner {
             let Some(page) = self.pages.try_lock(&self.registration, cell) else { return 0 };
             pages.push(page);
         }
-        state.zspages.remove(zspage);
-        for (cell, page) in (first..).zip(pages) {
+        for (page, cell) in pages.iter().zip(first..) {
             self.pages.release(&self.registration, cell, page);
         }
-        state.zspages.unreserve(zspage);
+        state.zspages.remove(zspage);
         self.page_count.fetch_sub(u64::from(class.size.pages), Ordering::Relaxed);
         class.size.pages
     }
 
     /// Gives the first free handle, and leaves it there.
     fn free_handle(&self, state: &mut ClassState) -> Result<u32, NoRoom> {
-        while state.free_handle.is_none() {
-            for _ in 0..BLOCK {
-                let Ok(handle) = self.handles.add() else { break };
-                self.handles.set_next(handle, state.free_handle.unwrap_or(handle));
-                state.free_handle = Some(handle);
-                state.free_handles += 1;
-            }
-            if state.free_handle.is_none() {
-                return Err(NoRoom);
-            }
+        if state.free_handle.is_none() {
+            // As many as there is memory for.
+            let some = (0..BLOCK).map_while(|_| self.handles.add().ok());
+            some.for_each(|handle| self.list_handle(state, handle));
         }
         state.free_handle.ok_or(NoRoom)
+    }
+
+    /// Puts a handle on the list of the free ones; the last of them names itself.
+    fn list_handle(&self, state: &mut ClassState, handle: u32) {
+        self.handles.set_next(handle, state.free_handle.unwrap_or(handle));
+        state.free_handle = Some(handle);
     }
 
     /// Adds a zspage to the class. Lets go of the lock while it allocates.
@@ -314,13 +302,10 @@ impl Drop for Inner {
                 state.zspages.next_with_pages(zspage).map(|zspage| (zspage, class.first_cell(&state, zspage)))
             };
             let all = core::iter::successors(first_cell(0), |(last, _)| first_cell(last + 1));
-            for cell in all.flat_map(|(_, first)| first..first + class.size.pages) {
-                loop {
-                    match self.pages.get(&self.registration, cell) {
-                        Ok(page) => break self.pages.release(&self.registration, cell, page.lock()),
-                        Err(TokenError::Moving(pfn)) => self.registration.wait_for_move(pfn),
-                        Err(TokenError::Empty | TokenError::NotOwned(_)) => break,
-                    }
+            let cells = all.flat_map(|(_, first)| first..first + class.size.pages);
+            for cell in cells.filter_map(|cell| self.pages.cell(cell)) {
+                if let Some(page) = self.registration.lock_in(cell) {
+                    self.registration.release_in(cell, &page);
                 }
             }
         }

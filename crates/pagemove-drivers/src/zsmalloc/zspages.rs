@@ -116,11 +116,12 @@ impl Zspages {
         self.relink(place.zspage);
     }
 
-    /// Takes an empty zspage out; its pages are the caller's to release. The number is unused, and must be given back when they are.
+    /// Takes an empty zspage out, whose pages the caller has released; its number has no pages any more.
     pub(super) fn remove(&mut self, number: u32) {
         assert_eq!(self.all[number as usize].group, Some(EMPTY), "a zspage with objects was taken out");
         self.unlink(number);
         self.all[number as usize].objects = Box::default();
+        self.unreserve(number);
     }
 
     /// Gives the empty zspages.
@@ -151,8 +152,8 @@ impl Zspages {
 
     /// Gives the first number from `from` on that has pages.
     pub(super) fn next_with_pages(&self, from: u32) -> Option<u32> {
-        let all = self.all.iter().zip(0..).skip(from as usize);
-        all.filter(|(zspage, _)| zspage.group.is_some()).map(|(_, number)| number).next()
+        let mut all = self.all.iter().zip(0..).skip(from as usize);
+        all.find(|(zspage, _)| zspage.group.is_some()).map(|(_, number)| number)
     }
 
     /// Gives how many are on each list.

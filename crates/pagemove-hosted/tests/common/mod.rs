@@ -160,9 +160,19 @@ impl Lab {
 
     /// Counts the frames of `kind` in use; at a quiet point.
     pub fn count_kind(&self, kind: Kind) -> u32 {
+        self.frames_of(kind).len() as u32
+    }
+
+    /// The frames of `kind` in use, upwards, at this moment.
+    pub fn frames_of(&self, kind: Kind) -> Vec<Pfn> {
         let physical = self.engine.physical();
         let frames = physical.zones().flat_map(|zone| zone.iter().collect::<Vec<_>>());
-        frames.filter(|&pfn| physical.frame(pfn).state().kind() == kind).count() as u32
+        frames.filter(|&pfn| physical.frame(pfn).state().kind() == kind).collect()
+    }
+
+    /// Moves all drivers' pages.
+    pub fn move_drivers(&self, mode: Mode) -> Outcome {
+        self.migrate_all(&self.frames_of(Kind::Driver), Options::new(mode))
     }
 }
 
@@ -270,6 +280,14 @@ impl Drop for SetAtEnd<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
     }
+}
+
+/// A seed of its own for each run, which is told.
+pub fn new_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seed = now.map_or(1, |now| now.as_nanos() as u64);
+    println!("seed {seed}");
+    seed
 }
 
 pub fn rng(seed: u64) -> ChaCha8Rng {

@@ -298,9 +298,8 @@ fn a_move_against_its_owners_release() {
         let (engine, pfn) = (scene.engine.clone(), scene.pfn);
         let mover = thread::spawn(move || Scene::migrate(&engine, pfn));
         {
-            let folio = scene.folio().lock();
-            let token = scene.driver.cell.take().expect("the token");
-            scene.registration.release(token, &folio);
+            let folio = scene.registration.lock_in(&scene.driver.cell).expect("the folio");
+            scene.registration.release_in(&scene.driver.cell, &folio);
         }
         mover.join().expect("no panic");
         scene.engine.physical().drain_cpu_lists();

@@ -85,6 +85,25 @@ impl Registration {
         }
     }
 
+    /// Locks the folio whose token is in a cell; waits for moves of it. `None` if the cell is empty, or has another owner's token. The caller
+    /// holds no lock.
+    pub fn lock_in(&self, cell: &TokenCell) -> Option<LockedFolio<'_>> {
+        loop {
+            match self.get_in(cell) {
+                Ok(folio) => return Some(folio.lock()),
+                Err(TokenError::Moving(pfn)) => self.wait_for_move(pfn),
+                Err(TokenError::Empty | TokenError::NotOwned(_)) => return None,
+            }
+        }
+    }
+
+    /// As [`Self::release`], by the token in a cell, which is empty afterwards. Panics if the cell has none.
+    pub fn release_in(&self, cell: &TokenCell, folio: &LockedFolio<'_>) {
+        let token = cell.take();
+        assert!(token.is_some(), "folio {} is released by a cell without a token", folio.pfn());
+        token.into_iter().for_each(|token| self.release(token, folio));
+    }
+
     /// Waits for the end of the move that [`TokenError::Moving`] reported for `pfn`. The caller holds no lock.
     pub fn wait_for_move(&self, pfn: Pfn) {
         self.physical().frames().wait_unlocked(pfn);
