@@ -3,7 +3,7 @@
 //! `unsafe`: memory that is given back loses its contents.
 #![allow(unsafe_code)]
 
-use pagemove::units::{PAGE_SIZE, Pfn};
+use pagemove::units::PAGE_SIZE;
 use pagemove_drivers::balloon::{BalloonHost, BalloonPages, HostRefused};
 
 use crate::Hosted;
@@ -14,14 +14,18 @@ impl BalloonHost for Hosted {
         if pages.physical().ram() != self.ram() {
             return Err(HostRefused);
         }
-        for run in pages.frames().chunk_by(|one, next| one.up(1) == *next) {
-            let offset = |pfn: Pfn| (pfn.get() - self.frames().start.get()) as usize * PAGE_SIZE;
+        for range in pages.ranges() {
+            let offset = (range.start.get() - self.frames().start.get()) as usize * PAGE_SIZE;
             // SAFETY: a balloon's pages, by their type, and of this machine's RAM: nobody uses them.
-            unsafe { self.area().remove(offset(run[0]), run.len() * PAGE_SIZE) }.map_err(|_| HostRefused)?;
+            unsafe { self.area().remove(offset, range.frames as usize * PAGE_SIZE) }.map_err(|_| HostRefused)?;
         }
         Ok(())
     }
 
     /// The host allocates them again at their first use.
     fn deflate(&self, _: BalloonPages<'_>) {}
+
+    fn report(&self, pages: BalloonPages<'_>) -> Result<(), HostRefused> {
+        self.inflate(pages)
+    }
 }

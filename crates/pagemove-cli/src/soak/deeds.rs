@@ -16,7 +16,7 @@ use pagemove::{
     units::{HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
     zone::Request,
 };
-use pagemove_drivers::CharDevice;
+use pagemove_drivers::{CharDevice, balloon::InflateError};
 use pagemove_hosted::{ForkError, Process};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -194,8 +194,11 @@ fn compressed(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError
     Ok(())
 }
 
-/// Gives some pages to the host, and takes as many back.
+/// Gives some pages to the host, and takes as many back; or tells it of free blocks.
 fn balloon(stage: &Stage<'_>, rng: &mut ChaCha8Rng) -> Result<(), EngineError> {
+    if rng.random_bool(0.1) {
+        stage.world.balloon.report_free(HUGE_ORDER).map_err(InflateError::from)?;
+    }
     let pages = rng.random_range(1..200);
     stage.world.balloon.inflate(pages)?;
     let back = stage.world.balloon.deflate(pages);

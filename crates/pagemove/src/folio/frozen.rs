@@ -42,9 +42,23 @@ impl Physical {
     pub fn alloc_exactly(self: &Arc<Self>, pfn: Pfn, kind: Kind) -> Option<FrozenFolio<'_>> {
         self.take_exactly(pfn, kind).then(|| FrozenFolio::from_exclusive(self, pfn))
     }
+
+    /// Allocates a free block of exactly `order` whose memory the host hasn't got back ([`FrozenFolio::free_reported`]), as
+    /// [`Kind::Kernel`]; `None` if there is no more. Frames on CPUs' lists aren't found. Doesn't sleep.
+    pub fn alloc_unreported(self: &Arc<Self>, order: Order) -> Option<FrozenFolio<'_>> {
+        Some(FrozenFolio::from_exclusive(self, self.take_unreported(order)?))
+    }
 }
 
 impl<'p> FrozenFolio<'p> {
+    /// Frees the folio, and notes that the host has its memory: it isn't reported again before it has been used, and other free memory is
+    /// used first. What two such blocks merge to is reported too.
+    pub fn free_reported(self) {
+        self.check_allocated();
+        let physical = self.physical();
+        physical.free_reported(self.into_raw());
+    }
+
     /// Clears the contents.
     pub fn zero(&mut self) {
         self.physical().ram().zero(self.pfn(), self.order());

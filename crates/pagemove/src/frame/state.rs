@@ -153,6 +153,8 @@ bitflags! {
         const PARTLY_MAPPED = 1 << 21;
         /// A page table of an address space, which its key names.
         const SPACE_TABLE = 1 << 22;
+        /// Head of a free block whose memory the host has back.
+        const REPORTED = 1 << 23;
     }
 }
 
@@ -239,6 +241,11 @@ impl State {
     /// Tells whether order is 0 and the class is `class`, whatever the kind.
     pub(crate) const fn is_base_page_of(self, class: Class) -> bool {
         self.0 & 0xff0 == (class as u32) << 4
+    }
+
+    /// Tells whether the host has the memory of the free block that the frame heads.
+    pub const fn is_reported(self) -> bool {
+        self.marks().contains(Marks::REPORTED)
     }
 
     /// Tells whether the frame heads a free block of the buddy allocator.

@@ -2,7 +2,8 @@
 //! is a frame's offset in its zone, so that two fit into a frame's key.
 //!
 //! All calls need the zone's lock. The list of a free block depends on its head's pageblock: that of its migratetype,
-//! or if isolated, a list that no allocation takes from.
+//! or if isolated, a list that no allocation takes from. Blocks whose memory the host has back are on lists of their own,
+//! which are taken from last; parts of such a block stay reported, and so does what two of them merge to.
 
 use super::pageblock::{Migratetype, Pageblocks};
 use crate::{
@@ -13,8 +14,8 @@ use crate::{
 const NIL: u32 = u32::MAX;
 const ORDERS: usize = MAX_ORDER.get() as usize + 1;
 
-/// One list for each migratetype, and one for isolated pageblocks.
-const LISTS: usize = Migratetype::ALL.len() + 1;
+/// One group for each migratetype, and one for isolated pageblocks.
+const GROUPS: usize = Migratetype::ALL.len() + 1;
 
 #[derive(Debug, Clone, Copy)]
 struct List {
@@ -22,10 +23,13 @@ struct List {
     blocks: u32,
 }
 
+/// The list of blocks that the host has memory for, and that of [reported](Marks::REPORTED) ones.
+type Group = [List; 2];
+
 /// Free lists of a zone.
 pub(super) struct Buddy {
     range: FrameRange,
-    lists: [[List; LISTS]; ORDERS],
+    lists: [[Group; GROUPS]; ORDERS],
     free_frames: u32,
 }
 
@@ -41,7 +45,7 @@ impl Buddy {
     /// heads.
     pub(super) fn new(tables: Tables<'_>, range: FrameRange, free: &[FrameRange]) -> Self {
         let empty = List { head: NIL, blocks: 0 };
-        let mut buddy = Self { range, lists: [[empty; _]; _], free_frames: 0 };
+        let mut buddy = Self { range, lists: [[[empty; _]; _]; _], free_frames: 0 };
         free.iter().for_each(|&free| buddy.add(tables, free));
         buddy
     }
@@ -54,13 +58,20 @@ impl Buddy {
                 .rev()
                 .find(|&order| at.is_aligned(order) && order.frames() <= range.end().offset_from(at))
                 .unwrap_or(Order::ZERO);
-            self.push(tables, at, order);
+            self.push(tables, at, order, false);
             at = at.up(order.frames());
         }
     }
 
     pub(super) fn free_frames(&self) -> u32 {
         self.free_frames
+    }
+
+    /// Counts the frames on the lists of reported blocks.
+    pub(super) fn reported_frames(&self) -> u32 {
+        let of =
+            |order: Order| self.lists[order.get() as usize].iter().map(|[_, reported]| reported.blocks).sum::<u32>();
+        MAX_ORDER.up_to().map(|order| of(order) * order.frames()).sum()
     }
 
     fn link_to(&self, pfn: Pfn) -> u32 {
@@ -71,15 +82,16 @@ impl Buddy {
         (link != NIL).then(|| self.range.start.up(link))
     }
 
-    fn push(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order) {
+    fn push(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order, is_reported: bool) {
         let link = self.link_to(pfn);
-        let list = &mut self.lists[order.get() as usize][list_of(tables, pfn)];
+        let list = &mut self.lists[order.get() as usize][group_of(tables, pfn)][usize::from(is_reported)];
         let next = list.head;
         list.head = link;
         list.blocks += 1;
         let head = &tables.frames[pfn];
         head.set_links(NIL, next);
-        head.set_state(State::new(Kind::Free, Class::Free, order).with(Marks::HEAD));
+        let marks = if is_reported { Marks::HEAD | Marks::REPORTED } else { Marks::HEAD };
+        head.set_state(State::new(Kind::Free, Class::Free, order).with(marks));
         if let Some(next) = self.linked(next) {
             let next = &tables.frames[next];
             let (_, behind) = next.links();
@@ -88,15 +100,17 @@ impl Buddy {
         self.free_frames += order.frames();
     }
 
-    fn unlink(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order) {
-        self.unlink_from(list_of(tables, pfn), tables, pfn, order);
+    /// Takes a block off its list; tells whether it was reported.
+    fn unlink(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order) -> bool {
+        self.unlink_from(group_of(tables, pfn), tables, pfn, order)
     }
 
-    fn unlink_from(&mut self, list: usize, tables: Tables<'_>, pfn: Pfn, order: Order) {
+    fn unlink_from(&mut self, group: usize, tables: Tables<'_>, pfn: Pfn, order: Order) -> bool {
         let head = &tables.frames[pfn];
+        let is_reported = head.state().is_reported();
         let (previous, next) = head.links();
         let before = self.linked(previous);
-        let list = &mut self.lists[order.get() as usize][list];
+        let list = &mut self.lists[order.get() as usize][group][usize::from(is_reported)];
         list.blocks -= 1;
         if let Some(before) = before {
             let before = &tables.frames[before];
@@ -110,6 +124,7 @@ impl Buddy {
         }
         head.set_state(State::new(Kind::Free, Class::Free, Order::ZERO));
         self.free_frames -= order.frames();
+        is_reported
     }
 
     /// Takes a block of `order`, of `migratetype` or one of its fallbacks, entirely below `below` if given.
@@ -137,7 +152,7 @@ impl Buddy {
         None
     }
 
-    /// Finds the first block of a list whose lowest part of `order` is below `below`. A bound makes it walk the list,
+    /// Finds the first block of `larger` whose lowest part of `order` is below `below`. A bound makes it walk the lists,
     /// so callers pass `None` for zones that are entirely below.
     fn first(
         &self,
@@ -147,14 +162,22 @@ impl Buddy {
         order: Order,
         below: Option<Pfn>,
     ) -> Option<Pfn> {
-        let mut link = self.lists[larger.get() as usize][migratetype as usize].head;
-        while let Some(head) = self.linked(link) {
-            if below.is_none_or(|below| head.up(order.frames() - 1) < below) {
-                return Some(head);
+        let is_below = |head: &Pfn| below.is_none_or(|below| head.up(order.frames() - 1) < below);
+        self.lists[larger.get() as usize][migratetype as usize].iter().find_map(|list| {
+            let mut next = self.linked(list.head);
+            while let Some(head) = next.filter(|head| !is_below(head)) {
+                next = self.linked(tables.frames[head].links().1);
             }
-            link = tables.frames[head].links().1;
-        }
-        None
+            next
+        })
+    }
+
+    /// Takes a block of exactly `order` that isn't reported, nor in an isolated pageblock.
+    pub(super) fn take_unreported(&mut self, tables: Tables<'_>, order: Order) -> Option<Pfn> {
+        let usable = &self.lists[order.get() as usize][..Migratetype::ALL.len()];
+        let head = usable.iter().find_map(|[unreported, _]| self.linked(unreported.head))?;
+        self.unlink(tables, head, order);
+        Some(head)
     }
 
     /// Changes the pageblocks of a free block to `migratetype`, if at least half of the first one is free.
@@ -175,28 +198,28 @@ impl Buddy {
 
     /// Calls `change` for whole pageblocks, all on the same lists, and moves their free blocks to the new lists.
     fn relist(&mut self, tables: Tables<'_>, range: FrameRange, change: impl Fn(u32)) {
-        let old = list_of(tables, range.start);
+        let old = group_of(tables, range.start);
         let last = tables.blocks.number(Pfn::new(range.end().get() - 1));
         (tables.blocks.number(range.start)..=last).for_each(change);
         let mut heads = FreeHeads::new(range);
         while let Some((pfn, order)) = heads.next(tables) {
-            self.unlink_from(old, tables, pfn, order);
-            self.push(tables, pfn, order);
+            let is_reported = self.unlink_from(old, tables, pfn, order);
+            self.push(tables, pfn, order, is_reported);
         }
     }
 
     /// Takes the aligned part of `order` at `want` out of the free block of `of` at `head`; the rest stays free.
     fn take_part(&mut self, tables: Tables<'_>, head: Pfn, of: Order, want: Pfn, order: Order) -> Option<Pfn> {
-        self.unlink(tables, head, of);
+        let is_reported = self.unlink(tables, head, of);
         let (mut head, mut at) = (head, of);
         while at > order {
             at = Order::new(at.get() - 1)?;
             let upper = head.up(at.frames());
             if want >= upper {
-                self.push(tables, head, at);
+                self.push(tables, head, at, is_reported);
                 head = upper;
             } else {
-                self.push(tables, upper, at);
+                self.push(tables, upper, at, is_reported);
             }
         }
         Some(head)
@@ -223,7 +246,16 @@ impl Buddy {
 
     /// Frees a block of `order`, and merges it with its free buddies.
     pub(super) fn give(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order) {
-        let (mut pfn, mut order) = (pfn, order);
+        self.merge(tables, pfn, order, false);
+    }
+
+    /// As [`Self::give`], for a block that the host has been told of.
+    pub(super) fn give_reported(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order) {
+        self.merge(tables, pfn, order, true);
+    }
+
+    fn merge(&mut self, tables: Tables<'_>, pfn: Pfn, order: Order, is_reported: bool) {
+        let (mut pfn, mut order, mut is_reported) = (pfn, order, is_reported);
         let blocks = tables.blocks;
         while order < MAX_ORDER {
             let buddy = pfn.buddy(order);
@@ -245,12 +277,12 @@ impl Buddy {
                     self.retype(tables, FrameRange { start: buddy, frames: order.frames() }, mine);
                 }
             }
-            self.unlink(tables, buddy, order);
+            is_reported &= self.unlink(tables, buddy, order);
             pfn = whole.start;
             let Some(larger) = Order::new(order.get() + 1) else { break };
             order = larger;
         }
-        self.push(tables, pfn, order);
+        self.push(tables, pfn, order, is_reported);
     }
 
     /// Takes up to `most` free frames of a pageblock; calls `out` with each.
@@ -296,9 +328,11 @@ impl Buddy {
     fn split_to_pageblock(&mut self, tables: Tables<'_>, start: Pfn) {
         if let Some((head, order)) = self.free_block_of(tables, start)
             && order > tables.blocks.order()
-            && let Some(alone) = self.take_part(tables, head, order, start, tables.blocks.order())
         {
-            self.push(tables, alone, tables.blocks.order());
+            let is_reported = tables.frames[head].state().is_reported();
+            if let Some(alone) = self.take_part(tables, head, order, start, tables.blocks.order()) {
+                self.push(tables, alone, tables.blocks.order(), is_reported);
+            }
         }
     }
 
@@ -311,8 +345,8 @@ impl Buddy {
         // Merge a free block that isolation kept apart.
         let state = tables.frames[range.start].state();
         if !isolated && state.is_free_head() && state.order() == tables.blocks.order() {
-            self.unlink(tables, range.start, state.order());
-            self.give(tables, range.start, tables.blocks.order());
+            let is_reported = self.unlink(tables, range.start, state.order());
+            self.merge(tables, range.start, tables.blocks.order(), is_reported);
         }
     }
 
@@ -320,7 +354,7 @@ impl Buddy {
     pub(super) fn validate(&self, tables: Tables<'_>) -> Result<u32, (Pfn, &'static str)> {
         let mut total = 0;
         for (order, by_type) in self.lists.iter().enumerate() {
-            for (number, list) in by_type.iter().enumerate() {
+            for (number, list) in by_type.as_flattened().iter().enumerate() {
                 let (mut link, mut previous, mut seen) = (list.head, NIL, 0);
                 while let Some(pfn) = self.linked(link) {
                     let state = tables.frames[pfn].state();
@@ -334,7 +368,7 @@ impl Buddy {
                     if back != previous {
                         return Err((pfn, "has a wrong link to the block before it on its free list"));
                     }
-                    if list_of(tables, pfn) != number {
+                    if group_of(tables, pfn) * 2 + usize::from(state.is_reported()) != number {
                         return Err((pfn, "is on another free list than its pageblock is to be on"));
                     }
                     self.check_unmerged(tables, pfn, state.order())?;
@@ -368,9 +402,9 @@ impl Buddy {
     }
 }
 
-/// Gives the number of the list of free blocks in `pfn`'s pageblock.
-fn list_of(tables: Tables<'_>, pfn: Pfn) -> usize {
-    tables.blocks.usable_type(tables.blocks.number(pfn)).map_or(LISTS - 1, |migratetype| migratetype as usize)
+/// Gives the number of the group of free blocks in `pfn`'s pageblock.
+fn group_of(tables: Tables<'_>, pfn: Pfn) -> usize {
+    tables.blocks.usable_type(tables.blocks.number(pfn)).map_or(GROUPS - 1, |migratetype| migratetype as usize)
 }
 
 /// Walks the heads of the free blocks of a range; blocks already passed may change.

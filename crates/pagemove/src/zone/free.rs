@@ -4,7 +4,7 @@
 
 use super::{
     Physical,
-    buddy::Buddy,
+    buddy::{Buddy, Tables},
     pageblock::ClassRun,
     percpu::{CpuLists, listed_class},
     physical::Zone,
@@ -101,6 +101,11 @@ impl Physical {
             }
             return;
         }
+        self.free_with(pfn, order, Buddy::give);
+    }
+
+    /// Frees a folio to the buddy lists, by `give`.
+    pub(super) fn free_with(&self, pfn: Pfn, order: Order, give: fn(&mut Buddy, Tables<'_>, Pfn, Order)) {
         let class = check_freed(pfn, &self.frames[pfn]);
         self.unmark_partly_mapped(pfn);
         for pfn in (FrameRange { start: pfn, frames: order.frames() }).iter() {
@@ -113,7 +118,7 @@ impl Physical {
             let mut buddy = zone.buddy.lock();
             (0..order.frames())
                 .step_by(part.frames() as usize)
-                .for_each(|at| buddy.give(self.tables(), pfn.up(at), part));
+                .for_each(|at| give(&mut buddy, self.tables(), pfn.up(at), part));
         }
     }
 

@@ -12,6 +12,7 @@
 //! | `destinations` | frames set aside for moves |
 //! | `partly` | partly mapped folios, whose split gives memory back |
 //! | `isolate` | pageblocks that are not allocated from |
+//! | `reporting` | free blocks that a host is told of |
 //! | `retry`, `pressure` | recall and compaction after a failed allocation; their counts |
 //! | `validate` | consistency check |
 //!
@@ -30,6 +31,7 @@ mod partly;
 mod percpu;
 mod physical;
 mod pressure;
+mod reporting;
 mod request;
 mod retry;
 mod validate;

@@ -5,6 +5,10 @@
 //! first, and then of the source (Virtual I/O Device 1.2, 5.5.6); what was in the page is the host's, so nothing is copied. No lock is held while the
 //! host is told, or while memory is allocated: inflating may compact memory, also by moving the balloon's own pages.
 
+mod host;
+mod reporting;
+mod stats;
+
 use alloc::{sync::Arc, vec::Vec};
 
 use arrayvec::ArrayVec;
@@ -13,57 +17,19 @@ use pagemove::{
     folio::{FrozenFolio, LockedFolio},
     frame::{Key, Kind},
     movable::{IsolationRun, MigrationRun, Mode, MovableOps, Refusal, Registration, TokenCell},
-    report::Counter,
     sync::{AtomicU64, Mutex, Ordering},
-    units::{Order, PAGE_SIZE, Pfn},
+    units::{Order, Pfn},
     zone::{AllocError, Effort, Physical, Request},
 };
 
-use crate::chunks::{Chunks, NoRoom};
+use host::Nobody;
+pub use host::{BATCH, BalloonHost, BalloonPages, HostRefused};
+pub use stats::BalloonStats;
 
-/// The most pages that the host is told of at once. (Linux: 256, kept in the device; here they are on the caller's stack, which may be a kernel's.)
-pub const BATCH: usize = 64;
+use crate::chunks::{Chunks, NoRoom};
 
 /// Pages that are taken back where memory runs out (Linux: `VIRTIO_BALLOON_OOM_NR_PAGES`).
 const RELIEF: u32 = 256;
-
-/// The hypervisor's side.
-pub trait BalloonHost: Send + Sync {
-    /// The host may use these pages until they are deflated; what is in them is lost. It may refuse, but not some of them only.
-    fn inflate(&self, pages: BalloonPages<'_>) -> Result<(), HostRefused>;
-
-    /// The guest takes these pages back, whatever is in them.
-    fn deflate(&self, pages: BalloonPages<'_>);
-
-    /// Tells whether these calls may sleep. Then the pages don't move in [`Mode::Async`].
-    fn sleeps(&self) -> bool {
-        false
-    }
-}
-
-/// Pages of a balloon, at most [`BATCH`]: only a balloon makes one, so nobody else uses them.
-#[derive(Clone, Copy)]
-pub struct BalloonPages<'p> {
-    physical: &'p Physical,
-    frames: &'p [Pfn],
-}
-
-impl BalloonPages<'_> {
-    /// Gives their memory, which a host compares with its own.
-    pub fn physical(&self) -> &Physical {
-        self.physical
-    }
-
-    /// Gives their frames.
-    pub fn frames(&self) -> &[Pfn] {
-        self.frames
-    }
-}
-
-/// The host takes no pages now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the host takes no pages for the balloon")]
-pub struct HostRefused;
 
 /// Why a balloon didn't become larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -77,17 +43,6 @@ pub enum InflateError {
     /// No memory for the balloon's table.
     #[error("balloon: no memory for its table")]
     NoTables,
-}
-
-/// A host that is told nothing.
-struct Nobody;
-
-impl BalloonHost for Nobody {
-    fn inflate(&self, _: BalloonPages<'_>) -> Result<(), HostRefused> {
-        Ok(())
-    }
-
-    fn deflate(&self, _: BalloonPages<'_>) {}
 }
 
 /// A balloon.
@@ -165,7 +120,7 @@ impl MovableOps for Pages {
 
 impl Pages {
     fn batch<'p>(&'p self, frames: &'p [Pfn]) -> BalloonPages<'p> {
-        BalloonPages { physical: &self.physical, frames }
+        BalloonPages::new(&self.physical, frames, Order::ZERO)
     }
 
     /// Tells whether a cell has the token of this page. The page is locked.
@@ -311,72 +266,5 @@ impl Numbers {
 impl Drop for Balloon {
     fn drop(&mut self) {
         self.deflate(u32::MAX);
-    }
-}
-
-/// What a guest tells its host of its memory (Virtio 1.2, 5.5.6.4): tags and values. Tags that this version doesn't know are passed over.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct BalloonStats {
-    /// Major faults.
-    pub major_faults: Option<u64>,
-    /// Minor faults.
-    pub minor_faults: Option<u64>,
-    /// Bytes that are free.
-    pub free: Option<u64>,
-    /// Bytes in all.
-    pub total: Option<u64>,
-    /// Bytes that could be had without swapping.
-    pub available: Option<u64>,
-}
-
-impl BalloonStats {
-    const TAGS: [u16; 5] = [2, 3, 4, 5, 6];
-
-    fn fields(&mut self) -> [&mut Option<u64>; 5] {
-        [&mut self.major_faults, &mut self.minor_faults, &mut self.free, &mut self.total, &mut self.available]
-    }
-
-    /// Reads what a guest tells.
-    pub fn from_tags(told: impl IntoIterator<Item = (u16, u64)>) -> Self {
-        let mut stats = Self::default();
-        for (tag, value) in told {
-            if let Some(at) = Self::TAGS.iter().position(|known| *known == tag) {
-                *stats.fields()[at] = Some(value);
-            }
-        }
-        stats
-    }
-
-    /// Gives what is known, by tags.
-    pub fn tags(mut self) -> impl Iterator<Item = (u16, u64)> {
-        let values = self.fields().map(|value| *value);
-        Self::TAGS.into_iter().zip(values).filter_map(|(tag, value)| Some((tag, value?)))
-    }
-}
-
-impl Balloon {
-    /// Gives the guest's figures for its host.
-    pub fn stats(&self) -> BalloonStats {
-        let physical = self.registration.physical();
-        let bytes = |frames: u64| Some(frames * PAGE_SIZE as u64);
-        BalloonStats {
-            minor_faults: Some(physical.counters().get(Counter::Pgfault)),
-            free: bytes(physical.free_frames().into()),
-            total: bytes(physical.zones().map(|zone| u64::from(zone.frames)).sum()),
-            ..BalloonStats::default()
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unknown_tags_are_passed_over() {
-        let told = [(4, 1000), (99, 1), (5, 4000), (u16::MAX, 7), (4, 2000)];
-        let stats = BalloonStats::from_tags(told);
-        assert_eq!(stats, BalloonStats { free: Some(2000), total: Some(4000), ..BalloonStats::default() });
-        assert_eq!(BalloonStats::from_tags(stats.tags()), stats);
     }
 }
