@@ -27,7 +27,7 @@ impl Compressed {
         if data.is_empty() {
             data.push([0; PAGE_SIZE]);
         }
-        let device = Zram::new(engine, zram::Options::new("zram0", pages, Box::new(Lz4)))?;
+        let device = Zram::new(engine, zram::Options::new("zram0", pages, Box::new(Lz4::default())))?;
         Some(Self { device, data })
     }
 

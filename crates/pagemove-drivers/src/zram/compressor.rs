@@ -2,7 +2,12 @@
 
 use alloc::{boxed::Box, vec::Vec};
 
+#[cfg(feature = "lz4")]
+use lz4_flex::block::CompressTable;
 use pagemove::units::PAGE_SIZE;
+
+#[cfg(any(feature = "lz4", feature = "zstd"))]
+use super::spares::Spares;
 
 /// A page's contents.
 pub type Page = [u8; PAGE_SIZE];
@@ -26,7 +31,7 @@ pub trait Compressor: Send + Sync {
 pub fn by_name(name: &str) -> Option<Box<dyn Compressor>> {
     match name {
         #[cfg(feature = "lz4")]
-        "lz4" => Some(Box::new(Lz4)),
+        "lz4" => Some(Box::new(Lz4::default())),
         #[cfg(feature = "zstd")]
         "zstd" => Some(Box::new(Zstd::default())),
         _ => None,
@@ -43,8 +48,11 @@ pub fn names() -> Vec<&'static str> {
 
 /// LZ4: fast.
 #[cfg(feature = "lz4")]
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Lz4;
+#[derive(Default)]
+pub struct Lz4 {
+    /// One each: they are too large for a kernel's stack.
+    tables: Spares<Vec<CompressTable>>,
+}
 
 #[cfg(feature = "lz4")]
 impl Compressor for Lz4 {
@@ -53,7 +61,8 @@ impl Compressor for Lz4 {
     }
 
     fn compress(&self, page: &Page, out: &mut Room) -> Option<usize> {
-        lz4_flex::block::compress_into(page, out).ok()
+        let mut table = self.tables.take(table)?;
+        lz4_flex::block::compress_into_with_table(page, out, table.first_mut()?).ok()
     }
 
     fn decompress(&self, data: &[u8], page: &mut Page) -> bool {
@@ -61,13 +70,23 @@ impl Compressor for Lz4 {
     }
 }
 
+/// Makes a table. Not inlined: on its way to the heap it's on the stack.
+#[cfg(feature = "lz4")]
+#[inline(never)]
+fn table() -> Option<Vec<CompressTable>> {
+    let mut one = Vec::new();
+    one.try_reserve_exact(1).ok()?;
+    one.push(CompressTable::small());
+    Some(one)
+}
+
 /// Zstandard: denser, and several times slower.
 #[cfg(feature = "zstd")]
 #[derive(Default)]
 pub struct Zstd {
     // A context is large, and takes long to make.
-    compressors: pagemove::sync::Mutex<Vec<zstd::bulk::Compressor<'static>>>,
-    decompressors: pagemove::sync::Mutex<Vec<zstd::bulk::Decompressor<'static>>>,
+    compressors: Spares<zstd::bulk::Compressor<'static>>,
+    decompressors: Spares<zstd::bulk::Decompressor<'static>>,
 }
 
 #[cfg(feature = "zstd")]
@@ -83,19 +102,13 @@ impl Compressor for Zstd {
     }
 
     fn compress(&self, page: &Page, out: &mut Room) -> Option<usize> {
-        let kept = self.compressors.lock().pop();
-        let mut context = kept.or_else(|| zstd::bulk::Compressor::new(Self::LEVEL).ok())?;
-        let length = context.compress_to_buffer(page, &mut out[..]).ok();
-        self.compressors.lock().push(context);
-        length
+        let mut context = self.compressors.take(|| zstd::bulk::Compressor::new(Self::LEVEL).ok())?;
+        context.compress_to_buffer(page, &mut out[..]).ok()
     }
 
     fn decompress(&self, data: &[u8], page: &mut Page) -> bool {
-        let kept = self.decompressors.lock().pop();
-        let Some(mut context) = kept.or_else(|| zstd::bulk::Decompressor::new().ok()) else { return false };
-        let length = context.decompress_to_buffer(data, &mut page[..]);
-        self.decompressors.lock().push(context);
-        length.is_ok_and(|length| length == PAGE_SIZE)
+        let Some(mut context) = self.decompressors.take(|| zstd::bulk::Decompressor::new().ok()) else { return false };
+        context.decompress_to_buffer(data, &mut page[..]).is_ok_and(|length| length == PAGE_SIZE)
     }
 }
 

@@ -12,8 +12,8 @@ use pagemove::{
 use super::{
     BackingError, BackingStore, BdStat, Compressor, IoStat, MmStat, Page, Room,
     backing::Backing,
-    scratch::{Buffers, Scratch, Taken},
     slot::{Flags, RAW, Slot, Stored, fill, same_word},
+    spares::{Spare, Spares},
     stats::{Count, Counts},
 };
 use crate::zsmalloc::{self, Moving, ObjectToken, Pool, StoreError};
@@ -91,6 +91,27 @@ pub enum ZramError {
     NoCompressor(usize),
 }
 
+/// A call's buffers.
+pub(super) struct Buffers {
+    pub(super) page: Box<Page>,
+    pub(super) room: Box<Room>,
+}
+
+impl Buffers {
+    /// `None` without memory.
+    fn new() -> Option<Self> {
+        Some(Self { page: zeros()?, room: zeros()? })
+    }
+}
+
+/// Makes an array on the heap.
+fn zeros<const N: usize>() -> Option<Box<[u8; N]>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(N).ok()?;
+    bytes.resize(N, 0);
+    bytes.into_boxed_slice().try_into().ok()
+}
+
 /// What was copied of an object.
 #[derive(Clone, Copy)]
 struct Packed {
@@ -104,7 +125,7 @@ pub struct Zram {
     pub(super) slots: Box<[Mutex<Slot>]>,
     pub(super) compressors: Vec<Box<dyn Compressor>>,
     pub(super) backing: Option<Backing>,
-    pub(super) scratch: Scratch,
+    pub(super) buffers: Spares<Buffers>,
     pub(super) counts: Counts,
     limit: Count,
     is_worked_on: AtomicBool,
@@ -134,7 +155,7 @@ impl Zram {
             slots: slots.into_boxed_slice(),
             compressors: options.compressors,
             backing: options.backing.map(Backing::new),
-            scratch: Scratch::default(),
+            buffers: Spares::default(),
             counts: Counts::default(),
             limit: Count::default(),
             is_worked_on: AtomicBool::new(false),
@@ -397,8 +418,8 @@ impl Zram {
         is_unchanged
     }
 
-    pub(super) fn buffers(&self, page: u32) -> Result<Taken<'_>, ZramError> {
-        self.scratch.take().ok_or(ZramError::OutOfMemory { page, cause: StoreError::NoTables })
+    pub(super) fn buffers(&self, page: u32) -> Result<Spare<'_, Buffers>, ZramError> {
+        self.buffers.take(Buffers::new).ok_or(ZramError::OutOfMemory { page, cause: StoreError::NoTables })
     }
 
     /// Counts what is stored, or what was.

@@ -7,7 +7,7 @@
 //! | `slot` | what is stored of one page |
 //! | `stats` | figures, in Linux' columns |
 //! | `device` | the device: reading, writing, discarding |
-//! | `scratch` | buffers of the calls that are under way |
+//! | `spares` | buffers and tables of the calls that are under way |
 //! | `recompress` | another algorithm for what lies idle, or is large |
 //! | `writeback` | moving what lies idle, or is large, to the backing store |
 //!
@@ -23,8 +23,8 @@ mod backing;
 mod compressor;
 mod device;
 mod recompress;
-mod scratch;
 mod slot;
+mod spares;
 mod stats;
 mod writeback;
 
