@@ -78,6 +78,11 @@ pub enum Call {
     Inflate { pages: u32 },
     Deflate { pages: u32 },
     Drain,
+    ZramWrite { page: u32, pages: u32, value: u64 },
+    ZramRead { page: u32 },
+    ZramDiscard { page: u32, pages: u32 },
+    ZramCompact { pages: u32 },
+    Report { order: Order },
 }
 
 /// The answer to a call.

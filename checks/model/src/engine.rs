@@ -23,7 +23,10 @@ use pagemove::{
     units::{FrameRange, HUGE_ORDER, Pfn, VirtAddr, VirtRange},
     zone::Request,
 };
-use pagemove_drivers::{Balloon, CharDevice, DeviceFile};
+use pagemove_drivers::{
+    Balloon, CharDevice, DeviceFile,
+    balloon::{BalloonHost, BalloonPages, HostRefused},
+};
 
 use crate::{
     call::{Address, Answer, Backing, Call, Pages, WORDS, answer},
@@ -31,6 +34,7 @@ use crate::{
     moody::Moody,
     sabotage::Sabotage,
     space::address,
+    store::{self, Store},
     world::{Failed, Process, World},
 };
 
@@ -59,6 +63,7 @@ pub(crate) struct Engine<'b, W: World> {
     pub(crate) processes: Vec<W::Process>,
     files: Vec<File>,
     pub(crate) balloon: Balloon,
+    zram: Store,
     taken: Vec<Taken<'b>>,
     sabotage: Option<Sabotage>,
     free: u32,
@@ -92,7 +97,8 @@ impl<'b, W: World> Engine<'b, W> {
             pins: Vec::new(),
             processes: vec![process],
             files,
-            balloon: Balloon::new(core),
+            balloon: Balloon::with_host(core, Arc::new(Host)),
+            zram: Store::new(core)?,
             taken: Vec::new(),
             sabotage,
             free,
@@ -252,6 +258,20 @@ impl<'b, W: World> Engine<'b, W> {
                 self.core.physical().drain_cpu_lists();
                 Answer::Done
             }
+            Call::ZramWrite { page, pages, value } => self.zram.write(page, pages, value)?,
+            Call::ZramRead { page } => self.zram.read(page)?,
+            Call::ZramDiscard { page, pages } => {
+                self.zram.discard(page, pages);
+                Answer::Done
+            }
+            Call::ZramCompact { pages } => {
+                self.zram.compact(pages);
+                Answer::Done
+            }
+            Call::Report { order } => {
+                self.balloon.report_free(order).map_err(to_text)?;
+                Answer::Done
+            }
         })
     }
 
@@ -385,6 +405,8 @@ impl<'b, W: World> Engine<'b, W> {
         self.processes.clear();
         self.files.clear();
         self.balloon.deflate(u32::MAX);
+        self.zram.discard(0, store::PAGES);
+        self.zram.compact(u32::MAX);
         for taken in core::mem::take(&mut self.taken) {
             taken.free()?;
         }
@@ -437,6 +459,21 @@ impl Taken<'_> {
 
 /// The files' names.
 pub(crate) const NAMES: [&str; 4] = ["memory file", "stored file", "character device", crate::moody::NAME];
+
+/// A host that takes all it is told of.
+struct Host;
+
+impl BalloonHost for Host {
+    fn inflate(&self, _: BalloonPages<'_>) -> Result<(), HostRefused> {
+        Ok(())
+    }
+
+    fn deflate(&self, _: BalloonPages<'_>) {}
+
+    fn report(&self, _: BalloonPages<'_>) -> Result<(), HostRefused> {
+        Ok(())
+    }
+}
 
 impl File {
     fn mappable(&self) -> Arc<dyn Mappable> {

@@ -6,7 +6,7 @@
 //!
 //! The modules, in the order of use: `operation` defines the operations; `resolve` finds their objects, and makes a
 //! `call`; `model` computes the expected answer; `engine` makes the call, on a `world` that a `sabotage` can break,
-//! with a `moody` driver, which can refuse moves; `history` compares, and `shrink` shortens a failing list. `hosted` is the hosted
+//! with a `moody` driver, which can refuse moves, and a compressed `store`; `history` compares, and `shrink` shortens a failing list. `hosted` is the hosted
 //! machine: it has one thread, so a wait panics instead of hanging. A kernel brings its own world.
 #![no_std]
 
@@ -28,6 +28,7 @@ mod resolve;
 mod sabotage;
 mod shrink;
 mod space;
+mod store;
 mod world;
 
 pub use call::{Address, Answer, Call};

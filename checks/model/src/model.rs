@@ -15,6 +15,7 @@ use crate::{
     call::{Address, Answer, Backing, Call, Pages, WORDS, answer},
     moody::Mood,
     space::{Mapping, Space, Touched, address},
+    store,
 };
 
 /// Pages of each file.
@@ -58,6 +59,8 @@ pub(crate) struct Model {
     pub(crate) cells: Vec<Cell>,
     pub(crate) pins: Vec<Pin>,
     pub(crate) balloon: u32,
+    /// What stands for each page of zram that was written.
+    zram: BTreeMap<u32, u64>,
     mood: Mood,
 }
 
@@ -78,6 +81,7 @@ impl Model {
             cells: Vec::new(),
             pins: Vec::new(),
             balloon: 0,
+            zram: BTreeMap::new(),
             mood: Mood::default(),
         }
     }
@@ -151,6 +155,15 @@ impl Model {
                 self.balloon -= freed;
                 Answer::Count(freed)
             }
+            Call::ZramWrite { page, pages, value } => {
+                self.zram.extend((page..page + pages).map(|page| (page, store::word_of(page, value))));
+                Answer::Done
+            }
+            Call::ZramRead { page } => Answer::Word(self.zram.get(&page).copied().unwrap_or(0)),
+            Call::ZramDiscard { page, pages } => {
+                self.zram.retain(|other, _| !(page..page + pages).contains(other));
+                Answer::Done
+            }
             // Changes nothing visible.
             Call::Collapse(_)
             | Call::MoveAll(_)
@@ -158,6 +171,8 @@ impl Model {
             | Call::Take { .. }
             | Call::TakeHuge(_)
             | Call::Give { .. }
+            | Call::ZramCompact { .. }
+            | Call::Report { .. }
             | Call::Drain => Answer::Done,
         }
     }

@@ -109,6 +109,16 @@ operations! {
     1 Drain {},
     /// Collapses a mapping that may have large folios.
     2 Collapse { process, mapping, offset },
+    /// zram stores pages.
+    6 ZramWrite { page, pages, contents },
+    /// zram restores a page.
+    4 ZramRead { page },
+    /// zram forgets pages.
+    4 ZramDiscard { page, pages },
+    /// zram moves its objects together.
+    3 ZramCompact { pages },
+    /// A host is told of free blocks.
+    1 Report { order },
 }
 
 impl Operation {

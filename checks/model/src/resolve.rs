@@ -17,6 +17,7 @@ use crate::{
     moody::{Mood, Step},
     operation::Operation,
     space::Space,
+    store,
 };
 
 /// Most processes.
@@ -121,6 +122,15 @@ impl Model {
             Operation::Inflate { pages } => Call::Inflate { pages: 4 * u32::from(pages) },
             Operation::Deflate { pages } => Call::Deflate { pages: u32::from(pages) },
             Operation::Drain {} => Call::Drain,
+            Operation::ZramWrite { page, pages, contents } => Call::ZramWrite {
+                page: slot(page),
+                pages: length(pages).min(store::PAGES - slot(page)),
+                value: value << 3 | u64::from(contents & 7),
+            },
+            Operation::ZramRead { page } => Call::ZramRead { page: slot(page) },
+            Operation::ZramDiscard { page, pages } => Call::ZramDiscard { page: slot(page), pages: length(pages) },
+            Operation::ZramCompact { pages } => Call::ZramCompact { pages: u32::from(pages) },
+            Operation::Report { order } => Call::Report { order: Order::new(order % 11)? },
         })
     }
 
@@ -172,6 +182,10 @@ fn rights(number: u8) -> Protection {
     // x86-64 has no right to store without the right to load.
     [read_write, Protection::READ, read_write | Protection::EXECUTE, Protection::empty(), read_write]
         [usize::from(number) % 5]
+}
+
+fn slot(number: u8) -> u32 {
+    u32::from(number) % store::PAGES
 }
 
 fn orders(number: u8) -> Orders {
