@@ -1,7 +1,8 @@
-//! zram beside its compressor alone, zsmalloc beside the standard allocator, the memory of both beside Linux' table of classes, and moves of
-//! zspages that are read and written beside moves of a driver's plain pages.
+//! zram beside its compressor alone, zsmalloc beside the standard allocator, the memory of both beside Linux' table of classes, moves of
+//! zspages that are read and written beside moves of a driver's plain pages; and zram beside that of this machine's kernel, if it has one and this is
+//! root's.
 //!
-//! `cargo bench --bench zram -- [compressor] [allocator] [memory] [moves] [FILE...]`: these parts, or all; with the pages of these files, or of this
+//! `cargo bench --bench zram -- [compressor] [allocator] [memory] [moves] [kernel] [FILE...]`: these parts, or all; with the pages of these files, or of this
 //! program and this machine's libraries.
 mod measure;
 
@@ -16,7 +17,7 @@ use std::{
     time::Instant,
 };
 
-use measure::{boot, median, print, timed};
+use measure::{boot, linux_zram::LinuxZram, median, print, timed};
 use pagemove::{
     Engine,
     frame::Kind,
@@ -39,13 +40,18 @@ const PAGES: usize = 32 << 10;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let names = ["compressor", "allocator", "memory", "moves"];
+    let names = ["compressor", "allocator", "memory", "moves", "kernel"];
     let (wanted, files): (Vec<String>, Vec<String>) =
         arguments.into_iter().partition(|word| names.contains(&word.as_str()));
     let data = pages(if files.is_empty() { usual_files() } else { files.into_iter().map(PathBuf::from).collect() });
     println!("{} pages of data", data.len());
-    let parts: [&dyn Fn(); 4] =
-        [&|| beside_the_compressor(&data), &beside_the_allocator, &|| beside_linuxs_classes(&data), &while_they_move];
+    let parts: [&dyn Fn(); 5] = [
+        &|| beside_the_compressor(&data),
+        &beside_the_allocator,
+        &|| beside_linuxs_classes(&data),
+        &while_they_move,
+        &|| beside_the_kernels(&data),
+    ];
     for (name, part) in names.into_iter().zip(parts) {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {
             part();
@@ -205,6 +211,49 @@ fn beside_linuxs_classes(data: &[Page]) {
         ),
         &rows,
     );
+}
+
+fn beside_the_kernels(data: &[Page]) {
+    let mut kernels = match LinuxZram::new(data.len(), "lz4") {
+        Ok(device) => device,
+        Err(error) => return println!("\nNo zram of this machine's kernel: {error}"),
+    };
+    let (_machine, engine) = boot(FRAMES, 1, Contents::All);
+    let device = Zram::new(&engine, zram::Options::new("zram0", data.len() as u32, compressor())).expect("memory");
+    let [mut store, mut kernels_store, mut load, mut kernels_load] = [(); 4].map(|()| Vec::new());
+    let mut page = [0; PAGE_SIZE];
+    for _ in 0..ROUNDS {
+        store.push(timed(|| (0..).zip(data).for_each(|(number, page)| device.write(number, page).expect("memory"))).1);
+        kernels_store.push(timed(|| kernels.write(data)).1);
+        load.push(
+            timed(|| {
+                for (number, data) in (0..).zip(data) {
+                    device.read(number, &mut page).expect("whole");
+                    assert!(page == *data);
+                }
+            })
+            .1,
+        );
+        kernels_load.push(timed(|| kernels.read(data)).1);
+    }
+    let [store, kernels_store, load, kernels_load] =
+        [store, kernels_store, load, kernels_load].map(|all| format!("{:.0}", median(all) / data.len() as f64));
+    let (ours, theirs) = (device.mm_stat(), kernels.mm_stat());
+    let row = |name: &str, [compressed, used]: [u64; 2], store, load| {
+        let mib = |bytes: u64| format!("{:.2}", bytes as f64 / 1048576.0);
+        let ratio = format!("{:.4}", used as f64 / compressed as f64);
+        vec![name.to_owned(), mib(compressed), mib(used), ratio, store, load]
+    };
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let rows = [
+        ["zram, LZ4", "compressed, MiB", "used, MiB", "used / compressed", "stored, ns a page", "loaded, ns a page"]
+            .map(String::from)
+            .to_vec(),
+        row("here", [ours.compr_data_size, ours.mem_used_total], store, load),
+        row(&format!("Linux {}", release.trim()), [theirs[1], theirs[2]], kernels_store, kernels_load),
+    ];
+    let mib = (data.len() * PAGE_SIZE) >> 20;
+    print(&format!("The same {mib} MiB here and in this machine's kernel (there by direct writes of 1 MiB)"), &rows);
 }
 
 /// What is moved, and how that excludes readers.

@@ -1,6 +1,8 @@
 //! What the benches share: a machine, medians, and a table with a reference beside each figure.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each bench uses its part")]
 
+pub mod linux_zram;
+
 use std::{sync::Arc, time::Instant};
 
 use comfy_table::{CellAlignment, Table, presets};
