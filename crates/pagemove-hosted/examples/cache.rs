@@ -51,7 +51,7 @@ fn value_of(number: usize) -> Vec<u8> {
 }
 
 /// Fills a cache, and looks all up again and again until all of its pages have moved some times.
-pub fn main() -> Result<(), Box<dyn Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     const FRAMES: u32 = 16 << 10;
     const VALUES: usize = 5000;
     let machine = Hosted::new(Config { frames: FRAMES, cpus: 2, tlb: TlbKind::Soft, contents: Contents::All })?;

@@ -1,6 +1,4 @@
 //! The examples run, and check themselves.
-#![allow(missing_docs)]
-
 #[path = "../examples/cache.rs"]
 mod cache;
 
