@@ -1,12 +1,15 @@
 //! The command `pagemove`, as a library: so that its tests and fuzz targets reach what reads files. Not for other programs,
 //! which want the core.
+mod cancel;
 mod layout;
+mod message;
 mod report;
 mod results;
 mod run;
 mod soak;
 mod survey;
 mod table;
+mod terminal;
 
 pub use layout::fuzz;
 
@@ -51,6 +54,6 @@ pub fn main() -> ExitCode {
             Err(error) => (error.to_string(), error.exit_code()),
         },
     };
-    run::message::say(&format!("pagemove: {error}"));
+    message::say(&format!("pagemove: {error}"));
     ExitCode::from(code)
 }

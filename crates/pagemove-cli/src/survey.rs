@@ -13,13 +13,17 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::layout::{
-    FRAME_BYTES, FrameClass, Layout, LayoutError, LayoutSource, SourceError,
-    capture::{CaptureError, FreeCheck},
-    census::{Census, Verdict},
-    picture::Picture,
-    settle::settle,
-    tables::{block_table, frame_tables, grouped, holder_table, mib},
+use crate::{
+    cancel::{STOPPED, Stop, Stopped},
+    layout::{
+        FRAME_BYTES, FrameClass, Layout, LayoutError, LayoutSource, SourceError,
+        capture::{CaptureError, FreeCheck},
+        census::{Census, Verdict},
+        picture::Picture,
+        settle::{SettleError, restore_left, settle},
+        tables::{block_table, frame_tables, grouped, holder_table, mib},
+    },
+    terminal::{self, plain},
 };
 
 /// A bar that is gone at once says nothing.
@@ -53,24 +57,48 @@ pub(crate) struct SurveyArgs {
 pub(crate) enum SurveyError {
     /// There is no layout to look at.
     #[error("{0}{advice}", advice = advice(.0))]
-    Source(#[from] SourceError),
+    Source(SourceError),
     /// The layout can't be scaled or saved.
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// The per-CPU lists can't be trimmed.
-    #[error("can't trim the per-CPU free lists: {0} (leave out --settle, or run as root)")]
-    Settle(io::Error),
+    #[error("can't trim the per-CPU free lists: {0}; leave out --settle, or run as root")]
+    Settle(SettleError),
+    /// A signal.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// Signals can't be caught.
+    #[error("can't catch Ctrl-C: {0}")]
+    Signals(io::Error),
     /// Stdout is gone.
     #[error("can't print: {0}")]
     Print(#[from] io::Error),
 }
 
 impl SurveyError {
-    /// Returns the code to exit with: 2 when memory or a file can't be read, else 1.
+    /// Gives the code to exit with: a survey checks nothing, so what fails is the input or the machine.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Source(_) | Self::Settle(_) => 2,
-            Self::Layout(_) | Self::Print(_) => 1,
+            Self::Stopped(Stopped) => STOPPED,
+            _ => 2,
+        }
+    }
+}
+
+impl From<SourceError> for SurveyError {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Stopped(stopped) => Self::Stopped(stopped),
+            error => Self::Source(error),
+        }
+    }
+}
+
+impl From<SettleError> for SurveyError {
+    fn from(error: SettleError) -> Self {
+        match error {
+            SettleError::Stopped(stopped) => Self::Stopped(stopped),
+            error => Self::Settle(error),
         }
     }
 }
@@ -99,13 +127,17 @@ struct Survey<'a> {
 
 /// Runs the command.
 pub(crate) fn run(args: &SurveyArgs) -> Result<(), SurveyError> {
+    let stop = Stop::on_signals().map_err(SurveyError::Signals)?;
+    if args.layout == LayoutSource::Live {
+        restore_left();
+    }
     if args.settle && args.layout != LayoutSource::Live {
         eprintln!("--settle is of use with --layout live only.");
     } else if args.settle {
-        let (before, after) = settle().map_err(SurveyError::Settle)?;
+        let (before, after) = settle(&stop)?;
         eprintln!("Per-CPU free lists: {} frames, {} before trimming.", grouped(after), grouped(before));
     }
-    let (mut layout, mut check) = open(&args.layout)?;
+    let (mut layout, mut check) = open(&args.layout, &stop)?;
     if let Some(blocks) = args.blocks {
         layout = layout.scale(blocks)?;
         check = None;
@@ -131,7 +163,7 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<(), SurveyError> {
         let survey = Survey { source, pageblock_order, frames: layout.frames(), free_check: check, census: &census };
         serde_json::to_string_pretty(&survey).map_err(io::Error::from)? + "\n"
     } else {
-        let ascii = !is_utf8(|name| std::env::var(name).ok());
+        let ascii = !terminal::is_utf8();
         describe(&layout, &census, &picture, held, check, ascii)
     };
     match io::stdout().lock().write_all(text.as_bytes()) {
@@ -142,9 +174,9 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<(), SurveyError> {
 }
 
 /// Opens the layout behind a progress bar.
-fn open(source: &LayoutSource) -> Result<(Layout, Option<FreeCheck>), SourceError> {
+fn open(source: &LayoutSource, stop: &Stop) -> Result<(Layout, Option<FreeCheck>), SourceError> {
     let (start, mut bar) = (Instant::now(), None::<ProgressBar>);
-    let opened = source.open(&mut |done, total| {
+    let opened = source.open(stop, &mut |done, total| {
         if start.elapsed() < QUIET {
             return;
         }
@@ -183,7 +215,7 @@ fn describe(
     let block = layout.frames_per_block() * FRAME_BYTES;
     let block = if block < 1 << 20 { format!("{} KiB", block >> 10) } else { format!("{} MiB", block >> 20) };
     let blocks = &census.total.blocks;
-    let mut text = format!("{}\n{} pageblocks of {block}\n", layout.source(), grouped(blocks.total));
+    let mut text = format!("{}\n{} pageblocks of {block}\n", plain(layout.source()), grouped(blocks.total));
     for table in [frame_tables(census, ascii), vec![block_table(census, ascii)], holder_table(census, ascii)].concat() {
         text += &format!("\n{table}\n");
     }
@@ -221,28 +253,9 @@ fn describe(
     text
 }
 
-/// Returns whether the locale says UTF-8.
-fn is_utf8(variable: impl Fn(&str) -> Option<String>) -> bool {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(variable).find(|value| !value.is_empty());
-    locale.is_some_and(|value| value.to_ascii_lowercase().replace('-', "").contains("utf8"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_locale_variable_that_is_set_decides() {
-        let locale = |all: &'static str, lang: &'static str| {
-            is_utf8(|name| match name {
-                "LC_ALL" => Some(all.to_owned()),
-                "LANG" => Some(lang.to_owned()),
-                _ => None,
-            })
-        };
-        assert!(locale("", "en_GB.UTF-8") && locale("C.utf8", "C"));
-        assert!(!locale("C", "en_GB.UTF-8") && !locale("", ""));
-    }
 
     #[test]
     fn the_text_says_what_the_census_counts_in_ascii_as_well() {
@@ -267,6 +280,6 @@ mod tests {
         let error = SurveyError::from(denied);
         let said = error.to_string();
         assert!(said.contains("/proc/kpageflags can be read by root only\nRun it as root"), "{said}");
-        assert_eq!((error.exit_code(), SurveyError::from(LayoutError::NoZone).exit_code()), (2, 1));
+        assert_eq!((error.exit_code(), SurveyError::from(LayoutError::NoZone).exit_code()), (2, 2));
     }
 }

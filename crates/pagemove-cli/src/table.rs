@@ -10,6 +10,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, pre
 use crate::report::numbers::{DASH, block_size, change, counted, micros, percent, seconds, significant, thousands};
 use crate::report::rows::{self, Row};
 use crate::results::{PolicyResult, Results};
+use crate::terminal::plain;
 
 /// Width that the table keeps to, whatever the terminal's.
 const COLUMNS: u16 = 100;
@@ -114,11 +115,6 @@ fn cells(name: &str, values: impl Iterator<Item = String>) -> Vec<Cell> {
 
 fn blocked(policy: &PolicyResult, time: f64) -> String {
     if policy.blocked_us.max > 0.0 { micros(time) } else { DASH.into() }
-}
-
-/// Gives a name from outside without what could steer a terminal.
-fn plain(name: &str) -> String {
-    name.replace(char::is_control, "\u{fffd}")
 }
 
 #[cfg(test)]

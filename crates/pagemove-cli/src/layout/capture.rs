@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::cancel::Stopped;
+
 use super::{
     FrameClass, Layout, LayoutError, Run, Zone,
     check::{MAX_FRAMES, MAX_PFN},
@@ -44,6 +46,9 @@ pub(crate) enum CaptureError {
     /// No zone with frames is in `/proc/zoneinfo`.
     #[error("{path} names no zone that has frames", path = .0.display())]
     NoZones(PathBuf),
+    /// A signal.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     /// What was read makes no layout.
     #[error("what the kernel shows makes no layout: {0}")]
     Layout(#[from] LayoutError),
@@ -74,17 +79,16 @@ impl Layout {
     ///
     /// Driver pages that nobody has mapped, and free frames on per-CPU lists, are captured as [`FrameClass::Kernel`]:
     /// the kernel exports nothing that tells them apart.
-    pub(crate) fn capture(progress: &mut dyn FnMut(u64, u64)) -> Result<Capture, CaptureError> {
+    pub(crate) fn capture(progress: &mut Progress<'_>) -> Result<Capture, CaptureError> {
         capture_from(Path::new("/proc"), Path::new("/sys"), progress)
     }
 }
 
+/// Hears the frames read so far and their total; says when to stop.
+pub(crate) type Progress<'p> = dyn FnMut(u64, u64) -> Result<(), Stopped> + 'p;
+
 /// Captures what the files in a folder like `/proc`, and one like `/sys`, say.
-pub(super) fn capture_from(
-    proc: &Path,
-    sys: &Path,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Capture, CaptureError> {
+pub(super) fn capture_from(proc: &Path, sys: &Path, progress: &mut Progress<'_>) -> Result<Capture, CaptureError> {
     let mut flags = FrameFile::open(proc.join("kpageflags"))?;
     let mut counts = FrameFile::open(proc.join("kpagecount"))?;
     let infos = read_zones(proc)?;
@@ -125,7 +129,7 @@ pub(super) fn capture_from(
             }
             done += end - pfn;
             pfn = end;
-            progress(done, total);
+            progress(done, total)?;
         }
     }
     let after = read_zones(proc)?;

@@ -30,7 +30,7 @@ fn folder(zones: &[Made], order: u8, flags: &[u64], counts: &[u64]) -> tempfile:
 }
 
 fn capture(folder: &tempfile::TempDir) -> Capture {
-    capture_from(folder.path(), folder.path(), &mut |_, _| {}).expect("captures")
+    capture_from(folder.path(), folder.path(), &mut |_, _| Ok(())).expect("captures")
 }
 
 fn runs(layout: &Layout) -> Vec<(FrameClass, u64)> {
@@ -103,7 +103,7 @@ fn a_zone_within_another_is_cut_out_of_it() {
 #[test]
 fn what_cant_be_read_has_its_error() {
     let made = folder(&[Made("Normal", 0, 4, 4, 0)], 12, &[0; 4], &[0; 4]);
-    let captured = || capture_from(made.path(), made.path(), &mut |_, _| {});
+    let captured = || capture_from(made.path(), made.path(), &mut |_, _| Ok(()));
     assert!(matches!(captured(), Err(CaptureError::Layout(LayoutError::PageblockOrder(12)))));
     fs::write(made.path().join("pagetypeinfo"), "Page block order: 9\n").expect("writes");
     let nonsense = |start: u64, spanned: u64| {
@@ -131,6 +131,7 @@ fn this_machine() {
     let found = Layout::capture(&mut |done, total| {
         assert!(done > last.0 && done <= total);
         (calls, last) = (calls + 1, (done, total));
+        Ok(())
     });
     match found {
         Ok(Capture { layout, check }) => {

@@ -7,6 +7,7 @@
 use std::{io, path::PathBuf};
 
 use super::{FrameClass, Run, Zone};
+use crate::terminal::steers;
 
 /// Most frames from the first pageblock to the last: 64 TiB.
 pub(super) const MAX_FRAMES: u64 = 1 << 34;
@@ -66,7 +67,7 @@ pub(crate) enum LayoutError {
     #[error("the layout has a wrong field: {0}")]
     Field(serde_json::Error),
     /// A description or name is too long, empty, or has control characters.
-    #[error("{0} must have 1 to 256 bytes and no control characters")]
+    #[error("{0} must have 1 to 256 bytes, and no control characters or others that have no shape")]
     Text(&'static str),
     /// The order of a pageblock is out of range.
     #[error("the order of a pageblock is {0}, it must be 1 to 10")]
@@ -160,7 +161,7 @@ pub(super) fn check(source: &str, pageblock_order: u8, zones: &[Zone], runs: &[R
 
 /// Refuses what would garble a terminal or a table.
 fn check_text(what: &'static str, text: &str) -> Result<(), LayoutError> {
-    let fits = !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control);
+    let fits = !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(steers);
     if fits { Ok(()) } else { Err(LayoutError::Text(what)) }
 }
 

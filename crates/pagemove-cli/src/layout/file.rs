@@ -10,7 +10,7 @@
 //! input, to unpack no more than [`MAX_UNPACKED`], and that a saved file is there whole or not at all.
 
 use std::{
-    fs::{File, Permissions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, BufRead, BufReader, BufWriter, Read, Write},
     os::unix::fs::PermissionsExt,
     path::Path,
@@ -77,12 +77,21 @@ impl Layout {
         Self::read(&mut file)
     }
 
-    /// Writes a layout file; it appears whole, or what was at `path` stays as it was.
+    /// Writes a layout file; it appears whole, or what was at `path` stays as it was. To a device or pipe it is just written; a link
+    /// stays, and leads to it.
     pub(crate) fn save(&self, path: &Path) -> Result<(), LayoutError> {
         self.save_inner(path).map_err(|error| LayoutError::Unwritable { path: path.to_owned(), error })
     }
 
     fn save_inner(&self, path: &Path) -> io::Result<()> {
+        let path = match fs::metadata(path) {
+            // Only a regular file is replaced.
+            Ok(there) if !there.is_file() => {
+                return self.write(BufWriter::new(OpenOptions::new().write(true).open(path)?));
+            }
+            Ok(_) => fs::canonicalize(path)?,
+            Err(_) => path.to_owned(),
+        };
         let folder = match path.parent() {
             Some(folder) if folder != Path::new("") => folder,
             _ => Path::new("."),

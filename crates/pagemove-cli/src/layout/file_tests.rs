@@ -176,6 +176,21 @@ fn saving_keeps_everything_and_replaces_the_whole_file() {
     assert_eq!(Layout::load(&path).expect("loads"), layout);
     assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 1, "a temporary file stayed");
 
+    // What isn't a regular file stays what it is.
+    let (link, pipe) = (folder.path().join("link"), folder.path().join("pipe"));
+    std::os::unix::fs::symlink(&path, &link).expect("links");
+    std::fs::write(&path, "something else").expect("writes");
+    layout.save(&link).expect("saves");
+    assert!(link.is_symlink());
+    assert_eq!(Layout::load(&path).expect("loads"), layout);
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("runs").success());
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| Layout::load(&pipe).expect("loads"));
+        layout.save(&pipe).expect("saves");
+        assert_eq!(reader.join().expect("reads"), layout);
+    });
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&std::fs::metadata(&pipe).expect("is there").file_type()));
+
     let nowhere = folder.path().join("none").join("a.layout");
     let said = layout.save(&nowhere).expect_err("no such folder").to_string();
     assert!(said.ends_with("a.layout: No such file or directory (os error 2)"), "{said}");

@@ -114,7 +114,10 @@ pub fn capture(bytes: &[u8]) {
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a folder");
     files.iter().for_each(|(name, bytes)| fs::write(folder.path().join(name), bytes).expect("writes"));
-    match capture_from(folder.path(), folder.path(), &mut |done, total| assert!(done <= total)) {
+    match capture_from(folder.path(), folder.path(), &mut |done, total| {
+        assert!(done <= total);
+        Ok(())
+    }) {
         Ok(capture) => holds(&capture.layout),
         Err(error) => assert!(!error.to_string().is_empty(), "an error that says nothing"),
     }

@@ -3,12 +3,25 @@
 //! Takes `live`, `sample` or a file's name, gives the layout. A file that is called `live` or `sample` goes by
 //! `./live`.
 
-use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr};
+use std::{
+    convert::Infallible,
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use super::{
     Layout, LayoutError,
     capture::{Capture, CaptureError, FreeCheck},
 };
+
+use crate::cancel::{Stop, Stopped};
+
+/// How often it looks for a signal while a file is read.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A source of layouts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +39,10 @@ pub(crate) enum LayoutSource {
 pub(crate) enum SourceError {
     /// This machine can't be captured.
     #[error("can't capture this machine's memory: {0}")]
-    Live(#[from] CaptureError),
+    Live(CaptureError),
+    /// A signal.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     /// The file can't be read at all.
     #[error(transparent)]
     Unreadable(LayoutError),
@@ -40,20 +56,50 @@ pub(crate) enum SourceError {
     },
 }
 
+impl From<CaptureError> for SourceError {
+    fn from(error: CaptureError) -> Self {
+        match error {
+            CaptureError::Stopped(stopped) => Self::Stopped(stopped),
+            error => Self::Live(error),
+        }
+    }
+}
+
 impl LayoutSource {
     /// Gets the layout, and for a live one what Linux says of it; `progress` hears frames read and their total.
-    pub(crate) fn open(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<(Layout, Option<FreeCheck>), SourceError> {
+    pub(crate) fn open(
+        &self,
+        stop: &Stop,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Layout, Option<FreeCheck>), SourceError> {
         match self {
             Self::Live => {
-                let Capture { layout, check } = Layout::capture(progress)?;
+                let Capture { layout, check } = Layout::capture(&mut |done, total| {
+                    progress(done, total);
+                    stop.check()
+                })?;
                 Ok((layout, Some(check)))
             }
             Self::Sample => Ok((Layout::sample(), None)),
-            Self::File(path) => match Layout::load(path) {
+            Self::File(path) => match load(path, stop)? {
                 Ok(layout) => Ok((layout, None)),
                 Err(error @ LayoutError::Unreadable { .. }) => Err(SourceError::Unreadable(error)),
                 Err(error) => Err(SourceError::File { path: path.clone(), error }),
             },
+        }
+    }
+}
+
+/// Loads a file. On a thread of its own, since a pipe may have nothing to read for long.
+fn load(path: &Path, stop: &Stop) -> Result<Result<Layout, LayoutError>, Stopped> {
+    let (send, receive) = mpsc::channel();
+    let path = path.to_owned();
+    // It ends with the program at the latest.
+    drop(thread::spawn(move || send.send(Layout::load(&path))));
+    loop {
+        match receive.recv_timeout(LOOK) {
+            Ok(loaded) => return Ok(loaded),
+            Err(_) => stop.check()?,
         }
     }
 }
@@ -89,16 +135,16 @@ mod tests {
         let source = |text: &str| text.parse::<LayoutSource>().unwrap_or_else(|never| match never {});
         assert_eq!(source("live"), LayoutSource::Live);
         assert_eq!(source("./live"), LayoutSource::File("./live".into()));
-        let (sample, check) = source("sample").open(&mut |_, _| {}).expect("ships");
+        let (sample, check) = source("sample").open(&Stop::default(), &mut |_, _| {}).expect("ships");
         assert!(check.is_none());
 
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x.layout");
         sample.save(&path).expect("saves");
         let file = source(&path.to_string_lossy());
-        assert_eq!(file.open(&mut |_, _| {}).expect("opens").0, sample);
+        assert_eq!(file.open(&Stop::default(), &mut |_, _| {}).expect("opens").0, sample);
         std::fs::write(&path, "no").expect("writes");
-        let said = file.open(&mut |_, _| {}).expect_err("not a layout").to_string();
+        let said = file.open(&Stop::default(), &mut |_, _| {}).expect_err("not a layout").to_string();
         assert!(said.ends_with("x.layout: not a layout file: it isn't gzip"), "{said}");
     }
 }

@@ -3,7 +3,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{error::RunError, message::say, progress::Progress, region::Wrong};
+use super::{error::RunError, progress::Progress, region::Wrong};
+use crate::message::say;
 
 /// What is known of wrong words.
 pub(crate) struct Damage {

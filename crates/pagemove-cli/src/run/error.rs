@@ -10,7 +10,10 @@ use pagemove::{
 use pagemove_drivers::{balloon::InflateError, zram::ZramError};
 use pagemove_hosted::HostedError;
 
-use crate::layout::{LayoutError, SourceError, capture::CaptureError};
+use crate::{
+    cancel::{STOPPED, Stopped},
+    layout::{LayoutError, SourceError, capture::CaptureError, settle::SettleError},
+};
 
 /// Why a run ended.
 #[derive(Debug, thiserror::Error)]
@@ -20,10 +23,10 @@ pub(crate) enum RunError {
     Stopped,
     /// There is no layout.
     #[error("{0}{advice}", advice = advice(.0))]
-    Source(#[from] SourceError),
+    Source(SourceError),
     /// The per-CPU lists can't be trimmed.
     #[error("can't trim the per-CPU free lists: {0}; leave out --settle, or run as root")]
-    Settle(io::Error),
+    Settle(SettleError),
     /// The layout can't be scaled to the memory asked for.
     #[error("can't scale the layout: {0}")]
     Scale(#[from] LayoutError),
@@ -129,6 +132,30 @@ pub(crate) enum EngineError {
     Lost(String),
 }
 
+impl From<Stopped> for RunError {
+    fn from(Stopped: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+impl From<SourceError> for RunError {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Stopped(Stopped) => Self::Stopped,
+            error => Self::Source(error),
+        }
+    }
+}
+
+impl From<SettleError> for RunError {
+    fn from(error: SettleError) -> Self {
+        match error {
+            SettleError::Stopped(Stopped) => Self::Stopped,
+            error => Self::Settle(error),
+        }
+    }
+}
+
 impl EngineError {
     /// Adds the seed, by which the failure can be repeated.
     pub(crate) fn with_seed(self, seed: u64) -> RunError {
@@ -140,7 +167,7 @@ impl RunError {
     /// Gives the code to exit with.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Stopped => 130,
+            Self::Stopped => STOPPED,
             Self::Engine { .. } | Self::Invalid { .. } | Self::Differs { .. } => 1,
             _ => 2,
         }

@@ -15,11 +15,11 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    cancel::Stop,
     error::{EngineError, RunError},
     region::{Backing, Region},
     world::World,
 };
+use crate::cancel::Stop;
 
 /// Memory is filled until this share of it is free, and again in each round.
 const FULL: f64 = 0.10;

@@ -7,11 +7,10 @@
 //!
 //! The modules, in the order in which a run goes through them: [`args`] and [`memory`]; [`source`] opens the layout;
 //! [`world`] makes the machine, with processes on a [`host`], whose [`region`]s hold [`words`]; [`rebuild`] and [`load`] fill it; [`policy`] compacts
-//! it under the eyes of [`writers`], and takes [`pictures`]; [`throughput`] is measured apart. [`cancel`],
+//! it under the eyes of [`writers`], and takes [`pictures`]; [`throughput`] is measured apart.
 //! [`progress`] and [`watchdog`] go along, [`damage`] tells of wrong words at once, [`error`] says why a run ended.
 
 pub(crate) mod args;
-pub(crate) mod cancel;
 mod compressed;
 mod compressed_user;
 mod damage;
@@ -20,7 +19,6 @@ pub(crate) mod events;
 pub(crate) mod host;
 pub(crate) mod load;
 pub(crate) mod memory;
-pub(crate) mod message;
 mod pictures;
 mod policy;
 pub(crate) mod progress;
@@ -45,19 +43,20 @@ use pagemove::{port::Contents, units::Order};
 use pagemove_hosted::{Config, Hosted};
 
 use self::{
-    args::RunArgs, cancel::Stop, damage::Damage, error::RunError, memory::Memory, message::say, policy::Common,
-    progress::Progress, world::Shape,
+    args::RunArgs, damage::Damage, error::RunError, memory::Memory, policy::Common, progress::Progress, world::Shape,
 };
 use crate::{
+    cancel::Stop,
     layout::{FRAME_BYTES, Layout, LayoutSource},
+    message::say,
     report,
     results::{LayoutInfo, Results},
-    table,
+    table, terminal,
 };
 
 /// Runs the command; gives false if a check failed.
 pub(crate) fn run(args: &RunArgs) -> Result<bool, RunError> {
-    let stop = Stop::on_signals()?;
+    let stop = Stop::on_signals().map_err(RunError::Signals)?;
     writable(&args.report)?;
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let damage = Damage::none(seed);
@@ -70,7 +69,7 @@ fn run_all(args: &RunArgs, seed: u64, stop: &Stop, damage: &Damage) -> Result<()
     probe(args, memory)?;
     let progress = Progress::new(args.quiet);
     progress.subject("memory of this machine".into());
-    let (source, layout) = source::open(args, &progress)?;
+    let (source, layout) = source::open(args, &progress, stop)?;
     stop.check()?;
     let layout = scaled(&layout, memory)?;
     progress.say(&format!("Layout: {source} ({}), scaled to {memory}.", layout.source()));
@@ -120,7 +119,11 @@ fn finish(results: &Results, args: &RunArgs, again: &str) -> Result<(), RunError
     } else if args.quiet {
         Ok(())
     } else {
-        table::print(results, &mut text)
+        table::print(results, &mut text).map(|()| {
+            if !terminal::is_utf8() {
+                text = terminal::to_ascii(&String::from_utf8_lossy(&text)).into_bytes();
+            }
+        })
     };
     match made.and_then(|()| io::stdout().lock().write_all(&text)) {
         // `| head` has seen enough.

@@ -19,7 +19,6 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    cancel::Stop,
     compressed_user::User,
     damage::Damage,
     error::{EngineError, RunError},
@@ -34,6 +33,7 @@ use super::{
     writers::{self, Sequences, Shared, Written},
 };
 use crate::{
+    cancel::Stop,
     layout::Layout,
     results::{BlockPicture, BlockedMicros, PolicyResult},
 };

@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::message;
+use crate::message;
 
 /// Steps of a full bar.
 const FULL: u64 = 1000;

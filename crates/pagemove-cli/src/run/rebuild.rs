@@ -23,12 +23,14 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    cancel::Stop,
     error::{EngineError, RunError},
     region::{Backing, Region},
     world::World,
 };
-use crate::layout::{FrameClass, Layout};
+use crate::{
+    cancel::Stop,
+    layout::{FrameClass, Layout},
+};
 
 /// Pages of a file that the rebuilding makes.
 const FILE_PAGES: u32 = 256;

@@ -1,17 +1,27 @@
 //! Which layout a run takes: the one asked for, or else this machine's, or if that can't be read the sample.
 
 use super::{args::RunArgs, error::RunError, progress::Progress};
-use crate::layout::{Layout, LayoutSource, SourceError, settle::settle, tables::grouped};
+use crate::{
+    cancel::Stop,
+    layout::{
+        Layout, LayoutSource, SourceError,
+        settle::{restore_left, settle},
+        tables::grouped,
+    },
+};
 
 /// Opens the layout; gives where it comes from, and says what is uncertain about it.
-pub(crate) fn open(args: &RunArgs, progress: &Progress) -> Result<(LayoutSource, Layout), RunError> {
+pub(crate) fn open(args: &RunArgs, progress: &Progress, stop: &Stop) -> Result<(LayoutSource, Layout), RunError> {
     let source = args.layout.clone().unwrap_or(LayoutSource::Live);
     if args.settle && source == LayoutSource::Live {
         progress.stage("trimming the per-CPU free lists");
-        settle().map_err(RunError::Settle)?;
+        settle(stop).map_err(RunError::from)?;
+    }
+    if source == LayoutSource::Live {
+        restore_left();
     }
     progress.stage("reading the layout");
-    match source.open(&mut |done, all| progress.part(done as f64 / all.max(1) as f64)) {
+    match source.open(stop, &mut |done, all| progress.part(done as f64 / all.max(1) as f64)) {
         Ok((layout, check)) => {
             // Many enough to make hostages of blocks that are none.
             if let Some(check) = check.filter(|check| check.per_cpu > check.captured / 1000) {

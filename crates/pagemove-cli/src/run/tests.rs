@@ -15,7 +15,6 @@ use pagemove::{
 use pagemove_hosted::TlbKind;
 
 use super::{
-    cancel::Stop,
     damage::Damage,
     error::RunError,
     policy::{self, Common},
@@ -25,7 +24,7 @@ use super::{
     world::{Base, Shape, World},
     writers::{self, Shared},
 };
-use crate::layout::Layout;
+use crate::{cancel::Stop, layout::Layout};
 
 /// What a small machine is like.
 fn shape(tlb: TlbKind) -> Shape {

@@ -16,12 +16,11 @@ use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    cancel::Stop,
     error::{EngineError, RunError},
     words::Words,
     world::{Base, Shape, World},
 };
-use crate::results::Throughput;
+use crate::{cancel::Stop, results::Throughput};
 
 /// Pages moved each time: 128 MiB, more than most caches.
 const PAGES: u32 = 32 << 10;

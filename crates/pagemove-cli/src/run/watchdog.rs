@@ -14,7 +14,8 @@ use std::{
 
 use pagemove::Engine;
 
-use super::{events, message::say};
+use super::events;
+use crate::message::say;
 
 /// Generous: a slow machine with much else to do goes on all the same.
 const LIMIT: Duration = Duration::from_secs(120);

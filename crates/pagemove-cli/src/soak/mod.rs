@@ -33,9 +33,9 @@ use self::{
     deeds::{DEEDS, Stage},
     memory::Resident,
 };
+use crate::cancel::Stop;
 use crate::run::{
     args::Tlb,
-    cancel::Stop,
     error::{EngineError, RunError},
     events,
     load::Load,
@@ -158,7 +158,7 @@ struct First {
 
 /// Runs the command.
 pub(crate) fn run(args: &SoakArgs) -> Result<(), SoakError> {
-    let stop = Stop::on_signals()?;
+    let stop = Stop::on_signals().map_err(RunError::Signals)?;
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let memory = match args.memory {
         Some(memory) => memory,
