@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::{
     cancel::{STOPPED, Stop, Stopped},
     layout::{
-        FRAME_BYTES, FrameClass, Layout, LayoutError, LayoutSource, SourceError,
+        FrameClass, Layout, LayoutError, LayoutSource, SourceError,
         capture::{CaptureError, FreeCheck},
         census::{Census, Verdict},
         picture::Picture,
@@ -212,7 +212,7 @@ fn describe(
     check: Option<FreeCheck>,
     ascii: bool,
 ) -> String {
-    let block = layout.frames_per_block() * FRAME_BYTES;
+    let block = layout.block_bytes();
     let block = if block < 1 << 20 { format!("{} KiB", block >> 10) } else { format!("{} MiB", block >> 20) };
     let blocks = &census.total.blocks;
     let mut text = format!("{}\n{} pageblocks of {block}\n", plain(layout.source()), grouped(blocks.total));
@@ -237,7 +237,7 @@ fn describe(
         percent(blocks.hostage, blocks.total),
         grouped(held.stay),
         grouped(held.others),
-        mib(held.others),
+        mib(held.others, census.frame_bytes),
     );
     if let Some(FreeCheck { captured, zoneinfo, per_cpu }) = check {
         text += &format!(

@@ -80,14 +80,15 @@ impl Iterator for Blocks<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::Zone;
+    use crate::layout::{Sizes, Zone};
 
     fn zone(start_pfn: u64, spanned: u64) -> Zone {
         Zone { name: "Normal".into(), node: 0, start_pfn, spanned, present: spanned }
     }
 
     fn layout(zones: Vec<Zone>, runs: &[(FrameClass, u64)]) -> Layout {
-        Layout::new("test".into(), 2, zones, runs.iter().copied().map(Run::from).collect()).expect("consistent")
+        Layout::new("test".into(), Sizes::usual(2), zones, runs.iter().copied().map(Run::from).collect())
+            .expect("consistent")
     }
 
     #[test]

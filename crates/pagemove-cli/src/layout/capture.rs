@@ -14,8 +14,8 @@ use std::{
 use crate::cancel::Stopped;
 
 use super::{
-    FrameClass, Layout, LayoutError, Run, Zone,
-    check::{MAX_FRAMES, MAX_PFN},
+    FrameClass, Layout, LayoutError, Run, Sizes, Zone,
+    check::{MAX_FRAMES, MAX_PFN, check_sizes},
     kpage::{Classifier, NOPAGE, Seen},
     parts::push_run,
     zoneinfo::{self, ZoneInfo},
@@ -80,7 +80,7 @@ impl Layout {
     /// Driver pages that nobody has mapped, and free frames on per-CPU lists, are captured as [`FrameClass::Kernel`]:
     /// the kernel exports nothing that tells them apart.
     pub(crate) fn capture(progress: &mut Progress<'_>) -> Result<Capture, CaptureError> {
-        capture_from(Path::new("/proc"), Path::new("/sys"), progress)
+        capture_from(Path::new("/proc"), Path::new("/sys"), procfs::page_size(), progress)
     }
 }
 
@@ -88,14 +88,17 @@ impl Layout {
 pub(crate) type Progress<'p> = dyn FnMut(u64, u64) -> Result<(), Stopped> + 'p;
 
 /// Captures what the files in a folder like `/proc`, and one like `/sys`, say.
-pub(super) fn capture_from(proc: &Path, sys: &Path, progress: &mut Progress<'_>) -> Result<Capture, CaptureError> {
+pub(super) fn capture_from(
+    proc: &Path,
+    sys: &Path,
+    frame_bytes: u64,
+    progress: &mut Progress<'_>,
+) -> Result<Capture, CaptureError> {
     let mut flags = FrameFile::open(proc.join("kpageflags"))?;
     let mut counts = FrameFile::open(proc.join("kpagecount"))?;
     let infos = read_zones(proc)?;
-    let order = pageblock_order(proc, sys);
-    if !(1..=10).contains(&order) {
-        return Err(LayoutError::PageblockOrder(order).into());
-    }
+    let sizes = Sizes { frame_bytes, pageblock_order: pageblock_order(proc, sys, frame_bytes) };
+    check_sizes(sizes)?;
     let pieces = zoneinfo::pieces(&infos);
     // Before anything is read or counted: a kernel that says nonsense must not be believed to the last frame.
     for ZoneInfo { name, start_pfn, spanned, .. } in &infos {
@@ -139,11 +142,11 @@ pub(super) fn capture_from(proc: &Path, sys: &Path, progress: &mut Progress<'_>)
     let marked: u64 = seen.iter().filter(|(what, _)| *what == Seen::Class(FrameClass::Free)).map(|run| run.1).sum();
     // Marked heads alone are one frame for each block, and most free memory is in large blocks.
     let heads_only = marked < zoneinfo / 2;
-    let (zones, runs) = settle_runs(&infos, &pieces, &seen, heads_only, order);
+    let (zones, runs) = settle_runs(&infos, &pieces, &seen, heads_only, sizes.pageblock_order);
     let captured = runs.iter().filter(|run| run.class == FrameClass::Free).map(|run| run.frames).sum();
     let release = fs::read_to_string(proc.join("sys/kernel/osrelease")).unwrap_or_default();
     let source = format!("live capture, Linux {}", release.trim());
-    let layout = Layout::new(source.trim_end().to_owned(), order, zones, runs)?;
+    let layout = Layout::new(source.trim_end().to_owned(), sizes, zones, runs)?;
     Ok(Capture { layout, check: FreeCheck { captured, zoneinfo, per_cpu } })
 }
 
@@ -222,12 +225,12 @@ fn read_zones(proc: &Path) -> Result<Vec<ZoneInfo>, CaptureError> {
 }
 
 /// Returns the order of a pageblock, as the kernel says it, or as it follows from the size of a huge page.
-fn pageblock_order(proc: &Path, sys: &Path) -> u8 {
+fn pageblock_order(proc: &Path, sys: &Path, frame_bytes: u64) -> u8 {
     let stated = fs::read_to_string(proc.join("pagetypeinfo")).ok();
     let stated = stated.and_then(|text| text.lines().next()?.strip_prefix("Page block order:")?.trim().parse().ok());
     let huge = || {
         let bytes = fs::read_to_string(sys.join("kernel/mm/transparent_hugepage/hpage_pmd_size")).ok()?;
-        let frames = bytes.trim().parse::<u64>().ok()? / super::FRAME_BYTES;
+        let frames = bytes.trim().parse::<u64>().ok()? / frame_bytes;
         u8::try_from(frames.checked_ilog2()?).ok()
     };
     stated.or_else(huge).unwrap_or(DEFAULT_PAGEBLOCK_ORDER)

@@ -30,7 +30,7 @@ fn folder(zones: &[Made], order: u8, flags: &[u64], counts: &[u64]) -> tempfile:
 }
 
 fn capture(folder: &tempfile::TempDir) -> Capture {
-    capture_from(folder.path(), folder.path(), &mut |_, _| Ok(())).expect("captures")
+    capture_from(folder.path(), folder.path(), 4096, &mut |_, _| Ok(())).expect("captures")
 }
 
 fn runs(layout: &Layout) -> Vec<(FrameClass, u64)> {
@@ -102,9 +102,9 @@ fn a_zone_within_another_is_cut_out_of_it() {
 
 #[test]
 fn what_cant_be_read_has_its_error() {
-    let made = folder(&[Made("Normal", 0, 4, 4, 0)], 12, &[0; 4], &[0; 4]);
-    let captured = || capture_from(made.path(), made.path(), &mut |_, _| Ok(()));
-    assert!(matches!(captured(), Err(CaptureError::Layout(LayoutError::PageblockOrder(12)))));
+    let made = folder(&[Made("Normal", 0, 4, 4, 0)], 14, &[0; 4], &[0; 4]);
+    let captured = || capture_from(made.path(), made.path(), 4096, &mut |_, _| Ok(()));
+    assert!(matches!(captured(), Err(CaptureError::Layout(LayoutError::PageblockOrder(14)))));
     fs::write(made.path().join("pagetypeinfo"), "Page block order: 9\n").expect("writes");
     let nonsense = |start: u64, spanned: u64| {
         let text = format!("Node 0, zone N\n spanned {spanned}\n present 1\n start_pfn: {start}\n");

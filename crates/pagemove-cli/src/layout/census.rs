@@ -130,6 +130,8 @@ pub(crate) struct ZoneCounts {
 /// What a layout holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Census {
+    /// Bytes in a frame.
+    pub(crate) frame_bytes: u64,
     /// Each zone once, though the layout may have it in several parts.
     pub(crate) zones: Vec<ZoneCounts>,
     /// All zones.
@@ -174,14 +176,14 @@ impl Census {
             }
             at = end;
         }
-        Self { zones, total }
+        Self { frame_bytes: layout.sizes().frame_bytes, zones, total }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{Run, Zone};
+    use crate::layout::{Run, Sizes, Zone};
     use FrameClass::*;
 
     #[test]
@@ -211,7 +213,7 @@ mod tests {
         let zones = vec![zone("Low", 1, 1), zone("High", 2, 14), zone("Low", 20, 4)];
         let runs = [(Absent, 1), (Slab, 1), (Anon, 2), (Free, 4), (Free, 2), (Slab, 1), (Kernel, 1), (Absent, 4)];
         let runs = [&runs[..], &[(Absent, 4), (DriverMapped, 1), (File, 3)]].concat();
-        let layout = Layout::new("test".into(), 2, zones, runs.into_iter().map(Run::from).collect());
+        let layout = Layout::new("test".into(), Sizes::usual(2), zones, runs.into_iter().map(Run::from).collect());
         let mut verdicts = Vec::new();
         let census = Census::take(&layout.expect("consistent"), |_, verdict| verdicts.push(verdict));
         use Verdict::{Free as AllFree, Hostage};

@@ -6,10 +6,10 @@
 
 use std::{io, path::PathBuf};
 
-use super::{FrameClass, Run, Zone};
+use super::{FrameClass, Run, Sizes, Zone};
 use crate::terminal::steers;
 
-/// Most frames from the first pageblock to the last: 64 TiB.
+/// Most frames that are not absent: 64 TiB with frames of 4 KiB. They may be far apart: node 1 of an Ampere Altra begins at 64 TiB.
 pub(super) const MAX_FRAMES: u64 = 1 << 34;
 /// PFNs end here: x86-64 has at most 52 bits of physical address.
 pub(super) const MAX_PFN: u64 = 1 << 40;
@@ -61,7 +61,7 @@ pub(crate) enum LayoutError {
     #[error("not a layout file: it doesn't say \"format\": \"pagemove-layout\" and a version")]
     NotLayout,
     /// It is of a version that this program doesn't know.
-    #[error("the layout has version {0}, this program reads version 1")]
+    #[error("the layout has version {0}, this program reads versions 1 and 2")]
     Version(u64),
     /// A field is missing, of the wrong kind, or names an unknown class.
     #[error("the layout has a wrong field: {0}")]
@@ -70,8 +70,11 @@ pub(crate) enum LayoutError {
     #[error("{0} must have 1 to 256 bytes, and no control characters or others that have no shape")]
     Text(&'static str),
     /// The order of a pageblock is out of range.
-    #[error("the order of a pageblock is {0}, it must be 1 to 10")]
+    #[error("the order of a pageblock is {0}, it must be 1 to 13")]
     PageblockOrder(u8),
+    /// The size of a frame is none that Linux has.
+    #[error("a frame has {0} bytes, it must be 4, 8, 16, 32 or 64 KiB")]
+    FrameBytes(u64),
     /// There is no zone.
     #[error("the layout has no zone")]
     NoZone,
@@ -107,7 +110,7 @@ pub(crate) enum LayoutError {
         start_pfn: u64,
     },
     /// It covers too many frames.
-    #[error("the layout covers {0} frames, the limit is 2^34 (64 TiB)")]
+    #[error("the layout has {0} frames, the limit is 2^34 (64 TiB)")]
     TooManyFrames(u64),
     /// There are too many runs.
     #[error("the layout has {0} runs, the limit is 2^25")]
@@ -137,12 +140,10 @@ pub(crate) enum LayoutError {
 }
 
 /// Checks that the parts of a layout don't contradict each other.
-pub(super) fn check(source: &str, pageblock_order: u8, zones: &[Zone], runs: &[Run]) -> Result<(), LayoutError> {
+pub(super) fn check(source: &str, sizes: Sizes, zones: &[Zone], runs: &[Run]) -> Result<(), LayoutError> {
     check_text("the description of the source", source)?;
-    if !(1..=10).contains(&pageblock_order) {
-        return Err(LayoutError::PageblockOrder(pageblock_order));
-    }
-    let (first, end) = check_zones(zones, 1 << pageblock_order)?;
+    check_sizes(sizes)?;
+    let (first, end) = check_zones(zones, 1 << sizes.pageblock_order)?;
     if runs.len() > MAX_RUNS {
         return Err(LayoutError::TooManyRuns(runs.len()));
     }
@@ -153,10 +154,22 @@ pub(super) fn check(source: &str, pageblock_order: u8, zones: &[Zone], runs: &[R
     if sum != end - first {
         return Err(LayoutError::RunsDontFit { runs: sum, zones: end - first });
     }
-    if runs.iter().all(|run| run.class == FrameClass::Absent) {
-        return Err(LayoutError::AllAbsent);
+    // The sum of all is that of the zones.
+    match runs.iter().filter(|run| run.class != FrameClass::Absent).map(|run| run.frames).sum() {
+        0 => return Err(LayoutError::AllAbsent),
+        frames if frames > MAX_FRAMES => return Err(LayoutError::TooManyFrames(frames)),
+        _ => {}
     }
     check_outside(zones, runs, first)
+}
+
+/// Refuses sizes that no kernel has: 32-bit ARM has pageblocks of order 13, arm64 with frames of 64 KiB as well.
+pub(super) fn check_sizes(sizes: Sizes) -> Result<(), LayoutError> {
+    let Sizes { frame_bytes, pageblock_order } = sizes;
+    if !(4096..=65536).contains(&frame_bytes) || !frame_bytes.is_power_of_two() {
+        return Err(LayoutError::FrameBytes(frame_bytes));
+    }
+    if (1..=13).contains(&pageblock_order) { Ok(()) } else { Err(LayoutError::PageblockOrder(pageblock_order)) }
 }
 
 /// Refuses what would garble a terminal or a table.
@@ -188,11 +201,7 @@ fn check_zones(zones: &[Zone], block: u64) -> Result<(u64, u64), LayoutError> {
             }
         };
     }
-    let end = end.next_multiple_of(block);
-    if end - first > MAX_FRAMES {
-        return Err(LayoutError::TooManyFrames(end - first));
-    }
-    Ok((first, end))
+    Ok((first, end.next_multiple_of(block)))
 }
 
 /// Refuses a run other than `Absent` that reaches out of the zones.

@@ -35,6 +35,8 @@ pub(crate) enum FrameClass {
     Kernel,
     /// A driver's page that no process has mapped; stated by files only.
     DriverUnmapped,
+    /// In a pool of hugetlb pages, in use or not.
+    Hugetlb,
     /// No frame: a hole, a poisoned frame, or memory that the kernel hasn't taken into use.
     Absent,
 }
@@ -43,11 +45,11 @@ use FrameClass::*;
 
 impl FrameClass {
     /// Number of classes.
-    pub(crate) const COUNT: usize = 11;
+    pub(crate) const COUNT: usize = 12;
 
     /// All classes, in the order of their numbers.
     pub(crate) const ALL: [Self; Self::COUNT] =
-        [Free, Anon, File, Slab, PageTable, Reserved, Balloon, DriverMapped, Kernel, DriverUnmapped, Absent];
+        [Free, Anon, File, Slab, PageTable, Reserved, Balloon, DriverMapped, Kernel, DriverUnmapped, Hugetlb, Absent];
 
     /// Returns the class's place in [`FrameClass::ALL`].
     pub(crate) const fn index(self) -> usize {
@@ -67,6 +69,7 @@ impl FrameClass {
             DriverMapped => "driver_mapped",
             Kernel => "kernel",
             DriverUnmapped => "driver_unmapped",
+            Hugetlb => "hugetlb",
             Absent => "absent",
         }
     }
@@ -89,6 +92,7 @@ impl FrameClass {
             DriverMapped => "driver, mapped",
             Kernel => "kernel",
             DriverUnmapped => "driver, unmapped",
+            Hugetlb => "hugetlb",
             Absent => "absent",
         }
     }
@@ -104,8 +108,9 @@ impl FrameClass {
             Reserved => "kernel image, frame table, firmware",
             Balloon => "given to the hypervisor, or offline",
             DriverMapped => "a driver's pages that processes have mapped",
-            Kernel => "vmalloc, stacks, drivers, hugetlb",
+            Kernel => "vmalloc, stacks, drivers, all other",
             DriverUnmapped => "a driver's pages that nobody has mapped",
+            Hugetlb => "pools of huge pages (vm.nr_hugepages), used or not",
             Absent => "holes, poisoned frames, memory not in use yet",
         }
     }
@@ -171,10 +176,11 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_those_of_version_1() {
+    fn codes_are_those_of_the_files() {
         let codes: Vec<_> = FrameClass::ALL.iter().map(|class| class.code()).collect();
-        let version_1 = "free anon file slab page_table reserved balloon driver_mapped kernel driver_unmapped absent";
-        assert_eq!(codes.join(" "), version_1);
+        let (version_1, version_2) =
+            ("free anon file slab page_table reserved balloon driver_mapped kernel driver_unmapped", "hugetlb");
+        assert_eq!(codes.join(" "), format!("{version_1} {version_2} absent"));
     }
 
     #[test]

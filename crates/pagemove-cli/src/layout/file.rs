@@ -1,7 +1,8 @@
 //! Layout files: gzip of one JSON object.
 //!
 //! ```json
-//! {"format": "pagemove-layout", "version": 1, "source": "live capture, Linux 6.12", "pageblock_order": 9,
+//! {"format": "pagemove-layout", "version": 2, "source": "live capture, Linux 6.12",
+//!  "frame_bytes": 4096, "pageblock_order": 9,
 //!  "zones": [{"name": "DMA32", "node": 0, "start_pfn": 4096, "spanned": 1044480, "present": 782336}],
 //!  "runs": [["free", 512], ["anon", 3], ["slab", 1]]}
 //! ```
@@ -12,6 +13,7 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, BufRead, BufReader, BufWriter, Read, Write},
+    ops::RangeInclusive,
     os::unix::fs::PermissionsExt,
     path::Path,
 };
@@ -19,10 +21,11 @@ use std::{
 use flate2::{Compression, GzBuilder, bufread::GzDecoder};
 use serde::{Deserialize, Serialize};
 
-use super::{Layout, LayoutError, Run, Zone};
+use super::{Layout, LayoutError, Run, Sizes, Zone, parts::USUAL_FRAME_BYTES};
 
 const FORMAT: &str = "pagemove-layout";
-const VERSION: u64 = 1;
+/// Version 1 has no size of frames, and no class `hugetlb`.
+const VERSIONS: RangeInclusive<u64> = 1..=2;
 /// Most bytes that a file may unpack to: about 20 million runs.
 const MAX_UNPACKED: u64 = 256 << 20;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -37,6 +40,8 @@ struct Head {
 #[derive(Deserialize)]
 struct Body {
     source: String,
+    #[serde(default = "usual")]
+    frame_bytes: u64,
     pageblock_order: u8,
     zones: Vec<Zone>,
     runs: Vec<Run>,
@@ -47,9 +52,14 @@ struct Whole<'a> {
     format: &'static str,
     version: u64,
     source: &'a str,
+    frame_bytes: u64,
     pageblock_order: u8,
     zones: &'a [Zone],
     runs: &'a [Run],
+}
+
+fn usual() -> u64 {
+    USUAL_FRAME_BYTES
 }
 
 impl Layout {
@@ -110,9 +120,16 @@ impl Layout {
     /// Writes the file's bytes; the same layout always gives the same bytes.
     pub(super) fn write(&self, to: impl Write) -> io::Result<()> {
         let mut gzip = GzBuilder::new().mtime(0).write(to, Compression::best());
-        let (source, pageblock_order) = (self.source(), self.pageblock_order());
-        let whole =
-            Whole { format: FORMAT, version: VERSION, source, pageblock_order, zones: self.zones(), runs: self.runs() };
+        let (source, Sizes { frame_bytes, pageblock_order }) = (self.source(), self.sizes());
+        let whole = Whole {
+            format: FORMAT,
+            version: *VERSIONS.end(),
+            source,
+            frame_bytes,
+            pageblock_order,
+            zones: self.zones(),
+            runs: self.runs(),
+        };
         serde_json::to_writer(BufWriter::new(&mut gzip), &whole)?;
         gzip.finish()?.flush()
     }
@@ -131,12 +148,13 @@ impl Layout {
         if head.format != FORMAT {
             return Err(LayoutError::NotLayout);
         }
-        if head.version != VERSION {
+        if !VERSIONS.contains(&head.version) {
             return Err(LayoutError::Version(head.version));
         }
         // It is JSON, as the first pass found, though serde_json calls a tuple that is too long a fault of syntax.
         let body: Body = serde_json::from_slice(&text).map_err(LayoutError::Field)?;
-        Self::new(body.source, body.pageblock_order, body.zones, body.runs)
+        let sizes = Sizes { frame_bytes: body.frame_bytes, pageblock_order: body.pageblock_order };
+        Self::new(body.source, sizes, body.zones, body.runs)
     }
 }
 

@@ -6,7 +6,7 @@ use flate2::{Compression, write::GzEncoder};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{FrameClass, Layout, LayoutError, Run, Zone};
+use super::{FrameClass, Layout, LayoutError, Run, Sizes, Zone};
 
 const GOOD: &str = r#"{"format":"pagemove-layout","version":1,"source":"test","pageblock_order":2,
     "zones":[{"name":"DMA","node":0,"start_pfn":1,"spanned":6,"present":5},
@@ -46,14 +46,15 @@ fn each_contradiction_has_its_sentence() {
         (r#""format":"pagemove-layout""#, r#""format":"other""#, "not a layout file: it doesn't say"),
         (r#""format":"pagemove-layout","#, "", "not a layout file: it doesn't say"),
         (r#""format":"pagemove-layout""#, r#""format":7"#, "not a layout file: it doesn't say"),
-        (r#""version":1"#, r#""version":2"#, "has version 2, this program reads version 1"),
+        (r#""version":1"#, r#""version":3"#, "has version 3, this program reads versions 1 and 2"),
         (r#""version":1,"source":"test""#, r#""version":9"#, "has version 9"),
         (r#""version":1"#, r#""version":-1"#, "and a version"),
         (r#""source":"test","#, "", "missing field `source`"),
         (r#""source":"test""#, r#""source":"""#, "1 to 256 bytes"),
         (r#""source":"test""#, r#""source":"a\u001b[2J""#, "no control characters"),
         (r#""pageblock_order":2"#, r#""pageblock_order":0"#, "order of a pageblock is 0"),
-        (r#""pageblock_order":2"#, r#""pageblock_order":11"#, "order of a pageblock is 11"),
+        (r#""pageblock_order":2"#, r#""pageblock_order":14"#, "order of a pageblock is 14"),
+        (r#""pageblock_order":2"#, r#""pageblock_order":2,"frame_bytes":12288"#, "a frame has 12288 bytes"),
         (r#""pageblock_order":2"#, r#""pageblock_order":300"#, "wrong field: invalid value: integer `300`"),
         (r#""pageblock_order":2"#, r#""pageblock_order":"2""#, "wrong field: invalid type: string"),
         (r#""name":"DMA""#, r#""name":"D\nA""#, "the name of a zone"),
@@ -62,7 +63,7 @@ fn each_contradiction_has_its_sentence() {
         (r#""start_pfn":8"#, r#""start_pfn":6"#, "zone Normal starts at PFN 6, before"),
         (r#""start_pfn":1,"#, r#""start_pfn":18446744073709551615,"#, "beyond any physical address"),
         (r#""spanned":8"#, r#""spanned":18446744073709551615"#, "beyond any physical address"),
-        (r#""spanned":8"#, r#""spanned":1000000000000"#, "limit is 2^34"),
+        (r#""spanned":8"#, r#""spanned":1000000000000"#, "add up to 16 frames"),
         (r#""spanned":8,"present":8"#, r#""spanned":18446744073709551616,"present":8"#, "wrong field"),
         (r#"["slab",1]"#, r#"["slab",2]"#, "add up to 17 frames"),
         (r#"["slab",1]"#, r#"["slab",0]"#, "run 3 has no frame"),
@@ -124,12 +125,36 @@ fn a_file_cut_anywhere_is_refused() {
     }
 }
 
+/// Node 1 of an Ampere Altra begins at 64 TiB; frames of 64 KiB make pageblocks of 512 MiB.
+#[test]
+fn memory_may_lie_far_apart_and_have_large_frames() {
+    let far = |frames: u64| {
+        let start = 1_u64 << 34;
+        let text = format!(
+            r#"{{"format":"pagemove-layout","version":2,"source":"x","frame_bytes":65536,"pageblock_order":13,
+            "zones":[{{"name":"Normal","node":0,"start_pfn":0,"spanned":8192,"present":8192}},
+            {{"name":"Normal","node":1,"start_pfn":{start},"spanned":{frames},"present":8192}}],
+            "runs":[["free",8192],["absent",{}],["anon",{frames}]]}}"#,
+            start - 8192
+        );
+        read(&gzip(&text))
+    };
+    let layout = far(8192).expect("good");
+    assert_eq!(layout.blocks().map(|block| block.pfn).collect::<Vec<_>>(), [0, 1 << 34]);
+    assert_eq!((layout.block_bytes(), layout.sizes().frame_bytes), (512 << 20, 65536));
+    let mut bytes = Vec::new();
+    layout.write(&mut bytes).expect("writes");
+    assert_eq!(read(&bytes).expect("reads"), layout);
+    let said = far(1 << 34).expect_err("too many").to_string();
+    assert!(said.contains("limit is 2^34"), "{said}");
+}
+
 #[test]
 fn too_many_zones_and_runs_are_refused() {
     let zone = |n: u64| Zone { name: "z".into(), node: 0, start_pfn: n * 2, spanned: 2, present: 2 };
     let runs = vec![Run { class: FrameClass::Free, frames: 2 * 70_000 }];
     let zones = (0..70_000).map(zone).collect();
-    assert!(matches!(Layout::new("x".into(), 1, zones, runs), Err(LayoutError::TooManyZones(70_000))));
+    assert!(matches!(Layout::new("x".into(), Sizes::usual(1), zones, runs), Err(LayoutError::TooManyZones(70_000))));
 }
 
 #[test]

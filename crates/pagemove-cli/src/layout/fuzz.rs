@@ -114,7 +114,7 @@ pub fn capture(bytes: &[u8]) {
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a folder");
     files.iter().for_each(|(name, bytes)| fs::write(folder.path().join(name), bytes).expect("writes"));
-    match capture_from(folder.path(), folder.path(), &mut |done, total| {
+    match capture_from(folder.path(), folder.path(), 4096, &mut |done, total| {
         assert!(done <= total);
         Ok(())
     }) {

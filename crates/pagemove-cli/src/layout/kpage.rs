@@ -28,7 +28,7 @@ const ZERO_PAGE: u64 = 1 << 24;
 const PGTABLE: u64 = 1 << 26;
 const RESERVED: u64 = 1 << 32;
 
-/// The largest order of a free block, on every kernel with frames of 4 KiB.
+/// The largest order of a free block, on every kernel that marks heads only.
 const MAX_ORDER: u32 = 10;
 
 /// What a frame shows.
@@ -99,7 +99,9 @@ fn class_of(flags: u64, map_count: u64) -> FrameClass {
         FrameClass::PageTable
     } else if any(RESERVED) {
         FrameClass::Reserved
-    } else if any(HUGE | ZERO_PAGE) {
+    } else if any(HUGE) {
+        FrameClass::Hugetlb
+    } else if any(ZERO_PAGE) {
         FrameClass::Kernel
     } else if any(ANON) {
         FrameClass::Anon
@@ -138,8 +140,8 @@ mod tests {
             (RESERVED | MMAP, 3, Reserved),
             (RESERVED | ZERO_PAGE, 0, Reserved),
             (ZERO_PAGE | COMPOUND_HEAD, 40, Kernel),
-            (HUGE | COMPOUND_HEAD | MMAP, 1, Kernel),
-            (HUGE | ANON | LRU | MMAP, 1, Kernel),
+            (HUGE | COMPOUND_HEAD | MMAP, 1, Hugetlb),
+            (HUGE | ANON | LRU | MMAP, 1, Hugetlb),
             (LRU | ANON | SWAPBACKED | MMAP, 1, Anon),
             (ANON | SWAPBACKED | UPTODATE, 0, Anon),
             (LRU | UPTODATE, 0, File),

@@ -29,6 +29,6 @@ mod zoneinfo;
 
 pub(crate) use check::LayoutError;
 pub(crate) use class::FrameClass;
-pub(crate) use parts::{FRAME_BYTES, Run, Zone};
+pub(crate) use parts::{Run, Sizes, Zone};
 pub(crate) use physical::Layout;
 pub(crate) use source::{LayoutSource, SourceError};

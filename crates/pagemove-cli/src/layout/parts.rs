@@ -4,8 +4,25 @@ use serde::{Deserialize, Serialize};
 
 use super::FrameClass;
 
-/// Bytes in a frame; a capture of a kernel with another page size is refused.
-pub(crate) const FRAME_BYTES: u64 = 4096;
+/// Bytes in a frame where nothing says otherwise: x86-64's, and those of version 1 of the layout file.
+pub(super) const USUAL_FRAME_BYTES: u64 = 4096;
+
+/// Sizes of a machine's frames and pageblocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    /// Bytes in a frame: 4 to 64 KiB.
+    pub(crate) frame_bytes: u64,
+    /// The order of a pageblock (9: 512 frames).
+    pub(crate) pageblock_order: u8,
+}
+
+impl Sizes {
+    /// Gives those of a machine with frames of 4 KiB.
+    #[cfg(test)]
+    pub(crate) const fn usual(pageblock_order: u8) -> Self {
+        Self { frame_bytes: USUAL_FRAME_BYTES, pageblock_order }
+    }
+}
 
 /// A range of frames that Linux keeps as one zone; a zone that another one splits has several.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! Physical memory by class: what a layout is.
 
-use super::{LayoutError, Run, Zone, check::check, parts::push_run};
+use super::{LayoutError, Run, Sizes, Zone, check::check, parts::push_run};
 
 /// Physical memory by class.
 ///
@@ -12,30 +12,25 @@ use super::{LayoutError, Run, Zone, check::check, parts::push_run};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Layout {
     source: String,
-    pageblock_order: u8,
+    sizes: Sizes,
     zones: Vec<Zone>,
     runs: Vec<Run>,
 }
 
 impl Layout {
     /// Makes a layout of its parts, if they don't contradict each other; joins neighbouring runs of one class.
-    pub(crate) fn new(
-        source: String,
-        pageblock_order: u8,
-        zones: Vec<Zone>,
-        runs: Vec<Run>,
-    ) -> Result<Self, LayoutError> {
-        check(&source, pageblock_order, &zones, &runs)?;
+    pub(crate) fn new(source: String, sizes: Sizes, zones: Vec<Zone>, runs: Vec<Run>) -> Result<Self, LayoutError> {
+        check(&source, sizes, &zones, &runs)?;
         let mut joined = Vec::with_capacity(runs.len());
         for run in runs {
             push_run(&mut joined, run.class, run.frames);
         }
-        Ok(Self { source, pageblock_order, zones, runs: joined })
+        Ok(Self { source, sizes, zones, runs: joined })
     }
 
     /// Returns the same layout under another description of where it comes from.
     pub(crate) fn with_source(self, source: String) -> Result<Self, LayoutError> {
-        Self::new(source, self.pageblock_order, self.zones, self.runs)
+        Self::new(source, self.sizes, self.zones, self.runs)
     }
 
     /// Returns where the layout comes from, in words.
@@ -45,12 +40,22 @@ impl Layout {
 
     /// Returns the order of a pageblock (9: 2 MiB).
     pub(crate) fn pageblock_order(&self) -> u8 {
-        self.pageblock_order
+        self.sizes.pageblock_order
+    }
+
+    /// Returns the sizes of frames and pageblocks.
+    pub(crate) fn sizes(&self) -> Sizes {
+        self.sizes
     }
 
     /// Returns the frames of a pageblock.
     pub(crate) fn frames_per_block(&self) -> u64 {
-        1 << self.pageblock_order
+        1 << self.sizes.pageblock_order
+    }
+
+    /// Returns the bytes of a pageblock.
+    pub(crate) fn block_bytes(&self) -> u64 {
+        self.frames_per_block() * self.sizes.frame_bytes
     }
 
     /// Returns the zones, by rising PFN.

@@ -62,13 +62,14 @@ impl Layout {
                     block.iter().filter(|run| run.class != FrameClass::Absent).map(|run| run.frames).sum::<u64>();
             }
         }
-        Self::new(self.source().to_owned(), self.pageblock_order(), zones, runs)
+        Self::new(self.source().to_owned(), self.sizes(), zones, runs)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::Sizes;
     use FrameClass::*;
 
     fn blocks(n: usize) -> NonZeroUsize {
@@ -84,7 +85,7 @@ mod tests {
         for class in [Anon, File, Slab, Absent, PageTable, Reserved, Balloon, DriverMapped, Kernel] {
             runs.push(Run { class, frames: 2 });
         }
-        Layout::new("test".into(), 1, zones, runs).expect("consistent")
+        Layout::new("test".into(), Sizes::usual(1), zones, runs).expect("consistent")
     }
 
     fn firsts(layout: &Layout) -> Vec<FrameClass> {

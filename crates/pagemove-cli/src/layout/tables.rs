@@ -6,7 +6,7 @@
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use super::{
-    FRAME_BYTES, FrameClass,
+    FrameClass,
     census::{Census, Counts},
 };
 
@@ -44,12 +44,18 @@ pub(crate) fn frame_tables(census: &Census, ascii: bool) -> Vec<Table> {
         let mut rows: Vec<Vec<String>> = classes
             .map(|class| {
                 let counts = groups.iter().map(|(_, counts)| counts.frames.of(class));
-                [vec![class.name().to_owned()], counts.flat_map(|frames| [grouped(frames), mib(frames)]).collect()]
-                    .concat()
+                [
+                    vec![class.name().to_owned()],
+                    counts.flat_map(|frames| [grouped(frames), mib(frames, census.frame_bytes)]).collect(),
+                ]
+                .concat()
             })
             .collect();
         let sums = groups.iter().map(|(_, counts)| counts.frames.sum(|_| true));
-        rows.push([vec!["all".to_owned()], sums.flat_map(|sum| [grouped(sum), mib(sum)]).collect()].concat());
+        rows.push(
+            [vec!["all".to_owned()], sums.flat_map(|sum| [grouped(sum), mib(sum, census.frame_bytes)]).collect()]
+                .concat(),
+        );
         table(&header, rows, &[0], ascii)
     };
     groups.chunks(GROUPS).map(of_group).collect()
@@ -96,20 +102,21 @@ pub(crate) fn grouped(number: u64) -> String {
 }
 
 /// Writes frames as MiB, with a decimal where it says something.
-pub(crate) fn mib(frames: u64) -> String {
-    let bytes = frames * FRAME_BYTES;
+pub(crate) fn mib(frames: u64, frame_bytes: u64) -> String {
+    let bytes = frames * frame_bytes;
     if frames == 0 || bytes >= 100 << 20 { grouped(bytes >> 20) } else { format!("{:.1}", bytes as f64 / 1048576.0) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{Layout, Run, Zone};
+    use crate::layout::{Layout, Run, Sizes, Zone};
 
     #[test]
     fn numbers_read_well() {
         assert_eq!([0, 999, 1_000, 12_345, 1_234_567].map(grouped), ["0", "999", "1,000", "12,345", "1,234,567"]);
-        assert_eq!([0, 1, 512, 25_600, 524_288].map(mib), ["0", "0.0", "2.0", "100", "2,048"]);
+        assert_eq!([0, 1, 512, 25_600, 524_288].map(|frames| mib(frames, 4096)), ["0", "0.0", "2.0", "100", "2,048"]);
+        assert_eq!(mib(512, 65536), "32.0");
     }
 
     #[test]
@@ -122,7 +129,7 @@ mod tests {
             present: 1024,
         };
         let runs = vec![Run { class: FrameClass::Free, frames: 6143 }, Run { class: FrameClass::Slab, frames: 1 }];
-        let layout = Layout::new("test".into(), 9, (0..6).map(zone).collect(), runs).expect("consistent");
+        let layout = Layout::new("test".into(), Sizes::usual(9), (0..6).map(zone).collect(), runs).expect("consistent");
         let census = Census::take(&layout, |_, _| {});
         let [first, second] = &frame_tables(&census, true)[..] else { panic!("seven columns make two tables") };
         assert!(first.to_string().contains("Normal 3") && !first.to_string().contains("Normal 4"));

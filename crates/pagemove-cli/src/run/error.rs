@@ -12,7 +12,7 @@ use pagemove_hosted::HostedError;
 
 use crate::{
     cancel::{STOPPED, Stopped},
-    layout::{LayoutError, SourceError, capture::CaptureError, settle::SettleError},
+    layout::{LayoutError, Sizes, SourceError, capture::CaptureError, settle::SettleError},
 };
 
 /// Why a run ended.
@@ -30,6 +30,12 @@ pub(crate) enum RunError {
     /// The layout can't be scaled to the memory asked for.
     #[error("can't scale the layout: {0}")]
     Scale(#[from] LayoutError),
+    /// The layout is of a machine whose frames or pageblocks the engine doesn't have.
+    #[error(
+        "the layout has frames of {} KiB and pageblocks of order {}; a run takes frames of 4 KiB and pageblocks up to order 10",
+        .0.frame_bytes >> 10, .0.pageblock_order
+    )]
+    OtherSizes(Sizes),
     /// The memory asked for is no whole number of the layout's blocks.
     #[error("the memory must be a whole number of the layout's blocks of {block_kib} KiB")]
     NotWholeBlocks {

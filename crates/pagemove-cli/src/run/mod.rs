@@ -39,7 +39,10 @@ use std::{
     path::Path,
 };
 
-use pagemove::{port::Contents, units::Order};
+use pagemove::{
+    port::Contents,
+    units::{Order, PAGE_SIZE},
+};
 use pagemove_hosted::{Config, Hosted};
 
 use self::{
@@ -47,7 +50,7 @@ use self::{
 };
 use crate::{
     cancel::Stop,
-    layout::{FRAME_BYTES, Layout, LayoutSource},
+    layout::{Layout, LayoutSource},
     message::say,
     report,
     results::{LayoutInfo, Results},
@@ -139,7 +142,11 @@ fn finish(results: &Results, args: &RunArgs, again: &str) -> Result<(), RunError
 
 /// Scales the layout to the memory, block by block.
 fn scaled(layout: &Layout, memory: Memory) -> Result<Layout, RunError> {
-    let block = layout.frames_per_block() * FRAME_BYTES;
+    let order = Order::new(layout.pageblock_order());
+    if layout.sizes().frame_bytes != PAGE_SIZE as u64 || order.is_none() {
+        return Err(RunError::OtherSizes(layout.sizes()));
+    }
+    let block = layout.block_bytes();
     if !memory.bytes().is_multiple_of(block) {
         return Err(RunError::NotWholeBlocks { block_kib: block >> 10 });
     }
@@ -151,7 +158,7 @@ fn scaled(layout: &Layout, memory: Memory) -> Result<Layout, RunError> {
 /// Makes a machine and drops it, so that what can't be had is said before any work. Its RAM is never touched.
 fn probe(args: &RunArgs, memory: Memory) -> Result<(), RunError> {
     memory.check()?;
-    let frames = (memory.bytes() / FRAME_BYTES) as u32;
+    let frames = (memory.bytes() / PAGE_SIZE as u64) as u32;
     Hosted::new(Config { frames, cpus: args.writers() + 1, tlb: args.tlb.kind(), contents: Contents::All })?;
     Ok(())
 }

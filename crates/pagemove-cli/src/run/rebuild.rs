@@ -111,7 +111,7 @@ fn place<'e>(
         FrameClass::Reserved | FrameClass::Absent => Kind::Reserved,
         FrameClass::Slab => Kind::Slab,
         FrameClass::PageTable => Kind::PageTable,
-        FrameClass::Kernel => Kind::Kernel,
+        FrameClass::Kernel | FrameClass::Hugetlb => Kind::Kernel,
         FrameClass::File | FrameClass::Anon => Kind::File,
         FrameClass::Balloon | FrameClass::DriverMapped | FrameClass::DriverUnmapped => Kind::Driver,
     };

@@ -24,7 +24,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pagemove::{report::Counter, units::HUGE_ORDER, zone::AllocError};
+use pagemove::{
+    report::Counter,
+    units::{HUGE_ORDER, PAGE_SIZE},
+    zone::AllocError,
+};
 use pagemove_drivers::{balloon::InflateError, zram::ZramError};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -170,7 +174,7 @@ pub(crate) fn run(args: &SoakArgs) -> Result<(), SoakError> {
     progress.say(&format!("Seed: {seed}."));
     let writers = thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 8));
     // `Memory` keeps below 2^28 frames.
-    let frames = (memory.bytes() / crate::layout::FRAME_BYTES) as u32;
+    let frames = (memory.bytes() / PAGE_SIZE as u64) as u32;
     // A virtual processor for each thread.
     let shape = Shape { frames, pageblock_order: HUGE_ORDER, writers: writers + DEEDS.len(), tlb: args.tlb.kind() };
     let base = Base::new(shape)?;
