@@ -20,7 +20,7 @@ use pagemove::{
     paging::Entry,
     report::{Counter, Reason},
     space::{Access, Map, Mappable, PageCache, Source, SpaceError},
-    units::{FrameRange, HUGE_ORDER, Pfn, VirtAddr, VirtRange},
+    units::{FrameRange, HUGE_ORDER, Order, Pfn, VirtAddr, VirtRange},
     zone::Request,
 };
 use pagemove_drivers::{
@@ -268,11 +268,22 @@ impl<'b, W: World> Engine<'b, W> {
                 self.zram.compact(pages);
                 Answer::Done
             }
-            Call::Report { order } => {
-                self.balloon.report_free(order).map_err(to_text)?;
-                Answer::Done
-            }
+            Call::Report { order } => self.report(order)?,
         })
+    }
+
+    /// Reports free blocks; each once.
+    fn report(&self, order: Order) -> Result<Answer, String> {
+        let physical = self.core.physical();
+        let before = u64::from(physical.reported_frames());
+        let reported = self.balloon.report_free(order).map_err(|_| "a reported block is in use")?;
+        let after = u64::from(physical.reported_frames());
+        let again = self.balloon.report_free(order).map_err(to_text)?;
+        if before + reported == after && again == 0 {
+            Ok(Answer::Done)
+        } else {
+            Err(format!("{reported} frames were reported, then {again}; {after} count as reported, of {before} before"))
+        }
     }
 
     fn place(&self, page: u32) -> VirtAddr {
@@ -460,7 +471,7 @@ impl Taken<'_> {
 /// The files' names.
 pub(crate) const NAMES: [&str; 4] = ["memory file", "stored file", "character device", crate::moody::NAME];
 
-/// A host that takes all it is told of.
+/// A host that takes all it is told of, but no block that is in use.
 struct Host;
 
 impl BalloonHost for Host {
@@ -470,8 +481,12 @@ impl BalloonHost for Host {
 
     fn deflate(&self, _: BalloonPages<'_>) {}
 
-    fn report(&self, _: BalloonPages<'_>) -> Result<(), HostRefused> {
-        Ok(())
+    fn report(&self, pages: BalloonPages<'_>) -> Result<(), HostRefused> {
+        let is_unused = |&block: &Pfn| {
+            let frame = pages.physical().frame(block);
+            frame.state().kind() == Kind::Kernel && frame.state().order() == pages.order() && frame.refs() == 0
+        };
+        if pages.frames().iter().all(is_unused) { Ok(()) } else { Err(HostRefused) }
     }
 }
 

@@ -15,12 +15,12 @@ use std::{
 
 use common::*;
 use pagemove::{
-    compact::compact_for_allocations,
+    compact::{alloc_compacting, compact_for_allocations},
     frame::Kind,
     migrate::{Mode, Options},
     report::Reason,
     units::Pfn,
-    zone::Effort,
+    zone::{Effort, Request},
 };
 use pagemove_drivers::balloon::{BATCH, Balloon, BalloonHost, BalloonPages, HostRefused, InflateError};
 use pagemove_hosted::{TlbKind, enter_cpu};
@@ -162,6 +162,93 @@ fn inflating_compacts_without_a_deadlock() {
     drop(process);
     assert_eq!(host.frames(), lab.frames_of(Kind::Driver));
     lab.validate();
+}
+
+/// The host would lose a page that is in use, which has the same number.
+#[test]
+fn a_page_that_isnt_the_balloons_kind_is_refused_before_the_host_is_told() {
+    let (lab, other) = (Lab::new(TlbKind::Soft, 2), Lab::new(TlbKind::Soft, 2));
+    let host = Arc::new(Books::default());
+    let balloon = Balloon::with_host(&lab.engine, host.clone());
+    let free = lab.free_frames();
+    assert!(!balloon.adopt(other.physical().alloc(order(0), Kind::Driver).unwrap()), "another memory's");
+    assert!(!balloon.adopt(lab.physical().alloc(order(0), Kind::Kernel).unwrap()), "not a driver's");
+    assert!(!balloon.adopt(lab.physical().alloc(order(3), Kind::Driver).unwrap()), "eight pages");
+    assert_eq!((balloon.pages(), host.calls.load(Ordering::Relaxed)), (0, 0));
+    assert!(balloon.adopt(lab.physical().alloc(order(0), Kind::Driver).unwrap()));
+    assert_eq!((balloon.pages(), host.frames()), (1, lab.frames_of(Kind::Driver)));
+    drop(balloon);
+    lab.assert_all_free(free);
+    other.validate();
+}
+
+/// A host that needs memory while pages are taken back from it, and compacts for it.
+struct Needy {
+    engine: Mutex<Option<Arc<pagemove::Engine>>>,
+    had: AtomicBool,
+}
+
+impl BalloonHost for Needy {
+    fn inflate(&self, _: BalloonPages<'_>) -> Result<(), HostRefused> {
+        Ok(())
+    }
+
+    fn deflate(&self, _: BalloonPages<'_>) {
+        let Some(engine) = self.engine.lock().unwrap().take() else { return };
+        let request = Request::new(order(9), Kind::Kernel);
+        self.had.store(alloc_compacting(&engine, &request, Options::new(Mode::Sync)).is_ok(), Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_host_may_compact_while_pages_are_taken_back() {
+    let lab = Lab::new(TlbKind::Soft, 4);
+    let host = Arc::new(Needy { engine: Mutex::new(Some(lab.engine.clone())), had: AtomicBool::new(false) });
+    let balloon = Balloon::with_host(&lab.engine, host.clone());
+    // In all blocks, each of which the host's allocation could want.
+    for block in 0..4 {
+        for at in [3, 77, 200, 201, 400] {
+            let page = lab.physical().alloc_exactly(lab.frame_in(block, at), Kind::Driver).unwrap();
+            assert!(balloon.adopt(page));
+        }
+    }
+    assert_eq!(balloon.deflate(10), 10);
+    assert!(host.had.load(Ordering::Relaxed), "a block could be emptied");
+    assert_eq!(balloon.pages(), 10);
+    balloon.deflate(u32::MAX);
+    lab.validate();
+}
+
+/// What lies side by side is told at once.
+#[test]
+fn neighbours_are_one_range() {
+    struct Ranges(AtomicU64);
+    impl BalloonHost for Ranges {
+        fn inflate(&self, pages: BalloonPages<'_>) -> Result<(), HostRefused> {
+            self.0.fetch_add(pages.ranges().count() as u64, Ordering::Relaxed);
+            Ok(())
+        }
+
+        fn deflate(&self, pages: BalloonPages<'_>) {
+            self.0.fetch_add(pages.ranges().count() as u64, Ordering::Relaxed);
+        }
+
+        fn report(&self, pages: BalloonPages<'_>) -> Result<(), HostRefused> {
+            self.inflate(pages)
+        }
+    }
+    let lab = Lab::new(TlbKind::Soft, 128);
+    let host = Arc::new(Ranges(AtomicU64::new(0)));
+    let balloon = Balloon::with_host(&lab.engine, host.clone());
+    // 32 batches; a range may be cut where the CPU's list is filled again.
+    balloon.inflate(2048).unwrap();
+    assert!(host.0.swap(0, Ordering::Relaxed) <= 64 + 32);
+    balloon.deflate(u32::MAX);
+    assert!(host.0.swap(0, Ordering::Relaxed) <= 64 + 32);
+    lab.physical().drain_cpu_lists();
+    balloon.report_free(order(9)).unwrap();
+    let ranges = host.0.load(Ordering::Relaxed);
+    assert!(ranges <= 32, "{ranges} ranges for 64 blocks of order 10, at most four at once");
 }
 
 #[test]

@@ -22,7 +22,10 @@ use pagemove::{
 };
 use pagemove_drivers::{
     Balloon,
-    zram::{self, BackingError, BackingStore, Page, Recompress, Writeback, Zram, ZramError},
+    zram::{
+        self, BackingError, BackingStore, Compressor, CompressorError, Page, Recompress, Room, Writeback, Zram,
+        ZramError,
+    },
     zsmalloc::{self, Pool, StoreError},
 };
 use pagemove_hosted::TlbKind;
@@ -182,6 +185,8 @@ fn zram() {
     }
     let holds = || (0..PAGES).for_each(|page| assert_eq!(read(&zram, page), contents(page), "page {page}"));
     holds();
+    // One that could be compressed wasn't stored as it is because there was no memory.
+    assert_eq!(zram.mm_stat().huge_pages, u64::from(PAGES.div_ceil(3)));
     let is_no_memory = |error: ZramError| assert!(matches!(error, ZramError::OutOfMemory { .. }), "{error}");
     failures[1] +=
         each_fails(|| zram.recompress(Recompress::by(1)), |result, _| result.map_or_else(is_no_memory, |_| ()));
@@ -197,10 +202,47 @@ fn zram() {
     holds();
     failures[4] += each_fails(|| zram.discard(0..PAGES / 2), |(), _| ());
     println!("allocations that failed: {failures:?}");
-    assert!(failures[0] > 3);
+    assert!(failures[0] > 3 && failures[2] > 0);
     assert_eq!(failures[4], 0, "discarding needs no memory");
     drop(zram);
     lab.assert_all_free(free);
+}
+
+/// Can't compress anything.
+struct Never;
+
+impl Compressor for Never {
+    fn name(&self) -> &str {
+        "never"
+    }
+
+    fn compress(&self, _: &Page, _: &mut Room) -> Result<usize, CompressorError> {
+        Err(CompressorError::Data)
+    }
+
+    fn decompress(&self, _: &[u8], _: &mut Page) -> Result<(), CompressorError> {
+        Err(CompressorError::Data)
+    }
+}
+
+/// For want of memory a page isn't taken for one that can't be compressed.
+#[test]
+fn a_recompression_is_tried_again() {
+    let lab = Lab::new(TlbKind::Soft, 4);
+    let mut settings = zram::Options::new("zram0", 1, Box::new(Never));
+    settings.compressors.push(zram::by_name("lz4").unwrap());
+    let zram = Zram::new(&lab.engine, settings).unwrap();
+    zram.write(0, &text(1)).unwrap();
+    let mut smaller = 0;
+    let failures = each_fails(
+        || zram.recompress(Recompress::by(1)),
+        |result, all_made| match result {
+            Ok(done) => smaller += done.smaller,
+            Err(error) => assert!(!all_made && matches!(error, ZramError::OutOfMemory { .. }), "{error}"),
+        },
+    );
+    assert!(failures > 0 && smaller == 1);
+    assert_eq!((zram.state(0).unwrap().as_str(), read(&zram, 0)), ("....r.", text(1)));
 }
 
 #[test]

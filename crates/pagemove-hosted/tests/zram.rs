@@ -18,8 +18,8 @@ use common::*;
 use pagemove::{frame::Kind, migrate::Mode, units::PAGE_SIZE};
 use pagemove_drivers::{
     zram::{
-        self, BackingError, BackingStore, Compressor, Options as Settings, Page, Recompress, Room, Writeback, Zram,
-        ZramError,
+        self, BackingError, BackingStore, Compressor, CompressorError, Options as Settings, Page, Recompress, Room,
+        Writeback, Zram, ZramError,
     },
     zsmalloc::StoreError,
 };
@@ -341,17 +341,17 @@ impl Compressor for Wrong {
         "wrong"
     }
 
-    fn compress(&self, _: &Page, _: &mut Room) -> Option<usize> {
+    fn compress(&self, _: &Page, _: &mut Room) -> Result<usize, CompressorError> {
         match self {
-            Wrong::Longer => Some(PAGE_SIZE + 1),
-            Wrong::MuchLonger => Some(usize::MAX),
-            Wrong::Fails => None,
-            Wrong::Nothing => Some(0),
+            Wrong::Longer => Ok(PAGE_SIZE + 1),
+            Wrong::MuchLonger => Ok(usize::MAX),
+            Wrong::Fails => Err(CompressorError::Data),
+            Wrong::Nothing => Ok(0),
         }
     }
 
-    fn decompress(&self, _: &[u8], _: &mut Page) -> bool {
-        false
+    fn decompress(&self, _: &[u8], _: &mut Page) -> Result<(), CompressorError> {
+        Err(CompressorError::Data)
     }
 }
 

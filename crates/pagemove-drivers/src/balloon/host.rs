@@ -11,13 +11,16 @@ pub const BATCH: usize = 64;
 /// The hypervisor's side.
 pub trait BalloonHost: Send + Sync {
     /// The host may use these pages until they are deflated; what is in them is lost. It may refuse, but not some of them only.
+    ///
+    /// Also called in the midst of a move, whose folios are locked: so it must not wait for folios, move or compact, and allocates at most with
+    /// [`Effort::Drain`](pagemove::zone::Effort::Drain).
     fn inflate(&self, pages: BalloonPages<'_>) -> Result<(), HostRefused>;
 
-    /// The guest takes these pages back, whatever is in them.
+    /// The guest takes these pages back, whatever is in them. Called where [`Self::inflate`] is.
     fn deflate(&self, pages: BalloonPages<'_>);
 
-    /// These blocks are free: the host may have their memory until the guest uses it again, and what is in them may be lost. The guest doesn't tell
-    /// when it does, so the host gives memory at the first access. A host without free-page reporting refuses.
+    /// These blocks are free: the host takes their memory before this returns, and what is in them is lost. From then on the guest may use them without
+    /// telling, so the host gives memory at the first access. Called without locks; may sleep. A host without free-page reporting refuses.
     fn report(&self, _: BalloonPages<'_>) -> Result<(), HostRefused> {
         Err(HostRefused)
     }

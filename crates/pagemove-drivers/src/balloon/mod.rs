@@ -2,8 +2,9 @@
 //!
 //! # Protocol
 //! The host is told of a page before anybody else can find it, and told that it's taken back before it is freed. In a move it is told of the destination
-//! first, and then of the source (Virtual I/O Device 1.2, 5.5.6); what was in the page is the host's, so nothing is copied. No lock is held while the
-//! host is told, or while memory is allocated: inflating may compact memory, also by moving the balloon's own pages.
+//! first, and then of the source (Virtual I/O Device 1.2, 5.5.6); what was in the page is the host's, so nothing is copied. Inflating, deflating and
+//! reporting hold no lock while the host is told, or while memory is allocated: inflating may compact memory, also by moving the balloon's own pages. A move
+//! has its pages locked meanwhile.
 
 mod host;
 mod reporting;
@@ -14,7 +15,7 @@ use alloc::{sync::Arc, vec::Vec};
 use arrayvec::ArrayVec;
 use pagemove::{
     Engine,
-    folio::{FrozenFolio, LockedFolio},
+    folio::{FolioRef, FrozenFolio},
     frame::{Key, Kind},
     movable::{IsolationRun, MigrationRun, Mode, MovableOps, Refusal, Registration, TokenCell},
     sync::{AtomicU64, Mutex, Ordering},
@@ -173,13 +174,19 @@ impl Balloon {
         self.insert(pages)
     }
 
-    /// Gives a page allocated as [`Kind::Driver`] to the host, to rebuild a layout; false if that fails.
+    /// Gives a page to the host, to rebuild a layout. False, and the page is freed, if that fails, or if it isn't a base page of this memory,
+    /// allocated as [`Kind::Driver`].
     pub fn adopt(&self, page: FrozenFolio<'_>) -> bool {
-        self.insert(core::iter::once(page).collect()).is_ok()
+        let is_ours = Arc::ptr_eq(page.physical(), self.registration.physical());
+        let state = page.physical().frame(page.pfn()).state();
+        let fits = is_ours && state.kind() == Kind::Driver && state.order() == Order::ZERO;
+        fits && self.insert(core::iter::once(page).collect()).is_ok()
     }
 
-    /// Tells the host, and then makes the pages movable.
-    fn insert(&self, pages: Batch<FrozenFolio<'_>>) -> Result<(), InflateError> {
+    /// Tells the host, and then makes the pages, all of them base pages of this memory, movable.
+    fn insert(&self, mut pages: Batch<FrozenFolio<'_>>) -> Result<(), InflateError> {
+        // The host is told of neighbours at once.
+        pages.sort_unstable_by_key(|page| page.pfn());
         let mut cells = Batch::<u32>::new();
         let has_cells = {
             let mut numbers = self.numbers.lock();
@@ -216,18 +223,23 @@ impl Balloon {
             if cells.is_empty() {
                 return freed;
             }
-            let with_cell = |&number: &u32| self.pages.cells.get(number);
-            let locked: Batch<(&TokenCell, LockedFolio<'_>)> = cells
-                .iter()
-                .filter_map(with_cell)
-                .filter_map(|cell| Some((cell, self.registration.lock_in(cell)?)))
-                .collect();
-            let frames: Batch<Pfn> = locked.iter().map(|(_, page)| page.pfn()).collect();
+            // They don't move any more, and the references keep them until the host has been told; it may take long, so without locks.
+            let mut pages: Batch<FolioRef<'_>> = cells.iter().filter_map(|&cell| self.take_out(cell)).collect();
+            pages.sort_unstable_by_key(|page| page.pfn());
+            let frames: Batch<Pfn> = pages.iter().map(|page| page.pfn()).collect();
             self.pages.host.deflate(self.pages.batch(&frames));
-            locked.iter().for_each(|(cell, page)| self.registration.release_in(cell, page));
+            drop(pages);
             freed += cells.len() as u32;
             self.numbers.lock().empty.extend(cells);
         }
+    }
+
+    /// Ends the ownership of a cell's page, and keeps a reference to it.
+    fn take_out(&self, cell: u32) -> Option<FolioRef<'_>> {
+        let cell = self.pages.cells.get(cell)?;
+        let page = self.registration.lock_in(cell)?;
+        self.registration.release_in(cell, &page);
+        Some(page.unlock())
     }
 
     /// Gives memory back where it is about to run out; gives the number of pages (Linux: `VIRTIO_BALLOON_F_DEFLATE_ON_OOM`).

@@ -20,11 +20,22 @@ pub trait Compressor: Send + Sync {
     /// Gives its name, as Linux names it.
     fn name(&self) -> &str;
 
-    /// Compresses a page; gives the length. `None`: it can't. What is longer than a page is stored as it is.
-    fn compress(&self, page: &Page, out: &mut Room) -> Option<usize>;
+    /// Compresses a page; gives the length. What it can't compress, or what is longer than a page then, is stored as it is.
+    fn compress(&self, page: &Page, out: &mut Room) -> Result<usize, CompressorError>;
 
-    /// Restores a page; false if `data` isn't one's.
-    fn decompress(&self, data: &[u8], page: &mut Page) -> bool;
+    /// Restores a page.
+    fn decompress(&self, data: &[u8], page: &mut Page) -> Result<(), CompressorError>;
+}
+
+/// What a compressor can't do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CompressorError {
+    /// There is no memory for its tables. Then nothing is known of the data.
+    #[error("no memory for the compressor's tables")]
+    NoMemory,
+    /// The page can't be compressed, or the data aren't a page's.
+    #[error("the compressor can't take these data")]
+    Data,
 }
 
 /// Makes the compressor of this name; see [`names`].
@@ -46,11 +57,11 @@ pub fn names() -> Vec<&'static str> {
         .collect()
 }
 
-/// LZ4: fast.
+/// LZ4: fast. Keeps a table for each call that there ever was at once; making one takes 8 KiB of the stack, so a kernel whose stacks are small compresses
+/// a page once where its stack is empty.
 #[cfg(feature = "lz4")]
 #[derive(Default)]
 pub struct Lz4 {
-    /// One each: they are too large for a kernel's stack.
     tables: Spares<Vec<CompressTable>>,
 }
 
@@ -60,14 +71,22 @@ impl Compressor for Lz4 {
         "lz4"
     }
 
-    fn compress(&self, page: &Page, out: &mut Room) -> Option<usize> {
-        let mut table = self.tables.take(table)?;
-        lz4_flex::block::compress_into_with_table(page, out, table.first_mut()?).ok()
+    fn compress(&self, page: &Page, out: &mut Room) -> Result<usize, CompressorError> {
+        let mut table = self.tables.take(table).ok_or(CompressorError::NoMemory)?;
+        let table = table.first_mut().ok_or(CompressorError::NoMemory)?;
+        lz4_flex::block::compress_into_with_table(page, out, table).map_err(|_| CompressorError::Data)
     }
 
-    fn decompress(&self, data: &[u8], page: &mut Page) -> bool {
-        lz4_flex::block::decompress_into(data, page).is_ok_and(|length| length == PAGE_SIZE)
+    fn decompress(&self, data: &[u8], page: &mut Page) -> Result<(), CompressorError> {
+        whole(lz4_flex::block::decompress_into(data, page))
     }
+}
+
+/// Tells whether what was restored is a page.
+#[cfg(any(feature = "lz4", feature = "zstd"))]
+fn whole<E>(length: Result<usize, E>) -> Result<(), CompressorError> {
+    let is_page = length.is_ok_and(|length| length == PAGE_SIZE);
+    if is_page { Ok(()) } else { Err(CompressorError::Data) }
 }
 
 /// Makes a table. Not inlined: on its way to the heap it's on the stack.
@@ -101,14 +120,16 @@ impl Compressor for Zstd {
         "zstd"
     }
 
-    fn compress(&self, page: &Page, out: &mut Room) -> Option<usize> {
-        let mut context = self.compressors.take(|| zstd::bulk::Compressor::new(Self::LEVEL).ok())?;
-        context.compress_to_buffer(page, &mut out[..]).ok()
+    fn compress(&self, page: &Page, out: &mut Room) -> Result<usize, CompressorError> {
+        let context = self.compressors.take(|| zstd::bulk::Compressor::new(Self::LEVEL).ok());
+        let mut context = context.ok_or(CompressorError::NoMemory)?;
+        context.compress_to_buffer(page, &mut out[..]).map_err(|_| CompressorError::Data)
     }
 
-    fn decompress(&self, data: &[u8], page: &mut Page) -> bool {
-        let Some(mut context) = self.decompressors.take(|| zstd::bulk::Decompressor::new().ok()) else { return false };
-        context.decompress_to_buffer(data, &mut page[..]).is_ok_and(|length| length == PAGE_SIZE)
+    fn decompress(&self, data: &[u8], page: &mut Page) -> Result<(), CompressorError> {
+        let context = self.decompressors.take(|| zstd::bulk::Decompressor::new().ok());
+        let mut context = context.ok_or(CompressorError::NoMemory)?;
+        whole(context.decompress_to_buffer(data, &mut page[..]))
     }
 }
 
@@ -125,10 +146,15 @@ mod tests {
             let (mut room, mut found) = ([0; 2 * PAGE_SIZE], [0; PAGE_SIZE]);
             let length = compressor.compress(&page, &mut room).expect("a length");
             assert!(length < PAGE_SIZE);
-            assert!(compressor.decompress(&room[..length], &mut found));
+            assert_eq!(compressor.decompress(&room[..length], &mut found), Ok(()));
             assert_eq!(found, page);
-            assert!(!compressor.decompress(&room[..length / 2], &mut found), "{name}: half of it");
-            assert!(!compressor.decompress(&[], &mut found), "{name}: nothing");
+            for part in [length / 2, 0] {
+                assert_eq!(
+                    compressor.decompress(&room[..part], &mut found),
+                    Err(CompressorError::Data),
+                    "{name}: {part}"
+                );
+            }
         }
         assert!(by_name("none such").is_none());
     }

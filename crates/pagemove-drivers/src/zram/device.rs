@@ -10,7 +10,7 @@ use pagemove::{
 };
 
 use super::{
-    BackingError, BackingStore, BdStat, Compressor, IoStat, MmStat, Page, Room,
+    BackingError, BackingStore, BdStat, Compressor, CompressorError, IoStat, MmStat, Page, Room,
     backing::Backing,
     slot::{Flags, RAW, Slot, Stored, fill, same_word},
     spares::{Spare, Spares},
@@ -284,7 +284,7 @@ impl Zram {
             return Ok(Stored::Same(word));
         }
         let mut buffers = self.buffers(page)?;
-        let length = self.compressors[0].compress(data, &mut buffers.room);
+        let length = self.compress(page, 0, data, &mut buffers.room)?;
         match length.filter(|&length| self.is_smaller_than_a_page(length)) {
             Some(length) => Ok(Stored::Object {
                 token: self.object(page, &buffers.room[..length])?,
@@ -350,9 +350,29 @@ impl Zram {
 
     /// Restores what was copied.
     fn unpack(&self, number: u32, packed: Packed, room: &Room, page: &mut Page) -> Result<(), ZramError> {
-        let is_whole = packed.algorithm == RAW
-            || self.compressors[usize::from(packed.algorithm)].decompress(&room[..packed.length], page);
-        if is_whole { Ok(()) } else { Err(ZramError::Corrupt { page: number }) }
+        if packed.algorithm == RAW {
+            return Ok(());
+        }
+        let restored = self.compressors[usize::from(packed.algorithm)].decompress(&room[..packed.length], page);
+        restored.map_err(|error| match error {
+            CompressorError::NoMemory => ZramError::OutOfMemory { page: number, cause: StoreError::NoTables },
+            CompressorError::Data => ZramError::Corrupt { page: number },
+        })
+    }
+
+    /// Compresses by compressor number `by`; `None` if it can't.
+    pub(super) fn compress(
+        &self,
+        page: u32,
+        by: usize,
+        data: &Page,
+        room: &mut Room,
+    ) -> Result<Option<usize>, ZramError> {
+        match self.compressors[by].compress(data, room) {
+            Ok(length) => Ok(Some(length)),
+            Err(CompressorError::Data) => Ok(None),
+            Err(CompressorError::NoMemory) => Err(ZramError::OutOfMemory { page, cause: StoreError::NoTables }),
+        }
     }
 
     /// Begins a recompression or writeback: one at a time, or one could take another one's mark for its own.

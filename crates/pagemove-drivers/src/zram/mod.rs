@@ -33,7 +33,7 @@ pub use backing::{BackingError, BackingStore};
 pub use compressor::Lz4;
 #[cfg(feature = "zstd")]
 pub use compressor::Zstd;
-pub use compressor::{Compressor, Page, Room, by_name, names};
+pub use compressor::{Compressor, CompressorError, Page, Room, by_name, names};
 pub use device::{Options, Zram, ZramError};
 pub use recompress::{Recompress, Recompressed};
 pub use stats::{BdStat, IoStat, MmStat};

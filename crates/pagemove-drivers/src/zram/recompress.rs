@@ -79,7 +79,9 @@ impl Zram {
         }
         let buffers = &mut *buffers;
         done.pages += 1;
-        let length = self.compressors[which.compressor].compress(&buffers.page, &mut buffers.room);
+        let length = self
+            .compress(page, which.compressor, &buffers.page, &mut buffers.room)
+            .inspect_err(|_| self.end_work(page, Flags::empty()))?;
         let size = |length| self.pool.usable_size(length);
         let Some(length) = length.filter(|&length| size(length).is_some_and(|new| size(old) > Some(new))) else {
             // Linux: what none of the algorithms makes smaller isn't tried again.

@@ -51,8 +51,10 @@ impl Physical {
 }
 
 impl<'p> FrozenFolio<'p> {
-    /// Frees the folio, and notes that the host has its memory: it isn't reported again before it has been used, and other free memory is
-    /// used first. What two such blocks merge to is reported too.
+    /// Frees the folio, and notes that the host has its memory: it isn't reported again before it, or what it merges with, was used, and of the
+    /// blocks of its order and migratetype the others are used first. What two such blocks merge to is reported too.
+    ///
+    /// Panics if a [`Destination`](crate::migrate::Destination) gave it.
     pub fn free_reported(self) {
         self.check_allocated();
         let physical = self.physical();

@@ -21,7 +21,8 @@
 //! | `alloc_with` with `Effort::Compact` | yes | yes | no |
 //! | `Physical::get`; `publish` and dropping of a `FrozenFolio`; `clone` and dropping of a `FolioRef` | no | no | yes |
 //! | dropping a `PinnedPage`; `Pins::of`, `all` | no | no | yes, if the heap may be called there |
-//! | reading frames, summaries, counters and events; `free_frames` | no | no | yes |
+//! | `alloc_unreported`; `FrozenFolio::free_reported` | no | no | yes |
+//! | reading frames, summaries, counters and events; `free_frames`, `reported_frames` | no | no | yes |
 //! | `FolioRef::try_lock`, `start_writeback`; dropping a `LockedFolio` or `Writeback` | no | no | yes, if [`Machine::wake`] may be called there |
 //! | `FolioRef::lock`, `FrameTable::wait_unlocked` | yes | no | no |
 //! | `drain_cpu_lists` | no | yes | no |

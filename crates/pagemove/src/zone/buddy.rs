@@ -3,7 +3,7 @@
 //!
 //! All calls need the zone's lock. The list of a free block depends on its head's pageblock: that of its migratetype,
 //! or if isolated, a list that no allocation takes from. Blocks whose memory the host has back are on lists of their own,
-//! which are taken from last; parts of such a block stay reported, and so does what two of them merge to.
+//! of each order and migratetype taken from last; parts of such a block stay reported, and so does what two of them merge to.
 
 use super::pageblock::{Migratetype, Pageblocks};
 use crate::{
