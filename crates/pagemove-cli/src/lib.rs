@@ -3,6 +3,7 @@
 mod cancel;
 mod layout;
 mod message;
+mod owners;
 mod report;
 mod results;
 mod run;

@@ -79,7 +79,7 @@ impl Layout {
     }
 
     /// Returns the number of the zone to which a pageblock counts: the first that has frames in it.
-    pub(super) fn zone_of_block(&self, pfn: u64) -> usize {
+    pub(crate) fn zone_of_block(&self, pfn: u64) -> usize {
         // A block that has a frame has one in a zone; so the search only falls short for blocks of no layout.
         self.zones.partition_point(|zone| zone.end_pfn() <= pfn).min(self.zones.len() - 1)
     }

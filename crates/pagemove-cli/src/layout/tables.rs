@@ -14,7 +14,7 @@ use super::{
 const GROUPS: usize = 4;
 
 /// A table in the style of all tables here: names on the left, numbers on the right.
-fn table(header: &[String], rows: Vec<Vec<String>>, text_columns: &[usize], ascii: bool) -> Table {
+pub(crate) fn table(header: &[String], rows: Vec<Vec<String>>, text_columns: &[usize], ascii: bool) -> Table {
     let mut table = Table::new();
     table.load_style(if ascii { presets::ASCII_BORDERS_ONLY_CONDENSED } else { presets::UTF8_BORDERS_ONLY });
     let row = |cells: &[String]| {
@@ -63,7 +63,7 @@ pub(crate) fn frame_tables(census: &Census, ascii: bool) -> Vec<Table> {
 
 /// Pageblocks by verdict, zone by zone.
 pub(crate) fn block_table(census: &Census, ascii: bool) -> Table {
-    let header = ["blocks", "wholly free", "can be emptied", "hostage", "nothing to gain", "all"].map(str::to_owned);
+    let header = ["blocks", "wholly free", "could be emptied", "hostage", "nothing to gain", "all"].map(str::to_owned);
     let row = |name: String, counts: &Counts| {
         let blocks = &counts.blocks;
         let numbers = [blocks.free, blocks.movable, blocks.hostage, blocks.full, blocks.total].map(grouped);
@@ -71,21 +71,6 @@ pub(crate) fn block_table(census: &Census, ascii: bool) -> Table {
     };
     let zones = census.zones.iter().map(|zone| row(format!("{}, node {}", zone.name, zone.node), &zone.counts));
     table(&header, zones.chain([row("all".to_owned(), &census.total)]).collect(), &[0], ascii)
-}
-
-/// Who holds the hostages, most first; none if there are no hostages.
-pub(crate) fn holder_table(census: &Census, ascii: bool) -> Vec<Table> {
-    let blocks = &census.total.blocks;
-    let mut holders: Vec<FrameClass> =
-        FrameClass::ALL.into_iter().filter(|class| blocks.held_by.of(*class) > 0).collect();
-    holders.sort_by_key(|class| std::cmp::Reverse(blocks.held_by.of(*class)));
-    let header = ["hostage blocks held by", "blocks", "held by it alone", "what it is"].map(str::to_owned);
-    let row = |class: FrameClass| {
-        let counts = [blocks.held_by.of(class), blocks.held_only_by.of(class)].map(grouped);
-        [vec![class.name().to_owned()], counts.to_vec(), vec![class.description().to_owned()]].concat()
-    };
-    let rows: Vec<_> = holders.into_iter().map(row).collect();
-    if rows.is_empty() { Vec::new() } else { vec![table(&header, rows, &[0, 3], ascii)] }
 }
 
 /// Writes a number with a comma at each thousand.
@@ -143,7 +128,5 @@ mod tests {
             }),
             "{blocks}"
         );
-        let holders = &holder_table(&census, true)[0].to_string();
-        assert!(holders.contains("slab") && !holders.contains("free "), "{holders}");
     }
 }

@@ -3,6 +3,8 @@
 //! Takes a layout (by default this machine's), prints tables and a picture, or one JSON object. Promises that stdout
 //! holds the result and nothing else; progress, notes and errors go to stderr.
 
+mod text;
+
 use std::{
     io::{self, Write},
     num::NonZeroUsize,
@@ -16,18 +18,27 @@ use serde::Serialize;
 use crate::{
     cancel::{STOPPED, Stop, Stopped},
     layout::{
-        FrameClass, Layout, LayoutError, LayoutSource, SourceError,
+        FrameClass, Layout, LayoutError, LayoutSource, Sizes, SourceError,
         capture::{CaptureError, FreeCheck},
         census::{Census, Verdict},
         picture::Picture,
         settle::{SettleError, restore_left, settle},
-        tables::{block_table, frame_tables, grouped, holder_table, mib},
+        tables::grouped,
     },
-    terminal::{self, plain},
+    message::say,
+    owners::{
+        Holding,
+        explain::{FrameNumber, explain},
+        holdings,
+        mapped::Mapped,
+        sums::{self, Sum},
+    },
+    terminal,
 };
 
 /// A bar that is gone at once says nothing.
 const QUIET: Duration = Duration::from_secs(1);
+
 /// Shows what physical memory holds, and which pages hold its blocks hostage.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SurveyArgs {
@@ -47,6 +58,9 @@ pub(crate) struct SurveyArgs {
     /// kernel's own.
     #[arg(long)]
     settle: bool,
+    /// Tells all about the pageblock of this PFN (decimal, or 0x and hexadecimal).
+    #[arg(long, value_name = "PFN", conflicts_with = "json")]
+    explain: Option<FrameNumber>,
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
@@ -67,6 +81,9 @@ pub(crate) enum SurveyError {
     /// A signal.
     #[error(transparent)]
     Stopped(#[from] Stopped),
+    /// There is no such block.
+    #[error("PFN {0:#x} is in no pageblock of this layout")]
+    NoBlock(u64),
     /// Signals can't be caught.
     #[error("can't catch Ctrl-C: {0}")]
     Signals(io::Error),
@@ -118,80 +135,32 @@ fn advice(error: &SourceError) -> &'static str {
 #[derive(Serialize)]
 struct Survey<'a> {
     source: &'a str,
+    frame_bytes: u64,
     pageblock_order: u8,
     frames: u64,
     free_check: Option<FreeCheck>,
     #[serde(flatten)]
     census: &'a Census,
+    owners: &'a [Holding],
+    kernel: &'a [Sum],
+    /// At most so many pages.
+    pinned: Option<u64>,
+    /// Processes that couldn't be read.
+    unread_processes: u64,
 }
 
-/// Runs the command.
-pub(crate) fn run(args: &SurveyArgs) -> Result<(), SurveyError> {
-    let stop = Stop::on_signals().map_err(SurveyError::Signals)?;
-    if args.layout == LayoutSource::Live {
-        restore_left();
-    }
-    if args.settle && args.layout != LayoutSource::Live {
-        eprintln!("--settle is of use with --layout live only.");
-    } else if args.settle {
-        let (before, after) = settle(&stop)?;
-        eprintln!("Per-CPU free lists: {} frames, {} before trimming.", grouped(after), grouped(before));
-    }
-    let (mut layout, mut check) = open(&args.layout, &stop)?;
-    if let Some(blocks) = args.blocks {
-        layout = layout.scale(blocks)?;
-        check = None;
-    }
-    if let Some(note) = &args.note {
-        layout = layout.with_source(note.clone())?;
-    }
-    if let Some(path) = &args.save {
-        layout.save(path)?;
-        eprintln!("Saved {} pageblocks to {}.", grouped(layout.blocks().count() as u64), path.display());
-    }
-
-    let (mut picture, mut held) = (Picture::default(), Held::default());
-    let census = Census::take(&layout, |frames, verdict| {
-        picture.add(frames, verdict);
-        if verdict == Verdict::Hostage {
-            held.stay += frames.sum(|class| class.stays() && class != FrameClass::Absent);
-            held.others += frames.sum(|class| !class.stays());
-        }
-    });
-    let text = if args.json {
-        let (source, pageblock_order) = (layout.source(), layout.pageblock_order());
-        let survey = Survey { source, pageblock_order, frames: layout.frames(), free_check: check, census: &census };
-        serde_json::to_string_pretty(&survey).map_err(io::Error::from)? + "\n"
-    } else {
-        let ascii = !terminal::is_utf8();
-        describe(&layout, &census, &picture, held, check, ascii)
-    };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // `| head` has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
-    }
-}
-
-/// Opens the layout behind a progress bar.
-fn open(source: &LayoutSource, stop: &Stop) -> Result<(Layout, Option<FreeCheck>), SourceError> {
-    let (start, mut bar) = (Instant::now(), None::<ProgressBar>);
-    let opened = source.open(stop, &mut |done, total| {
-        if start.elapsed() < QUIET {
-            return;
-        }
-        let bar = bar.get_or_insert_with(|| {
-            let style = ProgressStyle::with_template("Reading the frame table {wide_bar} {percent} %");
-            let bar = ProgressBar::new(total);
-            // The template is a constant; the plain bar would do as well.
-            if let Ok(style) = style { bar.with_style(style) } else { bar }
-        });
-        bar.set_position(done);
-    });
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
-    opened
+/// What there is to tell of a layout.
+struct View<'l> {
+    layout: &'l Layout,
+    census: Census,
+    picture: Picture,
+    held: Held,
+    holdings: Vec<Holding>,
+    unread: u64,
+    // Of this machine, as it is now.
+    check: Option<FreeCheck>,
+    sums: Vec<Sum>,
+    pins: Option<u64>,
 }
 
 /// Frames in hostage blocks.
@@ -203,76 +172,113 @@ struct Held {
     others: u64,
 }
 
-/// Writes the tables, the picture and what it comes to.
-fn describe(
-    layout: &Layout,
-    census: &Census,
-    picture: &Picture,
-    held: Held,
-    check: Option<FreeCheck>,
-    ascii: bool,
-) -> String {
-    let block = layout.block_bytes();
-    let block = if block < 1 << 20 { format!("{} KiB", block >> 10) } else { format!("{} MiB", block >> 20) };
-    let blocks = &census.total.blocks;
-    let mut text = format!("{}\n{} pageblocks of {block}\n", plain(layout.source()), grouped(blocks.total));
-    for table in [frame_tables(census, ascii), vec![block_table(census, ascii)], holder_table(census, ascii)].concat() {
-        text += &format!("\n{table}\n");
+impl<'l> View<'l> {
+    fn of(layout: &'l Layout, mapped: &Mapped) -> Self {
+        let (mut picture, mut held) = (Picture::default(), Held::default());
+        let census = Census::take(layout, |frames, verdict| {
+            picture.add(frames, verdict);
+            if verdict == Verdict::Hostage {
+                held.stay += frames.sum(|class| class.stays() && class != FrameClass::Absent);
+                held.others += frames.sum(|class| !class.stays());
+            }
+        });
+        let (holdings, unread) = (holdings(layout, mapped), mapped.unread);
+        Self { layout, census, picture, held, holdings, unread, check: None, sums: Vec::new(), pins: None }
     }
 
-    let per_char = picture.blocks_per_char() as u64;
-    let each = if per_char == 1 { "one block".to_owned() } else { format!("{per_char} blocks") };
-    text += &format!("\nBlocks by rising PFN, each character {each}; the fuller, the more of it:\n");
-    for (caption, strip) in picture.strips(ascii) {
-        text += format!("  {caption:>16}  {strip}").trim_end();
-        text += "\n";
+    fn json(&self) -> Survey<'_> {
+        let Sizes { frame_bytes, pageblock_order } = self.layout.sizes();
+        Survey {
+            source: self.layout.source(),
+            frame_bytes,
+            pageblock_order,
+            frames: self.layout.frames(),
+            free_check: self.check,
+            census: &self.census,
+            owners: &self.holdings,
+            kernel: &self.sums,
+            pinned: self.pins,
+            unread_processes: self.unread,
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &SurveyArgs) -> Result<(), SurveyError> {
+    let stop = Stop::on_signals().map_err(SurveyError::Signals)?;
+    let is_live = args.layout == LayoutSource::Live;
+    if is_live {
+        restore_left();
+    }
+    if args.settle && !is_live {
+        say("--settle is of use with --layout live only.");
+    } else if args.settle {
+        let (before, after) = settle(&stop)?;
+        say(&format!("Per-CPU free lists: {} frames, {} before trimming.", grouped(after), grouped(before)));
+    }
+    let (mut layout, check) = behind_a_bar("Reading the frame table", |progress| args.layout.open(&stop, progress))?;
+    if let Some(blocks) = args.blocks {
+        layout = layout.scale(blocks)?;
+    }
+    // Scaled, a layout has other PFNs than the machine.
+    let is_whole = is_live && args.blocks.is_none();
+    if let Some(note) = &args.note {
+        layout = layout.with_source(note.clone())?;
+    }
+    if let Some(path) = &args.save {
+        layout.save(path)?;
+        say(&format!("Saved {} pageblocks to {}.", grouped(layout.blocks().count() as u64), path.display()));
     }
 
-    let percent = |part: u64, whole: u64| part as f64 * 100.0 / whole.max(1) as f64;
-    text += &format!(
-        "\n{} of {} blocks are hostages ({:.1} %): {} frames that Linux can't move keep {} others,\n{} MiB, \
-         from becoming whole free blocks.\n",
-        grouped(blocks.hostage),
-        grouped(blocks.total),
-        percent(blocks.hostage, blocks.total),
-        grouped(held.stay),
-        grouped(held.others),
-        mib(held.others, census.frame_bytes),
-    );
-    if let Some(FreeCheck { captured, zoneinfo, per_cpu }) = check {
-        text += &format!(
-            "Check: {} frames are free here, Linux counts {} ({:.2} % apart).\nOf the kernel's frames, {} may be free \
-             as well, on per-CPU lists{}\n",
-            grouped(captured),
-            grouped(zoneinfo),
-            percent(captured.abs_diff(zoneinfo), zoneinfo),
-            grouped(per_cpu),
-            if per_cpu > captured / 1000 { "; --settle trims these." } else { "." },
-        );
+    let mapped = if is_whole {
+        behind_a_bar("Reading what processes map", |progress| Mapped::find(&layout, &stop, progress))?
+    } else {
+        Mapped::default()
+    };
+    let text = if let Some(frame) = args.explain {
+        explain(&layout, &mapped, frame).ok_or(SurveyError::NoBlock(frame.0))?
+    } else {
+        let mut view = View::of(&layout, &mapped);
+        if is_whole {
+            (view.check, view.sums, view.pins) = (check, sums::read(layout.sizes().frame_bytes), sums::pins());
+        }
+        if args.json {
+            serde_json::to_string_pretty(&view.json()).map_err(io::Error::from)? + "\n"
+        } else {
+            text::describe(&view, !terminal::is_utf8())
+        }
+    };
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // `| head` has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
     }
-    text
+}
+
+/// Does something behind a progress bar.
+fn behind_a_bar<R>(what: &'static str, work: impl FnOnce(&mut dyn FnMut(u64, u64)) -> R) -> R {
+    let (start, mut bar) = (Instant::now(), None::<ProgressBar>);
+    let result = work(&mut |done, total| {
+        if start.elapsed() < QUIET {
+            return;
+        }
+        let bar = bar.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{msg} {wide_bar} {percent} %");
+            let bar = ProgressBar::new(total).with_message(what);
+            // The template is a constant; the plain bar would do as well.
+            if let Ok(style) = style { bar.with_style(style) } else { bar }
+        });
+        bar.set_position(done);
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    result
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_text_says_what_the_census_counts_in_ascii_as_well() {
-        let sample = Layout::sample();
-        let mut picture = Picture::default();
-        let census = Census::take(&sample, |frames, verdict| picture.add(frames, verdict));
-        let (held, check) = (Held { stay: 7, others: 9_999 }, FreeCheck { captured: 1_000, zoneinfo: 990, per_cpu: 3 });
-        let text = describe(&sample, &census, &picture, held, Some(check), true);
-        let hostages = format!("{} of 1,024 blocks are hostages", grouped(census.total.blocks.hostage));
-        for words in [&hostages, "driver, mapped", "hostage blocks held by", "7 frames", "(1.01 % apart)", "--settle"] {
-            assert!(text.contains(words), "{words:?} isn't in\n{text}");
-        }
-        assert!(text.is_ascii(), "{text}");
-        let longest = text.lines().map(str::len).max();
-        assert!(longest <= Some(110), "{longest:?} columns:\n{text}");
-        assert!(describe(&sample, &census, &picture, held, None, false).contains('█'));
-    }
 
     #[test]
     fn what_cant_be_read_comes_with_advice() {

@@ -1,0 +1,55 @@
+//! What Linux counts of its own memory, in `/proc/meminfo` and `/proc/vmstat`: sums without places, which bound what has no name.
+
+use procfs::{Current, Meminfo, vmstat};
+use serde::Serialize;
+
+/// A count of Linux.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Sum {
+    /// What it is.
+    pub(crate) what: &'static str,
+    /// The field that says it.
+    pub(crate) field: &'static str,
+    /// Bytes.
+    pub(crate) bytes: u64,
+}
+
+/// Fields of `/proc/vmstat` that count pages.
+const PAGES: [(&str, &str); 6] = [
+    ("compressed memory (zsmalloc)", "nr_zspages"),
+    ("a GPU's memory", "nr_gpu_active"),
+    ("an IOMMU's page tables", "nr_iommu_pages"),
+    ("page tables of guests", "nr_sec_page_table_pages"),
+    ("a balloon's", "nr_balloon_pages"),
+    ("page tables of processes", "nr_page_table_pages"),
+];
+
+/// Gives those that this kernel counts and that aren't 0, the largest first; none if it can't be asked.
+pub(crate) fn read(frame_bytes: u64) -> Vec<Sum> {
+    let mut sums = Vec::new();
+    if let Ok(info) = Meminfo::current() {
+        let bytes = [
+            ("unreclaimable slabs", "SUnreclaim", info.s_unreclaim),
+            ("kernel stacks", "KernelStack", info.kernel_stack),
+            ("vmalloc", "VmallocUsed", Some(info.vmalloc_used)),
+            ("per-CPU memory", "Percpu", info.per_cpu),
+            ("hugetlb pools", "Hugetlb", info.hugetlb),
+            ("areas for contiguous memory (CMA), free parts", "CmaFree", info.cma_free),
+        ];
+        sums.extend(bytes.into_iter().filter_map(|(what, field, bytes)| Some(Sum { what, field, bytes: bytes? })));
+    }
+    let counts = vmstat().unwrap_or_default();
+    let pages = |field| u64::try_from(*counts.get(field)?).ok();
+    let sum = |(what, field)| Some(Sum { what, field, bytes: pages(field)? * frame_bytes });
+    sums.extend(PAGES.into_iter().filter_map(sum));
+    sums.retain(|sum| sum.bytes > 0);
+    sums.sort_by_key(|sum| std::cmp::Reverse(sum.bytes));
+    sums
+}
+
+/// Gives how many pages are pinned now, at most: what was acquired less what was released. `None`: the kernel doesn't count (before 5.7).
+pub(crate) fn pins() -> Option<u64> {
+    let counts = vmstat().ok()?;
+    let of = |field| counts.get(field).copied();
+    Some(of("nr_foll_pin_acquired")?.saturating_sub(of("nr_foll_pin_released")?).max(0) as u64)
+}

@@ -1,0 +1,63 @@
+//! The table of owners.
+
+use comfy_table::Table;
+
+use super::Holding;
+use crate::layout::tables::{grouped, table};
+
+/// Owners that have a row of their own; the others are summed.
+const ROWS: usize = 20;
+/// Characters of a name at most, so that the table fits on a screen.
+const NAME: usize = 46;
+
+/// Draws who holds the hostages, those who hold most alone first; nothing if there are no hostages.
+pub(crate) fn holdings_table(holdings: &[Holding], ascii: bool) -> Option<Table> {
+    let header = ["hostage blocks held by", "blocks", "alone", "frames", "what it is, or how the name is known"];
+    let row = |holding: &Holding| {
+        let counts = [holding.blocks, holding.alone, holding.frames].map(grouped);
+        [vec![cut(&holding.owner, ascii)], counts.to_vec(), vec![holding.source.to_owned()]].concat()
+    };
+    let (shown, rest) = holdings.split_at(holdings.len().min(ROWS));
+    let mut rows: Vec<Vec<String>> = shown.iter().map(row).collect();
+    if !rest.is_empty() {
+        // Blocks of several of them would count twice.
+        let sum = |of: fn(&Holding) -> u64| grouped(rest.iter().map(of).sum());
+        let (alone, frames) = (sum(|holding| holding.alone), sum(|holding| holding.frames));
+        rows.push(vec![format!("{} others", rest.len()), String::new(), alone, frames, "all: --json".to_owned()]);
+    }
+    (!rows.is_empty()).then(|| table(&header.map(str::to_owned), rows, &[0, 4], ascii))
+}
+
+/// Cuts a long name in its middle: its end tells as much as its beginning.
+fn cut(name: &str, ascii: bool) -> String {
+    let name = if ascii { crate::terminal::to_ascii(name) } else { name.to_owned() };
+    let letters: Vec<char> = name.chars().collect();
+    if letters.len() <= NAME {
+        return name;
+    }
+    let half = (NAME - 3) / 2;
+    letters[..half].iter().chain(&['.'; 3]).chain(&letters[letters.len() - half..]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_and_names_are_cut_and_nothing_is_lost() {
+        let holding = |number: u64| Holding {
+            owner: format!("/dev/{}{number}, mapped by 3 × program", "x".repeat(60)),
+            source: "maps",
+            frames: 10,
+            blocks: 2,
+            alone: 1,
+        };
+        let all: Vec<Holding> = (0..25).map(holding).collect();
+        let text = holdings_table(&all, true).expect("rows").to_string();
+        assert!(text.is_ascii() && text.lines().all(|line| line.len() < 130), "{text}");
+        let last = text.lines().rev().nth(1).expect("a row");
+        assert_eq!(last.split_whitespace().collect::<Vec<_>>()[1..5], ["5", "others", "5", "50"]);
+        assert!(text.contains("...") && text.contains("mapped by 3 x program"));
+        assert!(holdings_table(&[], true).is_none());
+    }
+}
