@@ -51,7 +51,8 @@ pub fn main() -> ExitCode {
             Err(error) => (error.to_string(), error.exit_code()),
         },
         Command::Survey(args) => match survey::run(&args) {
-            Ok(()) => return ExitCode::SUCCESS,
+            Ok(true) => return ExitCode::SUCCESS,
+            Ok(false) => ("fewer blocks are wholly free than --threshold asks for".to_owned(), 1),
             Err(error) => (error.to_string(), error.exit_code()),
         },
     };

@@ -90,31 +90,8 @@ impl Layout {
     /// Writes a layout file; it appears whole, or what was at `path` stays as it was. To a device or pipe it is just written; a link
     /// stays, and leads to it.
     pub(crate) fn save(&self, path: &Path) -> Result<(), LayoutError> {
-        self.save_inner(path).map_err(|error| LayoutError::Unwritable { path: path.to_owned(), error })
-    }
-
-    fn save_inner(&self, path: &Path) -> io::Result<()> {
-        let path = match fs::metadata(path) {
-            // Only a regular file is replaced.
-            Ok(there) if !there.is_file() => {
-                return self.write(BufWriter::new(OpenOptions::new().write(true).open(path)?));
-            }
-            Ok(_) => fs::canonicalize(path)?,
-            Err(_) => path.to_owned(),
-        };
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        // A temporary file is private otherwise; the umask still applies.
-        let file = tempfile::Builder::new()
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder)
-            .map_err(without_path)?;
-        self.write(BufWriter::new(file.as_file()))?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
+        write_whole(path, |to| self.write(BufWriter::new(to)))
+            .map_err(|error| LayoutError::Unwritable { path: path.to_owned(), error })
     }
 
     /// Writes the file's bytes; the same layout always gives the same bytes.
@@ -156,6 +133,31 @@ impl Layout {
         let sizes = Sizes { frame_bytes: body.frame_bytes, pageblock_order: body.pageblock_order };
         Self::new(body.source, sizes, body.zones, body.runs)
     }
+}
+
+/// Writes a file, which appears whole, or what was at `path` stays as it was. A device or pipe is just written to; a link stays, and leads to it.
+pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let path = match fs::metadata(path) {
+        // Only a regular file is replaced.
+        Ok(there) if !there.is_file() => {
+            return write(&mut OpenOptions::new().write(true).open(path)?);
+        }
+        Ok(_) => fs::canonicalize(path)?,
+        Err(_) => path.to_owned(),
+    };
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    // A temporary file is private otherwise; the umask still applies.
+    let file = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(without_path)?;
+    write(&mut file.as_file())?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
 }
 
 /// Cuts off the name of the temporary file, of which the user knows nothing; the error has it in its text only.

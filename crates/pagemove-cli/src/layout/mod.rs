@@ -13,7 +13,7 @@ pub(crate) mod capture;
 pub(crate) mod census;
 mod check;
 mod class;
-mod file;
+pub(crate) mod file;
 pub mod fuzz;
 #[cfg(test)]
 mod file_tests;

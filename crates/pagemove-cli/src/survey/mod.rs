@@ -3,7 +3,9 @@
 //! Takes a layout (by default this machine's), prints tables and a picture, or one JSON object. Promises that stdout
 //! holds the result and nothing else; progress, notes and errors go to stderr.
 
+mod metrics;
 mod text;
+mod view;
 
 use std::{
     io::{self, Write},
@@ -13,25 +15,22 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 
+use self::view::View;
 use crate::{
     cancel::{STOPPED, Stop, Stopped},
     layout::{
-        FrameClass, Layout, LayoutError, LayoutSource, Sizes, SourceError,
-        capture::{CaptureError, FreeCheck},
-        census::{Census, Verdict},
-        picture::Picture,
+        LayoutError, LayoutSource, SourceError,
+        capture::CaptureError,
+        file::write_whole,
         settle::{SettleError, restore_left, settle},
         tables::grouped,
     },
     message::say,
     owners::{
-        Holding,
         explain::{FrameNumber, explain},
-        holdings,
         mapped::Mapped,
-        sums::{self, Sum},
+        sums,
     },
     terminal,
 };
@@ -64,6 +63,15 @@ pub(crate) struct SurveyArgs {
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
+    /// Prints metrics in the OpenMetrics format.
+    #[arg(long, conflicts_with_all = ["json", "explain"])]
+    openmetrics: bool,
+    /// Also writes the metrics to this file, whole or not at all, for node_exporter's textfile collector.
+    #[arg(long, value_name = "FILE")]
+    textfile: Option<PathBuf>,
+    /// Exits with 1 if fewer blocks than this are wholly free.
+    #[arg(long, value_name = "BLOCKS")]
+    threshold: Option<u64>,
 }
 
 /// Why there is no survey.
@@ -131,80 +139,8 @@ fn advice(error: &SourceError) -> &'static str {
     }
 }
 
-/// What `--json` prints.
-#[derive(Serialize)]
-struct Survey<'a> {
-    source: &'a str,
-    frame_bytes: u64,
-    pageblock_order: u8,
-    frames: u64,
-    free_check: Option<FreeCheck>,
-    #[serde(flatten)]
-    census: &'a Census,
-    owners: &'a [Holding],
-    kernel: &'a [Sum],
-    /// At most so many pages.
-    pinned: Option<u64>,
-    /// Processes that couldn't be read.
-    unread_processes: u64,
-}
-
-/// What there is to tell of a layout.
-struct View<'l> {
-    layout: &'l Layout,
-    census: Census,
-    picture: Picture,
-    held: Held,
-    holdings: Vec<Holding>,
-    unread: u64,
-    // Of this machine, as it is now.
-    check: Option<FreeCheck>,
-    sums: Vec<Sum>,
-    pins: Option<u64>,
-}
-
-/// Frames in hostage blocks.
-#[derive(Debug, Clone, Copy, Default)]
-struct Held {
-    /// Those that stay.
-    stay: u64,
-    /// Those that are free or could move.
-    others: u64,
-}
-
-impl<'l> View<'l> {
-    fn of(layout: &'l Layout, mapped: &Mapped) -> Self {
-        let (mut picture, mut held) = (Picture::default(), Held::default());
-        let census = Census::take(layout, |frames, verdict| {
-            picture.add(frames, verdict);
-            if verdict == Verdict::Hostage {
-                held.stay += frames.sum(|class| class.stays() && class != FrameClass::Absent);
-                held.others += frames.sum(|class| !class.stays());
-            }
-        });
-        let (holdings, unread) = (holdings(layout, mapped), mapped.unread);
-        Self { layout, census, picture, held, holdings, unread, check: None, sums: Vec::new(), pins: None }
-    }
-
-    fn json(&self) -> Survey<'_> {
-        let Sizes { frame_bytes, pageblock_order } = self.layout.sizes();
-        Survey {
-            source: self.layout.source(),
-            frame_bytes,
-            pageblock_order,
-            frames: self.layout.frames(),
-            free_check: self.check,
-            census: &self.census,
-            owners: &self.holdings,
-            kernel: &self.sums,
-            pinned: self.pins,
-            unread_processes: self.unread,
-        }
-    }
-}
-
-/// Runs the command.
-pub(crate) fn run(args: &SurveyArgs) -> Result<(), SurveyError> {
+/// Runs the command; gives false if fewer blocks are free than were asked for.
+pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     let stop = Stop::on_signals().map_err(SurveyError::Signals)?;
     let is_live = args.layout == LayoutSource::Live;
     if is_live {
@@ -235,14 +171,24 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<(), SurveyError> {
     } else {
         Mapped::default()
     };
+    let mut is_enough = true;
     let text = if let Some(frame) = args.explain {
         explain(&layout, &mapped, frame).ok_or(SurveyError::NoBlock(frame.0))?
     } else {
         let mut view = View::of(&layout, &mapped);
         if is_whole {
             (view.check, view.sums, view.pins) = (check, sums::read(layout.sizes().frame_bytes), sums::pins());
+            view.counters = metrics::counters();
         }
-        if args.json {
+        if let Some(path) = &args.textfile {
+            let metrics = metrics::textfile(&view);
+            write_whole(path, |file| file.write_all(metrics.as_bytes()))
+                .map_err(|error| LayoutError::Unwritable { path: path.clone(), error })?;
+        }
+        is_enough = args.threshold.is_none_or(|least| view.census.total.blocks.free >= least);
+        if args.openmetrics {
+            metrics::openmetrics(&view)
+        } else if args.json {
             serde_json::to_string_pretty(&view.json()).map_err(io::Error::from)? + "\n"
         } else {
             text::describe(&view, !terminal::is_utf8())
@@ -250,9 +196,10 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<(), SurveyError> {
     };
     match io::stdout().lock().write_all(text.as_bytes()) {
         // `| head` has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        result => result?,
     }
+    Ok(is_enough)
 }
 
 /// Does something behind a progress bar.

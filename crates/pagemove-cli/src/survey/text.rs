@@ -1,6 +1,6 @@
 //! What a survey prints for a person: tables, a picture of the blocks, and what it comes to.
 
-use super::View;
+use super::view::View;
 use crate::{
     layout::{
         capture::FreeCheck,
@@ -104,7 +104,6 @@ mod tests {
     use crate::{
         layout::Layout,
         owners::{mapped::Mapped, sums::Sum},
-        survey::View,
     };
 
     #[test]

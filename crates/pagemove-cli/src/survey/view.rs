@@ -1,0 +1,100 @@
+//! What there is to tell of a layout, for a person or a program.
+
+use serde::Serialize;
+
+use crate::{
+    layout::{
+        FrameClass, Layout, Sizes,
+        capture::FreeCheck,
+        census::{Census, Verdict},
+        picture::Picture,
+    },
+    owners::{Holding, holdings, mapped::Mapped, sums::Sum},
+};
+
+/// What `--json` prints.
+#[derive(Serialize)]
+pub(super) struct Survey<'a> {
+    source: &'a str,
+    frame_bytes: u64,
+    pageblock_order: u8,
+    frames: u64,
+    free_check: Option<FreeCheck>,
+    #[serde(flatten)]
+    census: &'a Census,
+    owners: &'a [Holding],
+    kernel: &'a [Sum],
+    /// At most so many pages.
+    pinned: Option<u64>,
+    /// Processes that couldn't be read.
+    unread_processes: u64,
+}
+
+/// What there is to tell of a layout.
+pub(super) struct View<'l> {
+    pub(super) layout: &'l Layout,
+    pub(super) census: Census,
+    pub(super) picture: Picture,
+    pub(super) held: Held,
+    pub(super) holdings: Vec<Holding>,
+    pub(super) unread: u64,
+    // Of this machine, as it is now.
+    pub(super) check: Option<FreeCheck>,
+    pub(super) sums: Vec<Sum>,
+    pub(super) pins: Option<u64>,
+    /// Of `/proc/vmstat`.
+    pub(super) counters: Vec<(&'static str, u64)>,
+}
+
+/// Frames in hostage blocks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Held {
+    /// Those that stay.
+    pub(super) stay: u64,
+    /// Those that are free or could move.
+    pub(super) others: u64,
+}
+
+impl<'l> View<'l> {
+    /// Looks at a layout.
+    pub(super) fn of(layout: &'l Layout, mapped: &Mapped) -> Self {
+        let (mut picture, mut held) = (Picture::default(), Held::default());
+        let census = Census::take(layout, |frames, verdict| {
+            picture.add(frames, verdict);
+            if verdict == Verdict::Hostage {
+                held.stay += frames.sum(|class| class.stays() && class != FrameClass::Absent);
+                held.others += frames.sum(|class| !class.stays());
+            }
+        });
+        let (holdings, unread) = (holdings(layout, mapped), mapped.unread);
+        Self {
+            layout,
+            census,
+            picture,
+            held,
+            holdings,
+            unread,
+            check: None,
+            sums: Vec::new(),
+            pins: None,
+            counters: Vec::new(),
+        }
+    }
+
+    /// Gives what `--json` prints.
+    pub(super) fn json(&self) -> Survey<'_> {
+        let Sizes { frame_bytes, pageblock_order } = self.layout.sizes();
+        Survey {
+            source: self.layout.source(),
+            frame_bytes,
+            pageblock_order,
+            frames: self.layout.frames(),
+            free_check: self.check,
+            census: &self.census,
+            owners: &self.holdings,
+            kernel: &self.sums,
+            pinned: self.pins,
+            unread_processes: self.unread,
+        }
+    }
+}
