@@ -17,6 +17,7 @@ use super::{
     FrameClass, Layout, LayoutError, Run, Sizes, Zone,
     check::{MAX_FRAMES, MAX_PFN, check_sizes},
     kpage::{Classifier, NOPAGE, Seen},
+    memory_blocks,
     parts::push_run,
     zoneinfo::{self, ZoneInfo},
 };
@@ -99,7 +100,7 @@ pub(super) fn capture_from(
     let infos = read_zones(proc)?;
     let sizes = Sizes { frame_bytes, pageblock_order: pageblock_order(proc, sys, frame_bytes) };
     check_sizes(sizes)?;
-    let pieces = zoneinfo::pieces(&infos);
+    let pieces = zoneinfo::pieces(&infos, &memory_blocks::online(sys, frame_bytes));
     // Before anything is read or counted: a kernel that says nonsense must not be believed to the last frame.
     for ZoneInfo { name, start_pfn, spanned, .. } in &infos {
         if start_pfn.checked_add(*spanned).is_none_or(|end| end > MAX_PFN) {
@@ -160,7 +161,9 @@ fn settle_runs(
 ) -> (Vec<Zone>, Vec<Run>) {
     // Frames that a zone spans but didn't get into its allocator: no more than these can be missing behind blank
     // sections.
-    let mut lacking: Vec<u64> = infos.iter().map(|info| info.spanned.saturating_sub(info.managed)).collect();
+    let mut lacking: Vec<u64> = vec![0; infos.len()];
+    pieces.iter().for_each(|piece| lacking[piece.zone] += piece.end_pfn - piece.start_pfn);
+    lacking.iter_mut().zip(infos).for_each(|(lacking, info)| *lacking = lacking.saturating_sub(info.managed));
     let block = 1_u64 << order;
     let (mut zones, mut runs) = (Vec::new(), Vec::new());
     let mut seen = seen.iter().copied();
@@ -221,6 +224,14 @@ fn read_zones(proc: &Path) -> Result<Vec<ZoneInfo>, CaptureError> {
             zones => Ok(zones),
         },
         Err(error) => Err(refused(path, error)),
+    }
+}
+
+impl Sizes {
+    /// Asks this machine. Without root the order of a pageblock is that of a huge page.
+    pub(crate) fn of_this_machine() -> Self {
+        let frame_bytes = procfs::page_size();
+        Self { frame_bytes, pageblock_order: pageblock_order(Path::new("/proc"), Path::new("/sys"), frame_bytes) }
     }
 }
 

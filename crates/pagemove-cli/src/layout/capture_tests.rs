@@ -100,6 +100,48 @@ fn a_zone_within_another_is_cut_out_of_it() {
     assert_eq!(runs(&found.layout), [(Slab, 3), (Free, 6), (Slab, 1), (Absent, 1), (Slab, 1)]);
 }
 
+/// Two nodes whose memory takes turns, and a block that is offline.
+#[test]
+fn nodes_that_interleave_have_their_own_frames() {
+    const BLOCK: u64 = 1 << 15;
+    let text = format!(
+        "Node 0, zone Normal\n spanned {}\n present {}\n managed {}\n start_pfn: 0\n\
+         Node 1, zone Normal\n spanned {}\n present {}\n managed {}\n start_pfn: {BLOCK}\n",
+        3 * BLOCK,
+        2 * BLOCK,
+        2 * BLOCK,
+        4 * BLOCK,
+        2 * BLOCK,
+        2 * BLOCK,
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: String, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("makes");
+        fs::write(path, bytes).expect("writes");
+    };
+    write("zoneinfo".into(), text.as_bytes());
+    write("pagetypeinfo".into(), b"Page block order: 9\n");
+    let flags: Vec<u8> = (0..5 * BLOCK).flat_map(|_| SLAB.to_ne_bytes()).collect();
+    write("kpageflags".into(), &flags);
+    write("kpagecount".into(), &vec![0; flags.len()]);
+    write("devices/system/memory/block_size_bytes".into(), b"8000000\n");
+    for (node, block, state) in
+        [(0, 0, "online"), (1, 1, "online"), (0, 2, "online"), (1, 3, "offline"), (1, 4, "online")]
+    {
+        write(format!("devices/system/memory/memory{block}/state"), state.as_bytes());
+        fs::create_dir_all(folder.path().join(format!("devices/system/node/node{node}/memory{block}"))).expect("makes");
+    }
+    let found = capture(&folder).layout;
+    let zones: Vec<_> =
+        found.zones().iter().map(|zone| (zone.node, zone.start_pfn / BLOCK, zone.spanned / BLOCK)).collect();
+    assert_eq!(zones, [(0, 0, 1), (1, 1, 1), (0, 2, 1), (1, 4, 1)]);
+    assert_eq!(runs(&found), [(Slab, 3 * BLOCK), (Absent, BLOCK), (Slab, BLOCK)]);
+    let census = crate::layout::census::Census::take(&found, |_, _| {});
+    let of = |node: usize| census.zones[node].counts.frames.of(Slab);
+    assert_eq!([of(0), of(1)], [2 * BLOCK, 2 * BLOCK]);
+}
+
 #[test]
 fn what_cant_be_read_has_its_error() {
     let made = folder(&[Made("Normal", 0, 4, 4, 0)], 14, &[0; 4], &[0; 4]);

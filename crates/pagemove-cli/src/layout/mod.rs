@@ -5,7 +5,7 @@
 //! [`Layout::new`], which asks [`check`]), so nothing that uses it needs to look for contradictions.
 //!
 //! The modules, in the order in which they depend on each other: [`class`], [`parts`], [`check`], [`physical`],
-//! [`blocks`], [`scale`], [`file`], for a live kernel [`zoneinfo`], [`kpage`], [`capture`] and [`settle`]; [`source`] chooses between them;
+//! [`blocks`], [`scale`], [`file`], for a live kernel [`memory_blocks`], [`zoneinfo`], [`kpage`], [`capture`] and [`settle`]; [`source`] chooses between them;
 //! [`census`] counts what a layout holds, and [`tables`] and [`picture`] show it. [`fuzz`] feeds any bytes to what reads them.
 
 mod blocks;
@@ -18,6 +18,7 @@ pub mod fuzz;
 #[cfg(test)]
 mod file_tests;
 mod kpage;
+mod memory_blocks;
 mod parts;
 mod physical;
 pub(crate) mod picture;

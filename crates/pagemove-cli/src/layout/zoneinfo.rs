@@ -3,6 +3,8 @@
 //! Takes the file's text, gives its zones that have frames, and ranges of PFNs that don't overlap. Promises no panic
 //! on any text.
 
+use super::memory_blocks::Online;
+
 /// What one zone of `/proc/zoneinfo` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ZoneInfo {
@@ -59,17 +61,18 @@ pub(super) struct Piece {
     pub(super) end_pfn: u64,
 }
 
-/// Returns the zones' ranges by rising PFN, cut so that they don't overlap.
+/// Returns the zones' ranges by rising PFN, cut so that they don't overlap, and to what of them is online, if that is known.
 ///
-/// With hot-plugged memory or interleaved nodes a zone may span another. `/proc/kpageflags` doesn't say to which of
-/// them a frame belongs; the smaller is then the one that lies in a hole of the larger.
-pub(super) fn pieces(zones: &[ZoneInfo]) -> Vec<Piece> {
+/// With hot-plugged memory a zone may span another of its node. `/proc/kpageflags` doesn't say to which of
+/// them a frame belongs; the smaller is then the one that lies in a hole of the larger. So also with nodes that interleave, if the kernel doesn't say
+/// which frames are of which.
+pub(super) fn pieces(zones: &[ZoneInfo], online: &[Online]) -> Vec<Piece> {
     let mut by_size: Vec<usize> = (0..zones.len()).collect();
     by_size.sort_by_key(|&zone| zones[zone].spanned);
     let mut pieces: Vec<Piece> = Vec::new();
-    for zone in by_size {
-        let ZoneInfo { start_pfn: mut from, spanned, .. } = zones[zone];
-        let end = from.saturating_add(spanned);
+    for Piece { zone, start_pfn: mut from, end_pfn: end } in
+        by_size.into_iter().flat_map(|zone| parts(zones, zone, online))
+    {
         let mut gaps = Vec::new();
         for taken in &pieces {
             if taken.end_pfn > from && taken.start_pfn < end {
@@ -82,6 +85,23 @@ pub(super) fn pieces(zones: &[ZoneInfo]) -> Vec<Piece> {
         pieces.sort_by_key(|piece| piece.start_pfn);
     }
     pieces
+}
+
+/// Gives the parts of a zone that are online, or all of it.
+fn parts(zones: &[ZoneInfo], zone: usize, online: &[Online]) -> Vec<Piece> {
+    let ZoneInfo { ref name, node, start_pfn, spanned, .. } = zones[zone];
+    let whole = Piece { zone, start_pfn, end_pfn: start_pfn.saturating_add(spanned) };
+    // Device memory is in no block.
+    if name == "Device" || !online.iter().any(|range| range.node == node) {
+        return vec![whole];
+    }
+    let cut = |range: &Online| Piece {
+        zone,
+        start_pfn: range.start_pfn.max(whole.start_pfn),
+        end_pfn: range.end_pfn.min(whole.end_pfn),
+    };
+    let of_node = online.iter().filter(|range| range.node == node);
+    of_node.map(cut).filter(|part| part.start_pfn < part.end_pfn).collect()
 }
 
 #[cfg(test)]
@@ -132,7 +152,7 @@ Node 1, zone   Movable
     fn cut(zones: &[(u64, u64)]) -> Vec<(usize, u64, u64)> {
         let zones: Vec<_> =
             zones.iter().map(|&(start_pfn, spanned)| ZoneInfo { start_pfn, spanned, ..ZoneInfo::default() }).collect();
-        pieces(&zones).iter().map(|piece| (piece.zone, piece.start_pfn, piece.end_pfn)).collect()
+        pieces(&zones, &[]).iter().map(|piece| (piece.zone, piece.start_pfn, piece.end_pfn)).collect()
     }
 
     #[test]
@@ -144,5 +164,21 @@ Node 1, zone   Movable
         );
         assert_eq!(cut(&[(0, 60), (40, 50)]), [(0, 0, 40), (1, 40, 90)]);
         assert_eq!(cut(&[(5, 5), (5, 5)]), [(0, 5, 10)]);
+    }
+
+    #[test]
+    fn what_is_online_decides_where_nodes_interleave() {
+        let zone = |node, start_pfn, spanned| ZoneInfo { node, start_pfn, spanned, ..ZoneInfo::default() };
+        let zones = [zone(0, 0, 60), zone(1, 20, 60)];
+        let online = |node, start_pfn, end_pfn| Online { node, start_pfn, end_pfn };
+        let ranges = [online(0, 0, 20), online(1, 20, 40), online(0, 40, 60), online(1, 60, 100)];
+        let found: Vec<_> = pieces(&zones, &ranges).iter().map(|at| (at.zone, at.start_pfn, at.end_pfn)).collect();
+        assert_eq!(found, [(0, 0, 20), (1, 20, 40), (0, 40, 60), (1, 60, 80)]);
+        // A node of which nothing is known is taken whole, but for what is known to be another one's; a hole is no memory.
+        let found: Vec<_> = pieces(&zones, &[online(0, 0, 10), online(0, 50, 60)])
+            .iter()
+            .map(|at| (at.zone, at.start_pfn, at.end_pfn))
+            .collect();
+        assert_eq!(found, [(0, 0, 10), (1, 20, 50), (0, 50, 60), (1, 60, 80)]);
     }
 }

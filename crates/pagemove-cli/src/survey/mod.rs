@@ -3,6 +3,7 @@
 //! Takes a layout (by default this machine's), prints tables and a picture, or one JSON object. Promises that stdout
 //! holds the result and nothing else; progress, notes and errors go to stderr.
 
+mod free;
 mod metrics;
 mod text;
 mod view;
@@ -20,7 +21,7 @@ use self::view::View;
 use crate::{
     cancel::{STOPPED, Stop, Stopped},
     layout::{
-        LayoutError, LayoutSource, SourceError,
+        LayoutError, LayoutSource, Sizes, SourceError,
         capture::CaptureError,
         file::write_whole,
         settle::{SettleError, restore_left, settle},
@@ -72,6 +73,14 @@ pub(crate) struct SurveyArgs {
     /// Exits with 1 if fewer blocks than this are wholly free.
     #[arg(long, value_name = "BLOCKS")]
     threshold: Option<u64>,
+}
+
+impl SurveyArgs {
+    /// Nothing is asked for that takes the frames' classes.
+    fn is_plain(&self) -> bool {
+        let is_text = !self.json && !self.openmetrics && self.explain.is_none() && self.textfile.is_none();
+        is_text && self.save.is_none() && self.blocks.is_none() && self.threshold.is_none()
+    }
 }
 
 /// Why there is no survey.
@@ -152,7 +161,13 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
         let (before, after) = settle(&stop)?;
         say(&format!("Per-CPU free lists: {} frames, {} before trimming.", grouped(after), grouped(before)));
     }
-    let (mut layout, check) = behind_a_bar("Reading the frame table", |progress| args.layout.open(&stop, progress))?;
+    let opened = behind_a_bar("Reading the frame table", |progress| args.layout.open(&stop, progress));
+    let (mut layout, check) = match opened {
+        Err(SourceError::Live(error @ (CaptureError::Permission(_) | CaptureError::Missing(_)))) if args.is_plain() => {
+            return without_frames(&error);
+        }
+        opened => opened?,
+    };
     if let Some(blocks) = args.blocks {
         layout = layout.scale(blocks)?;
     }
@@ -179,6 +194,7 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
         if is_whole {
             (view.check, view.sums, view.pins) = (check, sums::read(layout.sizes().frame_bytes), sums::pins());
             view.counters = metrics::counters();
+            view.free_blocks = free::read(layout.pageblock_order());
         }
         if let Some(path) = &args.textfile {
             let metrics = metrics::textfile(&view);
@@ -194,12 +210,26 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
             text::describe(&view, !terminal::is_utf8())
         }
     };
+    print(&text)?;
+    Ok(is_enough)
+}
+
+/// Tells what anybody may know of this machine.
+fn without_frames(error: &CaptureError) -> Result<bool, SurveyError> {
+    let sizes = Sizes::of_this_machine();
+    let text = free::describe(&free::read(sizes.pageblock_order), sizes.frame_bytes, !terminal::is_utf8());
+    print(&text)?;
+    say(&format!("pagemove: {error}.\nAs root, survey also tells what is in each block, and who holds it."));
+    Ok(true)
+}
+
+/// Prints the result.
+fn print(text: &str) -> io::Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         // `| head` has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        result => result?,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
     }
-    Ok(is_enough)
 }
 
 /// Does something behind a progress bar.

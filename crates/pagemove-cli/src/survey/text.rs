@@ -1,6 +1,6 @@
 //! What a survey prints for a person: tables, a picture of the blocks, and what it comes to.
 
-use super::view::View;
+use super::{free, view::View};
 use crate::{
     layout::{
         capture::FreeCheck,
@@ -22,6 +22,9 @@ pub(super) fn describe(view: &View<'_>, ascii: bool) -> String {
     tables.extend(holdings_table(&view.holdings, ascii));
     for table in tables {
         text += &format!("\n{table}\n");
+    }
+    if !view.free_blocks.is_empty() {
+        text += &format!("\n{}", free::describe(&view.free_blocks, census.frame_bytes, ascii));
     }
 
     let per_char = view.picture.blocks_per_char() as u64;

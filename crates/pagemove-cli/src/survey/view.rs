@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::free::FreeBlocks;
 use crate::{
     layout::{
         FrameClass, Layout, Sizes,
@@ -23,6 +24,7 @@ pub(super) struct Survey<'a> {
     #[serde(flatten)]
     census: &'a Census,
     owners: &'a [Holding],
+    free_blocks: &'a [FreeBlocks],
     kernel: &'a [Sum],
     /// At most so many pages.
     pinned: Option<u64>,
@@ -42,6 +44,7 @@ pub(super) struct View<'l> {
     pub(super) check: Option<FreeCheck>,
     pub(super) sums: Vec<Sum>,
     pub(super) pins: Option<u64>,
+    pub(super) free_blocks: Vec<FreeBlocks>,
     /// Of `/proc/vmstat`.
     pub(super) counters: Vec<(&'static str, u64)>,
 }
@@ -78,6 +81,7 @@ impl<'l> View<'l> {
             sums: Vec::new(),
             pins: None,
             counters: Vec::new(),
+            free_blocks: Vec::new(),
         }
     }
 
@@ -92,6 +96,7 @@ impl<'l> View<'l> {
             free_check: self.check,
             census: &self.census,
             owners: &self.holdings,
+            free_blocks: &self.free_blocks,
             kernel: &self.sums,
             pinned: self.pins,
             unread_processes: self.unread,
