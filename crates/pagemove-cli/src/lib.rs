@@ -1,6 +1,7 @@
 //! The command `pagemove`, as a library: so that its tests and fuzz targets reach what reads files. Not for other programs,
 //! which want the core.
 mod cancel;
+mod diff;
 mod layout;
 mod message;
 mod owners;
@@ -33,6 +34,7 @@ struct Cli {
 enum Command {
     Run(run::args::RunArgs),
     Survey(survey::SurveyArgs),
+    Diff(diff::DiffArgs),
     Soak(soak::SoakArgs),
 }
 
@@ -47,6 +49,10 @@ pub fn main() -> ExitCode {
             Err(error) => (error.to_string(), error.exit_code()),
         },
         Command::Soak(args) => match soak::run(&args) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (error.to_string(), error.exit_code()),
+        },
+        Command::Diff(args) => match diff::run(&args) {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => (error.to_string(), error.exit_code()),
         },

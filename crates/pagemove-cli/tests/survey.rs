@@ -55,6 +55,25 @@ fn the_sample_in_each_form() {
 }
 
 #[test]
+fn two_layouts_are_compared() {
+    let diff = |line: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pagemove"));
+        let Output { status, stdout, .. } = command.arg("diff").args(line.split_whitespace()).output().expect("starts");
+        (status.code(), String::from_utf8(stdout).expect("UTF-8"))
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let half = folder.path().join("half.layout").display().to_string();
+    assert_eq!(run(&format!("--layout sample --blocks 512 --save {half}")).0, Some(0));
+    let (code, json) = diff(&format!("sample {half} --json"));
+    let all: Value = serde_json::from_str(&json).expect("one JSON object");
+    assert_eq!(code, Some(0));
+    assert_eq!(number(&all, "only_before"), 512);
+    let (code, text) = diff("sample sample");
+    assert!(code == Some(0) && text.contains("No block became hostages."), "{text}");
+    assert_eq!(diff("sample /nonexistent").0, Some(2));
+}
+
+#[test]
 fn exit_codes() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();

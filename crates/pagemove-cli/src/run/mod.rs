@@ -33,11 +33,7 @@ pub(crate) mod words;
 pub(crate) mod world;
 pub(crate) mod writers;
 
-use std::{
-    io::{self, Write},
-    num::NonZeroUsize,
-    path::Path,
-};
+use std::{io, num::NonZeroUsize, path::Path};
 
 use pagemove::{
     port::Contents,
@@ -51,7 +47,7 @@ use self::{
 use crate::{
     cancel::Stop,
     layout::{Layout, LayoutSource},
-    message::say,
+    message::{print, say},
     report,
     results::{LayoutInfo, Results},
     table, terminal,
@@ -128,11 +124,7 @@ fn finish(results: &Results, args: &RunArgs, again: &str) -> Result<(), RunError
             }
         })
     };
-    match made.and_then(|()| io::stdout().lock().write_all(&text)) {
-        // `| head` has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        result => result.map_err(RunError::Print)?,
-    }
+    made.and_then(|()| print(&String::from_utf8_lossy(&text))).map_err(RunError::Print)?;
     say(&format!("Report: {}\nTo repeat: {again}", page.display()));
     if results.layout.source == LayoutSource::Live.to_string() {
         say("(This machine's layout changes all the time; `pagemove survey --save FILE` keeps one for --layout FILE.)");

@@ -9,7 +9,7 @@ mod text;
 mod view;
 
 use std::{
-    io::{self, Write},
+    fs, io,
     num::NonZeroUsize,
     path::PathBuf,
     time::{Duration, Instant},
@@ -20,14 +20,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use self::view::View;
 use crate::{
     cancel::{STOPPED, Stop, Stopped},
+    diff::{Diff, DiffError, describe},
     layout::{
-        LayoutError, LayoutSource, Sizes, SourceError,
+        Layout, LayoutError, LayoutSource, Sizes, SourceError,
         capture::CaptureError,
         file::write_whole,
         settle::{SettleError, restore_left, settle},
         tables::grouped,
     },
-    message::say,
+    message::{print, say},
     owners::{
         explain::{FrameNumber, explain},
         mapped::Mapped,
@@ -36,6 +37,8 @@ use crate::{
     terminal,
 };
 
+/// Where Linux is told to compact.
+const COMPACT: &str = "/proc/sys/vm/compact_memory";
 /// A bar that is gone at once says nothing.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -61,6 +64,9 @@ pub(crate) struct SurveyArgs {
     /// Tells all about the pageblock of this PFN (decimal, or 0x and hexadecimal).
     #[arg(long, value_name = "PFN", conflicts_with = "json")]
     explain: Option<FrameNumber>,
+    /// Has Linux compact all memory (vm.compact_memory), and tells what came of it: which blocks that could be emptied were.
+    #[arg(long = "try", conflicts_with_all = ["json", "explain", "openmetrics", "textfile", "save", "blocks", "threshold"])]
+    tries: bool,
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
@@ -79,7 +85,7 @@ impl SurveyArgs {
     /// Nothing is asked for that takes the frames' classes.
     fn is_plain(&self) -> bool {
         let is_text = !self.json && !self.openmetrics && self.explain.is_none() && self.textfile.is_none();
-        is_text && self.save.is_none() && self.blocks.is_none() && self.threshold.is_none()
+        is_text && !self.tries && self.save.is_none() && self.blocks.is_none() && self.threshold.is_none()
     }
 }
 
@@ -101,6 +107,15 @@ pub(crate) enum SurveyError {
     /// There is no such block.
     #[error("PFN {0:#x} is in no pageblock of this layout")]
     NoBlock(u64),
+    /// Linux doesn't compact.
+    #[error("can't have Linux compact memory: {COMPACT}: {0}; it takes root")]
+    Compact(io::Error),
+    /// Only this machine can be compacted.
+    #[error("--try is of use with --layout live only")]
+    TryLive,
+    /// The machine has changed while it was looked at.
+    #[error(transparent)]
+    Diff(#[from] DiffError),
     /// Signals can't be caught.
     #[error("can't catch Ctrl-C: {0}")]
     Signals(io::Error),
@@ -186,6 +201,9 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     } else {
         Mapped::default()
     };
+    if args.tries {
+        return compact_and_compare(&layout, args, &stop);
+    }
     let mut is_enough = true;
     let text = if let Some(frame) = args.explain {
         explain(&layout, &mapped, frame).ok_or(SurveyError::NoBlock(frame.0))?
@@ -214,6 +232,23 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     Ok(is_enough)
 }
 
+/// Has Linux compact memory, and tells what changed.
+fn compact_and_compare(before: &Layout, args: &SurveyArgs, stop: &Stop) -> Result<bool, SurveyError> {
+    if args.layout != LayoutSource::Live {
+        return Err(SurveyError::TryLive);
+    }
+    say("Linux compacts all memory; this can take minutes.");
+    fs::write(COMPACT, "1").map_err(SurveyError::Compact)?;
+    stop.check()?;
+    if args.settle {
+        settle(stop)?;
+    }
+    let (after, _) = behind_a_bar("Reading the frame table", |progress| args.layout.open(stop, progress))?;
+    let diff = Diff::of(before, &after)?;
+    print(&describe(&diff, ["as it was", "compacted"].map(str::to_owned), !terminal::is_utf8()))?;
+    Ok(true)
+}
+
 /// Tells what anybody may know of this machine.
 fn without_frames(error: &CaptureError) -> Result<bool, SurveyError> {
     let sizes = Sizes::of_this_machine();
@@ -221,15 +256,6 @@ fn without_frames(error: &CaptureError) -> Result<bool, SurveyError> {
     print(&text)?;
     say(&format!("pagemove: {error}.\nAs root, survey also tells what is in each block, and who holds it."));
     Ok(true)
-}
-
-/// Prints the result.
-fn print(text: &str) -> io::Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // `| head` has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
 }
 
 /// Does something behind a progress bar.
