@@ -135,7 +135,7 @@ impl Diff {
             return Err(DiffError::Sizes(before.sizes(), after.sizes()));
         }
         let mut diff = Self::default();
-        let counts = |layout: &Layout| Census::take(layout, |_, _| {}).total;
+        let counts = |layout: &Layout| Census::take(layout, |_, _, _| {}).total;
         let (one, other) = (counts(before), counts(after));
         let change = |of: fn(&crate::layout::census::Counts) -> u64| Change { before: of(&one), after: of(&other) };
         diff.blocks = vec![

@@ -62,6 +62,7 @@ pub fn main() -> ExitCode {
             Err(error) => (error.to_string(), error.exit_code()),
         },
     };
-    message::say(&format!("pagemove: {error}"));
+    // Paths come from outside; the sentences may have several lines.
+    message::say(&format!("pagemove: {}", error.lines().map(terminal::plain).collect::<Vec<_>>().join("\n")));
     ExitCode::from(code)
 }

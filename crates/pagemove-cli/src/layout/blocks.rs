@@ -1,7 +1,7 @@
 //! The pageblocks of a layout, expanded to one class for each frame.
 //!
 //! Takes a layout, gives its pageblocks by rising PFN. Promises that each has exactly `2^pageblock_order` frames, of
-//! which at least one isn't absent; a hole of any size costs one step.
+//! which at least one isn't absent; a hole of any size costs one step, and in groups also memory of one class.
 
 use super::{FrameClass, Layout, Run};
 
@@ -24,7 +24,34 @@ pub(crate) struct Blocks<'a> {
     rest: std::slice::Iter<'a, Run>,
 }
 
+/// Pageblocks in a row that are alike: one, or some whose frames all have one class and count to one zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// The first of them.
+    pub(crate) block: Block,
+    /// How many.
+    pub(crate) count: u64,
+}
+
 impl Layout {
+    /// Returns the pageblocks that have at least one frame in groups, by rising PFN: a file of a few bytes may have millions of them.
+    pub(crate) fn block_groups(&self) -> impl Iterator<Item = Group> {
+        let mut blocks = self.blocks();
+        let size = self.frames_per_block();
+        std::iter::from_fn(move || {
+            let block = blocks.next()?;
+            // What is left of the block's last run, up to the end of its zone: the next zone's blocks count to that.
+            let of_zone =
+                self.zones()[self.zone_of_block(block.pfn)].end_pfn().saturating_sub(block.pfn).div_ceil(size);
+            let class = block.classes[0];
+            let is_uniform = blocks.run.class == class && block.classes.iter().all(|&other| other == class);
+            let more = if is_uniform { (blocks.run.frames / size).min(of_zone.saturating_sub(1)) } else { 0 };
+            blocks.run.frames -= more * size;
+            blocks.pfn += more * size;
+            Some(Group { block, count: 1 + more })
+        })
+    }
+
     /// Returns the pageblocks that have at least one frame, by rising PFN.
     pub(crate) fn blocks(&self) -> Blocks<'_> {
         Blocks::new(self)
@@ -107,6 +134,17 @@ mod tests {
             ]
         );
         assert_eq!(layout.frames(), 20);
+    }
+
+    #[test]
+    fn blocks_of_one_class_are_a_group_within_their_zone() {
+        use FrameClass::*;
+        let runs = [(Free, 14), (Anon, 2), (Free, 24), (Slab, 4)];
+        let layout = layout(vec![zone(0, 20), zone(20, 24)], &runs);
+        let groups: Vec<_> = layout.block_groups().map(|group| (group.block.pfn, group.count)).collect();
+        assert_eq!(groups, [(0, 3), (12, 1), (16, 1), (20, 5), (40, 1)]);
+        let count: u64 = layout.block_groups().map(|group| group.count).sum();
+        assert_eq!(count, layout.blocks().count() as u64);
     }
 
     #[test]

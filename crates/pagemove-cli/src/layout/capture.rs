@@ -122,13 +122,16 @@ pub(super) fn capture_from(
         let mut pfn = piece.start_pfn;
         while pfn < piece.end_pfn {
             let end = (pfn + 1).next_multiple_of(SECTION).min(piece.end_pfn);
-            let (flags, counts) = (flags.read(pfn, end)?, counts.read(pfn, end)?);
+            let before = flags.read(pfn, end)?.to_vec();
+            let counts = counts.read(pfn, end)?;
+            // Again: a frame that was taken or freed meanwhile has a count that doesn't go with its flags, and would pass for a driver's.
+            let flags = flags.read(pfn, end)?;
             if end - pfn == SECTION && flags.iter().chain(counts).all(|&word| word == 0) {
                 push(Seen::Blank, SECTION);
                 classifier.skip();
             } else {
-                for ((&flags, &count), pfn) in flags.iter().zip(counts).zip(pfn..) {
-                    push(classifier.next(pfn, flags, count), 1);
+                for (((&flags, &before), &count), pfn) in flags.iter().zip(&before).zip(counts).zip(pfn..) {
+                    push(classifier.next(pfn, flags, if flags == before { count } else { 0 }), 1);
                 }
             }
             done += end - pfn;

@@ -137,7 +137,7 @@ fn nodes_that_interleave_have_their_own_frames() {
         found.zones().iter().map(|zone| (zone.node, zone.start_pfn / BLOCK, zone.spanned / BLOCK)).collect();
     assert_eq!(zones, [(0, 0, 1), (1, 1, 1), (0, 2, 1), (1, 4, 1)]);
     assert_eq!(runs(&found), [(Slab, 3 * BLOCK), (Absent, BLOCK), (Slab, BLOCK)]);
-    let census = crate::layout::census::Census::take(&found, |_, _| {});
+    let census = crate::layout::census::Census::take(&found, |_, _, _| {});
     let of = |node: usize| census.zones[node].counts.frames.of(Slab);
     assert_eq!([of(0), of(1)], [2 * BLOCK, 2 * BLOCK]);
 }

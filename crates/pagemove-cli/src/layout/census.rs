@@ -3,9 +3,11 @@
 //! Takes a layout, gives counts by zone and in total. Promises that each pageblock counts once, to the first zone that
 //! has frames in it, and each frame once, to its own zone.
 
+use std::collections::HashMap;
+
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use super::{FrameClass, Layout};
+use super::{FrameClass, Layout, blocks::Group};
 
 /// A count for each class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,20 +87,20 @@ pub(crate) struct BlockCounts {
 }
 
 impl BlockCounts {
-    fn add(&mut self, frames: &ByClass) -> Verdict {
+    fn add(&mut self, frames: &ByClass, count: u64) -> Verdict {
         let verdict = Verdict::of(frames);
-        self.total += 1;
+        self.total += count;
         match verdict {
-            Verdict::Free => self.free += 1,
-            Verdict::Movable => self.movable += 1,
-            Verdict::Full => self.full += 1,
+            Verdict::Free => self.free += count,
+            Verdict::Movable => self.movable += count,
+            Verdict::Full => self.full += count,
             Verdict::Hostage => {
-                self.hostage += 1;
+                self.hostage += count;
                 let holders = || FrameClass::ALL.into_iter().filter(|class| class.stays() && frames.of(*class) > 0);
                 let alone = holders().count() == 1;
                 for class in holders() {
-                    self.held_by.add(class, 1);
-                    self.held_only_by.add(class, u64::from(alone));
+                    self.held_by.add(class, count);
+                    self.held_only_by.add(class, if alone { count } else { 0 });
                 }
             }
         }
@@ -139,27 +141,27 @@ pub(crate) struct Census {
 }
 
 impl Census {
-    /// Counts a layout; `each` sees every pageblock on the way.
-    pub(crate) fn take(layout: &Layout, mut each: impl FnMut(&ByClass, Verdict)) -> Self {
+    /// Counts a layout; `each` sees every pageblock on the way, or how many in a row are alike.
+    pub(crate) fn take(layout: &Layout, mut each: impl FnMut(&ByClass, Verdict, u64)) -> Self {
         let mut zones: Vec<ZoneCounts> = Vec::new();
         let mut place = Vec::new();
+        let mut known = HashMap::new();
         for zone in layout.zones() {
-            let known = zones.iter().position(|counted| counted.node == zone.node && counted.name == zone.name);
-            place.push(known.unwrap_or(zones.len()));
-            if known.is_none() {
+            place.push(*known.entry((zone.node, &zone.name)).or_insert_with(|| {
                 zones.push(ZoneCounts { name: zone.name.clone(), node: zone.node, counts: Counts::default() });
-            }
+                zones.len() - 1
+            }));
         }
 
         let mut total = Counts::default();
-        for block in layout.blocks() {
+        for Group { block, count } in layout.block_groups() {
             let mut frames = ByClass::default();
             for &class in &block.classes {
                 frames.add(class, 1);
             }
             let zone = &mut zones[place[layout.zone_of_block(block.pfn)]].counts;
-            zone.blocks.add(&frames);
-            each(&frames, total.blocks.add(&frames));
+            zone.blocks.add(&frames, count);
+            each(&frames, total.blocks.add(&frames, count), count);
         }
 
         let (mut at, mut parts) = (layout.first_pfn(), layout.zones().iter().zip(&place).peekable());
@@ -215,7 +217,9 @@ mod tests {
         let runs = [&runs[..], &[(Absent, 4), (DriverMapped, 1), (File, 3)]].concat();
         let layout = Layout::new("test".into(), Sizes::usual(2), zones, runs.into_iter().map(Run::from).collect());
         let mut verdicts = Vec::new();
-        let census = Census::take(&layout.expect("consistent"), |_, verdict| verdicts.push(verdict));
+        let census = Census::take(&layout.expect("consistent"), |_, verdict, count| {
+            verdicts.extend((0..count).map(|_| verdict))
+        });
         use Verdict::{Free as AllFree, Hostage};
         assert_eq!(verdicts, [Hostage, AllFree, Hostage, Hostage]);
 

@@ -14,7 +14,7 @@ use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, BufRead, BufReader, BufWriter, Read, Write},
     ops::RangeInclusive,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::Path,
 };
 
@@ -137,13 +137,17 @@ impl Layout {
 
 /// Writes a file, which appears whole, or what was at `path` stays as it was. A device or pipe is just written to; a link stays, and leads to it.
 pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let path = match fs::metadata(path) {
-        // Only a regular file is replaced.
-        Ok(there) if !there.is_file() => {
-            return write(&mut OpenOptions::new().write(true).open(path)?);
-        }
-        Ok(_) => fs::canonicalize(path)?,
-        Err(_) => path.to_owned(),
+    let there = fs::metadata(path).ok();
+    // Only a regular file is replaced; and `/dev/stdout` is what is open there.
+    let is_special = there.as_ref().is_some_and(|there| !there.is_file());
+    if is_special || ["/dev", "/proc"].iter().any(|folder| path.starts_with(folder)) {
+        return write(&mut OpenOptions::new().write(true).open(path)?);
+    }
+    let path = match (&there, fs::read_link(path)) {
+        (Some(_), _) => fs::canonicalize(path)?,
+        // A link that leads to nothing yet.
+        (None, Ok(target)) => path.parent().unwrap_or(Path::new("")).join(target),
+        (None, Err(_)) => path.to_owned(),
     };
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
@@ -155,6 +159,11 @@ pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> io:
         .tempfile_in(folder)
         .map_err(without_path)?;
     write(&mut file.as_file())?;
+    if let Some(there) = there {
+        // Who had it keeps it, if this user may give it away.
+        let _ = chown(file.path(), Some(there.uid()), Some(there.gid()));
+        file.as_file().set_permissions(there.permissions())?;
+    }
     file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())

@@ -45,7 +45,7 @@ fn holds(layout: &Layout) {
         return;
     }
     let mut blocks = 0;
-    let census = Census::take(layout, |_, _| blocks += 1);
+    let census = Census::take(layout, |_, _, count| blocks += count);
     assert_eq!(census.total.blocks.total, blocks);
     assert_eq!(layout.blocks().count() as u64, blocks);
     for count in [1, 3, blocks as usize].into_iter().filter_map(NonZeroUsize::new) {

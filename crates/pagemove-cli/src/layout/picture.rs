@@ -7,14 +7,14 @@
 use super::{FrameClass, census::ByClass, census::Verdict};
 
 /// Characters of a strip, at most.
-const WIDTH: usize = 72;
+const WIDTH: u64 = 72;
 /// Levels from none to all.
 const BLOCKS: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 /// The same for terminals that show ASCII only.
 const ASCII: [char; 9] = [' ', '.', ':', '-', '=', '+', '*', '#', '@'];
 
 /// What one pageblock adds to the picture.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cell {
     free: u16,
     movable: u16,
@@ -24,50 +24,75 @@ struct Cell {
 
 /// Collects pageblocks, then draws them.
 #[derive(Debug, Default)]
-pub(crate) struct Picture(Vec<Cell>);
+pub(crate) struct Picture(Vec<(Cell, u64)>);
+
+/// Frames, and blocks, of one kind and of all.
+type Share = (u64, u64);
 
 impl Picture {
-    /// Adds the next pageblock, which has at most 1024 frames.
-    pub(crate) fn add(&mut self, frames: &ByClass, verdict: Verdict) {
+    /// Adds `count` pageblocks that are alike.
+    pub(crate) fn add(&mut self, frames: &ByClass, verdict: Verdict, count: u64) {
         let small = |count: u64| u16::try_from(count).unwrap_or(u16::MAX);
-        self.0.push(Cell {
+        let cell = Cell {
             free: small(frames.of(FrameClass::Free)),
             movable: small(frames.sum(FrameClass::linux_moves)),
             stays: small(frames.sum(FrameClass::stays)),
             hostage: verdict == Verdict::Hostage,
-        });
+        };
+        match self.0.last_mut() {
+            Some((last, blocks)) if *last == cell => *blocks += count,
+            _ => self.0.push((cell, count)),
+        }
     }
 
     /// Returns the pageblocks that a character stands for.
-    pub(crate) fn blocks_per_char(&self) -> usize {
-        self.0.len().div_ceil(WIDTH).max(1)
+    pub(crate) fn blocks_per_char(&self) -> u64 {
+        let blocks: u64 = self.0.iter().map(|(_, blocks)| blocks).sum();
+        blocks.div_ceil(WIDTH).max(1)
     }
 
     /// Returns four strips with their captions.
     pub(crate) fn strips(&self, ascii: bool) -> [(&'static str, String); 4] {
-        let strip = |of: fn(&Cell) -> u32, all: fn(&Cell) -> u32| {
-            let share = |group: &[Cell]| {
-                let (part, whole): (u32, u32) = (group.iter().map(of).sum(), group.iter().map(all).sum());
-                level(part, whole, ascii)
-            };
-            self.0.chunks(self.blocks_per_char()).map(share).collect()
-        };
-        let frames = |cell: &Cell| u32::from(cell.free) + u32::from(cell.movable) + u32::from(cell.stays);
+        let strip = |of: fn(&Cell) -> Share| self.shares(of).map(|(part, whole)| level(part, whole, ascii)).collect();
         [
-            ("free frames", strip(|cell| cell.free.into(), frames)),
-            ("movable frames", strip(|cell| cell.movable.into(), frames)),
-            ("frames that stay", strip(|cell| cell.stays.into(), frames)),
-            ("hostage blocks", strip(|cell| cell.hostage.into(), |_| 1)),
+            ("free frames", strip(|cell| (cell.free.into(), cell.frames()))),
+            ("movable frames", strip(|cell| (cell.movable.into(), cell.frames()))),
+            ("frames that stay", strip(|cell| (cell.stays.into(), cell.frames()))),
+            ("hostage blocks", strip(|cell| (cell.hostage.into(), 1))),
         ]
+    }
+
+    /// Sums over the blocks of each character.
+    fn shares(&self, of: fn(&Cell) -> Share) -> impl Iterator<Item = Share> {
+        let each = self.blocks_per_char();
+        let mut cells = self.0.iter().map(move |&(cell, blocks)| (of(&cell), blocks));
+        let mut rest = None;
+        std::iter::from_fn(move || {
+            let (mut sum, mut left) = ((0, 0), each);
+            while left > 0 {
+                let Some(((part, whole), blocks)) = rest.take().or_else(|| cells.next()) else { break };
+                let taken = blocks.min(left);
+                sum = (sum.0 + part * taken, sum.1 + whole * taken);
+                left -= taken;
+                rest = (blocks > taken).then_some(((part, whole), blocks - taken));
+            }
+            (left < each).then_some(sum)
+        })
+    }
+}
+
+impl Cell {
+    fn frames(&self) -> u64 {
+        u64::from(self.free) + u64::from(self.movable) + u64::from(self.stays)
     }
 }
 
 /// Returns the character for a share; the lowest is for nothing at all, the highest for nearly all.
-fn level(part: u32, whole: u32, ascii: bool) -> char {
+fn level(part: u64, whole: u64, ascii: bool) -> char {
     let levels = if ascii { ASCII } else { BLOCKS };
     match (part, whole) {
         (0, _) | (_, 0) => levels[0],
-        _ => levels[((u64::from(part) * 8).div_ceil(u64::from(whole)) as usize).min(8)],
+        _ => levels[((part * 8).div_ceil(whole) as usize).min(8)],
     }
 }
 
@@ -82,7 +107,7 @@ mod tests {
             frames.add(FrameClass::Free, free);
             frames.add(FrameClass::Anon, anon);
             frames.add(FrameClass::Slab, slab);
-            picture.add(&frames, Verdict::of(&frames));
+            picture.add(&frames, Verdict::of(&frames), 1);
         }
         picture
     }

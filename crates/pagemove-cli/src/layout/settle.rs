@@ -87,8 +87,10 @@ impl Old {
         let mut kept = lock(&path)?;
         let mut value = String::new();
         at(&path, kept.read_to_string(&mut value))?;
-        if value.trim().is_empty() {
-            value = at(&knob, fs::read_to_string(&knob))?;
+        let now = at(&knob, fs::read_to_string(&knob))?;
+        // Somebody may have chosen another value since.
+        if value.trim().is_empty() || now.trim() != SHORTEST {
+            value = now;
         }
         Ok(Self { knob, path, kept, value: value.trim().to_owned() })
     }
@@ -111,6 +113,7 @@ impl Drop for Old {
 
 /// Trims the lists, in two to five seconds; returns the frames on them before and after.
 pub(crate) fn settle(stop: &Stop) -> Result<(u64, u64), SettleError> {
+    let _hold = stop.hold();
     settle_in(Path::new("/proc"), Path::new("/run"), || Ok(stop.sleep(PAUSE)?))
 }
 
@@ -230,7 +233,10 @@ mod tests {
         killed();
         restore_left_in(machine.path(), machine.path());
         assert_eq!(machine.value(), "8");
+        killed();
         machine.set("9");
+        restore_left_in(machine.path(), machine.path());
+        assert_eq!(machine.value(), "9", "somebody's choice since then");
         restore_left_in(machine.path(), machine.path());
         assert_eq!(machine.value(), "9", "nothing was left");
     }

@@ -10,6 +10,8 @@ use super::{
     census::{Census, Counts},
 };
 
+/// With more zones only their sum is shown; `--json` has all.
+const MOST_ZONES: usize = 64;
 /// Columns of counts that fit beside each other on a screen: zones, and the total.
 const GROUPS: usize = 4;
 
@@ -35,7 +37,8 @@ pub(crate) fn frame_tables(census: &Census, ascii: bool) -> Vec<Table> {
     let name = |name: &str, node| {
         if several_nodes { format!("{name} {node}") } else { name.to_owned() }
     };
-    let zones = census.zones.iter().map(|zone| (name(&zone.name, zone.node), &zone.counts));
+    let shown = if census.zones.len() > MOST_ZONES { &[][..] } else { &census.zones };
+    let zones = shown.iter().map(|zone| (name(&zone.name, zone.node), &zone.counts));
     let groups: Vec<(String, &Counts)> = zones.chain([("all".to_owned(), &census.total)]).collect();
     let of_group = |groups: &[(String, &Counts)]| {
         let mut header = vec!["frames".to_owned()];
@@ -69,7 +72,8 @@ pub(crate) fn block_table(census: &Census, ascii: bool) -> Table {
         let numbers = [blocks.free, blocks.movable, blocks.hostage, blocks.full, blocks.total].map(grouped);
         [vec![name], numbers.to_vec()].concat()
     };
-    let zones = census.zones.iter().map(|zone| row(format!("{}, node {}", zone.name, zone.node), &zone.counts));
+    let shown = if census.zones.len() > MOST_ZONES { &[][..] } else { &census.zones };
+    let zones = shown.iter().map(|zone| row(format!("{}, node {}", zone.name, zone.node), &zone.counts));
     table(&header, zones.chain([row("all".to_owned(), &census.total)]).collect(), &[0], ascii)
 }
 
@@ -115,7 +119,7 @@ mod tests {
         };
         let runs = vec![Run { class: FrameClass::Free, frames: 6143 }, Run { class: FrameClass::Slab, frames: 1 }];
         let layout = Layout::new("test".into(), Sizes::usual(9), (0..6).map(zone).collect(), runs).expect("consistent");
-        let census = Census::take(&layout, |_, _| {});
+        let census = Census::take(&layout, |_, _, _| {});
         let [first, second] = &frame_tables(&census, true)[..] else { panic!("seven columns make two tables") };
         assert!(first.to_string().contains("Normal 3") && !first.to_string().contains("Normal 4"));
         assert!(second.to_string().contains("Normal 5") && second.to_string().contains("6,144"), "{second}");

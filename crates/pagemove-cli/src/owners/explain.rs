@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Mapped, Owner};
 use crate::layout::{
-    FrameClass, Layout,
+    FrameClass, Group, Layout,
     census::{ByClass, Verdict},
     tables::grouped,
 };
@@ -28,7 +28,10 @@ impl std::str::FromStr for FrameNumber {
 /// Describes the pageblock of a frame; `None` if the layout has no such block.
 pub(crate) fn explain(layout: &Layout, mapped: &Mapped, FrameNumber(pfn): FrameNumber) -> Option<String> {
     let start = pfn & !(layout.frames_per_block() - 1);
-    let block = layout.blocks().take_while(|block| block.pfn <= start).find(|block| block.pfn == start)?;
+    let size = layout.frames_per_block();
+    let before = |group: &Group| group.block.pfn <= start;
+    let group = layout.block_groups().take_while(before).find(|group| start < group.block.pfn + group.count * size)?;
+    let block = group.block;
     let mut frames = ByClass::default();
     block.classes.iter().for_each(|&class| frames.add(class, 1));
     let zone = &layout.zones()[layout.zone_of_block(start)];

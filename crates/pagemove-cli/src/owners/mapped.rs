@@ -1,12 +1,19 @@
 //! Which process maps a driver's frames, and by which object: `/proc/PID/smaps` and `pagemap`.
 //!
 //! Takes a layout of this machine, gives a name for each of its frames of class [`FrameClass::DriverMapped`] that some process maps now. Promises to read only.
-//! Processes come and go meanwhile, and frames change hands: what can't be read, and frames that have changed, are counted; a frame keeps the first name.
+//! Processes come and go meanwhile, and frames change hands: what can't be read is counted; a frame keeps the first name.
+//!
+//! What a driver maps without counting (`remap_pfn_range`: rings of perf, buffers of some GPUs) has no map count, and is the kernel's here.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
 
-use procfs::process::{MMapPath, MemoryMap, PageInfo, Process, all_processes};
-
+use super::smaps::{self, Mapping};
 use crate::{
     cancel::{Stop, Stopped},
     layout::{FrameClass, Layout},
@@ -15,8 +22,11 @@ use crate::{
 
 /// What the kernel maps into each process.
 const VDSO: &str = "vdso";
-/// Pages that are read at once.
+/// Entries of `pagemap` that are read at once: 128 KiB.
 const CHUNK: u64 = 1 << 14;
+/// Of an entry (Linux: `Documentation/admin-guide/mm/pagemap.rst`).
+const PRESENT: u64 = 1 << 63;
+const PFN: u64 = (1 << 55) - 1;
 
 /// Names of frames.
 #[derive(Debug, Default)]
@@ -24,11 +34,12 @@ pub(crate) struct Mapped {
     /// The object that a process maps (a device, `anon_inode:…`, `socket`), and the process's name.
     names: Vec<(String, String)>,
     /// The processes by each name.
-    processes: Vec<BTreeSet<i32>>,
-    /// The name of each frame; `None`: it's a process's own memory by now, so it has changed since its flags were read.
-    frames: HashMap<u64, Option<u32>>,
+    processes: Vec<BTreeSet<u32>>,
+    frames: HashMap<u64, u32>,
     /// Processes that couldn't be read to the end, mostly since they had ended.
     pub(crate) unread: u64,
+    /// The kernel shows no PFNs: this process may not see them (`CAP_SYS_ADMIN`).
+    pub(crate) is_blind: bool,
 }
 
 impl Mapped {
@@ -39,73 +50,99 @@ impl Mapped {
         if wanted.0.is_empty() {
             return Ok(found);
         }
-        let processes: Vec<_> = all_processes().into_iter().flatten().collect();
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let number = |entry: fs::DirEntry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path()));
+        let processes: Vec<(u32, PathBuf)> = entries.filter_map(number).collect();
         let total = processes.len() as u64;
-        for (done, process) in (1..).zip(processes) {
-            stop.check()?;
-            // A process without memory of its own, as the kernel's threads, has no mapping; that is no failure.
-            if process.and_then(|process| found.look_at(&process, &wanted, layout.sizes().frame_bytes)).is_err() {
-                found.unread += 1;
+        let (mut present, mut seen) = (0, 0);
+        for (done, (pid, folder)) in (1..).zip(processes) {
+            let mut look = |pfn: u64, object: &str, command: &str| {
+                present += 1;
+                seen += u64::from(pfn != 0);
+                if wanted.contains(pfn) {
+                    found.add(pfn, object, command, pid);
+                }
+            };
+            match look_at(&folder, layout.sizes().frame_bytes, stop, &mut look) {
+                Err(Look::Stopped(stopped)) => return Err(stopped),
+                Err(Look::Gone) => found.unread += 1,
+                Ok(()) => {}
             }
             progress(done, total);
         }
+        found.is_blind = present > 0 && seen == 0;
         Ok(found)
     }
 
-    fn look_at(&mut self, process: &Process, wanted: &Wanted, frame_bytes: u64) -> procfs::ProcResult<()> {
-        let maps = process.smaps()?;
-        let maps: Vec<&MemoryMap> = maps.iter().filter(|map| has_frames(map)).collect();
-        if maps.is_empty() {
-            return Ok(());
-        }
-        let command = process.stat()?.comm;
-        let mut pages = process.pagemap()?;
-        for map in maps {
-            let (first, end) = (map.address.0 / frame_bytes, map.address.1 / frame_bytes);
-            for from in (first..end).step_by(CHUNK as usize) {
-                for page in pages.get_range_info(from as usize..end.min(from + CHUNK) as usize)? {
-                    if let PageInfo::MemoryPage(flags) = page
-                        && wanted.contains(flags.get_page_frame_number().0)
-                    {
-                        self.add(flags.get_page_frame_number().0, &map.pathname, &command, process.pid);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, pfn: u64, object: &MMapPath, command: &str, pid: i32) {
-        let Some(object) = object_name(object) else {
-            self.frames.entry(pfn).or_insert(None);
-            return;
-        };
-        let name = (plain(&object), plain(command));
+    fn add(&mut self, pfn: u64, object: &str, command: &str, pid: u32) {
+        let name = (plain(&object_name(object)), plain(command));
         let number = self.names.iter().position(|known| *known == name).unwrap_or_else(|| {
             self.names.push(name);
             self.processes.push(BTreeSet::new());
             self.names.len() - 1
         });
         self.processes[number].insert(pid);
-        self.frames.entry(pfn).or_insert(Some(number as u32));
+        self.frames.entry(pfn).or_insert(number as u32);
     }
 
-    /// Gives the number of a frame's name, `Some(None)` if it has changed.
-    pub(super) fn number(&self, pfn: u64) -> Option<Option<u32>> {
+    /// Gives the number of a frame's name.
+    pub(super) fn number(&self, pfn: u64) -> Option<u32> {
         self.frames.get(&pfn).copied()
     }
 
-    /// Gives a name, with the processes that have it.
+    /// Gives the object and the program of a name, the same however many processes run it.
     pub(super) fn name(&self, number: u32) -> String {
         let (object, command) = &self.names[number as usize];
         if object == VDSO {
-            return format!("{object}, mapped by all processes");
-        }
-        match self.processes[number as usize].len() {
-            1 => format!("{object}, mapped by {command}"),
-            several => format!("{object}, mapped by {several} × {command}"),
+            format!("{object}, mapped by all processes")
+        } else {
+            format!("{object}, mapped by {command}")
         }
     }
+
+    /// Counts the processes of a name.
+    pub(super) fn processes(&self, number: u32) -> u64 {
+        self.processes[number as usize].len() as u64
+    }
+}
+
+/// Why a process can't be looked at.
+enum Look {
+    Stopped(Stopped),
+    Gone,
+}
+
+impl From<io::Error> for Look {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+/// Calls `look` with each page in memory of the mappings that a driver's may be: frame, object, the process's name.
+fn look_at(process: &Path, frame_bytes: u64, stop: &Stop, look: &mut dyn FnMut(u64, &str, &str)) -> Result<(), Look> {
+    let mappings = smaps::parse(&fs::read(process.join("smaps"))?);
+    let command = fs::read(process.join("comm"))?;
+    let command = String::from_utf8_lossy(&command).trim_end().to_owned();
+    let pages = File::open(process.join("pagemap"))?;
+    let mut bytes = vec![0; CHUNK as usize * 8];
+    for Mapping { start, end, name } in mappings.into_iter().filter(|mapping| !is_regular(process, mapping)) {
+        let (first, end) = (start / frame_bytes, end / frame_bytes);
+        for from in (first..end).step_by(CHUNK as usize) {
+            stop.check().map_err(Look::Stopped)?;
+            let wanted = (end - from).min(CHUNK) as usize * 8;
+            let read = pages.read_at(&mut bytes[..wanted], from * 8)?;
+            let (entries, _) = bytes[..read].as_chunks::<8>();
+            let entries = entries.iter().map(|entry| u64::from_ne_bytes(*entry));
+            entries.filter(|entry| entry & PRESENT != 0).for_each(|entry| look(entry & PFN, &name, &command));
+        }
+    }
+    Ok(())
+}
+
+/// Tells whether a mapping is of a regular file, whose pages are page cache and no driver's. False if that can't be known.
+fn is_regular(process: &Path, mapping: &Mapping) -> bool {
+    let file = process.join("map_files").join(format!("{:x}-{:x}", mapping.start, mapping.end));
+    fs::metadata(file).is_ok_and(|file| file.is_file())
 }
 
 /// Ranges of frames that want a name, upwards.
@@ -130,35 +167,17 @@ impl Wanted {
     }
 }
 
-/// Tells whether a mapping has frames in memory.
-fn has_frames(map: &MemoryMap) -> bool {
-    match map.pathname {
-        // Not counted.
-        MMapPath::Vdso | MMapPath::Vvar => true,
-        // No process's pages, at an address that `pagemap` doesn't have.
-        MMapPath::Vsyscall => false,
-        // Unknown: the kernel doesn't say.
-        _ => map.extension.map.get("Rss").is_none_or(|&bytes| bytes > 0),
+/// Names an object so that several of a kind have one name: without numbers of inodes.
+fn object_name(object: &str) -> String {
+    if object.starts_with("[v") {
+        return VDSO.to_owned();
     }
-}
-
-/// Names an object so that several of a kind have one name: without numbers of inodes. `None`: a process's own memory.
-fn object_name(object: &MMapPath) -> Option<String> {
-    Some(match object {
-        MMapPath::Path(path) => {
-            let path = path.to_string_lossy();
-            match path.split_once(":[") {
-                Some((kind, number)) if number.trim_end_matches(']').bytes().all(|byte| byte.is_ascii_digit()) => {
-                    kind.to_owned()
-                }
-                _ => path.trim_end_matches(" (deleted)").to_owned(),
-            }
+    match object.split_once(":[") {
+        Some((kind, number)) if number.trim_end_matches(']').bytes().all(|byte| byte.is_ascii_digit()) => {
+            kind.to_owned()
         }
-        MMapPath::Other(name) => name.clone(),
-        MMapPath::Vsys(_) => "shared memory (SysV)".to_owned(),
-        MMapPath::Vdso | MMapPath::Vvar => VDSO.to_owned(),
-        _ => return None,
-    })
+        _ => object.trim_end_matches(" (deleted)").to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -168,12 +187,11 @@ mod tests {
 
     #[test]
     fn objects_of_a_kind_have_one_name() {
-        let named = |path: &str| object_name(&MMapPath::from(path).expect("a path")).expect("an object");
-        assert_eq!(named("/dev/dri/card0"), "/dev/dri/card0");
-        assert_eq!([named("socket:[123]"), named("socket:[77]")], ["socket", "socket"]);
-        assert_eq!(named("anon_inode:[io_uring]"), "anon_inode:[io_uring]");
-        assert_eq!(named("/memfd:buffers (deleted)"), "/memfd:buffers");
-        assert_eq!([MMapPath::Heap, MMapPath::Anonymous].map(|own| object_name(&own)), [None, None]);
+        assert_eq!(object_name("/dev/dri/card0"), "/dev/dri/card0");
+        assert_eq!(["socket:[123]", "socket:[77]"].map(object_name), ["socket", "socket"]);
+        assert_eq!(object_name("anon_inode:[io_uring]"), "anon_inode:[io_uring]");
+        assert_eq!(object_name("/memfd:buffers (deleted)"), "/memfd:buffers");
+        assert_eq!(["[vdso]", "[vvar]", "[vvar_vclock]"].map(object_name), [VDSO; 3]);
     }
 
     #[test]

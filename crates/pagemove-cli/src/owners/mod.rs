@@ -5,6 +5,7 @@
 
 pub(crate) mod explain;
 pub(crate) mod mapped;
+mod smaps;
 pub(crate) mod sums;
 pub(crate) mod table;
 
@@ -14,7 +15,7 @@ use serde::Serialize;
 
 use self::mapped::Mapped;
 use crate::layout::{
-    FrameClass, Layout,
+    FrameClass, Group, Layout,
     census::{ByClass, Verdict},
 };
 
@@ -25,24 +26,18 @@ enum Owner {
     Mapped(u32),
     /// All others of a class, by its place in [`FrameClass::ALL`].
     Class(usize),
-    /// Nobody's that can be told: the frame changed while memory was read.
-    Changed,
 }
 
 impl Owner {
     fn of(class: FrameClass, pfn: u64, mapped: &Mapped) -> Self {
-        match mapped.number(pfn).filter(|_| class == FrameClass::DriverMapped) {
-            Some(Some(number)) => Self::Mapped(number),
-            Some(None) => Self::Changed,
-            None => Self::Class(class.index()),
-        }
+        let number = mapped.number(pfn).filter(|_| class == FrameClass::DriverMapped);
+        number.map_or(Self::Class(class.index()), Self::Mapped)
     }
 
     fn name(self, mapped: &Mapped) -> String {
         match self {
             Self::Mapped(number) => mapped.name(number),
             Self::Class(place) => FrameClass::ALL[place].name().to_owned(),
-            Self::Changed => "changed while it was read".to_owned(),
         }
     }
 
@@ -50,7 +45,6 @@ impl Owner {
         match self {
             Self::Mapped(_) => "maps and pagemap of its processes",
             Self::Class(place) => FrameClass::ALL[place].description(),
-            Self::Changed => "a process's own memory by now",
         }
     }
 }
@@ -60,6 +54,10 @@ impl Owner {
 pub(crate) struct Holding {
     /// Its name.
     pub(crate) owner: String,
+    /// Processes that map its frames; 0: not a matter of processes.
+    pub(crate) processes: u64,
+    /// The first frame of one of the blocks that it holds, of one that it holds alone if there is one.
+    pub(crate) example: u64,
     /// What it is, or how the name is known.
     pub(crate) source: &'static str,
     /// Frames in hostage blocks.
@@ -73,8 +71,9 @@ pub(crate) struct Holding {
 /// Counts what each owner holds; those who hold most alone come first.
 pub(crate) fn holdings(layout: &Layout, mapped: &Mapped) -> Vec<Holding> {
     let mut counts = BTreeMap::<Owner, [u64; 3]>::new();
+    let mut examples = BTreeMap::<Owner, u64>::new();
     let mut here = BTreeMap::<Owner, u64>::new();
-    for block in layout.blocks() {
+    for Group { block, count } in layout.block_groups() {
         let mut frames = ByClass::default();
         block.classes.iter().for_each(|&class| frames.add(class, 1));
         if Verdict::of(&frames) != Verdict::Hostage {
@@ -84,16 +83,21 @@ pub(crate) fn holdings(layout: &Layout, mapped: &Mapped) -> Vec<Holding> {
         for (pfn, &class) in (block.pfn..).zip(&block.classes).filter(|(_, class)| class.stays()) {
             *here.entry(Owner::of(class, pfn, mapped)).or_default() += 1;
         }
-        let alone = u64::from(here.len() == 1);
+        let alone = if here.len() == 1 { count } else { 0 };
         for (&owner, &frames) in &here {
             let sums = counts.entry(owner).or_default();
-            for (sum, more) in sums.iter_mut().zip([frames, 1, alone]) {
+            if sums[1] == 0 || alone > 0 && sums[2] == 0 {
+                examples.insert(owner, block.pfn);
+            }
+            for (sum, more) in sums.iter_mut().zip([count * frames, count, alone]) {
                 *sum += more;
             }
         }
     }
     let holding = |(owner, [frames, blocks, alone]): (Owner, [u64; 3])| Holding {
         owner: owner.name(mapped),
+        processes: if let Owner::Mapped(number) = owner { mapped.processes(number) } else { 0 },
+        example: examples.get(&owner).copied().unwrap_or(0),
         source: owner.source(),
         frames,
         blocks,
@@ -120,5 +124,6 @@ mod tests {
         let rows: Vec<_> = found.iter().map(|row| (row.owner.as_str(), row.frames, row.blocks, row.alone)).collect();
         // The block of four slabs is nobody's hostage.
         assert_eq!(rows, [("driver, mapped", 3, 2, 2), ("slab", 1, 1, 1)]);
+        assert_eq!(found.iter().map(|row| row.example).collect::<Vec<_>>(), [4, 0]);
     }
 }

@@ -24,7 +24,7 @@ const PAGES: [(&str, &str); 6] = [
     ("page tables of processes", "nr_page_table_pages"),
 ];
 
-/// Gives those that this kernel counts and that aren't 0, the largest first; none if it can't be asked.
+/// Gives those that this kernel counts, the largest first; none if it can't be asked.
 pub(crate) fn read(frame_bytes: u64) -> Vec<Sum> {
     let mut sums = Vec::new();
     if let Ok(info) = Meminfo::current() {
@@ -42,7 +42,6 @@ pub(crate) fn read(frame_bytes: u64) -> Vec<Sum> {
     let pages = |field| u64::try_from(*counts.get(field)?).ok();
     let sum = |(what, field)| Some(Sum { what, field, bytes: pages(field)? * frame_bytes });
     sums.extend(PAGES.into_iter().filter_map(sum));
-    sums.retain(|sum| sum.bytes > 0);
     sums.sort_by_key(|sum| std::cmp::Reverse(sum.bytes));
     sums
 }

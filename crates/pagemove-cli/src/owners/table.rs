@@ -12,10 +12,15 @@ const NAME: usize = 46;
 
 /// Draws who holds the hostages, those who hold most alone first; nothing if there are no hostages.
 pub(crate) fn holdings_table(holdings: &[Holding], ascii: bool) -> Option<Table> {
-    let header = ["hostage blocks held by", "blocks", "alone", "frames", "what it is, or how the name is known"];
+    let header = ["hostage blocks held by", "blocks", "alone", "frames", "one is at", "what it is, or how it is known"];
     let row = |holding: &Holding| {
         let counts = [holding.blocks, holding.alone, holding.frames].map(grouped);
-        [vec![cut(&holding.owner, ascii)], counts.to_vec(), vec![holding.source.to_owned()]].concat()
+        let name = match holding.processes {
+            0 | 1 => holding.owner.clone(),
+            several => format!("{} × {several}", holding.owner),
+        };
+        let rest = vec![format!("{:#x}", holding.example), holding.source.to_owned()];
+        [vec![cut(&name, ascii)], counts.to_vec(), rest].concat()
     };
     let (shown, rest) = holdings.split_at(holdings.len().min(ROWS));
     let mut rows: Vec<Vec<String>> = shown.iter().map(row).collect();
@@ -23,9 +28,10 @@ pub(crate) fn holdings_table(holdings: &[Holding], ascii: bool) -> Option<Table>
         // Blocks of several of them would count twice.
         let sum = |of: fn(&Holding) -> u64| grouped(rest.iter().map(of).sum());
         let (alone, frames) = (sum(|holding| holding.alone), sum(|holding| holding.frames));
-        rows.push(vec![format!("{} others", rest.len()), String::new(), alone, frames, "all: --json".to_owned()]);
+        let text = ["", "all: --json"].map(str::to_owned);
+        rows.push([vec![format!("{} others", rest.len()), String::new(), alone, frames], text.to_vec()].concat());
     }
-    (!rows.is_empty()).then(|| table(&header.map(str::to_owned), rows, &[0, 4], ascii))
+    (!rows.is_empty()).then(|| table(&header.map(str::to_owned), rows, &[0, 5], ascii))
 }
 
 /// Cuts a long name in its middle: its end tells as much as its beginning.
@@ -46,7 +52,9 @@ mod tests {
     #[test]
     fn long_lists_and_names_are_cut_and_nothing_is_lost() {
         let holding = |number: u64| Holding {
-            owner: format!("/dev/{}{number}, mapped by 3 × program", "x".repeat(60)),
+            owner: format!("/dev/{}{number}, mapped by program", "x".repeat(60)),
+            processes: 3,
+            example: 512,
             source: "maps",
             frames: 10,
             blocks: 2,
@@ -54,10 +62,10 @@ mod tests {
         };
         let all: Vec<Holding> = (0..25).map(holding).collect();
         let text = holdings_table(&all, true).expect("rows").to_string();
-        assert!(text.is_ascii() && text.lines().all(|line| line.len() < 130), "{text}");
+        assert!(text.is_ascii() && text.lines().all(|line| line.len() < 140), "{text}");
         let last = text.lines().rev().nth(1).expect("a row");
         assert_eq!(last.split_whitespace().collect::<Vec<_>>()[1..5], ["5", "others", "5", "50"]);
-        assert!(text.contains("...") && text.contains("mapped by 3 x program"));
+        assert!(text.contains("...") && text.contains("mapped by program x 3"));
         assert!(holdings_table(&[], true).is_none());
     }
 }

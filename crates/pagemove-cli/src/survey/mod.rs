@@ -62,7 +62,7 @@ pub(crate) struct SurveyArgs {
     #[arg(long)]
     settle: bool,
     /// Tells all about the pageblock of this PFN (decimal, or 0x and hexadecimal).
-    #[arg(long, value_name = "PFN", conflicts_with = "json")]
+    #[arg(long, value_name = "PFN", conflicts_with_all = ["json", "textfile", "threshold"])]
     explain: Option<FrameNumber>,
     /// Has Linux compact all memory (vm.compact_memory), and tells what came of it: which blocks that could be emptied were.
     #[arg(long = "try", conflicts_with_all = ["json", "explain", "openmetrics", "textfile", "save", "blocks", "threshold"])]
@@ -193,7 +193,11 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     }
     if let Some(path) = &args.save {
         layout.save(path)?;
-        say(&format!("Saved {} pageblocks to {}.", grouped(layout.blocks().count() as u64), path.display()));
+        say(&format!(
+            "Saved {} pageblocks to {}.",
+            grouped(layout.block_groups().map(|group| group.count).sum()),
+            path.display()
+        ));
     }
 
     let mapped = if is_whole {
@@ -206,7 +210,8 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     }
     let mut is_enough = true;
     let text = if let Some(frame) = args.explain {
-        explain(&layout, &mapped, frame).ok_or(SurveyError::NoBlock(frame.0))?
+        let text = explain(&layout, &mapped, frame).ok_or(SurveyError::NoBlock(frame.0))?;
+        if terminal::is_utf8() { text } else { terminal::to_ascii(&text) }
     } else {
         let mut view = View::of(&layout, &mapped);
         if is_whole {
@@ -254,7 +259,11 @@ fn without_frames(error: &CaptureError) -> Result<bool, SurveyError> {
     let sizes = Sizes::of_this_machine();
     let text = free::describe(&free::read(sizes.pageblock_order), sizes.frame_bytes, !terminal::is_utf8());
     print(&text)?;
-    say(&format!("pagemove: {error}.\nAs root, survey also tells what is in each block, and who holds it."));
+    let more = match error {
+        CaptureError::Permission(_) => "As root, survey also tells",
+        _ => "A kernel that has it also lets survey tell",
+    };
+    say(&format!("This is what anybody may read: {error}.\n{more} what is in each block, and who holds it."));
     Ok(true)
 }
 

@@ -27,8 +27,8 @@ pub(super) fn describe(view: &View<'_>, ascii: bool) -> String {
         text += &format!("\n{}", free::describe(&view.free_blocks, census.frame_bytes, ascii));
     }
 
-    let per_char = view.picture.blocks_per_char() as u64;
-    let each = if per_char == 1 { "one block".to_owned() } else { format!("{per_char} blocks") };
+    let per_char = view.picture.blocks_per_char();
+    let each = if per_char == 1 { "one block".to_owned() } else { format!("{} blocks", grouped(per_char)) };
     text += &format!("\nBlocks by rising PFN, each character {each}; the fuller, the more of it:\n");
     for (caption, strip) in view.picture.strips(ascii) {
         text += format!("  {caption:>16}  {strip}").trim_end();
@@ -63,7 +63,7 @@ fn uncertain(view: &View<'_>) -> String {
     let mut text = String::new();
     if !view.sums.is_empty() {
         text += "\nLinux counts of its own memory, without saying where it lies:\n";
-        for sum in &view.sums {
+        for sum in view.sums.iter().filter(|sum| sum.bytes > 0) {
             text += &format!(
                 "  {:>10}  {} ({})\n",
                 mib(sum.bytes / view.census.frame_bytes, view.census.frame_bytes),
@@ -80,6 +80,9 @@ fn uncertain(view: &View<'_>) -> String {
         );
     } else if view.pins.is_none() {
         text += "Pinned pages look like others here: blocks that \"could be emptied\" may hold some.\n";
+    }
+    if view.is_blind {
+        text += "The kernel shows this user no frames of processes (it takes CAP_SYS_ADMIN): what processes map has no name here.\n";
     }
     if view.unread > 0 {
         text += &format!(

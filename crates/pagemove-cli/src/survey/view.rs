@@ -40,6 +40,7 @@ pub(super) struct View<'l> {
     pub(super) held: Held,
     pub(super) holdings: Vec<Holding>,
     pub(super) unread: u64,
+    pub(super) is_blind: bool,
     // Of this machine, as it is now.
     pub(super) check: Option<FreeCheck>,
     pub(super) sums: Vec<Sum>,
@@ -62,14 +63,14 @@ impl<'l> View<'l> {
     /// Looks at a layout.
     pub(super) fn of(layout: &'l Layout, mapped: &Mapped) -> Self {
         let (mut picture, mut held) = (Picture::default(), Held::default());
-        let census = Census::take(layout, |frames, verdict| {
-            picture.add(frames, verdict);
+        let census = Census::take(layout, |frames, verdict, count| {
+            picture.add(frames, verdict, count);
             if verdict == Verdict::Hostage {
-                held.stay += frames.sum(|class| class.stays() && class != FrameClass::Absent);
-                held.others += frames.sum(|class| !class.stays());
+                held.stay += count * frames.sum(|class| class.stays() && class != FrameClass::Absent);
+                held.others += count * frames.sum(|class| !class.stays());
             }
         });
-        let (holdings, unread) = (holdings(layout, mapped), mapped.unread);
+        let (holdings, unread, is_blind) = (holdings(layout, mapped), mapped.unread, mapped.is_blind);
         Self {
             layout,
             census,
@@ -77,6 +78,7 @@ impl<'l> View<'l> {
             held,
             holdings,
             unread,
+            is_blind,
             check: None,
             sums: Vec::new(),
             pins: None,
