@@ -45,7 +45,7 @@ const QUIET: Duration = Duration::from_secs(1);
 /// Shows what physical memory holds, and which pages hold its blocks hostage.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SurveyArgs {
-    /// What to look at: this machine (root only), the sample that ships with the command, or a layout file.
+    /// What to look at: this machine (without root only its free blocks by order), the sample that ships with the command, or a layout file.
     #[arg(long, value_name = "live|sample|FILE", default_value_t = LayoutSource::Live)]
     layout: LayoutSource,
     /// Keeps this many pageblocks, evenly spread; more than there are repeat the pattern.
