@@ -5,8 +5,8 @@ use alloc::{
     format,
     string::{String, ToString},
     vec,
-    vec::Vec,
 };
+use core::ops::Range;
 
 use pagemove::{Engine, units::PAGE_SIZE};
 use pagemove_drivers::zram::{Lz4, Options, Page, Zram, ZramError};
@@ -20,6 +20,8 @@ pub(crate) const PAGES: u32 = 24;
 pub(crate) struct Store {
     zram: Zram,
     page: Box<Page>,
+    /// What stands for each page that was written; 0: none.
+    words: [u64; PAGES as usize],
 }
 
 impl Store {
@@ -28,21 +30,16 @@ impl Store {
         let options = Options::new("zram0", PAGES, Box::new(Lz4::default()));
         let zram = Zram::new(engine, options).ok_or("no memory for zram's table")?;
         let page = vec![0; PAGE_SIZE].into_boxed_slice().try_into().map_err(|_| "no page")?;
-        Ok(Self { zram, page })
+        Ok(Self { zram, page, words: [0; _] })
     }
 
     /// Stores pages. Without memory for all of them, none is.
     pub(crate) fn write(&mut self, page: u32, pages: u32, value: u64) -> Result<Answer, String> {
-        let mut before = Vec::new();
-        for page in page..page + pages {
-            let Answer::Word(word) = self.read(page)? else { continue };
-            before.push((page, word));
-            match self.write_page(page, word_of(page, value)) {
+        let before = self.words;
+        for at in page..page + pages {
+            match self.write_page(at, word_of(at, value)) {
                 Ok(()) => (),
-                Err(ZramError::OutOfMemory { .. }) => {
-                    before.pop();
-                    return self.restore(&before);
-                }
+                Err(ZramError::OutOfMemory { .. }) => return self.restore(page..at, &before),
                 Err(error) => return Err(error.to_string()),
             }
         }
@@ -51,14 +48,16 @@ impl Store {
 
     fn write_page(&mut self, page: u32, word: u64) -> Result<(), ZramError> {
         fill(&mut self.page, word);
-        self.zram.write(page, &self.page)
+        self.zram.write(page, &self.page)?;
+        self.words[page as usize] = word;
+        Ok(())
     }
 
     /// Stores pages as they were before: first all are forgotten, so that there is memory.
-    fn restore(&mut self, before: &[(u32, u64)]) -> Result<Answer, String> {
-        before.iter().for_each(|&(page, _)| self.discard(page, 1));
-        for &(page, word) in before.iter().filter(|(_, word)| *word != 0) {
-            self.write_page(page, word).map_err(|error| error.to_string())?;
+    fn restore(&mut self, pages: Range<u32>, before: &[u64; PAGES as usize]) -> Result<Answer, String> {
+        self.discard(pages.start, pages.len() as u32);
+        for page in pages.filter(|&page| before[page as usize] != 0) {
+            self.write_page(page, before[page as usize]).map_err(|error| error.to_string())?;
         }
         Ok(Answer::OutOfMemory)
     }
@@ -74,8 +73,10 @@ impl Store {
     }
 
     /// Forgets pages.
-    pub(crate) fn discard(&self, page: u32, pages: u32) {
-        self.zram.discard(page..page + pages);
+    pub(crate) fn discard(&mut self, page: u32, pages: u32) {
+        let pages = page..(page + pages).min(PAGES);
+        self.zram.discard(pages.clone());
+        pages.for_each(|page| self.words[page as usize] = 0);
     }
 
     /// Moves objects together.
