@@ -1,7 +1,8 @@
 //! Ctrl-C, `kill`, and the end of the terminal: a flag that the signal sets and that long steps look at.
 //!
 //! Nothing is torn down in the signal handler, so nothing is left half done: whoever sees the flag returns, and what
-//! he holds is dropped on the way. Who can't wait for that sends a second signal, which ends the program at once.
+//! he holds is dropped on the way. Who can't wait for that sends a second signal a moment later, which ends the program at
+//! once, unless there is something to put back.
 
 use std::{
     io,

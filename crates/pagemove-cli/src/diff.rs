@@ -167,11 +167,7 @@ impl Diff {
                 self.only_after += u64::from(other.is_some());
                 continue;
             };
-            let [one, other] = [one, other].map(|block| {
-                let mut frames = ByClass::default();
-                block.classes.iter().for_each(|&class| frames.add(class, 1));
-                frames
-            });
+            let [one, other] = [one, other].map(|block| ByClass::counted(&block.classes));
             let verdicts = [&one, &other].map(Verdict::of);
             match verdicts.map(|verdict| verdict == Verdict::Hostage) {
                 [true, false] => self.freed.add(&one),
@@ -212,7 +208,7 @@ pub(crate) fn describe(diff: &Diff, [before, after]: [String; 2], ascii: bool) -
         blocks => format!("\n{} blocks {what}, {who}: {}.", grouped(blocks), holders(moved)),
     };
     text += &line(&diff.became_hostages, "became hostages", "held now by");
-    text += &line(&diff.freed, "ended to be hostages", "held before by");
+    text += &line(&diff.freed, "stopped being hostages", "held before by");
     text += &format!(
         "\nOf {} blocks that could be emptied {} are wholly free now.",
         grouped(diff.could_be_emptied),

@@ -14,6 +14,13 @@ use super::{FrameClass, Layout, blocks::Group};
 pub(crate) struct ByClass([u64; FrameClass::COUNT]);
 
 impl ByClass {
+    /// Counts frames.
+    pub(crate) fn counted(classes: &[FrameClass]) -> Self {
+        let mut counts = Self::default();
+        classes.iter().for_each(|&class| counts.add(class, 1));
+        counts
+    }
+
     /// Returns the count of a class.
     pub(crate) fn of(&self, class: FrameClass) -> u64 {
         self.0[class.index()]
@@ -155,10 +162,7 @@ impl Census {
 
         let mut total = Counts::default();
         for Group { block, count } in layout.block_groups() {
-            let mut frames = ByClass::default();
-            for &class in &block.classes {
-                frames.add(class, 1);
-            }
+            let frames = ByClass::counted(&block.classes);
             let zone = &mut zones[place[layout.zone_of_block(block.pfn)]].counts;
             zone.blocks.add(&frames, count);
             each(&frames, total.blocks.add(&frames, count), count);

@@ -98,7 +98,8 @@ impl Old {
     /// Sets another value, once the old one is kept.
     fn replace(&mut self, value: &str) -> Result<(), SettleError> {
         let kept = self.kept.rewind().and_then(|()| self.kept.write_all(self.value.as_bytes()));
-        at(&self.knob, kept.and_then(|()| self.kept.sync_all()).and_then(|()| fs::write(&self.knob, value)))
+        at(&self.path, kept.and_then(|()| self.kept.sync_all()))?;
+        at(&self.knob, fs::write(&self.knob, value))
     }
 }
 

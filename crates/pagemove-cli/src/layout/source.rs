@@ -8,7 +8,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::mpsc,
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::Duration,
 };
@@ -94,12 +94,18 @@ impl LayoutSource {
 fn load(path: &Path, stop: &Stop) -> Result<Result<Layout, LayoutError>, Stopped> {
     let (send, receive) = mpsc::channel();
     let path = path.to_owned();
-    // It ends with the program at the latest.
-    drop(thread::spawn(move || send.send(Layout::load(&path))));
+    // Left behind at a signal, it ends with the program.
+    let loading = thread::spawn(move || send.send(Layout::load(&path)));
     loop {
         match receive.recv_timeout(LOOK) {
             Ok(loaded) => return Ok(loaded),
-            Err(_) => stop.check()?,
+            Err(RecvTimeoutError::Timeout) => stop.check()?,
+            Err(RecvTimeoutError::Disconnected) => {
+                if let Err(panic) = loading.join() {
+                    std::panic::resume_unwind(panic);
+                }
+                return Err(Stopped);
+            }
         }
     }
 }

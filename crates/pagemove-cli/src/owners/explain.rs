@@ -32,12 +32,10 @@ pub(crate) fn explain(layout: &Layout, mapped: &Mapped, FrameNumber(pfn): FrameN
     let before = |group: &Group| group.block.pfn <= start;
     let group = layout.block_groups().take_while(before).find(|group| start < group.block.pfn + group.count * size)?;
     let block = group.block;
-    let mut frames = ByClass::default();
-    block.classes.iter().for_each(|&class| frames.add(class, 1));
     let zone = &layout.zones()[layout.zone_of_block(start)];
     let end = start + block.classes.len() as u64 - 1;
     let mut text = format!("PFN {start:#x} to {end:#x}, zone {}, node {}: ", zone.name, zone.node);
-    text += match Verdict::of(&frames) {
+    text += match Verdict::of(&ByClass::counted(&block.classes)) {
         Verdict::Free => "wholly free.\n",
         Verdict::Movable => "could be emptied, unless a page of it is pinned.\n",
         Verdict::Hostage => "a hostage of the frames that stay.\n",

@@ -56,11 +56,12 @@ impl Mapped {
         let total = processes.len() as u64;
         let (mut present, mut seen) = (0, 0);
         for (done, (pid, folder)) in (1..).zip(processes) {
-            let mut look = |pfn: u64, object: &str, command: &str| {
-                present += 1;
-                seen += u64::from(pfn != 0);
-                if wanted.contains(pfn) {
-                    found.add(pfn, object, command, pid);
+            let mut look = |object: &str, command: &str, pfns: &[u64]| {
+                present += pfns.len();
+                seen += pfns.iter().filter(|&&pfn| pfn != 0).count();
+                let wanted: Vec<u64> = pfns.iter().copied().filter(|&pfn| wanted.contains(pfn)).collect();
+                if !wanted.is_empty() {
+                    found.add(object, command, pid, &wanted);
                 }
             };
             match look_at(&folder, layout.sizes().frame_bytes, stop, &mut look) {
@@ -74,7 +75,7 @@ impl Mapped {
         Ok(found)
     }
 
-    fn add(&mut self, pfn: u64, object: &str, command: &str, pid: u32) {
+    fn add(&mut self, object: &str, command: &str, pid: u32, pfns: &[u64]) {
         let name = (plain(&object_name(object)), plain(command));
         let number = self.names.iter().position(|known| *known == name).unwrap_or_else(|| {
             self.names.push(name);
@@ -82,7 +83,9 @@ impl Mapped {
             self.names.len() - 1
         });
         self.processes[number].insert(pid);
-        self.frames.entry(pfn).or_insert(number as u32);
+        for &pfn in pfns {
+            self.frames.entry(pfn).or_insert(number as u32);
+        }
     }
 
     /// Gives the number of a frame's name.
@@ -118,8 +121,13 @@ impl From<io::Error> for Look {
     }
 }
 
-/// Calls `look` with each page in memory of the mappings that a driver's may be: frame, object, the process's name.
-fn look_at(process: &Path, frame_bytes: u64, stop: &Stop, look: &mut dyn FnMut(u64, &str, &str)) -> Result<(), Look> {
+/// Calls `look` for the mappings that may have a driver's frames, part by part: the object, the process's name, the frames in memory.
+fn look_at(
+    process: &Path,
+    frame_bytes: u64,
+    stop: &Stop,
+    look: &mut dyn FnMut(&str, &str, &[u64]),
+) -> Result<(), Look> {
     let mappings = smaps::parse(&fs::read(process.join("smaps"))?);
     let command = fs::read(process.join("comm"))?;
     let command = String::from_utf8_lossy(&command).trim_end().to_owned();
@@ -133,7 +141,8 @@ fn look_at(process: &Path, frame_bytes: u64, stop: &Stop, look: &mut dyn FnMut(u
             let read = pages.read_at(&mut bytes[..wanted], from * 8)?;
             let (entries, _) = bytes[..read].as_chunks::<8>();
             let entries = entries.iter().map(|entry| u64::from_ne_bytes(*entry));
-            entries.filter(|entry| entry & PRESENT != 0).for_each(|entry| look(entry & PFN, &name, &command));
+            let pfns: Vec<u64> = entries.filter(|entry| entry & PRESENT != 0).map(|entry| entry & PFN).collect();
+            look(&name, &command, &pfns);
         }
     }
     Ok(())
@@ -169,7 +178,7 @@ impl Wanted {
 
 /// Names an object so that several of a kind have one name: without numbers of inodes.
 fn object_name(object: &str) -> String {
-    if object.starts_with("[v") {
+    if smaps::is_the_kernels(object) {
         return VDSO.to_owned();
     }
     match object.split_once(":[") {

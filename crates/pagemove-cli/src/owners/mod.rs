@@ -74,9 +74,7 @@ pub(crate) fn holdings(layout: &Layout, mapped: &Mapped) -> Vec<Holding> {
     let mut examples = BTreeMap::<Owner, u64>::new();
     let mut here = BTreeMap::<Owner, u64>::new();
     for Group { block, count } in layout.block_groups() {
-        let mut frames = ByClass::default();
-        block.classes.iter().for_each(|&class| frames.add(class, 1));
-        if Verdict::of(&frames) != Verdict::Hostage {
+        if Verdict::of(&ByClass::counted(&block.classes)) != Verdict::Hostage {
             continue;
         }
         here.clear();

@@ -18,25 +18,24 @@ pub(super) fn parse(text: &[u8]) -> Vec<Mapping> {
     let mut last: Option<Mapping> = None;
     for line in text.split(|&byte| byte == b'\n') {
         if let Some(mapping) = head(line) {
-            last = mapping.name.starts_with("[v").then_some(()).is_none().then(|| mapping.clone());
-            // The vdso's pages aren't counted as resident.
-            if last.is_none() {
-                mappings.push(mapping);
-            }
+            last = Some(mapping);
         } else if let Some(kib) = line.strip_prefix(b"Rss:")
             && let Some(mapping) = last.take()
-            && !kib.trim_ascii().starts_with(b"0 ")
-            && may_be_a_drivers(&mapping.name)
         {
-            mappings.push(mapping);
+            let is_resident = !kib.trim_ascii().starts_with(b"0 ");
+            let is_named = !mapping.name.is_empty() && !mapping.name.starts_with('[');
+            // Those aren't counted as resident.
+            if is_the_kernels(&mapping.name) || is_named && is_resident {
+                mappings.push(mapping);
+            }
         }
     }
     mappings
 }
 
-/// Tells whether it's neither the process's own memory nor a page that has no frame of its own.
-fn may_be_a_drivers(name: &str) -> bool {
-    !name.is_empty() && (!name.starts_with('[') || name.starts_with("[v"))
+/// Tells whether a name is of pages that the kernel maps into each process. (Not `[vsyscall]`, which has an address that no process has.)
+pub(super) fn is_the_kernels(name: &str) -> bool {
+    name.starts_with("[vdso") || name.starts_with("[vvar")
 }
 
 /// Reads a line such as `7f00-7f10 rw-s 00000000 00:0b 123   /dev/video0`.
@@ -63,10 +62,11 @@ mod tests {
 7f0000020000-7f0000030000 rw-p 00000000 00:00 0 \nRss:     64 kB\n\
 7f0000030000-7f0000040000 rw-p 00000000 00:00 0                          [heap]\nRss:     64 kB\n\
 7f0000040000-7f0000050000 rw-s 00000000 00:01 3                          /SYSV (deleted)\nRss:     64 kB\n\
-7f0000050000-7f0000060000 rw-s 00000000 00:01 3                          /tmp/caf\xe9 x\nRss:     64 kB\n\
-7fff00000000-7fff00001000 r--p 00000000 00:00 0                          [vvar]\nRss:      0 kB\nnonsense\n-\n";
+7f0000050000-7f0000060000 rw-s 00000000 00:01 3                          /srv/caf\xe9 x\nRss:     64 kB\n\
+7fff00000000-7fff00001000 r--p 00000000 00:00 0                          [vvar]\nRss:      0 kB\n\
+ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\nRss:      0 kB\nnonsense\n-\n";
         let names: Vec<String> = parse(text).into_iter().map(|mapping| mapping.name).collect();
-        assert_eq!(names, ["/usr/bin/a", "socket:[77]", "/SYSV (deleted)", "/tmp/caf\u{fffd} x", "[vvar]"]);
+        assert_eq!(names, ["/usr/bin/a", "socket:[77]", "/SYSV (deleted)", "/srv/caf\u{fffd} x", "[vvar]"]);
         assert_eq!(
             parse(text)[1],
             Mapping { start: 0x7f00_0000_0000, end: 0x7f00_0001_0000, name: "socket:[77]".into() }

@@ -1,6 +1,8 @@
 //! What Linux counts of its own memory, in `/proc/meminfo` and `/proc/vmstat`: sums without places, which bound what has no name.
 
-use procfs::{Current, Meminfo, vmstat};
+use std::collections::HashMap;
+
+use procfs::{Current, Meminfo};
 use serde::Serialize;
 
 /// A count of Linux.
@@ -24,8 +26,16 @@ const PAGES: [(&str, &str); 6] = [
     ("page tables of processes", "nr_page_table_pages"),
 ];
 
-/// Gives those that this kernel counts, the largest first; none if it can't be asked.
-pub(crate) fn read(frame_bytes: u64) -> Vec<Sum> {
+/// The fields of `/proc/vmstat`.
+pub(crate) type Vmstat = HashMap<String, i64>;
+
+/// Reads the fields; none if the kernel can't be asked.
+pub(crate) fn vmstat() -> Vmstat {
+    procfs::vmstat().unwrap_or_default()
+}
+
+/// Gives those that this kernel counts, the largest first.
+pub(crate) fn read(counts: &Vmstat, frame_bytes: u64) -> Vec<Sum> {
     let mut sums = Vec::new();
     if let Ok(info) = Meminfo::current() {
         let bytes = [
@@ -38,7 +48,6 @@ pub(crate) fn read(frame_bytes: u64) -> Vec<Sum> {
         ];
         sums.extend(bytes.into_iter().filter_map(|(what, field, bytes)| Some(Sum { what, field, bytes: bytes? })));
     }
-    let counts = vmstat().unwrap_or_default();
     let pages = |field| u64::try_from(*counts.get(field)?).ok();
     let sum = |(what, field)| Some(Sum { what, field, bytes: pages(field)? * frame_bytes });
     sums.extend(PAGES.into_iter().filter_map(sum));
@@ -47,8 +56,7 @@ pub(crate) fn read(frame_bytes: u64) -> Vec<Sum> {
 }
 
 /// Gives how many pages are pinned now, at most: what was acquired less what was released. `None`: the kernel doesn't count (before 5.7).
-pub(crate) fn pins() -> Option<u64> {
-    let counts = vmstat().ok()?;
+pub(crate) fn pins(counts: &Vmstat) -> Option<u64> {
     let of = |field| counts.get(field).copied();
     Some(of("nr_foll_pin_acquired")?.saturating_sub(of("nr_foll_pin_released")?).max(0) as u64)
 }

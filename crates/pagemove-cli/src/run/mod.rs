@@ -118,13 +118,12 @@ fn finish(results: &Results, args: &RunArgs, again: &str) -> Result<(), RunError
     } else if args.quiet {
         Ok(())
     } else {
-        table::print(results, &mut text).map(|()| {
-            if !terminal::is_utf8() {
-                text = terminal::to_ascii(&String::from_utf8_lossy(&text)).into_bytes();
-            }
-        })
+        table::print(results, &mut text)
     };
-    made.and_then(|()| print(&String::from_utf8_lossy(&text))).map_err(RunError::Print)?;
+    let text = String::from_utf8_lossy(&text);
+    // JSON is UTF-8 anywhere.
+    let text = if args.json || terminal::is_utf8() { text.into_owned() } else { terminal::to_ascii(&text) };
+    made.and_then(|()| print(&text)).map_err(RunError::Print)?;
     say(&format!("Report: {}\nTo repeat: {again}", page.display()));
     if results.layout.source == LayoutSource::Live.to_string() {
         say("(This machine's layout changes all the time; `pagemove survey --save FILE` keeps one for --layout FILE.)");

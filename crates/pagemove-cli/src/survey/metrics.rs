@@ -9,7 +9,7 @@ use prometheus_client::{
 };
 
 use super::view::View;
-use crate::terminal::plain;
+use crate::{owners::sums::Vmstat, terminal::plain};
 
 /// Owners that have a metric of their own, so that their number is bounded; the others are one.
 const OWNERS: usize = 20;
@@ -96,8 +96,7 @@ fn registry(view: &View<'_>) -> Registry {
 }
 
 /// Gives the kernel's counters that it has.
-pub(super) fn counters() -> Vec<(&'static str, u64)> {
-    let counts = procfs::vmstat().unwrap_or_default();
+pub(super) fn counters(counts: &Vmstat) -> Vec<(&'static str, u64)> {
     COUNTERS.into_iter().filter_map(|name| Some((name, u64::try_from(*counts.get(name)?).ok()?))).collect()
 }
 

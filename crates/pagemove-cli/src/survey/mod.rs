@@ -167,6 +167,9 @@ fn advice(error: &SourceError) -> &'static str {
 pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     let stop = Stop::on_signals().map_err(SurveyError::Signals)?;
     let is_live = args.layout == LayoutSource::Live;
+    if args.tries && !is_live {
+        return Err(SurveyError::TryLive);
+    }
     if is_live {
         restore_left();
     }
@@ -200,14 +203,14 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
         ));
     }
 
+    if args.tries {
+        return compact_and_compare(&layout, args, &stop);
+    }
     let mapped = if is_whole {
         behind_a_bar("Reading what processes map", |progress| Mapped::find(&layout, &stop, progress))?
     } else {
         Mapped::default()
     };
-    if args.tries {
-        return compact_and_compare(&layout, args, &stop);
-    }
     let mut is_enough = true;
     let text = if let Some(frame) = args.explain {
         let text = explain(&layout, &mapped, frame).ok_or(SurveyError::NoBlock(frame.0))?;
@@ -215,8 +218,11 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     } else {
         let mut view = View::of(&layout, &mapped);
         if is_whole {
-            (view.check, view.sums, view.pins) = (check, sums::read(layout.sizes().frame_bytes), sums::pins());
-            view.counters = metrics::counters();
+            let counts = sums::vmstat();
+            view.check = check;
+            view.sums = sums::read(&counts, layout.sizes().frame_bytes);
+            view.pins = sums::pins(&counts);
+            view.counters = metrics::counters(&counts);
             view.free_blocks = free::read(layout.pageblock_order());
         }
         if let Some(path) = &args.textfile {
@@ -239,9 +245,6 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
 
 /// Has Linux compact memory, and tells what changed.
 fn compact_and_compare(before: &Layout, args: &SurveyArgs, stop: &Stop) -> Result<bool, SurveyError> {
-    if args.layout != LayoutSource::Live {
-        return Err(SurveyError::TryLive);
-    }
     say("Linux compacts all memory; this can take minutes.");
     fs::write(COMPACT, "1").map_err(SurveyError::Compact)?;
     stop.check()?;

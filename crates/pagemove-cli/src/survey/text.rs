@@ -65,7 +65,7 @@ fn uncertain(view: &View<'_>) -> String {
         text += "\nLinux counts of its own memory, without saying where it lies:\n";
         for sum in view.sums.iter().filter(|sum| sum.bytes > 0) {
             text += &format!(
-                "  {:>10}  {} ({})\n",
+                "  {:>8} MiB  {} ({})\n",
                 mib(sum.bytes / view.census.frame_bytes, view.census.frame_bytes),
                 sum.what,
                 sum.field
@@ -128,7 +128,7 @@ mod tests {
             "(1.01 % apart)",
             "--settle",
             "1,234 pages are pinned",
-            "5.0  kernel stacks (KernelStack)",
+            "5.0 MiB  kernel stacks (KernelStack)",
             "most would be gained",
         ] {
             assert!(text.contains(words), "{words:?} isn't in\n{text}");

@@ -30,6 +30,8 @@ pub(super) struct Survey<'a> {
     pinned: Option<u64>,
     /// Processes that couldn't be read.
     unread_processes: u64,
+    /// The kernel shows no frames of processes.
+    is_blind: bool,
 }
 
 /// What there is to tell of a layout.
@@ -102,6 +104,7 @@ impl<'l> View<'l> {
             kernel: &self.sums,
             pinned: self.pins,
             unread_processes: self.unread,
+            is_blind: self.is_blind,
         }
     }
 }
