@@ -129,6 +129,10 @@ fn look_at(
     look: &mut dyn FnMut(&str, &str, &[u64]),
 ) -> Result<(), Look> {
     let mappings = smaps::parse(&fs::read(process.join("smaps"))?);
+    // A thread of the kernel has none, and its `pagemap` can't be opened.
+    if mappings.is_empty() {
+        return Ok(());
+    }
     let command = fs::read(process.join("comm"))?;
     let command = String::from_utf8_lossy(&command).trim_end().to_owned();
     let pages = File::open(process.join("pagemap"))?;
@@ -201,6 +205,20 @@ mod tests {
         assert_eq!(object_name("anon_inode:[io_uring]"), "anon_inode:[io_uring]");
         assert_eq!(object_name("/memfd:buffers (deleted)"), "/memfd:buffers");
         assert_eq!(["[vdso]", "[vvar]", "[vvar_vclock]"].map(object_name), [VDSO; 3]);
+    }
+
+    /// Threads of the kernel have no mappings, and that's no failure; this program has some.
+    #[test]
+    fn a_process_is_read_to_its_end() {
+        // In a container number 2 is another one, which may end.
+        let is_the_kernels = fs::read("/proc/2/comm").is_ok_and(|name| name == b"kthreadd\n");
+        for process in ["/proc/self", "/proc/2"].into_iter().take(1 + usize::from(is_the_kernels)) {
+            // Without root others' can't be opened.
+            let is_readable = fs::read(Path::new(process).join("smaps")).is_ok();
+            let read = look_at(Path::new(process), 4096, &Stop::default(), &mut |_, _, _| {});
+            assert_eq!(read.is_ok(), is_readable, "{process}");
+        }
+        assert!(look_at(Path::new("/proc/none"), 4096, &Stop::default(), &mut |_, _, _| {}).is_err());
     }
 
     #[test]
