@@ -6,7 +6,7 @@
 use std::{
     cell::Cell,
     sync::{Mutex, Once, PoisonError},
-    thread,
+    thread::{self, ThreadId},
     time::Duration,
 };
 
@@ -59,16 +59,17 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// Looks in that time. They count, and not seconds: those go on while the program is stopped.
 const LOOKS: u32 = 4;
 
-/// Runs a history; if it goes round and round for ever, prints it and ends the program.
-fn watched(history: &History) -> Result<Summary, Failure> {
-    static RUNNING: Mutex<Option<(u32, History)>> = Mutex::new(None);
+/// Runs a history, perhaps with a fault; if it goes round and round for ever, prints it and ends the program.
+fn watched(history: &History, sabotage: Option<Sabotage>) -> Result<Summary, Failure> {
+    /// By the test's thread: the looks so far.
+    static RUNNING: Mutex<Vec<(ThreadId, u32, History)>> = Mutex::new(Vec::new());
     static WATCH: Once = Once::new();
+    let running = || RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     WATCH.call_once(|| {
-        thread::spawn(|| {
+        thread::spawn(move || {
             loop {
                 thread::sleep(LONGEST / LOOKS);
-                let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some((looks, history)) = running.as_mut() {
+                for (_, looks, history) in running().iter_mut() {
                     *looks += 1;
                     if *looks > LOOKS {
                         eprintln!("this history hangs: {history:?}");
@@ -78,10 +79,13 @@ fn watched(history: &History) -> Result<Summary, Failure> {
             }
         });
     });
-    let set = |running| *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = running;
-    set(Some((0, history.clone())));
-    let outcome = run(history);
-    set(None);
+    let me = thread::current().id();
+    running().push((me, 0, history.clone()));
+    let outcome = match sabotage {
+        None => run(history),
+        Some(sabotage) => run_sabotaged(history, sabotage),
+    };
+    running().retain(|(thread, ..)| *thread != me);
     outcome
 }
 
@@ -94,7 +98,7 @@ fn the_engine_does_what_the_model_does() {
     let sum = Cell::new(Summary::default());
     let well = Cell::new(0);
     let outcome = runner(seed, cases, true).run(&histories(120), |history| {
-        let done = watched(&history).map_err(|failure| TestCaseError::fail(failure.to_string()))?;
+        let done = watched(&history, None).map_err(|failure| TestCaseError::fail(failure.to_string()))?;
         well.set(well.get() + 1);
         let before = sum.get();
         sum.set(Summary {
@@ -108,7 +112,7 @@ fn the_engine_does_what_the_model_does() {
     match outcome {
         Ok(()) => {}
         Err(TestError::Fail(reason, history)) => {
-            let history = shrink(&history, |history| watched(history).is_err());
+            let history = shrink(&history, |history| watched(history, None).is_err());
             let failure = run(&history).map_or_else(|failure| failure.to_string(), |_| reason.to_string());
             panic!("seed {seed}, after {} histories: {history:?}\n{failure}", well.get())
         }
@@ -127,7 +131,7 @@ const SHORT: usize = 8;
 #[test]
 fn faults_put_in_on_purpose_are_found_by_short_histories() {
     for sabotage in [Sabotage::SkipFlushes, Sabotage::LoseContents, Sabotage::LoseWrite] {
-        let fails = |history: &History| run_sabotaged(history, sabotage).is_err();
+        let fails = |history: &History| watched(history, Some(sabotage)).is_err();
         let found = runner(1, 500, false)
             .run(&histories(60), |history| if fails(&history) { Err(TestCaseError::fail("found")) } else { Ok(()) });
         let Err(TestError::Fail(_, history)) = found else { panic!("{sabotage:?} was not found: {found:?}") };

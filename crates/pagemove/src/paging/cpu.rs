@@ -1,7 +1,7 @@
 //! A CPU's walk, as its hardware does it: for machines without one of their own, and for checks.
 
 use super::{
-    Flags, Format, PageTable, Slot,
+    Entry, Flags, Format, PageTable, Slot,
     format::{from_word, to_word},
     place::index,
 };
@@ -67,48 +67,81 @@ pub fn walk_table<F: Format>(table: &[AtomicU64; 512], level: u32, address: Virt
         return None;
     }
     let word = &table[index(address, level)];
-    let mut entry = from_word::<F>(word.load(Ordering::Acquire), level);
     loop {
-        if level == 0 || entry.has(Flags::HUGE) {
-            return translate(Slot::<F>::new(word, level), access).map(Found::Page);
-        }
+        // Acquire: the table's entries, or the frame's fields and contents, are at least as new as the entry.
+        let seen = word.load(Ordering::Acquire);
+        let entry = from_word::<F>(seen, level);
+        let is_leaf = level == 0 || entry.has(Flags::HUGE);
+        let (marks, set_by_cpu) = if is_leaf {
+            (marks_of_leaf(entry, access)?, F::CPU_SETS_MARKS)
+        } else {
+            (Flags::ACCESSED, F::CPU_MARKS_TABLES)
+        };
         if !entry.is_present() {
             return None;
         }
-        let marked = entry.with(Flags::ACCESSED);
-        if marked == entry || !F::CPU_MARKS_TABLES {
-            return Some(Found::Table(entry.pfn()));
+        let marked = entry.with(marks);
+        if marked != entry && set_by_cpu {
+            // With the word as it was read: a CPU that a flush has not reached yet may walk through what is a table no more, and
+            // find words there that are no entry's. Relaxed: what the entry points to is not used anew before a flush, which
+            // waits for the walk.
+            let new = to_word::<F>(marked, level);
+            if word.compare_exchange(seen, new, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+                continue;
+            }
+        } else if marked != entry && is_leaf {
+            return None;
         }
-        // Relaxed: until the walk ends the entry may become absent, but not point to another table.
-        let (old, new) = (to_word::<F>(entry, level), to_word::<F>(marked, level));
-        match word.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => return Some(Found::Table(entry.pfn())),
-            Err(now) => entry = from_word::<F>(now, level),
-        }
+        return Some(if is_leaf {
+            let storable = marked.has(Flags::WRITE | Flags::DIRTY);
+            Found::Page(Translation { first: entry.pfn(), order: Slot::<F>::new(word, level).order(), storable })
+        } else {
+            Found::Table(entry.pfn())
+        });
     }
 }
 
-/// Does what a CPU's walk does at the leaf: see [`walk_table`].
-fn translate<F: Format>(slot: Slot<'_, F>, access: Walk) -> Option<Translation> {
-    let mut entry = slot.load();
-    loop {
-        let needed = match access {
-            Walk::Load => Flags::PRESENT | Flags::USER,
-            Walk::Store => Flags::PRESENT | Flags::USER | Flags::WRITE,
-            Walk::Fetch => Flags::PRESENT | Flags::USER,
-        };
-        if !entry.has(needed) || (access == Walk::Fetch && entry.has(Flags::NO_EXECUTE)) {
-            return None;
+/// The marks that an access sets in a leaf; `None` if the leaf doesn't allow it.
+fn marks_of_leaf(entry: Entry, access: Walk) -> Option<Flags> {
+    let needed = match access {
+        Walk::Load | Walk::Fetch => Flags::PRESENT | Flags::USER,
+        Walk::Store => Flags::PRESENT | Flags::USER | Flags::WRITE,
+    };
+    if !entry.has(needed) || (access == Walk::Fetch && entry.has(Flags::NO_EXECUTE)) {
+        return None;
+    }
+    Some(if access == Walk::Store { Flags::ACCESSED | Flags::DIRTY } else { Flags::ACCESSED })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::paging::{Aarch64, Sv39, Sv48, X86_64};
+
+    fn walks_end<F: Format>(word: u64) {
+        let address = VirtAddr::new(0).expect("canonical");
+        for level in [0, 1] {
+            for access in [Walk::Load, Walk::Store, Walk::Fetch] {
+                let table = core::array::from_fn(|_| AtomicU64::new(word));
+                // Ends, with whatever the word says.
+                let found = walk_table::<F>(&table, level, address, access);
+                let again = walk_table::<F>(&table, level, address, access);
+                assert_eq!(found, again, "{}, level {level}, {access:?}: {word:#x}", F::NAME);
+            }
         }
-        let marks = if access == Walk::Store { Flags::ACCESSED | Flags::DIRTY } else { Flags::ACCESSED };
-        let marked = entry.with(marks);
-        if marked != entry && !F::CPU_SETS_MARKS {
-            return None;
+    }
+
+    /// Through a table that is freed already, whose frame somebody writes to: until the flush a CPU may see any word there.
+    /// Found by histories with flushes skipped: the walk tried for ever to replace a word that no entry has.
+    #[test]
+    fn a_walk_ends_at_any_word() {
+        let single_bits = (0..64).map(|bit| 1 << bit | 1);
+        let products = (0..2000).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
+        for word in single_bits.chain(products) {
+            walks_end::<X86_64>(word);
+            walks_end::<Aarch64>(word);
+            walks_end::<Sv39>(word);
+            walks_end::<Sv48>(word);
         }
-        if marked == entry || slot.swap_if(entry, marked).is_ok() {
-            let storable = marked.has(Flags::WRITE | Flags::DIRTY);
-            return Some(Translation { first: marked.pfn(), order: slot.order(), storable });
-        }
-        entry = slot.load();
     }
 }
