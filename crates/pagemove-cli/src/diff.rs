@@ -12,9 +12,10 @@ use crate::{
     layout::{
         FrameClass, Layout, LayoutSource, Sizes, SourceError,
         census::{ByClass, Census, Verdict},
-        tables::{grouped, table},
+        tables::table,
     },
     message::print,
+    numbers::thousands,
     terminal::{self, plain},
 };
 
@@ -188,8 +189,8 @@ pub(crate) fn describe(diff: &Diff, [before, after]: [String; 2], ascii: bool) -
         let rows = rows.iter().map(|(name, change)| {
             vec![
                 (*name).to_owned(),
-                grouped(change.before),
-                grouped(change.after),
+                thousands(change.before),
+                thousands(change.after),
                 difference(change.before, change.after),
             ]
         });
@@ -200,23 +201,23 @@ pub(crate) fn describe(diff: &Diff, [before, after]: [String; 2], ascii: bool) -
             FrameClass::ALL.into_iter().map(|class| (moved.by.of(class), class.name())).collect();
         by.sort_by_key(|&(blocks, _)| std::cmp::Reverse(blocks));
         let named = by.into_iter().filter(|(blocks, _)| *blocks > 0);
-        named.map(|(blocks, name)| format!("{name} {}", grouped(blocks))).collect::<Vec<_>>().join(", ")
+        named.map(|(blocks, name)| format!("{name} {}", thousands(blocks))).collect::<Vec<_>>().join(", ")
     };
     let line = |moved: &Moved, what: &str, who: &str| match moved.blocks {
         0 => format!("\nNo block {what}."),
         1 => format!("\n1 block {what}, {who}: {}.", holders(moved)),
-        blocks => format!("\n{} blocks {what}, {who}: {}.", grouped(blocks), holders(moved)),
+        blocks => format!("\n{} blocks {what}, {who}: {}.", thousands(blocks), holders(moved)),
     };
     text += &line(&diff.became_hostages, "became hostages", "held now by");
     text += &line(&diff.freed, "stopped being hostages", "held before by");
     text += &format!(
         "\nOf {} blocks that could be emptied {} are wholly free now.",
-        grouped(diff.could_be_emptied),
-        grouped(diff.emptied)
+        thousands(diff.could_be_emptied),
+        thousands(diff.emptied)
     );
     let only = [(diff.only_before, "before"), (diff.only_after, "after")];
     for (blocks, when) in only.into_iter().filter(|(blocks, _)| *blocks > 0) {
-        text += &format!("\nOnly {when}: {} of the blocks.", grouped(blocks));
+        text += &format!("\nOnly {when}: {} of the blocks.", thousands(blocks));
     }
     text + "\n(Free frames on per-CPU lists look like the kernel's: --settle, for both, brings them back first.)\n"
 }
@@ -228,7 +229,7 @@ fn difference(before: u64, after: u64) -> String {
         Ordering::Equal => "",
         Ordering::Greater => "+",
     };
-    iter::once(sign).chain([grouped(after.abs_diff(before)).as_str()]).collect()
+    iter::once(sign).chain([thousands(after.abs_diff(before)).as_str()]).collect()
 }
 
 #[cfg(test)]

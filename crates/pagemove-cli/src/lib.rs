@@ -2,8 +2,10 @@
 //! which want the core.
 mod cancel;
 mod diff;
+mod html;
 mod layout;
 mod message;
+mod numbers;
 mod owners;
 mod report;
 mod results;
@@ -12,6 +14,7 @@ mod soak;
 mod survey;
 mod table;
 mod terminal;
+mod whole_file;
 
 pub use layout::fuzz;
 

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, presets};
 
-use crate::report::numbers::{DASH, block_size, change, counted, micros, percent, seconds, significant, thousands};
+use crate::numbers::{DASH, block_size, change, counted, micros, percent, seconds, significant, thousands};
 use crate::report::rows::{self, Row};
 use crate::results::{PolicyResult, Results};
 use crate::terminal::plain;

@@ -55,6 +55,21 @@ fn the_sample_in_each_form() {
 }
 
 #[test]
+fn a_report_is_one_file_and_appears_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let (code, _, stderr) = run(&format!("--layout sample --report {}/new/folder", folder.display()));
+    let page = fs::read_to_string(folder.join("new/folder/survey.html")).expect("the page");
+    assert!(code == Some(0) && stderr.contains("survey.html"), "{stderr}");
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"), "{page:.100}");
+    assert_eq!(fs::read_dir(folder.join("new/folder")).expect("the folder").count(), 1);
+    // A file where the folder should be: said before the work.
+    File::create(folder.join("file")).expect("a file");
+    let (code, stdout, stderr) = run(&format!("--layout sample --report {}/file", folder.display()));
+    assert!(code == Some(2) && stdout.is_empty() && stderr.contains("name another folder with --report"), "{stderr}");
+}
+
+#[test]
 fn two_layouts_are_compared() {
     let diff = |line: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pagemove"));

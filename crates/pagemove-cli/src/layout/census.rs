@@ -148,6 +148,11 @@ pub(crate) struct Census {
 }
 
 impl Census {
+    /// Tells whether a zone's name needs its node beside it.
+    pub(crate) fn has_several_nodes(&self) -> bool {
+        self.zones.iter().any(|zone| zone.node != self.zones[0].node)
+    }
+
     /// Counts a layout; `each` sees every pageblock on the way, or how many in a row are alike.
     pub(crate) fn take(layout: &Layout, mut each: impl FnMut(&ByClass, Verdict, u64)) -> Self {
         let mut zones: Vec<ZoneCounts> = Vec::new();

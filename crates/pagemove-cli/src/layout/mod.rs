@@ -28,7 +28,7 @@ mod source;
 pub(crate) mod tables;
 mod zoneinfo;
 
-pub(crate) use blocks::Group;
+pub(crate) use blocks::{Block, Group};
 pub(crate) use check::LayoutError;
 pub(crate) use class::FrameClass;
 pub(crate) use parts::{Run, Sizes, Zone};

@@ -9,6 +9,7 @@ use super::{
     FrameClass,
     census::{Census, Counts},
 };
+use crate::numbers::thousands;
 
 /// With more zones only their sum is shown; `--json` has all.
 const MOST_ZONES: usize = 64;
@@ -33,7 +34,7 @@ pub(crate) fn table(header: &[String], rows: Vec<Vec<String>>, text_columns: &[u
 
 /// Frames and MiB by class; several tables if the zones don't fit beside each other.
 pub(crate) fn frame_tables(census: &Census, ascii: bool) -> Vec<Table> {
-    let several_nodes = census.zones.iter().any(|zone| zone.node != census.zones[0].node);
+    let several_nodes = census.has_several_nodes();
     let name = |name: &str, node| {
         if several_nodes { format!("{name} {node}") } else { name.to_owned() }
     };
@@ -49,14 +50,14 @@ pub(crate) fn frame_tables(census: &Census, ascii: bool) -> Vec<Table> {
                 let counts = groups.iter().map(|(_, counts)| counts.frames.of(class));
                 [
                     vec![class.name().to_owned()],
-                    counts.flat_map(|frames| [grouped(frames), mib(frames, census.frame_bytes)]).collect(),
+                    counts.flat_map(|frames| [thousands(frames), mib(frames, census.frame_bytes)]).collect(),
                 ]
                 .concat()
             })
             .collect();
         let sums = groups.iter().map(|(_, counts)| counts.frames.sum(|_| true));
         rows.push(
-            [vec!["all".to_owned()], sums.flat_map(|sum| [grouped(sum), mib(sum, census.frame_bytes)]).collect()]
+            [vec!["all".to_owned()], sums.flat_map(|sum| [thousands(sum), mib(sum, census.frame_bytes)]).collect()]
                 .concat(),
         );
         table(&header, rows, &[0], ascii)
@@ -69,7 +70,7 @@ pub(crate) fn block_table(census: &Census, ascii: bool) -> Table {
     let header = ["blocks", "wholly free", "could be emptied", "hostage", "nothing to gain", "all"].map(str::to_owned);
     let row = |name: String, counts: &Counts| {
         let blocks = &counts.blocks;
-        let numbers = [blocks.free, blocks.movable, blocks.hostage, blocks.full, blocks.total].map(grouped);
+        let numbers = [blocks.free, blocks.movable, blocks.hostage, blocks.full, blocks.total].map(thousands);
         [vec![name], numbers.to_vec()].concat()
     };
     let shown = if census.zones.len() > MOST_ZONES { &[][..] } else { &census.zones };
@@ -77,23 +78,10 @@ pub(crate) fn block_table(census: &Census, ascii: bool) -> Table {
     table(&header, zones.chain([row("all".to_owned(), &census.total)]).collect(), &[0], ascii)
 }
 
-/// Writes a number with a comma at each thousand.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.char_indices() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// Writes frames as MiB, with a decimal where it says something.
 pub(crate) fn mib(frames: u64, frame_bytes: u64) -> String {
     let bytes = frames * frame_bytes;
-    if frames == 0 || bytes >= 100 << 20 { grouped(bytes >> 20) } else { format!("{:.1}", bytes as f64 / 1048576.0) }
+    if frames == 0 || bytes >= 100 << 20 { thousands(bytes >> 20) } else { format!("{:.1}", bytes as f64 / 1048576.0) }
 }
 
 #[cfg(test)]
@@ -102,8 +90,7 @@ mod tests {
     use crate::layout::{Layout, Run, Sizes, Zone};
 
     #[test]
-    fn numbers_read_well() {
-        assert_eq!([0, 999, 1_000, 12_345, 1_234_567].map(grouped), ["0", "999", "1,000", "12,345", "1,234,567"]);
+    fn sizes_read_well() {
         assert_eq!([0, 1, 512, 25_600, 524_288].map(|frames| mib(frames, 4096)), ["0", "0.0", "2.0", "100", "2,048"]);
         assert_eq!(mib(512, 65536), "32.0");
     }

@@ -6,8 +6,8 @@ use super::{Mapped, Owner};
 use crate::layout::{
     FrameClass, Group, Layout,
     census::{ByClass, Verdict},
-    tables::grouped,
 };
+use crate::numbers::thousands;
 
 /// A frame's number, as `0x1a2b` or in decimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(crate) fn explain(layout: &Layout, mapped: &Mapped, FrameNumber(pfn): FrameN
             last = pfn;
         }
         let stays = if class.stays() { "stays" } else { "" };
-        let count = grouped(last - first + 1);
+        let count = thousands(last - first + 1);
         let _ = writeln!(text, "  {first:#10x} {count:>6}  {stays:5}  {}", owner.name(mapped));
     }
     Some(text)

@@ -15,13 +15,13 @@ use serde::Serialize;
 
 use self::mapped::Mapped;
 use crate::layout::{
-    FrameClass, Group, Layout,
+    Block, FrameClass, Group, Layout,
     census::{ByClass, Verdict},
 };
 
-/// An owner of frames that stay.
+/// An owner of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Owner {
+pub(crate) enum Owner {
     /// What a process maps, by number.
     Mapped(u32),
     /// All others of a class, by its place in [`FrameClass::ALL`].
@@ -29,12 +29,14 @@ enum Owner {
 }
 
 impl Owner {
-    fn of(class: FrameClass, pfn: u64, mapped: &Mapped) -> Self {
+    /// Gives the owner of a frame.
+    pub(crate) fn of(class: FrameClass, pfn: u64, mapped: &Mapped) -> Self {
         let number = mapped.number(pfn).filter(|_| class == FrameClass::DriverMapped);
         number.map_or(Self::Class(class.index()), Self::Mapped)
     }
 
-    fn name(self, mapped: &Mapped) -> String {
+    /// Gives its name.
+    pub(crate) fn name(self, mapped: &Mapped) -> String {
         match self {
             Self::Mapped(number) => mapped.name(number),
             Self::Class(place) => FrameClass::ALL[place].name().to_owned(),
@@ -52,6 +54,9 @@ impl Owner {
 /// What an owner holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Holding {
+    /// Which one.
+    #[serde(skip)]
+    pub(crate) key: Owner,
     /// Its name.
     pub(crate) owner: String,
     /// Processes that map its frames; 0: not a matter of processes.
@@ -68,19 +73,24 @@ pub(crate) struct Holding {
     pub(crate) alone: u64,
 }
 
+/// Counts the frames of a block that stay, by owner.
+pub(crate) fn staying(block: &Block, mapped: &Mapped) -> BTreeMap<Owner, u64> {
+    let mut counts = BTreeMap::new();
+    for (pfn, &class) in (block.pfn..).zip(&block.classes).filter(|(_, class)| class.stays()) {
+        *counts.entry(Owner::of(class, pfn, mapped)).or_default() += 1;
+    }
+    counts
+}
+
 /// Counts what each owner holds; those who hold most alone come first.
 pub(crate) fn holdings(layout: &Layout, mapped: &Mapped) -> Vec<Holding> {
     let mut counts = BTreeMap::<Owner, [u64; 3]>::new();
     let mut examples = BTreeMap::<Owner, u64>::new();
-    let mut here = BTreeMap::<Owner, u64>::new();
     for Group { block, count } in layout.block_groups() {
         if Verdict::of(&ByClass::counted(&block.classes)) != Verdict::Hostage {
             continue;
         }
-        here.clear();
-        for (pfn, &class) in (block.pfn..).zip(&block.classes).filter(|(_, class)| class.stays()) {
-            *here.entry(Owner::of(class, pfn, mapped)).or_default() += 1;
-        }
+        let here = staying(&block, mapped);
         let alone = if here.len() == 1 { count } else { 0 };
         for (&owner, &frames) in &here {
             let sums = counts.entry(owner).or_default();
@@ -93,6 +103,7 @@ pub(crate) fn holdings(layout: &Layout, mapped: &Mapped) -> Vec<Holding> {
         }
     }
     let holding = |(owner, [frames, blocks, alone]): (Owner, [u64; 3])| Holding {
+        key: owner,
         owner: owner.name(mapped),
         processes: if let Owner::Mapped(number) = owner { mapped.processes(number) } else { 0 },
         example: examples.get(&owner).copied().unwrap_or(0),

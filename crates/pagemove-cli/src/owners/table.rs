@@ -3,7 +3,8 @@
 use comfy_table::Table;
 
 use super::Holding;
-use crate::layout::tables::{grouped, table};
+use crate::layout::tables::table;
+use crate::numbers::thousands;
 
 /// Owners that have a row of their own; the others are summed.
 const ROWS: usize = 20;
@@ -14,7 +15,7 @@ const NAME: usize = 46;
 pub(crate) fn holdings_table(holdings: &[Holding], ascii: bool) -> Option<Table> {
     let header = ["hostage blocks held by", "blocks", "alone", "frames", "one is at", "what it is, or how it is known"];
     let row = |holding: &Holding| {
-        let counts = [holding.blocks, holding.alone, holding.frames].map(grouped);
+        let counts = [holding.blocks, holding.alone, holding.frames].map(thousands);
         let name = match holding.processes {
             0 | 1 => holding.owner.clone(),
             several => format!("{} × {several}", holding.owner),
@@ -26,7 +27,7 @@ pub(crate) fn holdings_table(holdings: &[Holding], ascii: bool) -> Option<Table>
     let mut rows: Vec<Vec<String>> = shown.iter().map(row).collect();
     if !rest.is_empty() {
         // Blocks of several of them would count twice.
-        let sum = |of: fn(&Holding) -> u64| grouped(rest.iter().map(of).sum());
+        let sum = |of: fn(&Holding) -> u64| thousands(rest.iter().map(of).sum());
         let (alone, frames) = (sum(|holding| holding.alone), sum(|holding| holding.frames));
         let text = ["", "all: --json"].map(str::to_owned);
         rows.push([vec![format!("{} others", rest.len()), String::new(), alone, frames], text.to_vec()].concat());
@@ -48,10 +49,12 @@ fn cut(name: &str, ascii: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::owners::Owner;
 
     #[test]
     fn long_lists_and_names_are_cut_and_nothing_is_lost() {
         let holding = |number: u64| Holding {
+            key: Owner::Mapped(number as u32),
             owner: format!("/dev/{}{number}, mapped by program", "x".repeat(60)),
             processes: 3,
             example: 512,

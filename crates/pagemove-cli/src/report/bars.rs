@@ -5,8 +5,8 @@
 use maud::{Markup, html};
 
 use super::finding::all_blocks;
-use super::numbers::{DASH, change, percent, significant, thousands};
 use super::rows;
+use crate::numbers::{DASH, change, percent, significant, thousands};
 use crate::results::Results;
 
 /// Holders of hostages with a row of their own; the rest share one.

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use maud::{Markup, html};
 
-use super::numbers::{DASH, micros, thousands};
+use crate::numbers::{DASH, micros, thousands};
 use crate::results::{PolicyResult, Results};
 
 /// Size of the drawing and of its margins, in its own units.

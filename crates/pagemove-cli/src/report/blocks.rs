@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use maud::{Markup, html};
 
 use super::kind::{self, Fixed, Kind};
-use super::numbers::{change, thousands};
+use crate::numbers::{change, thousands};
 use crate::results::{BlockPicture, CLASSES, PolicyResult, Results};
 
 /// Steps of shade between an almost empty block and a full one; more than these an eye can't tell apart.

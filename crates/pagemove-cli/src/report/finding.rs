@@ -3,7 +3,7 @@
 //! Takes results, gives text. Claims nothing that the numbers don't show: no gain reads as no gain, and lost data
 //! comes before any gain.
 
-use super::numbers::{block_size, counted, thousands};
+use crate::numbers::{block_size, counted, thousands};
 use crate::results::{PolicyResult, Results};
 
 /// The finding, in words.

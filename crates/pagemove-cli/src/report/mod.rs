@@ -10,133 +10,82 @@ mod finding;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod kind;
-pub(crate) mod numbers;
 pub(crate) mod rows;
 mod tables;
 
-use std::fs::Permissions;
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use self::finding::{Verdict, baseline, finding, named, verdict};
-use self::numbers::{DASH, block_size, change, frames_size, micros, percent, significant, thousands};
+use crate::html::{Page, PageError};
+use crate::numbers::{DASH, block_size, change, frames_size, micros, percent, significant, thousands};
 use crate::results::{CLASSES, Results};
 
 /// Name of the page in its folder.
 const FILE_NAME: &str = "report.html";
 
-/// Why a report was not written; the folder then holds what it held before.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ReportError {
-    /// The folder does not exist and can't be made.
-    #[error("can't make the folder {} for the report", dir.display())]
-    Folder {
-        /// The folder.
-        dir: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The page can't be written in the folder.
-    #[error("can't write the report {}", path.display())]
-    Write {
-        /// The page.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
 /// Writes the report of a run as `report.html` in a folder, which it makes if need be, and gives the page's path.
-pub(crate) fn write(results: &Results, dir: &Path) -> Result<PathBuf, ReportError> {
-    std::fs::create_dir_all(dir).map_err(|source| ReportError::Folder { dir: dir.into(), source })?;
-    let path = dir.join(FILE_NAME);
-    write_whole(page(results).into_string().as_bytes(), dir, &path)
-        .map_err(|source| ReportError::Write { path: path.clone(), source })?;
-    Ok(path)
-}
-
-fn write_whole(bytes: &[u8], dir: &Path, path: &Path) -> io::Result<()> {
-    // Others may read it, as far as the umask lets them; a temporary file is its owner's alone otherwise.
-    let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(dir)?;
-    file.write_all(bytes)?;
-    // Or else a power failure could leave an empty file under the final name.
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+pub(crate) fn write(results: &Results, dir: &Path) -> Result<PathBuf, PageError> {
+    crate::html::write(&page(results), dir, FILE_NAME)
 }
 
 /// Gives the whole page.
 fn page(results: &Results) -> Markup {
     let finding = finding(results);
     let size = block_size(results.layout.pageblock_order);
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta http-equiv="Content-Security-Policy"
-                    content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
-                title { "pagemove: " (finding.claim) }
-                style { (PreEscaped(include_str!("style.css"))) }
+    let body = html! {
+        header {
+            p.kicker { "pagemove · one memory, compacted under each policy" }
+            h1 { (unbroken(&finding.claim, &size)) "." }
+            p.detail { (unbroken(&finding.detail, &size)) }
+            @for caveat in &finding.caveats { p.caveat { (caveat) } }
+            (judged(results))
+        }
+        main {
+            section {
+                (bars::free_blocks(results))
+                (key_figures(results))
             }
-            body {
-                header {
-                    p.kicker { "pagemove · one memory, compacted under each policy" }
-                    h1 { (unbroken(&finding.claim, &size)) "." }
-                    p.detail { (unbroken(&finding.detail, &size)) }
-                    @for caveat in &finding.caveats { p.caveat { (caveat) } }
-                    (judged(results))
-                }
-                main {
-                    section {
-                        (bars::free_blocks(results))
-                        (key_figures(results))
-                    }
-                    section {
-                        h2 { "Memory, block by block" }
-                        p { "Each cell is one block of " (size) ", in the order of its address, row by row. "
-                            "The stronger the shade, the fuller the block. The colour tells what the block is to that policy: "
-                            "the same page can hold a block hostage under one and be movable under another." }
-                        (blocks::section(results))
-                    }
-                    section {
-                        h2 { "Who holds the hostages" }
-                        (bars::hostages(results))
-                    }
-                    section {
-                        h2 { "Why pages stayed" }
-                        (tables::reasons(results))
-                    }
-                    section {
-                        h2 { "How long a thread was blocked" }
-                        (blocked::section(results))
-                    }
-                    section {
-                        h2 { "Speed" }
-                        (bars::throughput(results))
-                    }
-                    section {
-                        h2 { "All numbers" }
-                        (tables::everything(results))
-                    }
-                    section {
-                        h2 { "How to read this" }
-                        (reading(&size))
-                    }
-                    section {
-                        h2 { "How to repeat this" }
-                        (repeating(results))
-                    }
-                }
-                div #tip hidden data-classes=(CLASSES.join("|")) {}
-                script { (PreEscaped(include_str!("hover.js"))) }
+            section {
+                h2 { "Memory, block by block" }
+                p { "Each cell is one block of " (size) ", in the order of its address, row by row. "
+                    "The stronger the shade, the fuller the block. The colour tells what the block is to that policy: "
+                    "the same page can hold a block hostage under one and be movable under another." }
+                (blocks::section(results))
+            }
+            section {
+                h2 { "Who holds the hostages" }
+                (bars::hostages(results))
+            }
+            section {
+                h2 { "Why pages stayed" }
+                (tables::reasons(results))
+            }
+            section {
+                h2 { "How long a thread was blocked" }
+                (blocked::section(results))
+            }
+            section {
+                h2 { "Speed" }
+                (bars::throughput(results))
+            }
+            section {
+                h2 { "All numbers" }
+                (tables::everything(results))
+            }
+            section {
+                h2 { "How to read this" }
+                (reading(&size))
+            }
+            section {
+                h2 { "How to repeat this" }
+                (repeating(results))
             }
         }
-    }
+        div #tip hidden data-classes=(CLASSES.join("|")) {}
+    };
+    Page { title: &finding.claim, style: include_str!("run.css"), script: include_str!("hover.js"), body }.whole()
 }
 
 /// Keeps a size on one line with its unit.

@@ -4,8 +4,8 @@
 
 use maud::{Markup, html};
 
-use super::numbers::{DASH, change, counted, micros, seconds, thousands};
 use super::rows;
+use crate::numbers::{DASH, change, counted, micros, seconds, thousands};
 use crate::results::{PolicyResult, Results};
 
 /// Gives the pages that stayed, by reason and policy, the commonest reason first.

@@ -1,6 +1,7 @@
 //! The page as a whole: what is in it, that it is well formed, and that it appears whole or not at all.
 
 use super::*;
+use std::os::unix::fs::PermissionsExt as _;
 
 /// Elements that have no end, so the check of the nesting must not wait for one.
 const VOID: [&str; 1] = ["meta"];
@@ -140,13 +141,13 @@ fn a_failed_write_leaves_nothing() {
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
     let error = write(&fixture::results(1), &file).unwrap_err();
-    assert!(matches!(&error, ReportError::Folder { dir, .. } if *dir == file));
+    assert!(matches!(&error, PageError::Folder { dir, .. } if *dir == file));
 
     let taken = dir.path().join("taken");
     std::fs::create_dir_all(taken.join(FILE_NAME).join("full")).unwrap();
     let error = write(&fixture::results(1), &taken).unwrap_err();
     assert!(error.to_string().contains(FILE_NAME));
-    assert!(matches!(error, ReportError::Write { .. }));
+    assert!(matches!(error, PageError::Write { .. }));
     // Nor does it leave half a page under another name.
     assert_eq!(std::fs::read_dir(&taken).unwrap().count(), 1);
 }

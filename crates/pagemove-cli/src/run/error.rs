@@ -1,7 +1,7 @@
 //! Why a run ends early, and with which exit code: 1 a check failed, 2 bad input or a machine that can't be had,
 //! 130 stopped by a signal. Each error is one sentence that a user can act on.
 
-use std::{io, path::PathBuf};
+use std::io;
 
 use pagemove::{
     space::{FaultError, FileError, PinError, SpaceError},
@@ -58,17 +58,9 @@ pub(crate) enum RunError {
     /// There is no page whose word could be checked.
     #[error("the layout leaves no room for a page whose word can be checked; take another one, or more memory")]
     NothingToCheck,
-    /// The folder for the report is none, or can't be written.
-    #[error("can't write a report in {}: {source}; name another folder with --report", dir.display())]
-    ReportDir {
-        /// The folder, or the one above it that exists.
-        dir: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The report could not be written after all.
+    /// The report can't be written.
     #[error(transparent)]
-    Report(#[from] crate::report::ReportError),
+    Report(#[from] crate::html::PageError),
     /// Signals can't be caught.
     #[error("can't catch Ctrl-C: {0}")]
     Signals(io::Error),

@@ -33,7 +33,7 @@ pub(crate) mod words;
 pub(crate) mod world;
 pub(crate) mod writers;
 
-use std::{io, num::NonZeroUsize, path::Path};
+use std::{io, num::NonZeroUsize};
 
 use pagemove::{
     port::Contents,
@@ -46,6 +46,7 @@ use self::{
 };
 use crate::{
     cancel::Stop,
+    html,
     layout::{Layout, LayoutSource},
     message::{print, say},
     report,
@@ -56,7 +57,7 @@ use crate::{
 /// Runs the command; gives false if a check failed.
 pub(crate) fn run(args: &RunArgs) -> Result<bool, RunError> {
     let stop = Stop::on_signals().map_err(RunError::Signals)?;
-    writable(&args.report)?;
+    html::writable(&args.report)?;
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let damage = Damage::none(seed);
     damage.verdict(run_all(args, seed, &stop, &damage))
@@ -152,11 +153,4 @@ fn probe(args: &RunArgs, memory: Memory) -> Result<(), RunError> {
     let frames = (memory.bytes() / PAGE_SIZE as u64) as u32;
     Hosted::new(Config { frames, cpus: args.writers() + 1, tlb: args.tlb.kind(), contents: Contents::All })?;
     Ok(())
-}
-
-/// Finds out now whether the report can be written, and not after all the work; leaves nothing behind.
-fn writable(dir: &Path) -> Result<(), RunError> {
-    let exists = dir.ancestors().find(|folder| folder.exists());
-    let folder = exists.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::tempfile_in(folder).map(drop).map_err(|source| RunError::ReportDir { dir: folder.into(), source })
 }

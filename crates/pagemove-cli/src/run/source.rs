@@ -6,8 +6,8 @@ use crate::{
     layout::{
         Layout, LayoutSource, SourceError,
         settle::{restore_left, settle},
-        tables::grouped,
     },
+    numbers::thousands,
 };
 
 /// Opens the layout; gives where it comes from, and says what is uncertain about it.
@@ -27,7 +27,7 @@ pub(crate) fn open(args: &RunArgs, progress: &Progress, stop: &Stop) -> Result<(
             if let Some(check) = check.filter(|check| check.per_cpu > check.captured / 1000) {
                 progress.say(&format!(
                     "{} frames that count as the kernel's here may be free, on per-CPU lists: --settle trims these first.",
-                    grouped(check.per_cpu)
+                    thousands(check.per_cpu)
                 ));
             }
             Ok((source, layout))

@@ -5,22 +5,23 @@ use std::{fs, path::Path};
 use serde::Serialize;
 
 use crate::{
-    layout::tables::{grouped, mib, table},
+    layout::tables::{mib, table},
+    numbers::thousands,
     terminal::plain,
 };
 
 /// The free blocks of a zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct FreeBlocks {
-    node: u32,
-    zone: String,
+    pub(super) node: u32,
+    pub(super) zone: String,
     /// By order, from 0 on.
-    blocks: Vec<u64>,
-    free_frames: u64,
+    pub(super) blocks: Vec<u64>,
+    pub(super) free_frames: u64,
     /// Of 1000 free frames, how many are in blocks too small for a pageblock (Linux: `unusable_index`).
-    unusable_per_mille: u64,
+    pub(super) unusable_per_mille: u64,
     /// Why a pageblock can't be had: from 0, for lack of memory, to 1000, for fragmentation; -1000: there is one (Linux: `extfrag_index`).
-    fragmentation_index: i64,
+    pub(super) fragmentation_index: i64,
 }
 
 /// Reads those of this machine; `order` is that of a pageblock. None if the kernel doesn't say.
@@ -29,7 +30,7 @@ pub(super) fn read(order: u8) -> Vec<FreeBlocks> {
 }
 
 /// Reads lines such as `Node 0, zone   Normal    8    4    0`; passes over others.
-fn parse(text: &str, order: u8) -> Vec<FreeBlocks> {
+pub(super) fn parse(text: &str, order: u8) -> Vec<FreeBlocks> {
     let zone = |line: &str| {
         let (node, rest) = line.strip_prefix("Node ")?.split_once(", zone")?;
         let mut words = rest.split_whitespace();
@@ -72,7 +73,7 @@ pub(super) fn describe(zones: &[FreeBlocks], frame_bytes: u64, ascii: bool) -> S
     header.extend(["MiB", "unusable", "index"].map(str::to_owned));
     let row = |zone: &FreeBlocks| {
         let mut cells = vec![format!("{}, node {}", zone.zone, zone.node)];
-        cells.extend((0..orders).map(|order| grouped(zone.blocks.get(order).copied().unwrap_or(0))));
+        cells.extend((0..orders).map(|order| thousands(zone.blocks.get(order).copied().unwrap_or(0))));
         let unusable = format!("{:.1} %", zone.unusable_per_mille as f64 / 10.0);
         cells.extend([mib(zone.free_frames, frame_bytes), unusable, zone.fragmentation_index.to_string()]);
         cells

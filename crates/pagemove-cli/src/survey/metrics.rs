@@ -110,7 +110,8 @@ mod tests {
     #[test]
     fn a_parser_reads_what_the_census_counts() {
         let sample = Layout::sample();
-        let mut view = View::of(&sample, &Mapped::default());
+        let mapped = Mapped::default();
+        let mut view = View::of(&sample, &mapped);
         view.pins = Some(7);
         view.counters = vec![("compact_fail", 12)];
         view.holdings[0].owner = "a \"name\"\\ with\nlines\u{202e}".into();
@@ -129,7 +130,8 @@ mod tests {
     #[test]
     fn owners_are_bounded() {
         let sample = Layout::sample();
-        let mut view = View::of(&sample, &Mapped::default());
+        let mapped = Mapped::default();
+        let mut view = View::of(&sample, &mapped);
         let one = view.holdings[0].clone();
         view.holdings =
             (0..1000).map(|number| crate::owners::Holding { owner: format!("{number}"), ..one.clone() }).collect();

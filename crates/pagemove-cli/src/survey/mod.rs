@@ -3,8 +3,10 @@
 //! Takes a layout (by default this machine's), prints tables and a picture, or one JSON object. Promises that stdout
 //! holds the result and nothing else; progress, notes and errors go to stderr.
 
+mod doubts;
 mod free;
 mod metrics;
+mod page;
 mod text;
 mod view;
 
@@ -21,20 +23,21 @@ use self::view::View;
 use crate::{
     cancel::{STOPPED, Stop, Stopped},
     diff::{Diff, DiffError, describe},
+    html::{self, PageError},
     layout::{
         Layout, LayoutError, LayoutSource, Sizes, SourceError,
         capture::CaptureError,
-        file::write_whole,
         settle::{SettleError, restore_left, settle},
-        tables::grouped,
     },
     message::{print, say},
+    numbers::thousands,
     owners::{
         explain::{FrameNumber, explain},
         mapped::Mapped,
         sums,
     },
     terminal,
+    whole_file::write_whole,
 };
 
 /// Where Linux is told to compact.
@@ -62,11 +65,14 @@ pub(crate) struct SurveyArgs {
     #[arg(long)]
     settle: bool,
     /// Tells all about the pageblock of this PFN (decimal, or 0x and hexadecimal).
-    #[arg(long, value_name = "PFN", conflicts_with_all = ["json", "textfile", "threshold"])]
+    #[arg(long, value_name = "PFN", conflicts_with_all = ["json", "textfile", "threshold", "report"])]
     explain: Option<FrameNumber>,
     /// Has Linux compact all memory (vm.compact_memory), and tells what came of it: which blocks that could be emptied were.
-    #[arg(long = "try", conflicts_with_all = ["json", "explain", "openmetrics", "textfile", "save", "blocks", "threshold"])]
+    #[arg(long = "try", conflicts_with_all = ["json", "explain", "openmetrics", "textfile", "save", "blocks", "threshold", "report"])]
     tries: bool,
+    /// Also writes a page with a picture of every block to this folder: survey.html, which needs nothing else.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
@@ -85,7 +91,12 @@ impl SurveyArgs {
     /// Nothing is asked for that takes the frames' classes.
     fn is_plain(&self) -> bool {
         let is_text = !self.json && !self.openmetrics && self.explain.is_none() && self.textfile.is_none();
-        is_text && !self.tries && self.save.is_none() && self.blocks.is_none() && self.threshold.is_none()
+        is_text
+            && self.report.is_none()
+            && !self.tries
+            && self.save.is_none()
+            && self.blocks.is_none()
+            && self.threshold.is_none()
     }
 }
 
@@ -116,6 +127,9 @@ pub(crate) enum SurveyError {
     /// The machine has changed while it was looked at.
     #[error(transparent)]
     Diff(#[from] DiffError),
+    /// The report can't be written.
+    #[error(transparent)]
+    Report(#[from] PageError),
     /// Signals can't be caught.
     #[error("can't catch Ctrl-C: {0}")]
     Signals(io::Error),
@@ -170,6 +184,9 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     if args.tries && !is_live {
         return Err(SurveyError::TryLive);
     }
+    if let Some(dir) = &args.report {
+        html::writable(dir)?;
+    }
     if is_live {
         restore_left();
     }
@@ -177,7 +194,7 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
         say("--settle is of use with --layout live only.");
     } else if args.settle {
         let (before, after) = settle(&stop)?;
-        say(&format!("Per-CPU free lists: {} frames, {} before trimming.", grouped(after), grouped(before)));
+        say(&format!("Per-CPU free lists: {} frames, {} before trimming.", thousands(after), thousands(before)));
     }
     let opened = behind_a_bar("Reading the frame table", |progress| args.layout.open(&stop, progress));
     let (mut layout, check) = match opened {
@@ -198,7 +215,7 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
         layout.save(path)?;
         say(&format!(
             "Saved {} pageblocks to {}.",
-            grouped(layout.block_groups().map(|group| group.count).sum()),
+            thousands(layout.block_groups().map(|group| group.count).sum()),
             path.display()
         ));
     }
@@ -229,6 +246,10 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
             let metrics = metrics::textfile(&view);
             write_whole(path, |file| file.write_all(metrics.as_bytes()))
                 .map_err(|error| LayoutError::Unwritable { path: path.clone(), error })?;
+        }
+        if let Some(dir) = &args.report {
+            let path = html::write(&page::page(&view), dir, "survey.html")?;
+            say(&format!("Report: {}", path.display()));
         }
         is_enough = args.threshold.is_none_or(|least| view.census.total.blocks.free >= least);
         if args.openmetrics {

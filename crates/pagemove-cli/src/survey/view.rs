@@ -37,6 +37,7 @@ pub(super) struct Survey<'a> {
 /// What there is to tell of a layout.
 pub(super) struct View<'l> {
     pub(super) layout: &'l Layout,
+    pub(super) mapped: &'l Mapped,
     pub(super) census: Census,
     pub(super) picture: Picture,
     pub(super) held: Held,
@@ -63,7 +64,7 @@ pub(super) struct Held {
 
 impl<'l> View<'l> {
     /// Looks at a layout.
-    pub(super) fn of(layout: &'l Layout, mapped: &Mapped) -> Self {
+    pub(super) fn of(layout: &'l Layout, mapped: &'l Mapped) -> Self {
         let (mut picture, mut held) = (Picture::default(), Held::default());
         let census = Census::take(layout, |frames, verdict, count| {
             picture.add(frames, verdict, count);
@@ -75,6 +76,7 @@ impl<'l> View<'l> {
         let (holdings, unread, is_blind) = (holdings(layout, mapped), mapped.unread, mapped.is_blind);
         Self {
             layout,
+            mapped,
             census,
             picture,
             held,
