@@ -61,6 +61,16 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
+    /// Returns what a person reads.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "wholly free",
+            Self::Movable => "could be emptied",
+            Self::Hostage => "hostage",
+            Self::Full => "nothing to gain",
+        }
+    }
+
     /// Judges a pageblock by its frames.
     pub(crate) fn of(frames: &ByClass) -> Self {
         let stay = frames.sum(FrameClass::stays);

@@ -13,12 +13,17 @@ pub(super) struct Online {
     pub(super) end_pfn: u64,
 }
 
+/// Gives the frames of a memory block: number N begins at N times as many.
+pub(crate) fn frames(sys: &Path, frame_bytes: u64) -> Option<u64> {
+    let size = fs::read_to_string(sys.join("devices/system/memory/block_size_bytes")).ok()?;
+    let frames = u64::from_str_radix(size.trim(), 16).ok()? / frame_bytes;
+    (frames > 0).then_some(frames)
+}
+
 /// Finds all that are online; neighbours of one node are one range.
 pub(super) fn online(sys: &Path, frame_bytes: u64) -> Vec<Online> {
     let memory = sys.join("devices/system/memory");
-    let frames = fs::read_to_string(memory.join("block_size_bytes")).ok();
-    let frames = frames.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).map(|bytes| bytes / frame_bytes);
-    let Some(frames) = frames.filter(|&frames| frames > 0) else { return Vec::new() };
+    let Some(frames) = frames(sys, frame_bytes) else { return Vec::new() };
     let is_online = |name: &str| {
         let state = fs::read_to_string(memory.join(name).join("state")).unwrap_or_default();
         matches!(state.trim(), "online" | "going-offline")

@@ -18,10 +18,11 @@ pub mod fuzz;
 #[cfg(test)]
 mod file_tests;
 mod kpage;
-mod memory_blocks;
+pub(crate) mod memory_blocks;
 mod parts;
 mod physical;
 pub(crate) mod picture;
+pub(crate) mod plan;
 mod scale;
 pub(crate) mod settle;
 mod source;

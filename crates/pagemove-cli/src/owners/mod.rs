@@ -5,6 +5,7 @@
 
 pub(crate) mod explain;
 pub(crate) mod mapped;
+pub(crate) mod range;
 mod smaps;
 pub(crate) mod sums;
 pub(crate) mod table;
@@ -71,6 +72,8 @@ pub(crate) struct Holding {
     pub(crate) blocks: u64,
     /// Those in which only its frames stay.
     pub(crate) alone: u64,
+    /// Pages beside them in these, which would have to move.
+    pub(crate) to_move: u64,
 }
 
 /// Counts the frames of a block that stay, by owner.
@@ -84,10 +87,11 @@ pub(crate) fn staying(block: &Block, mapped: &Mapped) -> BTreeMap<Owner, u64> {
 
 /// Counts what each owner holds; those who hold most alone come first.
 pub(crate) fn holdings(layout: &Layout, mapped: &Mapped) -> Vec<Holding> {
-    let mut counts = BTreeMap::<Owner, [u64; 3]>::new();
+    let mut counts = BTreeMap::<Owner, [u64; 4]>::new();
     let mut examples = BTreeMap::<Owner, u64>::new();
     for Group { block, count } in layout.block_groups() {
-        if Verdict::of(&ByClass::counted(&block.classes)) != Verdict::Hostage {
+        let classes = ByClass::counted(&block.classes);
+        if Verdict::of(&classes) != Verdict::Hostage {
             continue;
         }
         let here = staying(&block, mapped);
@@ -97,12 +101,13 @@ pub(crate) fn holdings(layout: &Layout, mapped: &Mapped) -> Vec<Holding> {
             if sums[1] == 0 || alone > 0 && sums[2] == 0 {
                 examples.insert(owner, block.pfn);
             }
-            for (sum, more) in sums.iter_mut().zip([count * frames, count, alone]) {
+            let to_move = alone * classes.sum(FrameClass::linux_moves);
+            for (sum, more) in sums.iter_mut().zip([count * frames, count, alone, to_move]) {
                 *sum += more;
             }
         }
     }
-    let holding = |(owner, [frames, blocks, alone]): (Owner, [u64; 3])| Holding {
+    let holding = |(owner, [frames, blocks, alone, to_move]): (Owner, [u64; 4])| Holding {
         key: owner,
         owner: owner.name(mapped),
         processes: if let Owner::Mapped(number) = owner { mapped.processes(number) } else { 0 },
@@ -111,6 +116,7 @@ pub(crate) fn holdings(layout: &Layout, mapped: &Mapped) -> Vec<Holding> {
         frames,
         blocks,
         alone,
+        to_move,
     };
     let mut holdings: Vec<Holding> = counts.into_iter().map(holding).collect();
     holdings.sort_by_key(|holding| Reverse((holding.alone, holding.blocks)));
@@ -133,6 +139,7 @@ mod tests {
         let rows: Vec<_> = found.iter().map(|row| (row.owner.as_str(), row.frames, row.blocks, row.alone)).collect();
         // The block of four slabs is nobody's hostage.
         assert_eq!(rows, [("driver, mapped", 3, 2, 2), ("slab", 1, 1, 1)]);
+        assert_eq!(found.iter().map(|row| row.to_move).collect::<Vec<_>>(), [2, 0]);
         assert_eq!(found.iter().map(|row| row.example).collect::<Vec<_>>(), [4, 0]);
     }
 }

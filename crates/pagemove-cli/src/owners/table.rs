@@ -62,6 +62,7 @@ mod tests {
             frames: 10,
             blocks: 2,
             alone: 1,
+            to_move: 100,
         };
         let all: Vec<Holding> = (0..25).map(holding).collect();
         let text = holdings_table(&all, true).expect("rows").to_string();

@@ -3,179 +3,42 @@
 //! Takes a layout (by default this machine's), prints tables and a picture, or one JSON object. Promises that stdout
 //! holds the result and nothing else; progress, notes and errors go to stderr.
 
+mod args;
+mod bar;
 mod doubts;
+mod error;
 mod free;
 mod metrics;
 mod page;
+mod planned;
 mod text;
 mod view;
 
-use std::{
-    fs, io,
-    num::NonZeroUsize,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{fs, io, path::Path};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 
-use self::view::View;
+pub(crate) use self::args::SurveyArgs;
+use self::{bar::behind_a_bar, error::SurveyError, view::View};
 use crate::{
-    cancel::{STOPPED, Stop, Stopped},
-    diff::{Diff, DiffError, describe},
-    html::{self, PageError},
+    cancel::Stop,
+    diff::{Diff, describe},
+    html,
     layout::{
         Layout, LayoutError, LayoutSource, Sizes, SourceError,
         capture::CaptureError,
-        settle::{SettleError, restore_left, settle},
+        memory_blocks, plan,
+        settle::{restore_left, settle},
     },
     message::{print, say},
     numbers::thousands,
-    owners::{
-        explain::{FrameNumber, explain},
-        mapped::Mapped,
-        sums,
-    },
+    owners::{explain::explain, mapped::Mapped, range, sums},
     terminal,
     whole_file::write_whole,
 };
 
 /// Where Linux is told to compact.
 const COMPACT: &str = "/proc/sys/vm/compact_memory";
-/// A bar that is gone at once says nothing.
-const QUIET: Duration = Duration::from_secs(1);
-
-/// Shows what physical memory holds, and which pages hold its blocks hostage.
-#[derive(Debug, clap::Args)]
-pub(crate) struct SurveyArgs {
-    /// What to look at: this machine (without root only its free blocks by order), the sample that ships with the command, or a layout file.
-    #[arg(long, value_name = "live|sample|FILE", default_value_t = LayoutSource::Live)]
-    layout: LayoutSource,
-    /// Keeps this many pageblocks, evenly spread; more than there are repeat the pattern.
-    #[arg(long, value_name = "N")]
-    blocks: Option<NonZeroUsize>,
-    /// Saves the layout.
-    #[arg(long, value_name = "FILE")]
-    save: Option<PathBuf>,
-    /// Says in the saved file where the layout comes from.
-    #[arg(long, value_name = "TEXT", requires = "save")]
-    note: Option<String>,
-    /// Has Linux trim its per-CPU free lists first (a sysctl, set back afterwards): frames there look like the
-    /// kernel's own.
-    #[arg(long)]
-    settle: bool,
-    /// Tells all about the pageblock of this PFN (decimal, or 0x and hexadecimal).
-    #[arg(long, value_name = "PFN", conflicts_with_all = ["json", "textfile", "threshold", "report"])]
-    explain: Option<FrameNumber>,
-    /// Has Linux compact all memory (vm.compact_memory), and tells what came of it: which blocks that could be emptied were.
-    #[arg(long = "try", conflicts_with_all = ["json", "explain", "openmetrics", "textfile", "save", "blocks", "threshold", "report"])]
-    tries: bool,
-    /// Also writes a page with a picture of every block to this folder: survey.html, which needs nothing else.
-    #[arg(long, value_name = "DIR")]
-    report: Option<PathBuf>,
-    /// Prints one JSON object.
-    #[arg(long)]
-    json: bool,
-    /// Prints metrics in the OpenMetrics format.
-    #[arg(long, conflicts_with_all = ["json", "explain"])]
-    openmetrics: bool,
-    /// Also writes the metrics to this file, whole or not at all, for node_exporter's textfile collector.
-    #[arg(long, value_name = "FILE")]
-    textfile: Option<PathBuf>,
-    /// Exits with 1 if fewer blocks than this are wholly free.
-    #[arg(long, value_name = "BLOCKS")]
-    threshold: Option<u64>,
-}
-
-impl SurveyArgs {
-    /// Nothing is asked for that takes the frames' classes.
-    fn is_plain(&self) -> bool {
-        let is_text = !self.json && !self.openmetrics && self.explain.is_none() && self.textfile.is_none();
-        is_text
-            && self.report.is_none()
-            && !self.tries
-            && self.save.is_none()
-            && self.blocks.is_none()
-            && self.threshold.is_none()
-    }
-}
-
-/// Why there is no survey.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SurveyError {
-    /// There is no layout to look at.
-    #[error("{0}{advice}", advice = advice(.0))]
-    Source(SourceError),
-    /// The layout can't be scaled or saved.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// The per-CPU lists can't be trimmed.
-    #[error("can't trim the per-CPU free lists: {0}; leave out --settle, or run as root")]
-    Settle(SettleError),
-    /// A signal.
-    #[error(transparent)]
-    Stopped(#[from] Stopped),
-    /// There is no such block.
-    #[error("PFN {0:#x} is in no pageblock of this layout")]
-    NoBlock(u64),
-    /// Linux doesn't compact.
-    #[error("can't have Linux compact memory: {COMPACT}: {0}; it takes root")]
-    Compact(io::Error),
-    /// Only this machine can be compacted.
-    #[error("--try is of use with --layout live only")]
-    TryLive,
-    /// The machine has changed while it was looked at.
-    #[error(transparent)]
-    Diff(#[from] DiffError),
-    /// The report can't be written.
-    #[error(transparent)]
-    Report(#[from] PageError),
-    /// Signals can't be caught.
-    #[error("can't catch Ctrl-C: {0}")]
-    Signals(io::Error),
-    /// Stdout is gone.
-    #[error("can't print: {0}")]
-    Print(#[from] io::Error),
-}
-
-impl SurveyError {
-    /// Gives the code to exit with: a survey checks nothing, so what fails is the input or the machine.
-    pub(crate) fn exit_code(&self) -> u8 {
-        match self {
-            Self::Stopped(Stopped) => STOPPED,
-            _ => 2,
-        }
-    }
-}
-
-impl From<SourceError> for SurveyError {
-    fn from(error: SourceError) -> Self {
-        match error {
-            SourceError::Stopped(stopped) => Self::Stopped(stopped),
-            error => Self::Source(error),
-        }
-    }
-}
-
-impl From<SettleError> for SurveyError {
-    fn from(error: SettleError) -> Self {
-        match error {
-            SettleError::Stopped(stopped) => Self::Stopped(stopped),
-            error => Self::Settle(error),
-        }
-    }
-}
-
-/// Says what a user can do about it.
-fn advice(error: &SourceError) -> &'static str {
-    match error {
-        SourceError::Live(CaptureError::Permission(_)) => {
-            "\nRun it as root (sudo pagemove survey), or look at the sample: pagemove survey --layout sample"
-        }
-        SourceError::Live(CaptureError::Missing(_)) => "\nLook at the sample: pagemove survey --layout sample",
-        _ => "",
-    }
-}
 
 /// Runs the command; gives false if fewer blocks are free than were asked for.
 pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
@@ -228,40 +91,59 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     } else {
         Mapped::default()
     };
-    let mut is_enough = true;
-    let text = if let Some(frame) = args.explain {
-        let text = explain(&layout, &mapped, frame).ok_or(SurveyError::NoBlock(frame.0))?;
-        if terminal::is_utf8() { text } else { terminal::to_ascii(&text) }
+    if let Some(text) = answer(args, &layout, &mapped, is_whole)? {
+        print(&text)?;
+        return Ok(true);
+    }
+    let mut view = View::of(&layout, &mapped);
+    if is_whole {
+        let counts = sums::vmstat();
+        view.check = check;
+        view.sums = sums::read(&counts, layout.sizes().frame_bytes);
+        view.pins = sums::pins(&counts);
+        view.counters = metrics::counters(&counts);
+        view.free_blocks = free::read(layout.pageblock_order());
+    }
+    if let Some(path) = &args.textfile {
+        let metrics = metrics::textfile(&view);
+        write_whole(path, |file| file.write_all(metrics.as_bytes()))
+            .map_err(|error| LayoutError::Unwritable { path: path.clone(), error })?;
+    }
+    if let Some(dir) = &args.report {
+        let path = html::write(&page::page(&view), dir, "survey.html")?;
+        say(&format!("Report: {}", path.display()));
+    }
+    print(&if args.openmetrics {
+        metrics::openmetrics(&view)
+    } else if args.json {
+        json(&view.json())?
     } else {
-        let mut view = View::of(&layout, &mapped);
-        if is_whole {
-            let counts = sums::vmstat();
-            view.check = check;
-            view.sums = sums::read(&counts, layout.sizes().frame_bytes);
-            view.pins = sums::pins(&counts);
-            view.counters = metrics::counters(&counts);
-            view.free_blocks = free::read(layout.pageblock_order());
-        }
-        if let Some(path) = &args.textfile {
-            let metrics = metrics::textfile(&view);
-            write_whole(path, |file| file.write_all(metrics.as_bytes()))
-                .map_err(|error| LayoutError::Unwritable { path: path.clone(), error })?;
-        }
-        if let Some(dir) = &args.report {
-            let path = html::write(&page::page(&view), dir, "survey.html")?;
-            say(&format!("Report: {}", path.display()));
-        }
-        is_enough = args.threshold.is_none_or(|least| view.census.total.blocks.free >= least);
-        if args.openmetrics {
-            metrics::openmetrics(&view)
-        } else if args.json {
-            serde_json::to_string_pretty(&view.json()).map_err(io::Error::from)? + "\n"
-        } else {
-            text::describe(&view, !terminal::is_utf8())
-        }
-    };
-    print(&text)?;
-    Ok(is_enough)
+        text::describe(&view, !terminal::is_utf8())
+    })?;
+    Ok(args.threshold.is_none_or(|least| view.census.total.blocks.free >= least))
+}
+
+/// Answers a question about the layout; `None` if there is none, and all is to be told.
+fn answer(args: &SurveyArgs, layout: &Layout, mapped: &Mapped, is_whole: bool) -> Result<Option<String>, SurveyError> {
+    let ascii = !terminal::is_utf8();
+    Ok(Some(if let Some(frame) = args.explain {
+        let text = explain(layout, mapped, frame).ok_or(SurveyError::NoBlock(frame.0))?;
+        if ascii { terminal::to_ascii(&text) } else { text }
+    } else if let Some(range) = args.range {
+        let frame_bytes = layout.sizes().frame_bytes;
+        let memory_block = if is_whole { memory_blocks::frames(Path::new("/sys"), frame_bytes) } else { None };
+        let rows = range::rows(layout, mapped, range, memory_block).ok_or(SurveyError::NoMemoryBlocks)?;
+        if args.json { json(&rows)? } else { range::describe(&rows, ascii) }
+    } else if args.plan {
+        let plans = plan::plan(layout);
+        if args.json { json(&plans)? } else { planned::describe(&plans, layout.sizes(), ascii) }
+    } else {
+        return Ok(None);
+    }))
+}
+
+fn json(value: &impl Serialize) -> Result<String, SurveyError> {
+    Ok(serde_json::to_string_pretty(value).map_err(io::Error::from)? + "\n")
 }
 
 /// Has Linux compact memory, and tells what changed.
@@ -289,39 +171,4 @@ fn without_frames(error: &CaptureError) -> Result<bool, SurveyError> {
     };
     say(&format!("This is what anybody may read: {error}.\n{more} what is in each block, and who holds it."));
     Ok(true)
-}
-
-/// Does something behind a progress bar.
-fn behind_a_bar<R>(what: &'static str, work: impl FnOnce(&mut dyn FnMut(u64, u64)) -> R) -> R {
-    let (start, mut bar) = (Instant::now(), None::<ProgressBar>);
-    let result = work(&mut |done, total| {
-        if start.elapsed() < QUIET {
-            return;
-        }
-        let bar = bar.get_or_insert_with(|| {
-            let style = ProgressStyle::with_template("{msg} {wide_bar} {percent} %");
-            let bar = ProgressBar::new(total).with_message(what);
-            // The template is a constant; the plain bar would do as well.
-            if let Ok(style) = style { bar.with_style(style) } else { bar }
-        });
-        bar.set_position(done);
-    });
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
-    result
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_cant_be_read_comes_with_advice() {
-        let denied = SourceError::from(CaptureError::Permission("/proc/kpageflags".into()));
-        let error = SurveyError::from(denied);
-        let said = error.to_string();
-        assert!(said.contains("/proc/kpageflags can be read by root only\nRun it as root"), "{said}");
-        assert_eq!((error.exit_code(), SurveyError::from(LayoutError::NoZone).exit_code()), (2, 2));
-    }
 }

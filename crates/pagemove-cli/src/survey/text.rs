@@ -46,10 +46,11 @@ pub(super) fn describe(view: &View<'_>, ascii: bool) -> String {
     );
     if let Some(first) = view.holdings.first().filter(|first| first.alone > 0) {
         text += &format!(
-            "If all pages of one owner could move, most would be gained with {}: {} blocks, {} MiB.\n",
+            "If all pages of one owner could move, most would be gained with {}: {} blocks, {} MiB;\n{} pages beside them would move.\n",
             first.owner,
             thousands(first.alone),
             mib(first.alone * layout.frames_per_block(), census.frame_bytes),
+            thousands(first.to_move),
         );
     }
     text += &sums(view);

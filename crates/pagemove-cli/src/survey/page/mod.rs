@@ -135,13 +135,14 @@ fn owners(view: &View<'_>) -> Markup {
     html! {
         div.scroll {
             table.numbers.owners {
-                thead { tr { th { "Owner" } th { "blocks" } th { "alone" } th { "frames" } th { "processes" } th { "one is at" } th { "what it is, or how it is known" } } }
+                thead { tr { th { "Owner" } th { "blocks" } th { "alone" } th { "to move" } th { "frames" } th { "processes" } th { "one is at" } th { "what it is, or how it is known" } } }
                 tbody {
                     @for (at, holding) in shown.iter().enumerate() {
                         tr {
                             th scope="row" { button.js hidden data-owner=(at) { (holding.owner) } span.plain { (holding.owner) } }
                             td { (thousands(holding.blocks)) }
                             td { (thousands(holding.alone)) }
+                            td { (thousands(holding.to_move)) }
                             td { (thousands(holding.frames)) }
                             td { @if holding.processes > 0 { (thousands(holding.processes)) } }
                             td { (format!("{:#x}", holding.example)) }
@@ -154,7 +155,7 @@ fn owners(view: &View<'_>) -> Markup {
         @if !rest.is_empty() { p.note { "And " (thousands(rest.len() as u64)) " more owners: survey --json has all." } }
         p.note {
             "Blocks: hostage blocks with a frame of this owner. Alone: those that only this owner holds, and which would be gained if its "
-            "pages could move."
+            "pages could move. To move: the pages beside them in these."
         }
     }
 }
