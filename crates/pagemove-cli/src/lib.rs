@@ -12,6 +12,7 @@ mod soak;
 mod survey;
 mod table;
 mod terminal;
+mod why;
 
 pub use layout::fuzz;
 

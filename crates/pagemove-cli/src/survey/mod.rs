@@ -35,6 +35,7 @@ use crate::{
         sums,
     },
     terminal,
+    why::{self, WhyError},
 };
 
 /// Where Linux is told to compact.
@@ -67,6 +68,16 @@ pub(crate) struct SurveyArgs {
     /// Has Linux compact all memory (vm.compact_memory), and tells what came of it: which blocks that could be emptied were.
     #[arg(long = "try", conflicts_with_all = ["json", "explain", "openmetrics", "textfile", "save", "blocks", "threshold"])]
     tries: bool,
+    /// Watches for so many seconds why Linux doesn't compact or move memory (its tracepoints; it takes root).
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "10",
+        value_parser = clap::value_parser!(u64).range(1..),
+        conflicts_with_all = ["explain", "openmetrics", "textfile", "save", "blocks", "threshold", "tries", "settle"]
+    )]
+    why: Option<u64>,
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
@@ -113,6 +124,9 @@ pub(crate) enum SurveyError {
     /// Only this machine can be compacted.
     #[error("--try is of use with --layout live only")]
     TryLive,
+    /// Linux can't be watched.
+    #[error(transparent)]
+    Why(WhyError),
     /// The machine has changed while it was looked at.
     #[error(transparent)]
     Diff(#[from] DiffError),
@@ -139,6 +153,15 @@ impl From<SourceError> for SurveyError {
         match error {
             SourceError::Stopped(stopped) => Self::Stopped(stopped),
             error => Self::Source(error),
+        }
+    }
+}
+
+impl From<WhyError> for SurveyError {
+    fn from(error: WhyError) -> Self {
+        match error {
+            WhyError::Stopped(stopped) => Self::Stopped(stopped),
+            error => Self::Why(error),
         }
     }
 }
@@ -172,6 +195,10 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     }
     if is_live {
         restore_left();
+    }
+    if let Some(seconds) = args.why {
+        why::run(seconds, is_live, args.json, &stop)?;
+        return Ok(true);
     }
     if args.settle && !is_live {
         say("--settle is of use with --layout live only.");
