@@ -1,5 +1,6 @@
 //! The command `pagemove`, as a library: so that its tests and fuzz targets reach what reads files. Not for other programs,
 //! which want the core.
+mod bar;
 mod cancel;
 mod diff;
 mod html;
@@ -15,6 +16,7 @@ mod survey;
 mod table;
 mod terminal;
 mod whole_file;
+mod why;
 
 pub use layout::fuzz;
 

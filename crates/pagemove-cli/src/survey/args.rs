@@ -38,6 +38,17 @@ pub(crate) struct SurveyArgs {
     /// Has Linux compact all memory (vm.compact_memory), and tells what came of it: which blocks that could be emptied were.
     #[arg(long = "try", group = "question", conflicts_with_all = ["json", "save", "blocks"])]
     pub(super) tries: bool,
+    /// Watches for so many seconds why Linux doesn't compact or move memory (its tracepoints; it takes root).
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "10",
+        value_parser = clap::value_parser!(u64).range(1..),
+        group = "question",
+        conflicts_with_all = ["save", "blocks", "settle"]
+    )]
+    pub(super) why: Option<u64>,
     /// Also writes a page with a picture of every block to this folder: survey.html, which needs nothing else.
     #[arg(long, value_name = "DIR", conflicts_with = "question")]
     pub(super) report: Option<PathBuf>,

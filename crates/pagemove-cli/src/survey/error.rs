@@ -7,6 +7,7 @@ use crate::{
     diff::DiffError,
     html::PageError,
     layout::{LayoutError, SourceError, capture::CaptureError, settle::SettleError},
+    why::WhyError,
 };
 
 /// Why there is no survey.
@@ -36,6 +37,9 @@ pub(crate) enum SurveyError {
     /// Only this machine can be compacted.
     #[error("--try is of use with --layout live only")]
     TryLive,
+    /// Linux can't be watched.
+    #[error(transparent)]
+    Why(WhyError),
     /// The machine has changed while it was looked at.
     #[error(transparent)]
     Diff(#[from] DiffError),
@@ -65,6 +69,15 @@ impl From<SourceError> for SurveyError {
         match error {
             SourceError::Stopped(stopped) => Self::Stopped(stopped),
             error => Self::Source(error),
+        }
+    }
+}
+
+impl From<WhyError> for SurveyError {
+    fn from(error: WhyError) -> Self {
+        match error {
+            WhyError::Stopped(stopped) => Self::Stopped(stopped),
+            error => Self::Why(error),
         }
     }
 }

@@ -4,7 +4,6 @@
 //! holds the result and nothing else; progress, notes and errors go to stderr.
 
 mod args;
-mod bar;
 mod doubts;
 mod error;
 mod free;
@@ -19,8 +18,9 @@ use std::{fs, io, path::Path};
 use serde::Serialize;
 
 pub(crate) use self::args::SurveyArgs;
-use self::{bar::behind_a_bar, error::SurveyError, view::View};
+use self::{error::SurveyError, view::View};
 use crate::{
+    bar::behind_a_bar,
     cancel::Stop,
     diff::{Diff, describe},
     html,
@@ -35,6 +35,7 @@ use crate::{
     owners::{explain::explain, mapped::Mapped, range, sums},
     terminal,
     whole_file::write_whole,
+    why,
 };
 
 /// Where Linux is told to compact.
@@ -52,6 +53,10 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     }
     if is_live {
         restore_left();
+    }
+    if let Some(seconds) = args.why {
+        why::run(seconds, is_live, args.json, &stop)?;
+        return Ok(true);
     }
     if args.settle && !is_live {
         say("--settle is of use with --layout live only.");
