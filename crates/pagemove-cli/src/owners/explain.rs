@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Mapped, Owner};
+use super::names::{Names, Owner};
 use crate::layout::{
     FrameClass, Group, Layout,
     census::{ByClass, Verdict},
@@ -26,7 +26,7 @@ impl std::str::FromStr for FrameNumber {
 }
 
 /// Describes the pageblock of a frame; `None` if the layout has no such block.
-pub(crate) fn explain(layout: &Layout, mapped: &Mapped, FrameNumber(pfn): FrameNumber) -> Option<String> {
+pub(crate) fn explain(layout: &Layout, names: &Names, FrameNumber(pfn): FrameNumber) -> Option<String> {
     let start = pfn & !(layout.frames_per_block() - 1);
     let size = layout.frames_per_block();
     let before = |group: &Group| group.block.pfn <= start;
@@ -41,7 +41,7 @@ pub(crate) fn explain(layout: &Layout, mapped: &Mapped, FrameNumber(pfn): FrameN
         Verdict::Hostage => "a hostage of the frames that stay.\n",
         Verdict::Full => "nothing to gain: no frame is free or movable.\n",
     };
-    let named = |pfn: u64, class: FrameClass| Owner::of(class, pfn, mapped);
+    let named = |pfn: u64, class: FrameClass| -> Owner { names.owner(class, pfn) };
     let mut frames = (start..).zip(&block.classes).peekable();
     while let Some((first, &class)) = frames.next() {
         let owner = named(first, class);
@@ -51,7 +51,7 @@ pub(crate) fn explain(layout: &Layout, mapped: &Mapped, FrameNumber(pfn): FrameN
         }
         let stays = if class.stays() { "stays" } else { "" };
         let count = thousands(last - first + 1);
-        let _ = writeln!(text, "  {first:#10x} {count:>6}  {stays:5}  {}", owner.name(mapped));
+        let _ = writeln!(text, "  {first:#10x} {count:>6}  {stays:5}  {}", names.name(owner));
     }
     Some(text)
 }
@@ -67,7 +67,7 @@ mod tests {
         let runs = [(Free, 4), (Anon, 1), (Free, 2), (Slab, 1)].map(Run::from).to_vec();
         let zone = Zone { name: "DMA32".into(), node: 3, start_pfn: 32, spanned: 8, present: 8 };
         let layout = Layout::new("test".into(), Sizes::usual(2), vec![zone], runs).expect("consistent");
-        let told = |pfn| explain(&layout, &Mapped::default(), FrameNumber(pfn));
+        let told = |pfn| explain(&layout, &Names::default(), FrameNumber(pfn));
         let text = told(38).expect("a block");
         assert!(text.starts_with("PFN 0x24 to 0x27, zone DMA32, node 3: a hostage"), "{text}");
         let lines: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();

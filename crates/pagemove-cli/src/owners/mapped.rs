@@ -13,7 +13,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::smaps::{self, Mapping};
+use super::{
+    smaps::{self, Mapping},
+    wanted::Wanted,
+};
 use crate::{
     cancel::{Stop, Stopped},
     layout::{FrameClass, Layout},
@@ -46,8 +49,8 @@ impl Mapped {
     /// Looks at all processes; `progress` hears how many of them are done, and how many there are.
     pub(crate) fn find(layout: &Layout, stop: &Stop, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, Stopped> {
         let mut found = Self::default();
-        let wanted = Wanted::of(layout);
-        if wanted.0.is_empty() {
+        let wanted = Wanted::of(layout, |class| class == FrameClass::DriverMapped);
+        if wanted.is_empty() {
             return Ok(found);
         }
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -158,28 +161,6 @@ fn is_regular(process: &Path, mapping: &Mapping) -> bool {
     fs::metadata(file).is_ok_and(|file| file.is_file())
 }
 
-/// Ranges of frames that want a name, upwards.
-struct Wanted(Vec<(u64, u64)>);
-
-impl Wanted {
-    fn of(layout: &Layout) -> Self {
-        let mut at = layout.first_pfn();
-        let mut ranges = Vec::new();
-        for run in layout.runs() {
-            if run.class == FrameClass::DriverMapped {
-                ranges.push((at, at + run.frames));
-            }
-            at += run.frames;
-        }
-        Self(ranges)
-    }
-
-    fn contains(&self, pfn: u64) -> bool {
-        let behind = self.0.partition_point(|&(start, _)| start <= pfn);
-        behind > 0 && pfn < self.0[behind - 1].1
-    }
-}
-
 /// Names an object so that several of a kind have one name: without numbers of inodes.
 fn object_name(object: &str) -> String {
     if smaps::is_the_kernels(object) {
@@ -196,7 +177,6 @@ fn object_name(object: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{Run, Sizes, Zone};
 
     #[test]
     fn objects_of_a_kind_have_one_name() {
@@ -219,16 +199,5 @@ mod tests {
             assert_eq!(read.is_ok(), is_readable, "{process}");
         }
         assert!(look_at(Path::new("/proc/none"), 4096, &Stop::default(), &mut |_, _, _| {}).is_err());
-    }
-
-    #[test]
-    fn only_a_drivers_frames_want_a_name() {
-        use FrameClass::*;
-        let runs = [(Free, 4), (DriverMapped, 2), (Slab, 1), (DriverMapped, 1)].map(Run::from).to_vec();
-        let zone = Zone { name: "Normal".into(), node: 0, start_pfn: 16, spanned: 8, present: 8 };
-        let layout = Layout::new("test".into(), Sizes::usual(2), vec![zone], runs).expect("consistent");
-        let wanted = Wanted::of(&layout);
-        let found: Vec<u64> = (0..40).filter(|&pfn| wanted.contains(pfn)).collect();
-        assert_eq!(found, [20, 21, 23]);
     }
 }

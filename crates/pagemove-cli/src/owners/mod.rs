@@ -1,56 +1,31 @@
 //! Who holds hostage blocks: each frame that stays gets the best name that this machine gives.
 //!
-//! Takes a layout and the names of mapped frames; gives a row for each owner: frames, blocks that it holds, and those that it holds alone, which would be
+//! Takes a layout and the names of frames; gives a row for each owner: frames, blocks that it holds, and those that it holds alone, which would be
 //! gained if just its pages could move. Promises that each frame that stays counts to one owner; what has no name is an owner too.
 
 pub(crate) mod explain;
-pub(crate) mod mapped;
+mod kit;
+mod lists;
+mod mapped;
+pub(crate) mod names;
+pub(crate) mod page_owner;
+pub(crate) mod pinners;
 pub(crate) mod range;
+mod regions;
 mod smaps;
 pub(crate) mod sums;
 pub(crate) mod table;
+mod wanted;
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use serde::Serialize;
 
-use self::mapped::Mapped;
+use self::names::{Names, Owner};
 use crate::layout::{
     Block, FrameClass, Group, Layout,
     census::{ByClass, Verdict},
 };
-
-/// An owner of frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Owner {
-    /// What a process maps, by number.
-    Mapped(u32),
-    /// All others of a class, by its place in [`FrameClass::ALL`].
-    Class(usize),
-}
-
-impl Owner {
-    /// Gives the owner of a frame.
-    pub(crate) fn of(class: FrameClass, pfn: u64, mapped: &Mapped) -> Self {
-        let number = mapped.number(pfn).filter(|_| class == FrameClass::DriverMapped);
-        number.map_or(Self::Class(class.index()), Self::Mapped)
-    }
-
-    /// Gives its name.
-    pub(crate) fn name(self, mapped: &Mapped) -> String {
-        match self {
-            Self::Mapped(number) => mapped.name(number),
-            Self::Class(place) => FrameClass::ALL[place].name().to_owned(),
-        }
-    }
-
-    fn source(self) -> &'static str {
-        match self {
-            Self::Mapped(_) => "maps and pagemap of its processes",
-            Self::Class(place) => FrameClass::ALL[place].description(),
-        }
-    }
-}
 
 /// What an owner holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -65,7 +40,7 @@ pub(crate) struct Holding {
     /// The first frame of one of the blocks that it holds, of one that it holds alone if there is one.
     pub(crate) example: u64,
     /// What it is, or how the name is known.
-    pub(crate) source: &'static str,
+    pub(crate) source: String,
     /// Frames in hostage blocks.
     pub(crate) frames: u64,
     /// Hostage blocks with one of its frames.
@@ -77,16 +52,16 @@ pub(crate) struct Holding {
 }
 
 /// Counts the frames of a block that stay, by owner.
-pub(crate) fn staying(block: &Block, mapped: &Mapped) -> BTreeMap<Owner, u64> {
+pub(crate) fn staying(block: &Block, names: &Names) -> BTreeMap<Owner, u64> {
     let mut counts = BTreeMap::new();
     for (pfn, &class) in (block.pfn..).zip(&block.classes).filter(|(_, class)| class.stays()) {
-        *counts.entry(Owner::of(class, pfn, mapped)).or_default() += 1;
+        *counts.entry(names.owner(class, pfn)).or_default() += 1;
     }
     counts
 }
 
 /// Counts what each owner holds; those who hold most alone come first.
-pub(crate) fn holdings(layout: &Layout, mapped: &Mapped) -> Vec<Holding> {
+pub(crate) fn holdings(layout: &Layout, names: &Names) -> Vec<Holding> {
     let mut counts = BTreeMap::<Owner, [u64; 4]>::new();
     let mut examples = BTreeMap::<Owner, u64>::new();
     for Group { block, count } in layout.block_groups() {
@@ -94,7 +69,7 @@ pub(crate) fn holdings(layout: &Layout, mapped: &Mapped) -> Vec<Holding> {
         if Verdict::of(&classes) != Verdict::Hostage {
             continue;
         }
-        let here = staying(&block, mapped);
+        let here = staying(&block, names);
         let alone = if here.len() == 1 { count } else { 0 };
         for (&owner, &frames) in &here {
             let sums = counts.entry(owner).or_default();
@@ -109,10 +84,10 @@ pub(crate) fn holdings(layout: &Layout, mapped: &Mapped) -> Vec<Holding> {
     }
     let holding = |(owner, [frames, blocks, alone, to_move]): (Owner, [u64; 4])| Holding {
         key: owner,
-        owner: owner.name(mapped),
-        processes: if let Owner::Mapped(number) = owner { mapped.processes(number) } else { 0 },
+        owner: names.name(owner),
+        processes: names.processes(owner),
         example: examples.get(&owner).copied().unwrap_or(0),
-        source: owner.source(),
+        source: names.source(owner),
         frames,
         blocks,
         alone,
@@ -135,7 +110,7 @@ mod tests {
         let zone = Zone { name: "Normal".into(), node: 0, start_pfn: 0, spanned: 16, present: 16 };
         let runs = runs.map(Run::from).to_vec();
         let layout = Layout::new("test".into(), Sizes::usual(2), vec![zone], runs).expect("consistent");
-        let found = holdings(&layout, &Mapped::default());
+        let found = holdings(&layout, &Names::default());
         let rows: Vec<_> = found.iter().map(|row| (row.owner.as_str(), row.frames, row.blocks, row.alone)).collect();
         // The block of four slabs is nobody's hostage.
         assert_eq!(rows, [("driver, mapped", 3, 2, 2), ("slab", 1, 1, 1)]);

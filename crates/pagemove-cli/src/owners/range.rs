@@ -6,7 +6,7 @@
 use comfy_table::Table;
 use serde::Serialize;
 
-use super::{Mapped, staying};
+use super::{names::Names, staying};
 use crate::{
     layout::{
         Block, FrameClass, Group, Layout,
@@ -76,7 +76,7 @@ pub(crate) struct Row {
 }
 
 /// Lists the blocks of a range. `memory_block` is the size of this machine's memory blocks in frames; `None` if the range needs it and there are none.
-pub(crate) fn rows(layout: &Layout, mapped: &Mapped, range: Range, memory_block: Option<u64>) -> Option<Vec<Row>> {
+pub(crate) fn rows(layout: &Layout, names: &Names, range: Range, memory_block: Option<u64>) -> Option<Vec<Row>> {
     let (first, end) = match range {
         Range::All | Range::Hostages => (0, u64::MAX),
         Range::Frames(first, end) => (first, end),
@@ -104,25 +104,18 @@ pub(crate) fn rows(layout: &Layout, mapped: &Mapped, range: Range, memory_block:
             let (blocks, to) = if whole > 0 { (whole, at + whole * size) } else { (1, end.min(start + size)) };
             let one = to.min(start + size);
             let classes = &block.classes[(at - start) as usize..(one - start) as usize];
-            rows.push(row(layout, mapped, memory_block, verdict, blocks, &Block { pfn: at, classes: classes.into() }));
+            rows.push(row(layout, names, memory_block, verdict, blocks, &Block { pfn: at, classes: classes.into() }));
             at = to;
         }
     }
     Some(rows)
 }
 
-fn row(
-    layout: &Layout,
-    mapped: &Mapped,
-    memory_block: Option<u64>,
-    verdict: Verdict,
-    blocks: u64,
-    block: &Block,
-) -> Row {
+fn row(layout: &Layout, names: &Names, memory_block: Option<u64>, verdict: Verdict, blocks: u64, block: &Block) -> Row {
     let frames = ByClass::counted(&block.classes);
     let zone = &layout.zones()[layout.zone_of_block(block.pfn & !(layout.frames_per_block() - 1))];
     let mut held_by: Vec<_> =
-        staying(block, mapped).into_iter().map(|(owner, frames)| (owner.name(mapped), frames)).collect();
+        staying(block, names).into_iter().map(|(owner, frames)| (names.name(owner), frames)).collect();
     held_by.sort_by_key(|&(_, frames)| std::cmp::Reverse(frames));
     Row {
         pfn: block.pfn,
@@ -172,13 +165,13 @@ fn range_table(rows: &[Row], ascii: bool) -> Table {
         cells.into_iter().enumerate().filter(|&(at, _)| has_memory_blocks || at != 2).map(|(_, cell)| cell).collect()
     };
     let cells = |row: &Row| {
-        let mut names: Vec<String> =
+        let mut holders: Vec<String> =
             row.held_by.iter().map(|(name, frames)| format!("{name} {}", thousands(*frames))).collect();
-        if names.len() > MOST_NAMES {
-            let more = names.split_off(MOST_NAMES).len();
-            names.push(format!("{more} more"));
+        if holders.len() > MOST_NAMES {
+            let more = holders.split_off(MOST_NAMES).len();
+            holders.push(format!("{more} more"));
         }
-        let names = names.join("; ");
+        let holders = holders.join("; ");
         keep(vec![
             format!("{:#x}", row.pfn),
             thousands(row.blocks),
@@ -188,7 +181,7 @@ fn range_table(rows: &[Row], ascii: bool) -> Table {
             thousands(row.free),
             thousands(row.movable),
             thousands(row.stays),
-            if ascii { crate::terminal::to_ascii(&names) } else { names },
+            if ascii { crate::terminal::to_ascii(&holders) } else { holders },
         ])
     };
     let columns: &[usize] = if has_memory_blocks { &[0, 2, 3, 4, 8] } else { &[0, 2, 3, 7] };
@@ -221,7 +214,7 @@ mod tests {
     #[test]
     fn blocks_are_listed_within_the_range_only() {
         let layout = layout();
-        let list = |range, memory_block| rows(&layout, &Mapped::default(), range, memory_block);
+        let list = |range, memory_block| rows(&layout, &Names::default(), range, memory_block);
         let brief = |rows: Option<Vec<Row>>| -> Vec<(u64, u64, u64, u64, u64)> {
             rows.expect("rows").iter().map(|row| (row.pfn, row.blocks, row.free, row.movable, row.stays)).collect()
         };

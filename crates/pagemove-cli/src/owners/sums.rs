@@ -1,9 +1,11 @@
 //! What Linux counts of its own memory, in `/proc/meminfo` and `/proc/vmstat`: sums without places, which bound what has no name.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fs};
 
 use procfs::{Current, Meminfo};
 use serde::Serialize;
+
+use super::lists::{Part, slab_caches, vmalloc_callers};
 
 /// A count of Linux.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -14,6 +16,8 @@ pub(crate) struct Sum {
     pub(crate) field: &'static str,
     /// Bytes.
     pub(crate) bytes: u64,
+    /// The largest of what it consists of, where the kernel tells.
+    pub(crate) parts: Vec<Part>,
 }
 
 /// Fields of `/proc/vmstat` that count pages.
@@ -39,6 +43,7 @@ pub(crate) fn read(counts: &Vmstat, frame_bytes: u64) -> Vec<Sum> {
     let mut sums = Vec::new();
     if let Ok(info) = Meminfo::current() {
         let bytes = [
+            ("slabs", "Slab", Some(info.slab)),
             ("unreclaimable slabs", "SUnreclaim", info.s_unreclaim),
             ("kernel stacks", "KernelStack", info.kernel_stack),
             ("vmalloc", "VmallocUsed", Some(info.vmalloc_used)),
@@ -46,13 +51,24 @@ pub(crate) fn read(counts: &Vmstat, frame_bytes: u64) -> Vec<Sum> {
             ("hugetlb pools", "Hugetlb", info.hugetlb),
             ("areas for contiguous memory (CMA), free parts", "CmaFree", info.cma_free),
         ];
-        sums.extend(bytes.into_iter().filter_map(|(what, field, bytes)| Some(Sum { what, field, bytes: bytes? })));
+        sums.extend(bytes.into_iter().filter_map(|(what, field, bytes)| {
+            Some(Sum { what, field, bytes: bytes?, parts: parts(field, frame_bytes) })
+        }));
     }
     let pages = |field| u64::try_from(*counts.get(field)?).ok();
-    let sum = |(what, field)| Some(Sum { what, field, bytes: pages(field)? * frame_bytes });
+    let sum = |(what, field)| Some(Sum { what, field, bytes: pages(field)? * frame_bytes, parts: Vec::new() });
     sums.extend(PAGES.into_iter().filter_map(sum));
     sums.sort_by_key(|sum| std::cmp::Reverse(sum.bytes));
     sums
+}
+
+fn parts(field: &str, frame_bytes: u64) -> Vec<Part> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    match field {
+        "Slab" => slab_caches(&read("/proc/slabinfo"), frame_bytes),
+        "VmallocUsed" => vmalloc_callers(&read("/proc/vmallocinfo"), frame_bytes),
+        _ => Vec::new(),
+    }
 }
 
 /// Gives how many pages are pinned now, at most: what was acquired less what was released. `None`: the kernel doesn't count (before 5.7).

@@ -20,7 +20,7 @@ pub(crate) fn holdings_table(holdings: &[Holding], ascii: bool) -> Option<Table>
             0 | 1 => holding.owner.clone(),
             several => format!("{} × {several}", holding.owner),
         };
-        let rest = vec![format!("{:#x}", holding.example), holding.source.to_owned()];
+        let rest = vec![format!("{:#x}", holding.example), cut(&holding.source, ascii)];
         [vec![cut(&name, ascii)], counts.to_vec(), rest].concat()
     };
     let (shown, rest) = holdings.split_at(holdings.len().min(ROWS));
@@ -49,7 +49,7 @@ fn cut(name: &str, ascii: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::owners::Owner;
+    use crate::owners::names::Owner;
 
     #[test]
     fn long_lists_and_names_are_cut_and_nothing_is_lost() {
@@ -58,7 +58,7 @@ mod tests {
             owner: format!("/dev/{}{number}, mapped by program", "x".repeat(60)),
             processes: 3,
             example: 512,
-            source: "maps",
+            source: "maps".to_owned(),
             frames: 10,
             blocks: 2,
             alone: 1,

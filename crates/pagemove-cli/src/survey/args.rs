@@ -49,6 +49,10 @@ pub(crate) struct SurveyArgs {
         conflicts_with_all = ["save", "blocks", "settle"]
     )]
     pub(super) why: Option<u64>,
+    /// Also prints a stack of each owner that allocated memory, and the beginnings of functions' names that are passed over. It takes a
+    /// kernel with page_owner.
+    #[arg(long, conflicts_with_all = ["json", "openmetrics", "question"])]
+    pub(super) stacks: bool,
     /// Also writes a page with a picture of every block to this folder: survey.html, which needs nothing else.
     #[arg(long, value_name = "DIR", conflicts_with = "question")]
     pub(super) report: Option<PathBuf>,

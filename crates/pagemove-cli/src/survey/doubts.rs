@@ -1,11 +1,27 @@
 //! What a survey can't see, said so that nobody takes it for more than it is.
 
 use super::view::View;
-use crate::{layout::capture::FreeCheck, numbers::thousands};
+use crate::{
+    layout::{FrameClass, capture::FreeCheck},
+    numbers::thousands,
+    owners::pinners::Pinner,
+};
+
+/// Processes that are named; `--json` has all.
+const MOST_PINNERS: usize = 8;
 
 /// Gives a paragraph for each doubt, in lines that fit on a screen.
 pub(super) fn doubts(view: &View<'_>) -> Vec<String> {
     let mut doubts = Vec::new();
+    let kernels = view.census.total.frames.of(FrameClass::Kernel);
+    if let Some(per_cpu) = view.check.map(|check| check.per_cpu).filter(|&per_cpu| per_cpu > kernels / 20) {
+        doubts.push(format!(
+            "Up to {} of the kernel's {} frames are free ones on per-CPU lists, which look like its own\nand hold blocks hostage \
+             here; with --settle (a sysctl, set back at once) they count as free.",
+            thousands(per_cpu.min(kernels)),
+            thousands(kernels),
+        ));
+    }
     if let Some(pins) = view.pins.filter(|&pins| pins > 0) {
         doubts.push(format!(
             "Up to {} pages are pinned (nr_foll_pin_acquired less released): which, a capture doesn't show. A block with one of\n\
@@ -14,6 +30,21 @@ pub(super) fn doubts(view: &View<'_>) -> Vec<String> {
         ));
     } else if view.pins.is_none() {
         doubts.push("Pinned pages look like others here: blocks that \"could be emptied\" may hold some.".to_owned());
+    }
+    if !view.pinners.is_empty() {
+        doubts.push(format!("Processes that may have memory pinned: {}.", pinners(&view.pinners)));
+    }
+    if view.lacks_page_owner {
+        doubts.push(
+            "Who allocated the kernel's own frames isn't known here: a kernel with CONFIG_PAGE_OWNER, booted with page_owner=on, tells\n\
+             (debugfs)."
+                .to_owned(),
+        );
+    }
+    if let Some(unreadable) =
+        view.names.allocated.as_ref().map(|allocated| allocated.unreadable).filter(|&count| count > 0)
+    {
+        doubts.push(format!("{} records of page_owner couldn't be read.", thousands(unreadable)));
     }
     if view.is_blind {
         doubts.push(
@@ -27,16 +58,55 @@ pub(super) fn doubts(view: &View<'_>) -> Vec<String> {
             thousands(view.unread)
         ));
     }
-    if let Some(FreeCheck { captured, zoneinfo, per_cpu }) = view.check {
+    if let Some(FreeCheck { captured, zoneinfo, .. }) = view.check {
         let percent = captured.abs_diff(zoneinfo) as f64 * 100.0 / zoneinfo.max(1) as f64;
         doubts.push(format!(
-            "Check: {} frames are free here, Linux counts {} ({percent:.2} % apart).\nOf the kernel's frames, {} may be free \
-             as well, on per-CPU lists{}",
+            "Check: {} frames are free here, Linux counts {} ({percent:.2} % apart).",
             thousands(captured),
             thousands(zoneinfo),
-            thousands(per_cpu),
-            if per_cpu > captured / 1000 { "; --settle trims these." } else { "." },
         ));
     }
     doubts
+}
+
+/// Names processes, and what each may have pinned.
+fn pinners(all: &[Pinner]) -> String {
+    let one = |pinner: &Pinner| {
+        let mut has = Vec::new();
+        if pinner.pinned_bytes > 0 {
+            has.push(format!("VmPin {} KiB", thousands(pinner.pinned_bytes >> 10)));
+        }
+        if pinner.io_uring_bytes > 0 {
+            has.push(format!("io_uring's buffers {} KiB", thousands(pinner.io_uring_bytes >> 10)));
+        }
+        has.extend(pinner.devices.iter().cloned());
+        format!("{} ({}): {}", pinner.process, pinner.pid, has.join(", "))
+    };
+    let mut named: Vec<String> = all.iter().take(MOST_PINNERS).map(one).collect();
+    if all.len() > MOST_PINNERS {
+        named.push(format!("{} more (--json)", all.len() - MOST_PINNERS));
+    }
+    named.join(";\n  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_may_pin_are_named() {
+        let one = |pid| Pinner {
+            process: "qemu".into(),
+            pid,
+            pinned_bytes: 5 << 20,
+            io_uring_bytes: 4096,
+            devices: vec!["/dev/vfio/7".into()],
+        };
+        let text = pinners(&(0..9).map(one).collect::<Vec<_>>());
+        assert!(
+            text.starts_with("qemu (0): VmPin 5,120 KiB, io_uring's buffers 4 KiB, /dev/vfio/7;\n  qemu (1)"),
+            "{text}"
+        );
+        assert!(text.ends_with(";\n  1 more (--json)"), "{text}");
+    }
 }

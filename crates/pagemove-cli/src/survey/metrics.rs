@@ -105,13 +105,13 @@ mod tests {
     use openmetrics_parser::openmetrics::parse_openmetrics;
 
     use super::*;
-    use crate::{layout::Layout, owners::mapped::Mapped};
+    use crate::{layout::Layout, owners::names::Names};
 
     #[test]
     fn a_parser_reads_what_the_census_counts() {
         let sample = Layout::sample();
-        let mapped = Mapped::default();
-        let mut view = View::of(&sample, &mapped);
+        let names = Names::default();
+        let mut view = View::of(&sample, &names);
         view.pins = Some(7);
         view.counters = vec![("compact_fail", 12)];
         view.holdings[0].owner = "a \"name\"\\ with\nlines\u{202e}".into();
@@ -130,8 +130,8 @@ mod tests {
     #[test]
     fn owners_are_bounded() {
         let sample = Layout::sample();
-        let mapped = Mapped::default();
-        let mut view = View::of(&sample, &mapped);
+        let names = Names::default();
+        let mut view = View::of(&sample, &names);
         let one = view.holdings[0].clone();
         view.holdings =
             (0..1000).map(|number| crate::owners::Holding { owner: format!("{number}"), ..one.clone() }).collect();

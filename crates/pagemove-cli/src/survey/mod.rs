@@ -32,7 +32,7 @@ use crate::{
     },
     message::{print, say},
     numbers::thousands,
-    owners::{explain::explain, mapped::Mapped, range, sums},
+    owners::{explain::explain, names::Names, pinners, range, sums},
     terminal,
     whole_file::write_whole,
     why,
@@ -91,21 +91,23 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     if args.tries {
         return compact_and_compare(&layout, args, &stop);
     }
-    let mapped = if is_whole {
-        behind_a_bar("Reading what processes map", |progress| Mapped::find(&layout, &stop, progress))?
+    let names = if is_whole {
+        behind_a_bar("Asking who holds them", |progress| Names::find(&layout, &stop, progress))?
     } else {
-        Mapped::default()
+        Names::default()
     };
-    if let Some(text) = answer(args, &layout, &mapped, is_whole)? {
+    if let Some(text) = answer(args, &layout, &names, is_whole)? {
         print(&text)?;
         return Ok(true);
     }
-    let mut view = View::of(&layout, &mapped);
+    let mut view = View::of(&layout, &names);
     if is_whole {
         let counts = sums::vmstat();
         view.check = check;
+        view.lacks_page_owner = names.allocated.is_none();
         view.sums = sums::read(&counts, layout.sizes().frame_bytes);
         view.pins = sums::pins(&counts);
+        view.pinners = pinners::find(&stop)?;
         view.counters = metrics::counters(&counts);
         view.free_blocks = free::read(layout.pageblock_order());
     }
@@ -125,19 +127,22 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     } else {
         text::describe(&view, !terminal::is_utf8())
     })?;
+    if args.stacks {
+        print(&text::stacks(&view, !terminal::is_utf8()))?;
+    }
     Ok(args.threshold.is_none_or(|least| view.census.total.blocks.free >= least))
 }
 
 /// Answers a question about the layout; `None` if there is none, and all is to be told.
-fn answer(args: &SurveyArgs, layout: &Layout, mapped: &Mapped, is_whole: bool) -> Result<Option<String>, SurveyError> {
+fn answer(args: &SurveyArgs, layout: &Layout, names: &Names, is_whole: bool) -> Result<Option<String>, SurveyError> {
     let ascii = !terminal::is_utf8();
     Ok(Some(if let Some(frame) = args.explain {
-        let text = explain(layout, mapped, frame).ok_or(SurveyError::NoBlock(frame.0))?;
+        let text = explain(layout, names, frame).ok_or(SurveyError::NoBlock(frame.0))?;
         if ascii { terminal::to_ascii(&text) } else { text }
     } else if let Some(range) = args.range {
         let frame_bytes = layout.sizes().frame_bytes;
         let memory_block = if is_whole { memory_blocks::frames(Path::new("/sys"), frame_bytes) } else { None };
-        let rows = range::rows(layout, mapped, range, memory_block).ok_or(SurveyError::NoMemoryBlocks)?;
+        let rows = range::rows(layout, names, range, memory_block).ok_or(SurveyError::NoMemoryBlocks)?;
         if args.json { json(&rows)? } else { range::describe(&rows, ascii) }
     } else if args.plan {
         let plans = plan::plan(layout);

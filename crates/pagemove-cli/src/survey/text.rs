@@ -4,7 +4,7 @@ use super::{doubts::doubts, free, view::View};
 use crate::{
     layout::tables::{block_table, frame_tables, mib},
     numbers::thousands,
-    owners::table::holdings_table,
+    owners::{page_owner::ALLOCATORS, table::holdings_table},
     terminal::plain,
 };
 
@@ -60,6 +60,25 @@ pub(super) fn describe(view: &View<'_>, ascii: bool) -> String {
     if ascii { crate::terminal::to_ascii(&text) } else { text }
 }
 
+/// A stack of each owner that has one, and how they are read.
+pub(super) fn stacks(view: &View<'_>, ascii: bool) -> String {
+    let with_stacks = view.holdings.iter().map(|holding| (holding, view.names.stack(holding.key)));
+    let mut text = String::new();
+    for (holding, stack) in with_stacks.filter(|(_, stack)| !stack.is_empty()) {
+        text += &format!("\n{}: {} frames\n", holding.owner, thousands(holding.frames));
+        stack.iter().for_each(|line| text += &format!("  {}\n", plain(line)));
+    }
+    if text.is_empty() {
+        return "\nNo owner here has a stack: that takes a kernel with CONFIG_PAGE_OWNER, booted with page_owner=on, and debugfs mounted.\n"
+            .to_owned();
+    }
+    text += "\nAn owner is the first function of a stack whose name begins with none of:\n";
+    for names in ALLOCATORS.chunks(6) {
+        text += &format!("  {}\n", names.join(" "));
+    }
+    if ascii { crate::terminal::to_ascii(&text) } else { text }
+}
+
 /// What Linux counts of its own memory.
 fn sums(view: &View<'_>) -> String {
     let mut text = String::new();
@@ -72,6 +91,12 @@ fn sums(view: &View<'_>) -> String {
                 sum.what,
                 sum.field
             );
+            let parts = sum.parts.iter().map(|part| {
+                format!("{} {}", part.name, mib(part.bytes / view.census.frame_bytes, view.census.frame_bytes))
+            });
+            if !sum.parts.is_empty() {
+                text += &format!("                most: {}\n", parts.collect::<Vec<_>>().join(", "));
+            }
         }
     }
     text
@@ -82,17 +107,17 @@ mod tests {
     use super::*;
     use crate::{
         layout::{Layout, capture::FreeCheck},
-        owners::{mapped::Mapped, sums::Sum},
+        owners::{names::Names, sums::Sum},
     };
 
     #[test]
     fn the_text_says_what_the_census_counts_in_ascii_as_well() {
         let sample = Layout::sample();
-        let mapped = Mapped::default();
-        let mut view = View::of(&sample, &mapped);
-        view.check = Some(FreeCheck { captured: 1_000, zoneinfo: 990, per_cpu: 3 });
+        let names = Names::default();
+        let mut view = View::of(&sample, &names);
+        view.check = Some(FreeCheck { captured: 1_000, zoneinfo: 990, per_cpu: 90_000 });
         view.pins = Some(1234);
-        view.sums = vec![Sum { what: "kernel stacks", field: "KernelStack", bytes: 5 << 20 }];
+        view.sums = vec![Sum { what: "kernel stacks", field: "KernelStack", bytes: 5 << 20, parts: Vec::new() }];
         let text = describe(&view, true);
         let hostages = format!("{} of 1,024 blocks are hostages", thousands(view.census.total.blocks.hostage));
         for words in [
@@ -108,6 +133,7 @@ mod tests {
             assert!(text.contains(words), "{words:?} isn't in\n{text}");
         }
         assert!(text.is_ascii(), "{text}");
+        assert!(stacks(&view, true).contains("page_owner=on"));
         let longest = text.lines().map(str::len).max();
         assert!(longest <= Some(120), "{longest:?} columns:\n{text}");
         assert!(describe(&view, false).contains('█'));

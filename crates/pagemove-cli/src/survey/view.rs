@@ -10,7 +10,7 @@ use crate::{
         census::{Census, Verdict},
         picture::Picture,
     },
-    owners::{Holding, holdings, mapped::Mapped, sums::Sum},
+    owners::{Holding, holdings, names::Names, pinners::Pinner, sums::Sum},
 };
 
 /// What `--json` prints.
@@ -28,6 +28,7 @@ pub(super) struct Survey<'a> {
     kernel: &'a [Sum],
     /// At most so many pages.
     pinned: Option<u64>,
+    pinners: &'a [Pinner],
     /// Processes that couldn't be read.
     unread_processes: u64,
     /// The kernel shows no frames of processes.
@@ -37,7 +38,7 @@ pub(super) struct Survey<'a> {
 /// What there is to tell of a layout.
 pub(super) struct View<'l> {
     pub(super) layout: &'l Layout,
-    pub(super) mapped: &'l Mapped,
+    pub(super) names: &'l Names,
     pub(super) census: Census,
     pub(super) picture: Picture,
     pub(super) held: Held,
@@ -48,6 +49,9 @@ pub(super) struct View<'l> {
     pub(super) check: Option<FreeCheck>,
     pub(super) sums: Vec<Sum>,
     pub(super) pins: Option<u64>,
+    pub(super) pinners: Vec<Pinner>,
+    /// The kernel doesn't say who allocated a frame, or not to this user.
+    pub(super) lacks_page_owner: bool,
     pub(super) free_blocks: Vec<FreeBlocks>,
     /// Of `/proc/vmstat`.
     pub(super) counters: Vec<(&'static str, u64)>,
@@ -64,7 +68,7 @@ pub(super) struct Held {
 
 impl<'l> View<'l> {
     /// Looks at a layout.
-    pub(super) fn of(layout: &'l Layout, mapped: &'l Mapped) -> Self {
+    pub(super) fn of(layout: &'l Layout, names: &'l Names) -> Self {
         let (mut picture, mut held) = (Picture::default(), Held::default());
         let census = Census::take(layout, |frames, verdict, count| {
             picture.add(frames, verdict, count);
@@ -73,10 +77,10 @@ impl<'l> View<'l> {
                 held.others += count * frames.sum(|class| !class.stays());
             }
         });
-        let (holdings, unread, is_blind) = (holdings(layout, mapped), mapped.unread, mapped.is_blind);
+        let (holdings, unread, is_blind) = (holdings(layout, names), names.mapped.unread, names.mapped.is_blind);
         Self {
             layout,
-            mapped,
+            names,
             census,
             picture,
             held,
@@ -86,6 +90,8 @@ impl<'l> View<'l> {
             check: None,
             sums: Vec::new(),
             pins: None,
+            pinners: Vec::new(),
+            lacks_page_owner: false,
             counters: Vec::new(),
             free_blocks: Vec::new(),
         }
@@ -105,6 +111,7 @@ impl<'l> View<'l> {
             free_blocks: &self.free_blocks,
             kernel: &self.sums,
             pinned: self.pins,
+            pinners: &self.pinners,
             unread_processes: self.unread,
             is_blind: self.is_blind,
         }

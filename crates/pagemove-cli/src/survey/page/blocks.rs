@@ -15,7 +15,7 @@ use crate::{
         Block, FrameClass, Group,
         census::{ByClass, Verdict},
     },
-    owners::{Owner, staying},
+    owners::{names::Owner, staying},
     survey::view::View,
 };
 
@@ -59,7 +59,7 @@ impl Names {
         match self.numbers.entry(owner) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(new) => {
-                self.names.push(owner.name(view.mapped));
+                self.names.push(view.names.name(owner));
                 *new.insert(self.names.len() - 1)
             }
         }
@@ -145,14 +145,14 @@ fn verdict(block: &Block) -> Verdict {
 
 /// Gives who holds most frames of a block.
 fn holder(block: &Block, view: &View<'_>) -> Option<Owner> {
-    staying(block, view.mapped).into_iter().max_by_key(|&(_, frames)| frames).map(|(owner, _)| owner)
+    staying(block, view.names).into_iter().max_by_key(|&(_, frames)| frames).map(|(owner, _)| owner)
 }
 
 /// The frames of a block: numbers of names, and how many frames in a row have it.
 fn runs(block: &Block, view: &View<'_>, names: &mut Names) -> Vec<(usize, u64)> {
     let mut runs: Vec<(usize, u64)> = Vec::new();
     for (pfn, &class) in (block.pfn..).zip(&block.classes) {
-        let name = names.number(Owner::of(class, pfn, view.mapped), view);
+        let name = names.number(view.names.owner(class, pfn), view);
         match runs.last_mut() {
             Some((last, frames)) if *last == name => *frames += 1,
             _ => runs.push((name, 1)),
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use crate::{
         layout::{Layout, Run, Sizes, Zone},
-        owners::mapped::Mapped,
+        owners::names::Names,
     };
 
     fn layout() -> Layout {
@@ -193,8 +193,8 @@ mod tests {
     #[test]
     fn blocks_are_packed_with_their_frames() {
         let layout = layout();
-        let mapped = Mapped::default();
-        let view = View::of(&layout, &mapped);
+        let names = Names::default();
+        let view = View::of(&layout, &names);
         let Packed { json, left_out } = packed(&view, 9);
         assert_eq!(left_out, 0);
         assert!(!json.contains('<'), "{json}");
@@ -212,8 +212,8 @@ mod tests {
 
     #[test]
     fn without_room_the_hostages_frames_come_first() {
-        let (layout, mapped) = (layout(), Mapped::default());
-        let view = View::of(&layout, &mapped);
+        let (layout, names) = (layout(), Names::default());
+        let view = View::of(&layout, &names);
         let blocks = |most| {
             let Packed { json, left_out } = packed_within(&view, 9, most);
             let data: serde_json::Value = serde_json::from_str(&json).expect("JSON");

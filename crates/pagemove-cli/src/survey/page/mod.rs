@@ -222,7 +222,7 @@ fn sums(view: &View<'_>) -> Markup {
             thead { tr { th { "What" } th { "MiB" } th { "Linux’ name" } } }
             tbody {
                 @for sum in view.sums.iter().filter(|sum| sum.bytes > 0) {
-                    tr { th scope="row" { (sum.what) } td { (mib(sum.bytes / frame_bytes, frame_bytes)) } td.words { (sum.field) } }
+                    tr { th scope="row" { (sum.what) @for part in &sum.parts { p.part { (part.name) " " (mib(part.bytes / frame_bytes, frame_bytes)) } } } td { (mib(sum.bytes / frame_bytes, frame_bytes)) } td.words { (sum.field) } }
                 }
             }
         }

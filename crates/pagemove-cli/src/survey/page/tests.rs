@@ -3,14 +3,14 @@
 use super::*;
 use crate::{
     layout::{Layout, Run, Sizes, Zone},
-    owners::mapped::Mapped,
+    owners::names::Names,
     survey::free,
 };
 
 #[test]
 fn the_page_tells_what_the_census_counts() {
-    let (sample, mapped) = (Layout::sample(), Mapped::default());
-    let mut view = View::of(&sample, &mapped);
+    let (sample, names) = (Layout::sample(), Names::default());
+    let mut view = View::of(&sample, &names);
     view.free_blocks = free::parse("Node 0, zone   Normal    8    4    0\n", 2);
     let page = page(&view).into_string();
     let hostages = thousands(view.census.total.blocks.hostage);
@@ -36,8 +36,8 @@ fn names_are_text_and_never_markup() {
     let zone = Zone { name: evil.into(), node: 0, start_pfn: 0, spanned: 8, present: 8 };
     let runs = [(Free, 3), (Slab, 5)].map(Run::from).to_vec();
     let layout = Layout::new(evil.into(), Sizes::usual(2), vec![zone], runs).expect("consistent");
-    let mapped = Mapped::default();
-    let page = page(&View::of(&layout, &mapped)).into_string();
+    let names = Names::default();
+    let page = page(&View::of(&layout, &names)).into_string();
     assert!(!page.contains("<&>") && !page.contains("<script>alert"), "{page}");
     assert_eq!(page.matches("</script>").count(), 2);
     assert!(page.contains("1 of 2 blocks of 16 KiB are held hostage"));
@@ -48,7 +48,7 @@ fn a_layout_without_hostages_has_a_page() {
     let zone = Zone { name: "Normal".into(), node: 0, start_pfn: 0, spanned: 8, present: 8 };
     let runs = [(FrameClass::Free, 8)].map(Run::from).to_vec();
     let layout = Layout::new("test".into(), Sizes::usual(2), vec![zone], runs).expect("consistent");
-    let mapped = Mapped::default();
-    let page = page(&View::of(&layout, &mapped)).into_string();
+    let names = Names::default();
+    let page = page(&View::of(&layout, &names)).into_string();
     assert!(page.contains("None of 2 blocks of 16 KiB is held hostage") && page.contains("No block is held hostage."));
 }

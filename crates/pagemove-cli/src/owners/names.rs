@@ -1,0 +1,221 @@
+//! All names of frames that this machine can give.
+//!
+//! Takes a layout of this machine; gives each of its frames an owner: what a process maps, the function that allocated it, a fixed region, a pin that a driver
+//! tells of, or just its class. Promises to read only; what a source couldn't tell is counted.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufReader},
+    path::Path,
+    time::Duration,
+};
+
+use super::{
+    kit::Pins,
+    mapped::Mapped,
+    page_owner::{self, Origin, PageOwner},
+    regions::Regions,
+    wanted::Wanted,
+};
+use crate::{
+    cancel::{Stop, Stopped},
+    layout::{FrameClass, Layout},
+};
+
+/// Names of frames; none by default, for a layout that isn't this machine's.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// What processes map.
+    pub(crate) mapped: Mapped,
+    /// Who allocated; `None` where the kernel doesn't say.
+    pub(crate) allocated: Option<PageOwner>,
+    regions: Regions,
+    areas: Regions,
+    pins: Pins,
+    uptime: Duration,
+}
+
+/// An owner of frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Owner {
+    /// Who pinned it, by a driver's list; its class may be any.
+    Pinned(u32),
+    /// What a process maps, by number.
+    Mapped(u32),
+    /// The function that allocated it.
+    Allocated(u32),
+    /// What lies at a fixed place.
+    Region(u32),
+    /// An area of CMA, by whose driver it's in use.
+    Area(u32),
+    /// All others of a class, by its place in [`FrameClass::ALL`].
+    Class(usize),
+}
+
+/// Why reading a source ended early.
+enum Ended {
+    Stopped(Stopped),
+    /// What was read until then is dropped: half of it would name the lower half of memory only.
+    Unreadable,
+}
+
+impl From<io::Error> for Ended {
+    fn from(_: io::Error) -> Self {
+        Self::Unreadable
+    }
+}
+
+impl Names {
+    /// Asks this machine; `progress` hears how much is done, and of how much.
+    pub(crate) fn find(layout: &Layout, stop: &Stop, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, Stopped> {
+        let mapped = Mapped::find(layout, stop, progress)?;
+        let frame_bytes = layout.sizes().frame_bytes;
+        let regions = Regions::parse(&fs::read_to_string("/proc/iomem").unwrap_or_default(), frame_bytes);
+        let sys = Path::new("/sys");
+        let debug = sys.join("kernel/debug");
+        let (areas, pins) = (Regions::cma(&debug), Pins::find(&debug));
+        let allocated = allocated(layout, sys, stop, progress)?;
+        Ok(Self { mapped, allocated, regions, areas, pins, uptime: uptime() })
+    }
+
+    /// Gives a frame's owner, by the best source.
+    pub(crate) fn owner(&self, class: FrameClass, pfn: u64) -> Owner {
+        let allocated = || self.allocated.as_ref().and_then(|allocated| allocated.number(pfn)).map(Owner::Allocated);
+        let named = match class {
+            FrameClass::DriverMapped => self.mapped.number(pfn).map(Owner::Mapped).or_else(allocated),
+            FrameClass::Reserved => self.regions.number(pfn).map(Owner::Region).or_else(allocated),
+            FrameClass::Kernel => allocated().or_else(|| self.areas.number(pfn).map(Owner::Area)),
+            class if class.linux_moves() => self.pins.number(pfn).map(Owner::Pinned),
+            class if class.stays() && class != FrameClass::Absent => allocated(),
+            _ => None,
+        };
+        named.unwrap_or(Owner::Class(class.index()))
+    }
+
+    /// Gives an owner's name.
+    pub(crate) fn name(&self, owner: Owner) -> String {
+        match owner {
+            Owner::Pinned(number) => self.pins.name(number).to_owned(),
+            Owner::Mapped(number) => self.mapped.name(number),
+            Owner::Allocated(number) => self.origin(number).map_or(String::new(), |origin| origin.name.clone()),
+            Owner::Region(number) => self.regions.name(number).to_owned(),
+            Owner::Area(number) => self.areas.name(number).to_owned(),
+            Owner::Class(place) => FrameClass::ALL[place].name().to_owned(),
+        }
+    }
+
+    /// Says what an owner is, or how its name is known.
+    pub(crate) fn source(&self, owner: Owner) -> String {
+        match owner {
+            Owner::Pinned(_) => "the driver's list in debugfs".to_owned(),
+            Owner::Mapped(_) => "maps and pagemap of its processes".to_owned(),
+            Owner::Allocated(number) => self.origin(number).map_or(String::new(), |origin| self.allocation(origin)),
+            Owner::Region(_) => "/proc/iomem".to_owned(),
+            Owner::Area(_) => "its range in debugfs".to_owned(),
+            Owner::Class(place) => FrameClass::ALL[place].description().to_owned(),
+        }
+    }
+
+    /// Counts the processes of an owner; 0: it isn't a matter of processes.
+    pub(crate) fn processes(&self, owner: Owner) -> u64 {
+        if let Owner::Mapped(number) = owner { self.mapped.processes(number) } else { 0 }
+    }
+
+    /// Gives a stack that allocated such frames, if the kernel tells.
+    pub(crate) fn stack(&self, owner: Owner) -> &[String] {
+        match owner {
+            Owner::Allocated(number) => self.origin(number).map_or(&[], |origin| &origin.stack),
+            _ => &[],
+        }
+    }
+
+    fn origin(&self, number: u32) -> Option<&Origin> {
+        self.allocated.as_ref().map(|allocated| allocated.origin(number))
+    }
+
+    /// Says when and in which program memory was allocated.
+    fn allocation(&self, origin: &Origin) -> String {
+        let mut text = "page_owner".to_owned();
+        if !origin.commands.is_empty() {
+            text += &format!(", in {}", origin.commands.join(", "));
+        }
+        if let Some((oldest, newest)) = page_owner::ages(origin, self.uptime) {
+            text += &format!(", {} to {} ago", age(newest), age(oldest));
+        }
+        text
+    }
+}
+
+/// Reads `page_owner`, if this kernel has it.
+fn allocated(
+    layout: &Layout,
+    sys: &Path,
+    stop: &Stop,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Option<PageOwner>, Stopped> {
+    let Ok(file) = File::open(sys.join(page_owner::PATH)) else { return Ok(None) };
+    let wanted = Wanted::of(layout, |class| class.stays() && class != FrameClass::Absent);
+    let (first, frames) = (layout.first_pfn(), layout.frames());
+    let mut look = |pfn: u64| {
+        progress(pfn.saturating_sub(first).min(frames), frames);
+        stop.check().map_err(Ended::Stopped)
+    };
+    // Each read gives one record at most, whatever the buffer.
+    match PageOwner::read(BufReader::new(file), &wanted, &mut look) {
+        Ok(found) => Ok(Some(found)),
+        Err(Ended::Stopped(stopped)) => Err(stopped),
+        Err(Ended::Unreadable) => Ok(None),
+    }
+}
+
+/// The time since boot, by the clock of `page_owner`'s times.
+fn uptime() -> Duration {
+    let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds = text.split_whitespace().next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0.0);
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+/// A time in the largest unit of which there are two.
+fn age(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_read_well() {
+        let texts = [0, 119, 120, 7_199, 7_200, 172_799, 172_800].map(|seconds| age(Duration::from_secs(seconds)));
+        assert_eq!(texts, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 days"]);
+    }
+
+    #[test]
+    fn without_a_source_a_frame_has_its_class() {
+        let names = Names::default();
+        for class in FrameClass::ALL {
+            let owner = names.owner(class, 5);
+            assert_eq!((owner, names.name(owner)), (Owner::Class(class.index()), class.name().to_owned()));
+        }
+    }
+
+    /// This machine's, as far as this user may read it: the kernel's image is named where root asks.
+    #[test]
+    fn this_machine_is_asked() {
+        let Ok(capture) = Layout::capture(&mut |_, _| Ok(())) else { return };
+        let names = Names::find(&capture.layout, &Stop::default(), &mut |_, _| ()).expect("nobody stops it");
+        let (mut pfn, mut named) = (capture.layout.first_pfn(), 0);
+        for run in capture.layout.runs() {
+            for _ in 0..run.frames {
+                named += u64::from(matches!(names.owner(run.class, pfn), Owner::Region(_)));
+                pfn += 1;
+            }
+        }
+        assert!(named > 100, "{named} frames of the kernel's image");
+    }
+}
