@@ -223,7 +223,7 @@ pub(crate) fn run(root: &Path, asked: Linux) -> Result<()> {
                     bail!("kernel {}: not caught is a driver that {}", kernel.version, survivors.join("; that "));
                 }
             }
-            Linux::Test { only, .. } => test::run(&ready(kernel, None)?, only)?,
+            Linux::Test { only, .. } => test::run(&ready(kernel, None)?, || guest::command(root), only)?,
             Linux::Soak { minutes, seed, .. } => test::soak(&ready(kernel, None)?, *minutes, *seed)?,
             Linux::Demo { json, .. } => demo::run(&ready(kernel, None)?, *json)?,
             Linux::Bench { boots, json, .. } => {

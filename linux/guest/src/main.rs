@@ -26,6 +26,7 @@ mod pins;
 mod pressure;
 mod soak;
 mod storm;
+mod survey;
 mod sys;
 mod tests;
 mod triggers;

@@ -392,6 +392,54 @@ pub(crate) fn memory_file(pages: usize) -> Result<File> {
     Ok(file)
 }
 
+/// Makes a file of secret memory (`memfd_secret`).
+pub(crate) fn secret_file(pages: usize) -> Result<File> {
+    // SAFETY: a plain call.
+    let file = unsafe { libc::syscall(libc::SYS_memfd_secret, 0) };
+    if file < 0 {
+        return Err(named("memfd_secret"));
+    }
+    // SAFETY: new and ours.
+    let file = unsafe { File::from_raw_fd(file as i32) };
+    file.set_len((pages * PAGE) as u64)?;
+    Ok(file)
+}
+
+/// Makes a packet socket with a ring of `pages` pages for what it receives, to be mapped.
+pub(crate) fn packet_ring(pages: u32) -> Result<OwnedFd> {
+    // SAFETY: a plain call.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
+    if socket < 0 {
+        return Err(named("socket"));
+    }
+    // SAFETY: new and ours.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let (block, frame) = (PAGE as u32, 2048);
+    let ring = libc::tpacket_req {
+        tp_block_size: block,
+        tp_block_nr: pages,
+        tp_frame_size: frame,
+        tp_frame_nr: pages * (block / frame),
+    };
+    let bytes = size_of_val(&ring) as libc::socklen_t;
+    // SAFETY: the option's own struct, with its size.
+    let done = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_RX_RING, (&raw const ring).cast(), bytes)
+    };
+    if done == 0 { Ok(socket) } else { Err(named("setsockopt")) }
+}
+
+/// Allows this process so many open files.
+pub(crate) fn allow_files(number: u64) -> Result<()> {
+    let limit = libc::rlimit { rlim_cur: number, rlim_max: number };
+    // SAFETY: a struct of the call's own kind.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0 {
+        Ok(())
+    } else {
+        Err(named("setrlimit"))
+    }
+}
+
 /// Binds this thread to a CPU.
 pub(crate) fn stay_on_processor(number: usize) -> Result<()> {
     // SAFETY: an all-zero set; then one bit within its size is set.

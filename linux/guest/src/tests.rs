@@ -3,7 +3,7 @@
 //! Each runs with the driver newly loaded, gives a fact for the log or an error, and fails if the rule in its name is
 //! broken. `contract` and `marks`: what a process may rely on. `owner`: what a driver may rely on. `hostile`: what a
 //! hostile process may try. `triggers`: what makes pages move. `views`: what all sides see meanwhile. `pins`: what
-//! keeps pages in place. `pressure`: low memory. `storm`: stress.
+//! keeps pages in place. `pressure`: low memory. `storm`: stress. `survey`: what the command says of such a machine.
 
 use std::error::Error;
 
@@ -13,20 +13,25 @@ use crate::machine::{compact, frames, free_pages};
 use crate::triggers::{self, move_across};
 use crate::verdict::{Outcome, check};
 use crate::work::{Scene, wrong_words};
-use crate::{administrator, contract, hostile, marks, movement, owner, pins, pressure, storm, tutorial, views};
+use crate::{administrator, contract, hostile, marks, movement, owner, pins, pressure, storm, survey, tutorial, views};
 
 /// A test.
 pub(crate) struct Test {
     pub(crate) name: &'static str,
     /// Loads the module without `migrate_folio`, as a control.
     pub(crate) unmovable: bool,
-    /// Needs its own machine, so it runs only if named.
+    /// Needs its own machine or archive, so it runs only if named.
     pub(crate) by_name_only: bool,
     pub(crate) body: fn() -> Outcome,
 }
 
 const fn test(name: &'static str, body: fn() -> Outcome) -> Test {
     Test { name, unmovable: false, by_name_only: false, body }
+}
+
+/// Needs the command in the archive.
+const fn of_the_command(name: &'static str, body: fn() -> Outcome) -> Test {
+    Test { by_name_only: true, ..test(name, body) }
 }
 
 /// All tests, in the order they run.
@@ -78,6 +83,12 @@ pub(crate) const ALL: &[Test] = &[
     test("storm-of-truncations", storm::truncations),
     test("storm-of-faults", storm::faults),
     test("storm-of-unloads", storm::unloads),
+    of_the_command("survey-packet-ring", survey::packet_ring),
+    of_the_command("survey-secret-memory", survey::secret_memory),
+    of_the_command("survey-registered-buffers", survey::registered_buffers),
+    of_the_command("survey-huge-page-pool", survey::huge_page_pool),
+    of_the_command("survey-pins", survey::pins),
+    of_the_command("survey-slabs", survey::slabs),
 ];
 
 fn sound(outcome: &movement::Outcome) -> Result<(), Box<dyn Error>> {

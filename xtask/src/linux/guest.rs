@@ -17,19 +17,46 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds the guests' program; gives its bytes.
 pub(super) fn program(root: &Path) -> Result<Vec<u8>> {
+    build(root, "pagemove-guest", "pagemove-guest")
+}
+
+/// Builds the command, and packs it as an archive to be put behind another one.
+pub(super) fn command(root: &Path) -> Result<Vec<u8>> {
+    let command = build(root, "pagemove-cli", "pagemove")?;
+    let mut archive = Vec::new();
+    entry(&mut archive, "pagemove", 0o100_755, (0, 0), &command);
+    entry(&mut archive, "TRAILER!!!", 0, (0, 0), &[]);
+    // As `cpio` ends one.
+    archive.resize(archive.len().next_multiple_of(512), 0);
+    Ok(archive)
+}
+
+/// Builds a program that needs no library; gives its bytes.
+fn build(root: &Path, package: &str, name: &str) -> Result<Vec<u8>> {
     let metadata = MetadataCommand::new().manifest_path(root.join("Cargo.toml")).no_deps().exec()?;
     let folder = metadata.target_directory.join("linux-guest");
     let status = cargo()
-        .args(["build", "--quiet", "--release", "--package", "pagemove-guest", "--target", TARGET, "--target-dir"])
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            package,
+            "--bin",
+            name,
+            "--target",
+            TARGET,
+            "--target-dir",
+        ])
         .arg(&folder)
         .current_dir(root)
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
         .status()
         .context("can't start cargo")?;
     if !status.success() {
-        bail!("the guests' program can't be built; the compiler's words are above");
+        bail!("{package} can't be built for guests; the compiler's words are above");
     }
-    let file = folder.join(TARGET).join("release/pagemove-guest");
+    let file = folder.join(TARGET).join("release").join(name);
     fs::read(&file).with_context(|| format!("can't read {file}"))
 }
 

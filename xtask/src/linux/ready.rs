@@ -15,6 +15,16 @@ pub(super) struct Ready<'a> {
 }
 
 impl Ready<'_> {
+    /// The same with one more archive: a kernel unpacks them one after the other.
+    pub(super) fn with(&self, more: Vec<u8>) -> Self {
+        let Self { kernel, image, modules, archive } = self;
+        let mut archive = archive.clone();
+        // As `cpio` ends one.
+        archive.resize(archive.len().next_multiple_of(512), 0);
+        archive.extend(more);
+        Self { kernel, image: image.clone(), modules: modules.clone(), archive }
+    }
+
     /// A guest with this kernel.
     pub(super) fn guest<'a>(&'a self, orders: &'a str, memory_mib: u32, limit: Duration) -> Guest<'a> {
         Guest {

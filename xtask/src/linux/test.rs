@@ -23,6 +23,16 @@ const MEMORY_MIB: u32 = 512;
 const LARGE: &[&str] = &["hugetlb-cma"];
 const LARGE_MIB: u32 = 4096;
 
+/// Tests of the command: what it says of a machine that the guest's program has prepared.
+const OF_THE_COMMAND: &[&str] = &[
+    "survey-packet-ring",
+    "survey-secret-memory",
+    "survey-registered-buffers",
+    "survey-huge-page-pool",
+    "survey-pins",
+    "survey-slabs",
+];
+
 /// No guest needs longer, on the slowest machine that we know, by far.
 const LIMIT: Duration = Duration::from_secs(1500);
 
@@ -89,17 +99,28 @@ fn complaint(console: &str) -> &str {
     console.lines().find(|line| signs.iter().any(|sign| line.contains(sign))).unwrap_or("it said nothing of it").trim()
 }
 
-/// Runs the tests, or those of `only`.
-pub(super) fn run(ready: &Ready<'_>, only: &[String]) -> Result<()> {
+/// Runs the tests, or those of `only`; `command` gives an archive with the command.
+pub(super) fn run(ready: &Ready<'_>, command: impl FnOnce() -> Result<Vec<u8>>, only: &[String]) -> Result<()> {
     let started = Instant::now();
-    let (large, small): (Vec<&str>, Vec<&str>) = only.iter().map(String::as_str).partition(|name| LARGE.contains(name));
+    let names = |which: &dyn Fn(&&str) -> bool| only.iter().map(String::as_str).filter(which).collect::<Vec<_>>();
+    let small = names(&|name| !LARGE.contains(name) && !OF_THE_COMMAND.contains(name));
     let mut seen = Seen::default();
     if only.is_empty() || !small.is_empty() {
         boot(ready, &[&["test"], &small[..]].concat().join(","), MEMORY_MIB, LIMIT, &mut seen)?;
     }
-    if only.is_empty() || !large.is_empty() {
-        let large = if large.is_empty() { LARGE.to_vec() } else { large };
+    let all_or =
+        |named: Vec<&'static str>, all: &'static [&'static str]| if only.is_empty() { all.to_vec() } else { named };
+    let of = |all: &'static [&'static str]| {
+        all.iter().copied().filter(|name| only.iter().any(|wanted| wanted == name)).collect()
+    };
+    let large = all_or(of(LARGE), LARGE);
+    if !large.is_empty() {
         boot(ready, &[&["test"], &large[..]].concat().join(","), LARGE_MIB, LIMIT, &mut seen)?;
+    }
+    let of_the_command = all_or(of(OF_THE_COMMAND), OF_THE_COMMAND);
+    if !of_the_command.is_empty() {
+        let ready = ready.with(command()?);
+        boot(&ready, &[&["test"], &of_the_command[..]].concat().join(","), MEMORY_MIB, LIMIT, &mut seen)?;
     }
     if let Some(name) = seen.unheard(only) {
         bail!(BadInput(format!("there is no test `{name}`; without names, all are run, and tell their names")));

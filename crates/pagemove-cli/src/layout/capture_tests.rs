@@ -187,3 +187,38 @@ fn this_machine() {
         Err(error) => panic!("{error}"),
     }
 }
+
+/// Prints what a machine of 1 TiB costs: `cargo test --release -p pagemove-cli --lib one_tebibyte -- --ignored --nocapture`.
+#[test]
+#[ignore = "writes 2 GiB, and takes a minute"]
+fn one_tebibyte() {
+    use rand::{RngExt as _, SeedableRng as _};
+    use std::{io::Write as _, time::Instant};
+    const FRAMES: u64 = 1 << 28;
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+    let folder = folder(&[Made("Normal", 0, FRAMES, FRAMES, FRAMES / 4)], 9, &[], &[]);
+    // 64 MiB that repeat: the capture doesn't see it, and random numbers take longer than all else.
+    let mut part = Vec::new();
+    while part.len() < 8 << 23 {
+        let word = [LRU, LRU | 1 << 12, BUDDY, SLAB, 1 << 26][rng.random_range(0..5)];
+        (0..rng.random_range(1..60)).for_each(|_| part.extend(word.to_ne_bytes()));
+    }
+    let mut flags = fs::File::create(folder.path().join("kpageflags")).expect("makes");
+    (0..FRAMES.div_ceil(part.len() as u64 / 8)).for_each(|_| flags.write_all(&part).expect("there is room"));
+    fs::File::create(folder.path().join("kpagecount")).expect("makes").set_len(FRAMES * 8).expect("sparse");
+    let status = || procfs::process::Process::myself().expect("this process").status().expect("its status");
+    let (start, before) = (Instant::now(), status().vmrss.expect("a size"));
+    let layout = capture(&folder).layout;
+    let (captured, after) = (start.elapsed(), status());
+    let start = Instant::now();
+    let census = crate::layout::census::Census::take(&layout, |_, _, _| ());
+    println!(
+        "{} runs in {captured:.1?}, at most {} MiB (before: {before} KiB); counted in {:.1?}: {:?}",
+        layout.runs().len(),
+        after.vmhwm.expect("a size") >> 10,
+        start.elapsed(),
+        census.total.blocks
+    );
+    assert_eq!(layout.frames(), FRAMES);
+    assert_eq!(census.total.blocks.total, FRAMES >> 9);
+}

@@ -1,6 +1,6 @@
 //! Physical memory by class: what a layout is.
 
-use super::{LayoutError, Run, Sizes, Zone, check::check, parts::push_run};
+use super::{FrameClass, LayoutError, Run, Sizes, Zone, check::check, parts::push_run};
 
 /// Physical memory by class.
 ///
@@ -31,6 +31,26 @@ impl Layout {
     /// Returns the same layout under another description of where it comes from.
     pub(crate) fn with_source(self, source: String) -> Result<Self, LayoutError> {
         Self::new(source, self.sizes, self.zones, self.runs)
+    }
+
+    /// Returns the same layout with another class for some of the frames that have one, in rising order of their PFN; holes stay holes.
+    pub(crate) fn with_class(mut self, pfns: &[u64], class: FrameClass) -> Self {
+        let (mut runs, mut at) = (Vec::with_capacity(self.runs.len()), self.first_pfn());
+        let mut pfns = pfns.iter().copied().peekable();
+        for run in &self.runs {
+            let end = at + run.frames;
+            while let Some(pfn) = pfns.next_if(|&pfn| pfn < end) {
+                if run.class != FrameClass::Absent && pfn >= at {
+                    push_run(&mut runs, run.class, pfn - at);
+                    push_run(&mut runs, class, 1);
+                    at = pfn + 1;
+                }
+            }
+            push_run(&mut runs, run.class, end - at);
+            at = end;
+        }
+        self.runs = runs;
+        self
     }
 
     /// Returns where the layout comes from, in words.
@@ -82,5 +102,24 @@ impl Layout {
     pub(crate) fn zone_of_block(&self, pfn: u64) -> usize {
         // A block that has a frame has one in a zone; so the search only falls short for blocks of no layout.
         self.zones.partition_point(|zone| zone.end_pfn() <= pfn).min(self.zones.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_get_another_class() {
+        use FrameClass::*;
+        let runs = [(Free, 2), (File, 4), (Absent, 2)].map(Run::from).to_vec();
+        let zone = Zone { name: "Normal".into(), node: 0, start_pfn: 8, spanned: 6, present: 6 };
+        let layout = Layout::new("test".into(), Sizes::usual(2), vec![zone], runs).expect("consistent");
+        let changed = |pfns: &[u64]| -> Vec<(FrameClass, u64)> {
+            layout.clone().with_class(pfns, Slab).runs().iter().map(|&run| run.into()).collect()
+        };
+        assert_eq!(changed(&[8, 11, 12]), [(Slab, 1), (Free, 1), (File, 1), (Slab, 2), (File, 1), (Absent, 2)]);
+        assert_eq!(changed(&[10, 10, 13, 14, 99]), [(Free, 2), (Slab, 1), (File, 2), (Slab, 1), (Absent, 2)]);
+        assert_eq!(changed(&[1, 7]), [(Free, 2), (File, 4), (Absent, 2)]);
     }
 }

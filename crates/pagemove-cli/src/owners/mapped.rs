@@ -25,6 +25,8 @@ use crate::{
 
 /// What the kernel maps into each process.
 const VDSO: &str = "vdso";
+/// Files of `memfd_secret`: their pages are on the LRU lists like others', and never move (Linux: `mm/secretmem.c`).
+const SECRET: &str = "/secretmem";
 /// Entries of `pagemap` that are read at once: 128 KiB.
 const CHUNK: u64 = 1 << 14;
 /// Of an entry (Linux: `Documentation/admin-guide/mm/pagemap.rst`).
@@ -39,6 +41,8 @@ pub(crate) struct Mapped {
     /// The processes by each name.
     processes: Vec<BTreeSet<u32>>,
     frames: HashMap<u64, u32>,
+    /// Frames that look like page cache, and stay.
+    secret: BTreeSet<u64>,
     /// Processes that couldn't be read to the end, mostly since they had ended.
     pub(crate) unread: u64,
     /// The kernel shows no PFNs: this process may not see them (`CAP_SYS_ADMIN`).
@@ -50,9 +54,6 @@ impl Mapped {
     pub(crate) fn find(layout: &Layout, stop: &Stop, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, Stopped> {
         let mut found = Self::default();
         let wanted = Wanted::of(layout, |class| class == FrameClass::DriverMapped);
-        if wanted.is_empty() {
-            return Ok(found);
-        }
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let number = |entry: fs::DirEntry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path()));
         let processes: Vec<(u32, PathBuf)> = entries.filter_map(number).collect();
@@ -62,7 +63,12 @@ impl Mapped {
             let mut look = |object: &str, command: &str, pfns: &[u64]| {
                 present += pfns.len();
                 seen += pfns.iter().filter(|&&pfn| pfn != 0).count();
-                let wanted: Vec<u64> = pfns.iter().copied().filter(|&pfn| wanted.contains(pfn)).collect();
+                let is_secret = object.starts_with(SECRET);
+                let is_wanted = |pfn: u64| pfn != 0 && (is_secret || wanted.contains(pfn));
+                let wanted: Vec<u64> = pfns.iter().copied().filter(|&pfn| is_wanted(pfn)).collect();
+                if is_secret {
+                    found.secret.extend(&wanted);
+                }
                 if !wanted.is_empty() {
                     found.add(object, command, pid, &wanted);
                 }
@@ -89,6 +95,11 @@ impl Mapped {
         for &pfn in pfns {
             self.frames.entry(pfn).or_insert(number as u32);
         }
+    }
+
+    /// Gives the frames that look like page cache and stay, upwards.
+    pub(super) fn secret(&self) -> Vec<u64> {
+        self.secret.iter().copied().collect()
     }
 
     /// Gives the number of a frame's name.
@@ -157,6 +168,9 @@ fn look_at(
 
 /// Tells whether a mapping is of a regular file, whose pages are page cache and no driver's. False if that can't be known.
 fn is_regular(process: &Path, mapping: &Mapping) -> bool {
+    if mapping.name.starts_with(SECRET) {
+        return false;
+    }
     let file = process.join("map_files").join(format!("{:x}-{:x}", mapping.start, mapping.end));
     fs::metadata(file).is_ok_and(|file| file.is_file())
 }

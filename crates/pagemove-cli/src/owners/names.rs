@@ -78,6 +78,11 @@ impl Names {
         Ok(Self { mapped, allocated, regions, areas, pins, uptime: uptime() })
     }
 
+    /// Gives the layout with what is known better now: memory that is secret looks like page cache, and never moves.
+    pub(crate) fn correct(&self, layout: Layout) -> Layout {
+        layout.with_class(&self.mapped.secret(), FrameClass::DriverMapped)
+    }
+
     /// Gives a frame's owner, by the best source.
     pub(crate) fn owner(&self, class: FrameClass, pfn: u64) -> Owner {
         let allocated = || self.allocated.as_ref().and_then(|allocated| allocated.number(pfn)).map(Owner::Allocated);

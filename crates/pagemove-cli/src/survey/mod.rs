@@ -96,6 +96,7 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     } else {
         Names::default()
     };
+    let layout = names.correct(layout);
     if let Some(text) = answer(args, &layout, &names, is_whole)? {
         print(&text)?;
         return Ok(true);
