@@ -51,6 +51,7 @@ impl Owner {
 
 /// What an owner holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Holding {
     /// Its name.
     pub(crate) owner: String,

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 /// A count of Linux.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Sum {
     /// What it is.
     pub(crate) what: &'static str,

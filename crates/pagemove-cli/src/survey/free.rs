@@ -11,11 +11,12 @@ use crate::{
 
 /// The free blocks of a zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct FreeBlocks {
-    node: u32,
-    zone: String,
+    pub(super) node: u32,
+    pub(super) zone: String,
     /// By order, from 0 on.
-    blocks: Vec<u64>,
+    pub(super) blocks: Vec<u64>,
     free_frames: u64,
     /// Of 1000 free frames, how many are in blocks too small for a pageblock (Linux: `unusable_index`).
     unusable_per_mille: u64,
@@ -29,7 +30,7 @@ pub(super) fn read(order: u8) -> Vec<FreeBlocks> {
 }
 
 /// Reads lines such as `Node 0, zone   Normal    8    4    0`; passes over others.
-fn parse(text: &str, order: u8) -> Vec<FreeBlocks> {
+pub(super) fn parse(text: &str, order: u8) -> Vec<FreeBlocks> {
     let zone = |line: &str| {
         let (node, rest) = line.strip_prefix("Node ")?.split_once(", zone")?;
         let mut words = rest.split_whitespace();

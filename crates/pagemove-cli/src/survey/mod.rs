@@ -8,6 +8,11 @@ mod metrics;
 mod text;
 mod view;
 
+#[cfg(test)]
+mod dashboard_tests;
+#[cfg(test)]
+mod schema_tests;
+
 use std::{
     fs, io,
     num::NonZeroUsize,
