@@ -20,6 +20,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
     ("tar", "tar"),
+    ("sha256sum", "coreutils"),
     ("qemu-system-x86_64", "qemu-system-x86"),
 ];
 

@@ -16,6 +16,7 @@ mod checkers;
 mod ci;
 mod command;
 mod console;
+mod dist;
 mod formats;
 mod kernel;
 mod layers;
@@ -42,6 +43,8 @@ struct Arguments {
 enum Chore {
     /// Run the project's whole test command: the checks that every change must pass, and the tests
     Ci,
+    /// Build the command as a static binary, in an archive and a Debian package
+    Dist,
     /// Run the hosted machine's tests with page tables of aarch64 and riscv64
     Formats(formats::Asked),
     /// Build the example kernel, run it, and test it with real page tables and ring 3, in QEMU
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
     let root = root();
     let outcome: Result<()> = match Arguments::parse().chore {
         Chore::Ci => ci::run(&root),
+        Chore::Dist => dist::run(&root),
         Chore::Formats(asked) => formats::run(&root, &asked),
         Chore::Kernel(asked) => kernel::run(&root, &asked),
         Chore::Layers => layers::run(&root),

@@ -82,6 +82,15 @@ struct Change {
     after: u64,
 }
 
+/// What `--json` prints; its version rises when a field goes, or means something else.
+#[derive(Serialize)]
+struct Printed<'d> {
+    format: &'static str,
+    version: u64,
+    #[serde(flatten)]
+    diff: &'d Diff,
+}
+
 /// What changed.
 #[derive(Debug, PartialEq, Eq, Default, Serialize)]
 pub(crate) struct Diff {
@@ -122,7 +131,9 @@ pub(crate) fn run(args: &DiffArgs) -> Result<(), DiffError> {
     let (before, after) = (open(&args.before)?, open(&args.after)?);
     let diff = Diff::of(&before, &after)?;
     let text = if args.json {
-        serde_json::to_string_pretty(&diff).map_err(io::Error::from)? + "\n"
+        serde_json::to_string_pretty(&Printed { format: "pagemove-diff", version: 1, diff: &diff })
+            .map_err(io::Error::from)?
+            + "\n"
     } else {
         describe(&diff, [&before, &after].map(|layout| plain(layout.source())), !terminal::is_utf8())
     };

@@ -1,5 +1,6 @@
 //! The command `pagemove`, as a library: so that its tests and fuzz targets reach what reads files. Not for other programs,
 //! which want the core.
+mod assets;
 mod bar;
 mod cancel;
 mod diff;
@@ -22,11 +23,11 @@ pub use layout::fuzz;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// A physical memory manager whose pages can all be moved while in use.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(name = "pagemove", version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -41,6 +42,7 @@ enum Command {
     Survey(survey::SurveyArgs),
     Diff(diff::DiffArgs),
     Soak(soak::SoakArgs),
+    Assets(assets::AssetsArgs),
 }
 
 /// Runs the command with this program's arguments; gives its exit code.
@@ -60,6 +62,10 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => match diff::run(&args) {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => (error.to_string(), error.exit_code()),
+        },
+        Command::Assets(args) => match assets::run(&args, &Cli::command()) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (error.to_string(), 2),
         },
         Command::Survey(args) => match survey::run(&args) {
             Ok(true) => return ExitCode::SUCCESS,

@@ -66,6 +66,7 @@ pub(crate) struct Capture {
 
 /// Free frames as captured, beside what Linux says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct FreeCheck {
     /// Frames captured as free.
     pub(crate) captured: u64,

@@ -86,16 +86,17 @@ impl Verdict {
 
 /// Pageblocks by verdict; those that are wholly absent don't count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct BlockCounts {
     /// All.
     pub(crate) total: u64,
-    /// Those with [`Verdict::Free`].
+    /// All frames are free.
     pub(crate) free: u64,
-    /// Those with [`Verdict::Movable`].
+    /// All frames are free or movable, and not all free: they can be emptied.
     pub(crate) movable: u64,
-    /// Those with [`Verdict::Hostage`].
+    /// Some frames are free or movable, others stay.
     pub(crate) hostage: u64,
-    /// Those with [`Verdict::Full`].
+    /// No frame is free or movable.
     pub(crate) full: u64,
     /// Hostages by who holds them; one that several classes hold counts for each.
     pub(crate) held_by: ByClass,
@@ -127,6 +128,7 @@ impl BlockCounts {
 
 /// What a zone holds, or all zones.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Counts {
     /// Frames that it spans, by class.
     pub(crate) frames: ByClass,
@@ -136,6 +138,7 @@ pub(crate) struct Counts {
 
 /// The counts of one zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ZoneCounts {
     /// Its name.
     pub(crate) name: String,
@@ -148,8 +151,10 @@ pub(crate) struct ZoneCounts {
 
 /// What a layout holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Census {
-    /// Bytes in a frame.
+    /// Bytes in a frame. A survey has it once already.
+    #[serde(skip)]
     pub(crate) frame_bytes: u64,
     /// Each zone once, though the layout may have it in several parts.
     pub(crate) zones: Vec<ZoneCounts>,

@@ -14,6 +14,7 @@ const MOST: usize = 5;
 
 /// A part of a sum.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Part {
     /// A cache, or a function.
     pub(crate) name: String,

@@ -29,6 +29,7 @@ use crate::layout::{
 
 /// What an owner holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Holding {
     /// Which one.
     #[serde(skip)]

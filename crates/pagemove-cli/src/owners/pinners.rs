@@ -18,6 +18,7 @@ const DEVICES: [&str; 3] = ["/dev/vfio/", "/dev/infiniband/", "/dev/iommu"];
 
 /// A process that may have memory pinned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Pinner {
     /// Its name.
     pub(crate) process: String,

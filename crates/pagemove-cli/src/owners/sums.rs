@@ -9,6 +9,7 @@ use super::lists::{Part, slab_caches, vmalloc_callers};
 
 /// A count of Linux.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Sum {
     /// What it is.
     pub(crate) what: &'static str,

@@ -12,6 +12,7 @@ use crate::{
 
 /// The free blocks of a zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct FreeBlocks {
     pub(super) node: u32,
     pub(super) zone: String,

@@ -14,7 +14,7 @@ use crate::{owners::sums::Vmstat, terminal::plain};
 /// Owners that have a metric of their own, so that their number is bounded; the others are one.
 const OWNERS: usize = 20;
 /// The kernel's counters, of `/proc/vmstat`.
-const COUNTERS: [&str; 12] = [
+pub(super) const COUNTERS: [&str; 12] = [
     "compact_stall",
     "compact_fail",
     "compact_success",
@@ -78,6 +78,17 @@ fn registry(view: &View<'_>) -> Registry {
     }
     if !rest.is_empty() {
         set(&alone, vec![("owner", "others".to_owned())], rest.iter().map(|holding| holding.alone).sum());
+    }
+    if !view.free_blocks.is_empty() {
+        let free =
+            family("free_blocks", "Blocks on the kernel's free lists, each of 2 to the power of its order frames");
+        for zone in &view.free_blocks {
+            for (order, &blocks) in zone.blocks.iter().enumerate() {
+                let labels =
+                    vec![("node", zone.node.to_string()), ("zone", zone.zone.clone()), ("order", order.to_string())];
+                set(&free, labels, blocks);
+            }
+        }
     }
     let sizes = view.layout.sizes();
     let of_all = |family: Family<Labels, Gauge>, value| set(&family, Vec::new(), value);

@@ -13,6 +13,11 @@ mod planned;
 mod text;
 mod view;
 
+#[cfg(test)]
+mod dashboard_tests;
+#[cfg(test)]
+mod schema_tests;
+
 use std::{fs, io, path::Path};
 
 use serde::Serialize;

@@ -13,20 +13,39 @@ use crate::{
     owners::{Holding, holdings, names::Names, pinners::Pinner, sums::Sum},
 };
 
-/// What `--json` prints.
+/// Says what `--json` prints, and in which version: a higher one when a field goes, or means something else.
+const FORMAT: &str = "pagemove-survey";
+const VERSION: u64 = 1;
+
+/// What `pagemove survey --json` prints.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Survey<'a> {
+    /// What this is.
+    #[cfg_attr(test, schemars(extend("const" = FORMAT)))]
+    format: &'static str,
+    /// Rises when a field goes or means something else; new fields may come without.
+    #[cfg_attr(test, schemars(extend("const" = VERSION)))]
+    version: u64,
+    /// Where the layout comes from.
     source: &'a str,
+    /// Bytes in a frame.
     frame_bytes: u64,
+    /// A pageblock has 2 to this power frames.
     pageblock_order: u8,
+    /// Frames that the zones span, and the holes between them.
     frames: u64,
+    /// Of a live survey of the whole machine: how far to trust it.
     free_check: Option<FreeCheck>,
     #[serde(flatten)]
     census: &'a Census,
+    /// Who holds hostage blocks; those who hold most alone come first.
     owners: &'a [Holding],
+    /// The kernel's own list of free blocks; empty but for a live survey of the whole machine.
     free_blocks: &'a [FreeBlocks],
+    /// What the kernel counts of its own memory; empty but for a live survey of the whole machine.
     kernel: &'a [Sum],
-    /// At most so many pages.
+    /// At most so many pages are pinned.
     pinned: Option<u64>,
     pinners: &'a [Pinner],
     /// Processes that couldn't be read.
@@ -101,6 +120,8 @@ impl<'l> View<'l> {
     pub(super) fn json(&self) -> Survey<'_> {
         let Sizes { frame_bytes, pageblock_order } = self.layout.sizes();
         Survey {
+            format: FORMAT,
+            version: VERSION,
             source: self.layout.source(),
             frame_bytes,
             pageblock_order,
