@@ -18,7 +18,11 @@ mod dashboard_tests;
 #[cfg(test)]
 mod schema_tests;
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 
@@ -37,7 +41,12 @@ use crate::{
     },
     message::{print, say},
     numbers::thousands,
-    owners::{explain::explain, names::Names, pinners, range, sums},
+    owners::{
+        explain::explain,
+        names::Names,
+        pinners, range,
+        sums::{self, Vmstat},
+    },
     terminal,
     whole_file::write_whole,
     why,
@@ -165,7 +174,9 @@ fn json(value: &impl Serialize) -> Result<String, SurveyError> {
 /// Has Linux compact memory, and tells what changed.
 fn compact_and_compare(before: &Layout, args: &SurveyArgs, stop: &Stop) -> Result<bool, SurveyError> {
     say("Linux compacts all memory; this can take minutes.");
+    let (start, counted) = (Instant::now(), sums::vmstat());
     fs::write(COMPACT, "1").map_err(SurveyError::Compact)?;
+    let (took, counts) = (start.elapsed(), sums::vmstat());
     stop.check()?;
     if args.settle {
         settle(stop)?;
@@ -173,7 +184,25 @@ fn compact_and_compare(before: &Layout, args: &SurveyArgs, stop: &Stop) -> Resul
     let (after, _) = behind_a_bar("Reading the frame table", |progress| args.layout.open(stop, progress))?;
     let diff = Diff::of(before, &after)?;
     print(&describe(&diff, ["as it was", "compacted"].map(str::to_owned), !terminal::is_utf8()))?;
+    print(&moved(&counted, &counts, took))?;
     Ok(true)
+}
+
+/// Says how many pages Linux moved in that time, by its own counters: also those that others asked for.
+fn moved(before: &Vmstat, after: &Vmstat, took: Duration) -> String {
+    let more = |field| {
+        let count = |counts: &Vmstat| counts.get(field).copied().unwrap_or(0);
+        count(after).saturating_sub(count(before)).max(0) as u64
+    };
+    let (moved, failed) = (more("pgmigrate_success"), more("pgmigrate_fail"));
+    let rate = if took.is_zero() { 0 } else { (moved as f64 / took.as_secs_f64()) as u64 };
+    format!(
+        "Linux moved {} pages in {:.2} s, {} a second; {} couldn't be moved (pgmigrate_success, pgmigrate_fail).\n",
+        thousands(moved),
+        took.as_secs_f64(),
+        thousands(rate),
+        thousands(failed),
+    )
 }
 
 /// Tells what anybody may know of this machine.
@@ -187,4 +216,22 @@ fn without_frames(error: &CaptureError) -> Result<bool, SurveyError> {
     };
     say(&format!("This is what anybody may read: {error}.\n{more} what is in each block, and who holds it."));
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trial_tells_what_it_moved() {
+        let counts = |moved, failed| {
+            Vmstat::from([("pgmigrate_success".to_owned(), moved), ("pgmigrate_fail".to_owned(), failed)])
+        };
+        let text = moved(&counts(10, 5), &counts(2010, 4), Duration::from_millis(500));
+        assert_eq!(
+            text.split(" (").next(),
+            Some("Linux moved 2,000 pages in 0.50 s, 4,000 a second; 0 couldn't be moved")
+        );
+        assert!(moved(&Vmstat::new(), &Vmstat::new(), Duration::ZERO).contains("moved 0 pages"));
+    }
 }
