@@ -4,6 +4,7 @@ mod bar;
 mod cancel;
 mod diff;
 mod html;
+mod kernel;
 mod layout;
 mod message;
 mod numbers;
@@ -15,6 +16,7 @@ mod soak;
 mod survey;
 mod table;
 mod terminal;
+mod watch;
 mod whole_file;
 mod why;
 
@@ -41,6 +43,7 @@ enum Command {
     Survey(survey::SurveyArgs),
     Diff(diff::DiffArgs),
     Soak(soak::SoakArgs),
+    Watch(watch::WatchArgs),
 }
 
 /// Runs the command with this program's arguments; gives its exit code.
@@ -54,6 +57,10 @@ pub fn main() -> ExitCode {
             Err(error) => (error.to_string(), error.exit_code()),
         },
         Command::Soak(args) => match soak::run(&args) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (error.to_string(), error.exit_code()),
+        },
+        Command::Watch(args) => match watch::run(&args) {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => (error.to_string(), error.exit_code()),
         },
