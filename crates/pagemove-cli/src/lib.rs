@@ -5,6 +5,7 @@ mod bar;
 mod cancel;
 mod diff;
 mod html;
+mod kernel;
 mod layout;
 mod message;
 mod numbers;
@@ -16,6 +17,7 @@ mod soak;
 mod survey;
 mod table;
 mod terminal;
+mod watch;
 mod whole_file;
 mod why;
 
@@ -43,6 +45,7 @@ enum Command {
     Diff(diff::DiffArgs),
     Soak(soak::SoakArgs),
     Assets(assets::AssetsArgs),
+    Watch(watch::WatchArgs),
 }
 
 /// Runs the command with this program's arguments; gives its exit code.
@@ -56,6 +59,10 @@ pub fn main() -> ExitCode {
             Err(error) => (error.to_string(), error.exit_code()),
         },
         Command::Soak(args) => match soak::run(&args) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (error.to_string(), error.exit_code()),
+        },
+        Command::Watch(args) => match watch::run(&args) {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => (error.to_string(), error.exit_code()),
         },

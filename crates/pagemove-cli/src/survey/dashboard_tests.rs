@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{free, metrics, view::View};
-use crate::{layout::Layout, owners::names::Names};
+use crate::{kernel::counters, layout::Layout, owners::names::Names};
 
 /// A link to the file in `docs`, so that the packaged crate has it.
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/grafana-dashboard.json");
@@ -24,8 +24,8 @@ fn printed() -> String {
     let sample = Layout::sample();
     let names = Names::default();
     let mut view = View::of(&sample, &names);
-    let counts = metrics::COUNTERS.map(|name| (name.to_owned(), 1)).into();
-    view.counters = metrics::counters(&counts);
+    let counts = counters::NAMES.map(|name| (name.to_owned(), 1)).into();
+    view.counters = counters::read(&counts);
     view.pins = Some(1);
     view.free_blocks = free::parse("Node 0, zone Normal 5 4 3 2 1\n", 9);
     metrics::openmetrics(&view)

@@ -9,25 +9,10 @@ use prometheus_client::{
 };
 
 use super::view::View;
-use crate::{owners::sums::Vmstat, terminal::plain};
+use crate::terminal::plain;
 
 /// Owners that have a metric of their own, so that their number is bounded; the others are one.
 const OWNERS: usize = 20;
-/// The kernel's counters, of `/proc/vmstat`.
-pub(super) const COUNTERS: [&str; 12] = [
-    "compact_stall",
-    "compact_fail",
-    "compact_success",
-    "compact_migrate_scanned",
-    "compact_free_scanned",
-    "compact_isolated",
-    "pgmigrate_success",
-    "pgmigrate_fail",
-    "thp_fault_alloc",
-    "thp_fault_fallback",
-    "nr_foll_pin_acquired",
-    "nr_foll_pin_released",
-];
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -104,11 +89,6 @@ fn registry(view: &View<'_>) -> Registry {
         of_all(family(&format!("vmstat_{name}"), "A counter of /proc/vmstat"), *value);
     }
     registry
-}
-
-/// Gives the kernel's counters that it has.
-pub(super) fn counters(counts: &Vmstat) -> Vec<(&'static str, u64)> {
-    COUNTERS.into_iter().filter_map(|name| Some((name, u64::try_from(*counts.get(name)?).ok()?))).collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 mod args;
 mod doubts;
 mod error;
-mod free;
 mod metrics;
 mod page;
 mod planned;
@@ -33,6 +32,7 @@ use crate::{
     cancel::Stop,
     diff::{Diff, describe},
     html,
+    kernel::{counters, free},
     layout::{
         Layout, LayoutError, LayoutSource, Sizes, SourceError,
         capture::CaptureError,
@@ -123,7 +123,7 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
         view.sums = sums::read(&counts, layout.sizes().frame_bytes);
         view.pins = sums::pins(&counts);
         view.pinners = pinners::find(&stop)?;
-        view.counters = metrics::counters(&counts);
+        view.counters = counters::read(&counts);
         view.free_blocks = free::read(layout.pageblock_order());
     }
     if let Some(path) = &args.textfile {

@@ -1,7 +1,8 @@
 //! What a survey prints for a person: tables, a picture of the blocks, and what it comes to.
 
-use super::{doubts::doubts, free, view::View};
+use super::{doubts::doubts, view::View};
 use crate::{
+    kernel::free,
     layout::tables::{block_table, frame_tables, mib},
     numbers::thousands,
     owners::{page_owner::ALLOCATORS, table::holdings_table},

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::free::FreeBlocks;
 use crate::{
+    kernel::free::FreeBlocks,
     layout::{
         FrameClass, Layout, Sizes,
         capture::FreeCheck,

@@ -7,9 +7,10 @@ mod blocks;
 
 use maud::{Markup, PreEscaped, html};
 
-use super::{doubts::doubts, free::FreeBlocks, view::View};
+use super::{doubts::doubts, view::View};
 use crate::{
     html::Page,
+    kernel::free::FreeBlocks,
     layout::{FrameClass, tables::mib},
     numbers::{counted, percent, thousands},
 };

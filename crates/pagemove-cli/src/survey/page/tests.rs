@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::{
+    kernel::free,
     layout::{Layout, Run, Sizes, Zone},
     owners::names::Names,
-    survey::free,
 };
 
 #[test]

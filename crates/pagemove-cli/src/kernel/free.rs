@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     layout::tables::{mib, table},
@@ -11,27 +11,27 @@ use crate::{
 };
 
 /// The free blocks of a zone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(super) struct FreeBlocks {
-    pub(super) node: u32,
-    pub(super) zone: String,
+pub(crate) struct FreeBlocks {
+    pub(crate) node: u32,
+    pub(crate) zone: String,
     /// By order, from 0 on.
-    pub(super) blocks: Vec<u64>,
-    pub(super) free_frames: u64,
+    pub(crate) blocks: Vec<u64>,
+    pub(crate) free_frames: u64,
     /// Of 1000 free frames, how many are in blocks too small for a pageblock (Linux: `unusable_index`).
-    pub(super) unusable_per_mille: u64,
+    pub(crate) unusable_per_mille: u64,
     /// Why a pageblock can't be had: from 0, for lack of memory, to 1000, for fragmentation; -1000: there is one (Linux: `extfrag_index`).
-    pub(super) fragmentation_index: i64,
+    pub(crate) fragmentation_index: i64,
 }
 
 /// Reads those of this machine; `order` is that of a pageblock. None if the kernel doesn't say.
-pub(super) fn read(order: u8) -> Vec<FreeBlocks> {
+pub(crate) fn read(order: u8) -> Vec<FreeBlocks> {
     parse(&fs::read_to_string(Path::new("/proc/buddyinfo")).unwrap_or_default(), order)
 }
 
 /// Reads lines such as `Node 0, zone   Normal    8    4    0`; passes over others.
-pub(super) fn parse(text: &str, order: u8) -> Vec<FreeBlocks> {
+pub(crate) fn parse(text: &str, order: u8) -> Vec<FreeBlocks> {
     let zone = |line: &str| {
         let (node, rest) = line.strip_prefix("Node ")?.split_once(", zone")?;
         let mut words = rest.split_whitespace();
@@ -43,6 +43,13 @@ pub(super) fn parse(text: &str, order: u8) -> Vec<FreeBlocks> {
 }
 
 impl FreeBlocks {
+    /// Counts the blocks of at least this order, in blocks of this order.
+    pub(crate) fn of_order(&self, order: u8) -> u64 {
+        let large = self.blocks.iter().enumerate().skip(order.into());
+        let counts = large.map(|(at, &count)| count.saturating_mul(1 << (at - usize::from(order)).min(32)));
+        counts.fold(0, u64::saturating_add)
+    }
+
     fn of(node: u32, zone: String, blocks: Vec<u64>, order: u8) -> Self {
         let frames = |from: usize| {
             let frames =
@@ -64,7 +71,7 @@ impl FreeBlocks {
 }
 
 /// Draws them; nothing if there are none.
-pub(super) fn describe(zones: &[FreeBlocks], frame_bytes: u64, ascii: bool) -> String {
+pub(crate) fn describe(zones: &[FreeBlocks], frame_bytes: u64, ascii: bool) -> String {
     let orders = zones.iter().map(|zone| zone.blocks.len()).max().unwrap_or(0);
     if orders == 0 {
         return String::new();
@@ -99,6 +106,7 @@ mod tests {
             found.iter().map(|zone| (zone.free_frames, zone.unusable_per_mille, zone.fragmentation_index)).collect();
         // 1000 - (1000 + 16 * 1000 / 8) / 12
         assert_eq!(told, [(16, 1000, 750), (40, 0, -1000), (0, 0, 0)]);
+        assert_eq!(found.iter().map(|zone| zone.of_order(3)).collect::<Vec<_>>(), [0, 5, 0]);
         let text = describe(&found, 4096, true);
         assert!(text.contains("Normal, node 0") && text.contains("100.0 %") && text.is_ascii(), "{text}");
         assert_eq!(describe(&[], 4096, true), "");

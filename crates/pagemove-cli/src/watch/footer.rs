@@ -1,0 +1,94 @@
+//! The last line: what is going on, and the keys; and the list of all keys.
+
+use ratatui::{
+    Frame,
+    layout::Rect,
+    style::{Modifier, Style},
+    text::{Line, Span},
+    widgets::Paragraph,
+};
+
+use super::state::{Feed, State};
+use crate::numbers::seconds;
+
+/// Draws it: what is going on comes first, then as many keys as fit.
+pub(super) fn draw(state: &State, frame: &mut Frame<'_>, area: Rect) {
+    let mut spans = Vec::new();
+    let mut left = usize::from(area.width);
+    if let Some(text) = status(state) {
+        left = left.saturating_sub(text.chars().count() + 2);
+        spans.extend([Span::styled(text, Style::new().add_modifier(Modifier::REVERSED)), Span::raw("  ")]);
+    }
+    for (key, what) in keys(state) {
+        let length = key.chars().count() + what.chars().count() + 3;
+        if length > left + 2 {
+            break;
+        }
+        left = left.saturating_sub(length);
+        spans.extend([Span::styled(key, Modifier::BOLD), Span::raw(format!(" {what}  "))]);
+    }
+    frame.render_widget(Paragraph::new(Line::from(spans)), area);
+}
+
+/// Says what a user wouldn't expect.
+fn status(state: &State) -> Option<String> {
+    if let Some(trouble) = &state.trouble {
+        return Some(format!("no capture: {trouble}"));
+    }
+    let (pause, is_longer) = state.pause();
+    match state.feed {
+        Feed::Still => None,
+        Feed::Live { .. } if state.controls.is_paused => Some("paused".to_owned()),
+        // The first one has the whole screen.
+        Feed::Live { capturing: Some(percent) } if state.now.is_some() && percent > 0 => {
+            Some(format!("reading {percent} %"))
+        }
+        Feed::Live { .. } => {
+            is_longer.then(|| format!("next {} after this, for a tenth of a CPU at most", seconds(pause.as_secs_f64())))
+        }
+    }
+}
+
+/// The keys, the most important first.
+fn keys(state: &State) -> Vec<(&'static str, String)> {
+    let mut keys: Vec<(&str, String)> = vec![("q", "end".to_owned()), ("?", "help".to_owned())];
+    if state.now.as_ref().is_some_and(|now| now.blocks.is_some()) {
+        keys.extend([("s", "sort".to_owned()), ("r", "reverse".to_owned())]);
+    }
+    if let Feed::Live { .. } = state.feed {
+        let pause = if state.controls.is_paused { "go on" } else { "pause" };
+        keys.extend([("p", pause.to_owned()), ("+/-", format!("each {} s", state.controls.interval))]);
+    }
+    keys.push((if state.ascii { "arrows" } else { "↑↓" }, "scroll".to_owned()));
+    keys
+}
+
+/// All keys.
+pub(super) fn help(state: &State) -> Vec<Line<'static>> {
+    let mut rows = vec![
+        ("q Esc Ctrl-C", "end"),
+        ("s", "sort by the next column"),
+        ("r", "reverse the order"),
+        ("Up Down PgUp PgDn", "scroll, also Home and End"),
+    ];
+    if let Feed::Live { .. } = state.feed {
+        rows.extend([("p Space", "pause, go on"), ("+ -", "longer, shorter interval")]);
+    }
+    rows.extend([("Ctrl-L", "draw anew"), ("Ctrl-Z", "stop; fg goes on")]);
+    let mut lines: Vec<Line<'_>> = rows
+        .into_iter()
+        .map(|(keys, what)| Line::from(vec![Span::styled(format!("{keys:18}"), Modifier::BOLD), Span::raw(what)]))
+        .collect();
+    lines.extend(
+        [
+            "",
+            "alone: hostage blocks that this owner alone holds: gained if just its pages could move.",
+            "blocks: all hostage blocks with a page of it.  to move: other pages in those held alone.",
+            "change: since the capture before.  unusable: free memory in blocks smaller than a pageblock.",
+            "index: why there is no free pageblock: 0: memory is short; 1000: it is fragmented; -1000: there is one.",
+            "A capture is followed by a pause at least nine times as long: a tenth of a CPU's time at most.",
+        ]
+        .map(Line::from),
+    );
+    lines
+}
