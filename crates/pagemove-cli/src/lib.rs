@@ -9,6 +9,7 @@ mod layout;
 mod message;
 mod numbers;
 mod owners;
+mod recording;
 mod report;
 mod results;
 mod run;
@@ -44,6 +45,8 @@ enum Command {
     Diff(diff::DiffArgs),
     Soak(soak::SoakArgs),
     Watch(watch::WatchArgs),
+    Record(recording::RecordArgs),
+    Replay(recording::ReplayArgs),
 }
 
 /// Runs the command with this program's arguments; gives its exit code.
@@ -61,6 +64,14 @@ pub fn main() -> ExitCode {
             Err(error) => (error.to_string(), error.exit_code()),
         },
         Command::Watch(args) => match watch::run(&args) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (error.to_string(), error.exit_code()),
+        },
+        Command::Record(args) => match recording::record(&args) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (error.to_string(), error.exit_code()),
+        },
+        Command::Replay(args) => match recording::replay(&args) {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => (error.to_string(), error.exit_code()),
         },
