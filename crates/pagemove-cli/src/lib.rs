@@ -10,6 +10,7 @@ mod layout;
 mod message;
 mod numbers;
 mod owners;
+mod recording;
 mod report;
 mod results;
 mod run;
@@ -46,6 +47,8 @@ enum Command {
     Soak(soak::SoakArgs),
     Assets(assets::AssetsArgs),
     Watch(watch::WatchArgs),
+    Record(recording::RecordArgs),
+    Replay(recording::ReplayArgs),
 }
 
 /// Runs the command with this program's arguments; gives its exit code.
@@ -63,6 +66,14 @@ pub fn main() -> ExitCode {
             Err(error) => (error.to_string(), error.exit_code()),
         },
         Command::Watch(args) => match watch::run(&args) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (error.to_string(), error.exit_code()),
+        },
+        Command::Record(args) => match recording::record(&args) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (error.to_string(), error.exit_code()),
+        },
+        Command::Replay(args) => match recording::replay(&args) {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => (error.to_string(), error.exit_code()),
         },

@@ -1,9 +1,11 @@
-//! `pagemove watch` as a user starts it: in a terminal, whose screen and modes are looked at, and with its lines in a pipe.
+//! `pagemove watch`, `record` and `replay` as a user starts them: in a terminal, whose screen and modes are looked at, and
+//! with their lines in a pipe.
 
 use std::{
     fs::{self, File},
     io::{Read, Write},
     num::NonZero,
+    path::Path,
     process::{Command, Output, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
@@ -235,4 +237,104 @@ fn a_closed_pipe_ends_it() {
     child.stdout.take().expect("a pipe").read_exact(&mut byte).expect("a line");
     let Output { status, stderr, .. } = child.wait_with_output().expect("it ends");
     assert_eq!((status.code(), String::from_utf8_lossy(&stderr).as_ref()), (Some(0), ""));
+}
+
+/// Records the sample so many times.
+fn record(dir: &Path, count: u64) {
+    let line = format!("record {} --layout sample --interval 1 --count {count}", dir.display());
+    let (code, stdout, stderr) = run(&line, "C.UTF-8");
+    assert_eq!((code, stdout.as_str()), (Some(0), ""), "{stderr}");
+    assert!(stderr.starts_with("Recorded ") && stderr.contains(" bytes."), "{stderr}");
+}
+
+#[test]
+fn what_is_recorded_is_replayed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path().join("recording");
+    record(&dir, 1);
+    record(&dir, 2);
+    fs::write(dir.join("notes"), "").expect("writes");
+    let (code, text, stderr) = run(&format!("replay {}", dir.display()), "C");
+    assert_eq!((code, stderr.as_str()), (Some(0), "Passed over notes: it isn't a capture's.\n"));
+    assert!(text.is_ascii() && text.contains("\nbefore: ") && text.contains("No block became hostages."), "{text}");
+    let lines: Vec<_> = text.lines().take_while(|line| !line.is_empty()).collect();
+    assert!(
+        lines.len() == 3 && lines.iter().all(|line| line.contains("20 free") && line.ends_with("kernel 96")),
+        "{text}"
+    );
+    // What is saved is a layout as any other.
+    let layout = fs::read_dir(&dir).expect("reads").map(|entry| entry.expect("a file").path());
+    let layout = layout.into_iter().find(|path| path.extension().is_some_and(|end| end == "layout")).expect("one");
+    assert!(run(&format!("survey --layout {} --json", layout.display()), "C").0 == Some(0));
+
+    let rows = [
+        (format!("replay {} --from 2200-01-01", dir.display()), "has no capture of that time"),
+        (format!("replay {} --from yesterday", dir.display()), "a time is one such as"),
+        (format!("replay {}", dir.join("none").display()), "No such file or directory"),
+        (format!("replay {}", dir.join("notes").display()), "can't use the folder"),
+        (format!("record {}", dir.join("notes").display()), "can't use the folder"),
+        (format!("record {} --layout /nonexistent", dir.display()), "can't read /nonexistent"),
+        (format!("record {} --layout sample --most-bytes 10", dir.display()), "more than --most-bytes: 10"),
+        (format!("record {} --most-bytes 10X", dir.display()), "a size is a number of bytes"),
+    ];
+    for (line, words) in rows {
+        let (code, _, stderr) = run(&line, "C.UTF-8");
+        assert!(code == Some(2) && stderr.contains(words), "{line}: {code:?}, {stderr}");
+    }
+    let empty = tempfile::tempdir().expect("a folder");
+    let (code, _, stderr) = run(&format!("replay {}", empty.path().display()), "C.UTF-8");
+    assert!(code == Some(2) && stderr.contains("has no capture: pagemove record makes them"), "{stderr}");
+}
+
+#[test]
+fn a_recording_on_the_screen() {
+    let folder = tempfile::tempdir().expect("a folder");
+    record(folder.path(), 3);
+    let mut terminal = Terminal::start(&format!("replay {}", folder.path().display()), 80, 24, "C.UTF-8");
+    terminal.shows("UTC, 1 of 3");
+    terminal.press("\x1b[C");
+    terminal.shows("UTC, 2 of 3");
+    terminal.press("\x1b[F");
+    terminal.shows("UTC, 3 of 3");
+    terminal.press("\x1b[D");
+    terminal.shows("UTC, 2 of 3");
+    // From there it plays to the end.
+    terminal.press(" ");
+    terminal.shows("UTC, 3 of 3");
+    terminal.press("q");
+    assert_eq!(terminal.end(), 0);
+    let mut terminal = Terminal::start(&format!("replay {}", folder.path().display()), 40, 10, "C");
+    terminal.shows("held by");
+    terminal.signal("TERM");
+    assert_eq!(terminal.end(), 130);
+}
+
+/// A signal, also a second one, ends it with whole files only; meanwhile no other program records into the folder.
+#[test]
+fn recording_is_for_one_and_a_signal_ends_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path();
+    for signal in ["INT", "TERM", "HUP"] {
+        let mut command = Command::new(BINARY);
+        command.args(["record", "--layout", "sample", "--interval", "86400"]).arg(dir).stderr(Stdio::piped());
+        let before = fs::read_dir(dir).expect("reads").count();
+        let child = command.spawn().expect("starts");
+        let is_whole = |entry: &fs::DirEntry| !entry.file_name().to_string_lossy().starts_with('.');
+        while fs::read_dir(dir).expect("reads").flatten().filter(is_whole).count() < before + 2 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let (code, _, stderr) = run(&format!("record {} --layout sample --count 1", dir.display()), "C.UTF-8");
+        assert!(code == Some(2) && stderr.contains("another pagemove records into"), "{code:?}, {stderr}");
+        for _ in 0..2 {
+            let _ = Command::new("kill")
+                .args([format!("-{signal}"), child.id().to_string()])
+                .stderr(Stdio::null())
+                .status();
+        }
+        let Output { status, stderr, .. } = child.wait_with_output().expect("it ends");
+        let stderr = String::from_utf8_lossy(&stderr);
+        assert!(status.code() == Some(130) && stderr.contains("Recorded 1 capture;"), "{signal}: {status}, {stderr}");
+        let names: Vec<_> = fs::read_dir(dir).expect("reads").flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(names.len(), before + 2, "{names:?}");
+    }
 }

@@ -1,6 +1,7 @@
 //! The kernel's counters of compaction, moves, huge pages and pins, of `/proc/vmstat`; anybody may read them.
 //!
-//! Takes the fields of that file, gives those that are shown, in the order of their use. They only rise, from the start of the machine on.
+//! Takes the fields of that file, gives those that are shown, in the order of their use. They only rise, from the start of
+//! the machine on.
 
 use crate::owners::sums::Vmstat;
 

@@ -95,7 +95,7 @@ impl Layout {
     }
 
     /// Writes the file's bytes; the same layout always gives the same bytes.
-    pub(super) fn write(&self, to: impl Write) -> io::Result<()> {
+    pub(crate) fn write(&self, to: impl Write) -> io::Result<()> {
         let mut gzip = GzBuilder::new().mtime(0).write(to, Compression::best());
         let (source, Sizes { frame_bytes, pageblock_order }) = (self.source(), self.sizes());
         let whole = Whole {

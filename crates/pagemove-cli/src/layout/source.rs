@@ -65,6 +65,20 @@ impl From<CaptureError> for SourceError {
     }
 }
 
+impl SourceError {
+    /// Says what a user of a subcommand can do about it; nothing if the error says so itself.
+    pub(crate) fn advice(&self, subcommand: &str) -> String {
+        let sample = "ook at the sample: pagemove survey --layout sample";
+        match self {
+            Self::Live(CaptureError::Permission(_)) => {
+                format!("\nRun it as root (sudo pagemove {subcommand}), or l{sample}")
+            }
+            Self::Live(CaptureError::Missing(_)) => format!("\nL{sample}"),
+            _ => String::new(),
+        }
+    }
+}
+
 impl LayoutSource {
     /// Gets the layout, and for a live one what Linux says of it; `progress` hears frames read and their total.
     pub(crate) fn open(

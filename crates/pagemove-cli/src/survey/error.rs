@@ -6,7 +6,7 @@ use crate::{
     cancel::{STOPPED, Stopped},
     diff::DiffError,
     html::PageError,
-    layout::{LayoutError, SourceError, capture::CaptureError, settle::SettleError},
+    layout::{LayoutError, SourceError, settle::SettleError},
     why::WhyError,
 };
 
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SurveyError {
     /// There is no layout to look at.
-    #[error("{0}{advice}", advice = advice(.0))]
+    #[error("{0}{advice}", advice = .0.advice("survey"))]
     Source(SourceError),
     /// The layout can't be scaled or saved.
     #[error(transparent)]
@@ -91,20 +91,10 @@ impl From<SettleError> for SurveyError {
     }
 }
 
-/// Says what a user can do about it.
-fn advice(error: &SourceError) -> &'static str {
-    match error {
-        SourceError::Live(CaptureError::Permission(_)) => {
-            "\nRun it as root (sudo pagemove survey), or look at the sample: pagemove survey --layout sample"
-        }
-        SourceError::Live(CaptureError::Missing(_)) => "\nLook at the sample: pagemove survey --layout sample",
-        _ => "",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::capture::CaptureError;
 
     #[test]
     fn what_cant_be_read_comes_with_advice() {

@@ -38,6 +38,10 @@ fn status(state: &State) -> Option<String> {
     let (pause, is_longer) = state.pause();
     match state.feed {
         Feed::Still => None,
+        Feed::Recorded => {
+            let playing = state.controls.playback.filter(|playback| playback.is_playing)?;
+            Some(format!("{} captures a second", playing.per_second()))
+        }
         Feed::Live { .. } if state.controls.is_paused => Some("paused".to_owned()),
         // The first one has the whole screen.
         Feed::Live { capturing: Some(percent) } if state.now.is_some() && percent > 0 => {
@@ -52,6 +56,14 @@ fn status(state: &State) -> Option<String> {
 /// The keys, the most important first.
 fn keys(state: &State) -> Vec<(&'static str, String)> {
     let mut keys: Vec<(&str, String)> = vec![("q", "end".to_owned()), ("?", "help".to_owned())];
+    if let Some(playback) = state.controls.playback {
+        let play = if playback.is_playing { "stop" } else { "play" };
+        keys.extend([
+            (if state.ascii { "left/right" } else { "←→" }, "step".to_owned()),
+            ("space", play.to_owned()),
+            ("+/-", format!("{} a second", playback.per_second())),
+        ]);
+    }
     if state.now.as_ref().is_some_and(|now| now.blocks.is_some()) {
         keys.extend([("s", "sort".to_owned()), ("r", "reverse".to_owned())]);
     }
@@ -59,7 +71,7 @@ fn keys(state: &State) -> Vec<(&'static str, String)> {
         let pause = if state.controls.is_paused { "go on" } else { "pause" };
         keys.extend([("p", pause.to_owned()), ("+/-", format!("each {} s", state.controls.interval))]);
     }
-    keys.push((if state.ascii { "arrows" } else { "↑↓" }, "scroll".to_owned()));
+    keys.push((if state.ascii { "up/down" } else { "↑↓" }, "scroll".to_owned()));
     keys
 }
 
@@ -69,8 +81,18 @@ pub(super) fn help(state: &State) -> Vec<Line<'static>> {
         ("q Esc Ctrl-C", "end"),
         ("s", "sort by the next column"),
         ("r", "reverse the order"),
-        ("Up Down PgUp PgDn", "scroll, also Home and End"),
+        ("Up Down PgUp PgDn", "scroll"),
     ];
+    if let Feed::Recorded = state.feed {
+        rows.extend([
+            ("Left Right", "one capture back, on"),
+            ("Home End", "the first, the last capture"),
+            ("Space", "play, stop"),
+            ("+ -", "play faster, slower"),
+        ]);
+    } else {
+        rows.push(("Home End", "scroll to the ends"));
+    }
     if let Feed::Live { .. } = state.feed {
         rows.extend([("p Space", "pause, go on"), ("+ -", "longer, shorter interval")]);
     }

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use super::snapshot::Snapshot;
 use crate::{
-    cancel::{Stop, Stopped},
+    cancel::Stop,
     kernel::{counters, free},
     layout::{Layout, LayoutSource, Sizes, SourceError, capture::CaptureError},
     owners::{names::Names, sums},
@@ -50,7 +50,7 @@ impl Gather {
                         tell(News::Progress(percent));
                     }
                 });
-                if !tell(News::Done(done.map(|(snapshot, _)| Box::new(snapshot)))) {
+                if !tell(News::Done(done.map(Box::new))) {
                     return;
                 }
             }
@@ -74,36 +74,55 @@ impl Gather {
     }
 }
 
-/// Captures once; the layout is none if this user may not read frames.
+/// Captures once; without frames where this user may not read them.
 pub(crate) fn gather(
     source: &LayoutSource,
     stop: &Stop,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<(Snapshot, Option<Layout>), SourceError> {
+) -> Result<Snapshot, SourceError> {
     let start = Instant::now();
-    let is_live = *source == LayoutSource::Live;
-    let (mut snapshot, layout) = match source.open(stop, progress) {
-        Ok((layout, _)) => {
-            let names = if is_live { Names::find(&layout, stop, &mut |_, _| {})? } else { Names::default() };
-            let layout = names.correct(layout);
-            (Snapshot::of(&layout, &names), Some(layout))
-        }
+    match capture(source, stop, progress) {
         Err(SourceError::Live(error @ (CaptureError::Permission(_) | CaptureError::Missing(_)))) => {
             let mut snapshot = Snapshot::without_frames("this machine".to_owned(), Sizes::of_this_machine());
             snapshot.lacks = Some(lacks(&error));
-            (snapshot, None)
+            add_counts(&mut snapshot, start);
+            Ok(snapshot)
         }
-        Err(error) => return Err(error),
-    };
-    if is_live {
-        let counts = counters::read(&sums::vmstat());
-        snapshot.counters = counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
-        snapshot.free_blocks = free::read(snapshot.pageblock_order);
+        captured => captured.map(|(snapshot, _)| snapshot),
     }
-    stop.check().map_err(|stopped: Stopped| SourceError::Stopped(stopped))?;
-    snapshot.at = Timestamp::now();
-    snapshot.took_us = start.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
+}
+
+/// Captures once, with frames.
+pub(crate) fn capture(
+    source: &LayoutSource,
+    stop: &Stop,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Snapshot, Layout), SourceError> {
+    let start = Instant::now();
+    let (layout, _) = source.open(stop, progress)?;
+    let is_live = *source == LayoutSource::Live;
+    let names = if is_live { Names::find(&layout, stop, &mut |_, _| {})? } else { Names::default() };
+    let layout = names.correct(layout);
+    let mut snapshot = Snapshot::of(&layout, &names);
+    stop.check()?;
+    snapshot.took_us = micros(start);
+    if is_live {
+        add_counts(&mut snapshot, start);
+    }
     Ok((snapshot, layout))
+}
+
+/// Adds what anybody may read, and the time.
+fn add_counts(snapshot: &mut Snapshot, start: Instant) {
+    let counts = counters::read(&sums::vmstat());
+    snapshot.counters = counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+    snapshot.free_blocks = free::read(snapshot.pageblock_order);
+    snapshot.at = Timestamp::now();
+    snapshot.took_us = micros(start);
+}
+
+fn micros(start: Instant) -> u64 {
+    start.elapsed().as_micros().try_into().unwrap_or(u64::MAX)
 }
 
 /// Says what isn't shown, and how to see it.
@@ -135,8 +154,8 @@ mod tests {
     /// As root with frames, without them else; counters and free blocks in any case.
     #[test]
     fn this_machine_is_captured_as_far_as_this_user_may() {
-        let (snapshot, layout) = gather(&LayoutSource::Live, &Stop::default(), &mut |_, _| {}).expect("a capture");
-        assert_eq!((snapshot.blocks.is_some(), snapshot.lacks.is_none()), (layout.is_some(), layout.is_some()));
+        let snapshot = gather(&LayoutSource::Live, &Stop::default(), &mut |_, _| {}).expect("a capture");
+        assert_eq!(snapshot.blocks.is_some(), snapshot.lacks.is_none());
         assert!(!snapshot.free_blocks.is_empty(), "{snapshot:?}");
         let denied = lacks(&CaptureError::Permission("/proc/kpageflags".into()));
         assert!(denied.starts_with("As root: what is in each block") && denied.contains("root only"), "{denied}");

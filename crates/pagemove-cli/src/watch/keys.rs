@@ -57,8 +57,26 @@ pub(crate) fn press(mut controls: Controls, key: KeyEvent, extent: Extent) -> (C
         controls.shows_help = false;
         return (controls, Act::Stay);
     }
+    if let Some(playback) = &mut controls.playback {
+        match key.code {
+            KeyCode::Left => playback.go(playback.at.saturating_sub(1)),
+            KeyCode::Right => playback.go(playback.at.saturating_add(1)),
+            KeyCode::Home => playback.go(0),
+            KeyCode::End => playback.go(usize::MAX),
+            KeyCode::Char('p' | ' ') => playback.toggle(),
+            KeyCode::Char('+' | '=') => playback.change_speed(true),
+            KeyCode::Char('-') => playback.change_speed(false),
+            _ => return view(controls, key.code, extent),
+        }
+        return (controls, Act::Stay);
+    }
+    view(controls, key.code, extent)
+}
+
+/// Keys that change how it is seen.
+fn view(mut controls: Controls, key: KeyCode, extent: Extent) -> (Controls, Act) {
     let page = extent.page.max(1);
-    match key.code {
+    match key {
         KeyCode::Esc => return (controls, Act::End),
         // Another order is looked at from its top.
         KeyCode::Char('s') => (controls.sort, controls.first) = (controls.sort.next(), 0),
@@ -89,7 +107,7 @@ fn shorter(interval: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::state::Column;
+    use crate::watch::state::{Column, Playback};
 
     const EXTENT: Extent = Extent { rows: 34, page: 10 };
 
@@ -154,5 +172,25 @@ mod tests {
         assert_eq!(after(&[KeyCode::Char('-'); 9]).interval, 1);
         assert_eq!(after(&[KeyCode::Char('+'); 99]).interval, 86_400);
         assert_eq!((longer(7), shorter(7)), (10, 5));
+    }
+
+    #[test]
+    fn a_recording_has_keys_of_its_own() {
+        let press = |keys: &[KeyCode]| {
+            let recorded = Controls { playback: Some(Playback::new(5)), ..Controls::new(5) };
+            keys.iter().fold(recorded, |controls, &key| press(controls, key.into(), EXTENT).0)
+        };
+        let at = |keys: &[KeyCode]| press(keys).playback.map(|playback| (playback.at, playback.is_playing));
+        assert_eq!(at(&[KeyCode::Left]), Some((0, false)));
+        assert_eq!(at(&[KeyCode::Right, KeyCode::Right, KeyCode::Left]), Some((1, false)));
+        assert_eq!(at(&[KeyCode::End, KeyCode::Right]), Some((4, false)));
+        assert_eq!(at(&[KeyCode::End, KeyCode::Home]), Some((0, false)));
+        assert_eq!(at(&[KeyCode::Char(' ')]), Some((0, true)));
+        // A step stops it.
+        assert_eq!(at(&[KeyCode::Char(' '), KeyCode::Right]), Some((1, false)));
+        let faster = press(&[KeyCode::Char('+')]);
+        assert_eq!((faster.playback.map(Playback::per_second), faster.interval, faster.is_paused), (Some(5), 5, false));
+        assert_eq!(press(&[KeyCode::Down, KeyCode::Down]).first, 2);
+        assert_eq!(press(&[KeyCode::Char('s')]).sort, Column::AloneChange);
     }
 }

@@ -1,7 +1,8 @@
 //! `pagemove watch`: a screen with the blocks of this machine, who holds them, and what the kernel counts, as they change.
 //!
-//! Takes a source of layouts; shows a screen until a key or signal ends it, or prints lines where stdout is no terminal. Promises that
-//! the terminal is put back, that captures take a tenth of one CPU's time at most, and that nothing is changed.
+//! Takes a source of layouts; shows a screen until a key or signal ends it, or prints lines where stdout is no terminal.
+//! Promises that the terminal is put back, that captures take a tenth of one CPU's time at most, and that nothing is
+//! changed.
 
 pub(crate) mod footer;
 pub(crate) mod gather;
@@ -25,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ratatui::crossterm::event::{Event, read};
+use ratatui::crossterm::event::{Event, KeyEvent, read};
 
 use self::{
     gather::{Gather, News, gather},
@@ -45,7 +46,8 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Shows what changes in physical memory: a screen, or lines where stdout is no terminal.
 ///
-/// A capture is followed by a pause that is at least nine times as long, whatever the interval: a tenth of one CPU's time at most.
+/// A capture is followed by a pause that is at least nine times as long, whatever the interval: a tenth of one CPU's time
+/// at most.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WatchArgs {
     /// Seconds from the start of a capture to the next.
@@ -54,8 +56,8 @@ pub(crate) struct WatchArgs {
     /// Prints one capture as lines, and ends.
     #[arg(long)]
     once: bool,
-    /// What to look at: this machine (without root only its free blocks by order, and the kernel's counters), the sample that ships with the
-    /// command, or a layout file; these two stand still.
+    /// What to look at: this machine (without root only its free blocks by order, and the kernel's counters), the sample
+    /// that ships with the command, or a layout file; these two stand still.
     #[arg(long, value_name = "live|sample|FILE", default_value_t = LayoutSource::Live)]
     layout: LayoutSource,
 }
@@ -105,6 +107,16 @@ pub(crate) enum Wake {
     News(News),
 }
 
+impl Wake {
+    /// Gives the key that was pressed.
+    pub(crate) fn key(&self) -> Option<KeyEvent> {
+        match self {
+            Self::Event(Event::Key(key)) => Some(*key),
+            _ => None,
+        }
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &WatchArgs) -> Result<(), WatchError> {
     let stop = Stop::on_signals().map_err(WatchError::Signals)?;
@@ -125,7 +137,7 @@ fn print_lines(args: &WatchArgs, stop: &Stop) -> Result<(), WatchError> {
     let ascii = !terminal::is_utf8();
     let mut before = None;
     loop {
-        let (now, _) = gather(&args.layout, stop, &mut |_, _| {})?;
+        let now = gather(&args.layout, stop, &mut |_, _| {})?;
         print(&lines::describe(&now, before.as_ref(), ascii)).map_err(WatchError::Print)?;
         if args.once || args.layout != LayoutSource::Live {
             return Ok(());

@@ -1,7 +1,8 @@
 //! Draws the screen: a pure function of the state and the screen's size.
 //!
-//! Takes a state and a frame of any size, gives how much of the table is shown. Promises that the most important comes first where there is
-//! little room: the counts, then the owners, then the keys; and, where the locale asks for it, ASCII only.
+//! Takes a state and a frame of any size, gives how much of the table is shown. Promises that the most important comes
+//! first where there is little room: the counts, then the owners, then the keys; and, where the locale asks for it, ASCII
+//! only.
 
 use ratatui::{
     Frame,
@@ -19,7 +20,7 @@ use super::{
     owners,
     panels::{counters, counters_height, free_blocks, free_height},
     snapshot::{Blocks, Snapshot},
-    state::{Feed, State, difference},
+    state::{Feed, Playback, State, difference},
     words::{signed, size},
 };
 use crate::{
@@ -81,6 +82,8 @@ fn draw_in(state: &State, frame: &mut Frame<'_>, area: Rect) -> Extent {
         13..30 => 1,
         _ => 3,
     };
+    // With a mark below it.
+    let spark = spark + u16::from(spark > 0 && state.controls.playback.is_some());
     let head = [1, lines, u16::from(body.height >= 8), spark];
     let rest = body.height.saturating_sub(head.iter().sum());
     // Without frames there is no table of owners, and all the room is for what there is.
@@ -130,9 +133,18 @@ fn title<'s>(state: &State, now: Option<&'s Snapshot>, width: u16) -> Line<'s> {
         };
         return Line::from(text).style(Modifier::BOLD);
     };
-    let (at, took) = (now.at.strftime("%H:%M:%S UTC"), seconds(now.took().as_secs_f64()));
     let source = Span::styled(now.source.as_str(), Modifier::BOLD);
-    let rest = format!("{at}, took {took}");
+    let rest = match state.controls.playback {
+        Some(Playback { at, count, .. }) => {
+            format!(
+                "{}, {} of {}",
+                now.at.strftime("%Y-%m-%d %H:%M:%S UTC"),
+                thousands(at as u64 + 1),
+                thousands(count as u64)
+            )
+        }
+        None => format!("{}, took {}", now.at.strftime("%H:%M:%S UTC"), seconds(now.took().as_secs_f64())),
+    };
     // What changes comes first where there is little room.
     if usize::from(width) < source.width() + rest.chars().count() + 2 {
         Line::from(vec![Span::raw(rest + ", "), source])
@@ -202,32 +214,48 @@ fn shares(counts: [u64; 4], width: u16) -> [u16; 4] {
     cells
 }
 
-/// Free blocks over the captures so far, from the least to the most of those shown.
+/// Free blocks over the captures so far, or over all of a recording, from the least to the most of those shown.
 fn draw_trend(state: &State, frame: &mut Frame<'_>, area: Rect) {
     if area.is_empty() {
         return;
     }
-    let label = |range: &str| format!("free blocks {range} ");
-    // The label's width depends on the range, the range on the width; a wide label leaves room enough.
-    let room = usize::from(area.width.saturating_sub(34));
-    let shown = trend(state, room);
-    let (least, most) = (shown.iter().min().copied().unwrap_or(0), shown.iter().max().copied().unwrap_or(0));
-    let range = if least == most { thousands(least) } else { format!("{} to {}", thousands(least), thousands(most)) };
+    // Wide enough for two counts.
     let [left, right] = Layout::horizontal([Constraint::Length(34), Constraint::Min(0)]).areas(area);
-    frame.render_widget(Paragraph::new(label(&range)), left);
+    let (shown, mark) = trend(state, right.width.into());
+    let all = || if mark.is_some() { state.free.iter().collect::<Vec<_>>() } else { shown.iter().collect() };
+    let (least, most) = (all().into_iter().min().copied().unwrap_or(0), all().into_iter().max().copied().unwrap_or(0));
+    let range = if least == most { thousands(least) } else { format!("{} to {}", thousands(least), thousands(most)) };
+    frame.render_widget(Paragraph::new(format!("free blocks {range}")), left);
     // The least is a low bar, not none; if all are alike they are of half the height.
     let low = (most - least) / 6 + 1;
     let line = Sparkline::default()
-        .data(shown.iter().map(|count| (count - least).saturating_add(low)))
+        .data(shown.iter().map(|count| count.saturating_sub(least).saturating_add(low)))
         .max((most - least).saturating_add(low).saturating_add((least == most).into()))
         .style(Color::Green)
         .bar_set(if state.ascii { ASCII_BARS } else { bar::NINE_LEVELS });
-    frame.render_widget(line, right);
+    let [above, below] = Layout::vertical([Constraint::Min(0), Constraint::Length(mark.is_some().into())]).areas(right);
+    frame.render_widget(line, above);
+    if let Some(at) = mark {
+        frame.render_widget(Paragraph::new(format!("{:>1$}", if state.ascii { '^' } else { '▲' }, at + 1)), below);
+    }
 }
 
-/// Gives the last counts that fit.
-fn trend(state: &State, room: usize) -> Vec<u64> {
-    state.free.iter().skip(state.free.len().saturating_sub(room)).copied().collect()
+/// Gives the last counts that fit; of a recording all, the mean of several in a column where they don't, and the column of
+/// the one shown.
+fn trend(state: &State, room: usize) -> (Vec<u64>, Option<usize>) {
+    let count = state.free.len();
+    let Some(playback) = state.controls.playback else {
+        return (state.free.iter().skip(count.saturating_sub(room)).copied().collect(), None);
+    };
+    let columns = room.min(count);
+    let mean = |column: usize| {
+        let (start, end) = (column * count / columns, (column + 1) * count / columns);
+        let sum: u128 = state.free.range(start..end).copied().map(u128::from).sum();
+        (sum / (end - start).max(1) as u128) as u64
+    };
+    let shown = (0..columns).map(mean).collect();
+    let mark = (0..columns).rev().find(|column| column * count / columns <= playback.at);
+    (shown, mark)
 }
 
 /// Makes sure that nothing else is on the screen, wherever a name comes from.

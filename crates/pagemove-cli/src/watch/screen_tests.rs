@@ -6,7 +6,7 @@ use super::{
     keys::Extent,
     screen::draw,
     snapshot::Blocks,
-    state::{Column, Feed, State, tests::made_up_state},
+    state::{Column, Feed, Playback, State, tests::made_up_state},
 };
 
 /// Draws a state; gives the screen's lines without blanks at their ends.
@@ -91,9 +91,33 @@ fn what_is_going_on_is_in_the_last_line() {
     assert!(last(&state).starts_with("no capture: why  q end"));
     state = made_up_state(true);
     state.feed = Feed::Still;
-    assert_eq!(last(&state), "q end  ? help  s sort  r reverse  arrows scroll");
+    assert_eq!(last(&state), "q end  ? help  s sort  r reverse  up/down scroll");
     state.controls.shows_help = true;
     assert!(screen(&state, 40, 10).0.starts_with("q Esc Ctrl-C      end\n"));
+}
+
+#[test]
+fn a_recording_shows_where_it_is() {
+    let mut state = made_up_state(true);
+    let mut playback = Playback::new(40);
+    playback.go(10);
+    (state.feed, state.controls.playback) = (Feed::Recorded, Some(playback));
+    let (shown, _) = screen(&state, 80, 24);
+    assert!(shown.starts_with("live capture, Linux 6.12, 2026-11-27 21:13:35 UTC, 11 of 40\n"), "{shown}");
+    // Each capture has a column from 34 on.
+    assert_eq!(shown.lines().nth(4).expect("a mark"), format!("{:>45}", "^"), "{shown}");
+    assert!(
+        shown.ends_with("q end  ? help  left/right step  space play  +/- 2 a second  s sort  r reverse\n"),
+        "{shown}"
+    );
+    // More captures than columns: the last one is in the last column.
+    state.free = (0..1_000).collect();
+    playback = Playback::new(1_000);
+    playback.go(999);
+    state.controls.playback = Some(playback);
+    let (shown, _) = screen(&state, 80, 24);
+    assert_eq!(shown.lines().nth(4).expect("a mark"), format!("{:>80}", "^"), "{shown}");
+    assert!(shown.contains("free blocks 0 to 999"), "{shown}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What one capture tells, in numbers: small enough to be kept for each capture.
 //!
-//! Takes a layout and the names of its owners; gives counts, of which two can be compared. Names are without what could steer a terminal.
+//! Takes a layout and the names of its owners; gives counts, of which two can be compared. Names are without what could
+//! steer a terminal.
 
 use std::{cmp::Reverse, time::Duration};
 
@@ -122,7 +123,8 @@ impl Snapshot {
         self.frame_bytes.saturating_mul(1_u64.checked_shl(self.pageblock_order.into()).unwrap_or(u64::MAX))
     }
 
-    /// Counts the wholly free blocks. Without frames, those in the kernel's free lists: fewer, since it doesn't list those of per-CPU lists.
+    /// Counts the wholly free blocks. Without frames, those in the kernel's free lists: fewer, since it doesn't list those
+    /// of per-CPU lists.
     pub(crate) fn free(&self) -> u64 {
         let of_lists = || self.free_blocks.iter().map(|zone| zone.of_order(self.pageblock_order));
         self.blocks.map_or_else(|| of_lists().fold(0, u64::saturating_add), |blocks| blocks.free)
@@ -133,7 +135,8 @@ impl Snapshot {
         self.owners.iter().find(|owner| owner.name == name)
     }
 
-    /// Gives each counter's rise in a second since an earlier capture; none if the clock was set back, or the machine was started meanwhile.
+    /// Gives each counter's rise in a second since an earlier capture; none if the clock was set back, or the machine was
+    /// started meanwhile.
     pub(crate) fn rates(&self, before: &Self) -> Vec<(&str, Option<f64>)> {
         let seconds = self.at.duration_since(before.at).as_secs_f64();
         let rate = |name: &str, count: u64| {

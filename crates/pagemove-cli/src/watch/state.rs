@@ -74,12 +74,71 @@ pub(crate) struct Controls {
     pub(crate) shows_help: bool,
     /// Seconds from the start of a capture to the next.
     pub(crate) interval: u64,
+    /// Of a recording, which capture is shown.
+    pub(crate) playback: Option<Playback>,
+}
+
+/// Captures that are shown in a second, by [`Playback::speed`].
+const SPEEDS: [u32; 6] = [1, 2, 5, 10, 25, 50];
+
+/// Where a recording is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Playback {
+    pub(crate) at: usize,
+    /// How many there are; one at least.
+    pub(crate) count: usize,
+    pub(crate) is_playing: bool,
+    speed: usize,
+}
+
+impl Playback {
+    /// At the first capture.
+    pub(crate) fn new(count: usize) -> Self {
+        Self { at: 0, count, is_playing: false, speed: 1 }
+    }
+
+    /// The last capture's number.
+    pub(crate) fn last(self) -> usize {
+        self.count.saturating_sub(1)
+    }
+
+    /// Goes on by one capture, or stops at the last.
+    pub(crate) fn advance(&mut self) {
+        self.is_playing &= self.at < self.last();
+        if self.is_playing {
+            self.at += 1;
+        }
+    }
+
+    /// Plays, from the start if it is at the end; or stops.
+    pub(crate) fn toggle(&mut self) {
+        self.is_playing = !self.is_playing;
+        if self.is_playing && self.at >= self.last() {
+            self.at = 0;
+        }
+    }
+
+    /// Goes to a capture, and stays there.
+    pub(crate) fn go(&mut self, to: usize) {
+        (self.at, self.is_playing) = (to.min(self.last()), false);
+    }
+
+    /// Plays faster or slower.
+    pub(crate) fn change_speed(&mut self, is_faster: bool) {
+        self.speed = if is_faster { (self.speed + 1).min(SPEEDS.len() - 1) } else { self.speed.saturating_sub(1) };
+    }
+
+    /// Captures in a second.
+    pub(crate) fn per_second(self) -> u32 {
+        SPEEDS[self.speed]
+    }
 }
 
 impl Controls {
     /// Those at the start.
     pub(crate) fn new(interval: u64) -> Self {
-        Self { sort: Column::Alone, is_reversed: false, first: 0, is_paused: false, shows_help: false, interval }
+        let (is_reversed, is_paused, shows_help) = (false, false, false);
+        Self { sort: Column::Alone, is_reversed, first: 0, is_paused, shows_help, interval, playback: None }
     }
 }
 
@@ -90,6 +149,8 @@ pub(crate) enum Feed {
     Live { capturing: Option<u64> },
     /// A file, which doesn't change.
     Still,
+    /// A recording.
+    Recorded,
 }
 
 /// What the screen shows.
@@ -160,6 +221,11 @@ impl State {
         self.free.push_back(snapshot.free());
         self.before = self.now.replace(snapshot);
         self.trouble = None;
+    }
+
+    /// Shows a capture of a recording.
+    pub(crate) fn show(&mut self, now: Snapshot, before: Option<Snapshot>) {
+        (self.now, self.before) = (Some(now), before);
     }
 
     /// Gives the owners in the order asked for; those who have gone since the capture before are there once more.
@@ -268,6 +334,27 @@ pub(crate) mod tests {
             let (pause, _) = pause_after(took, seconds(5));
             assert!(took * 10 <= took + pause && took + pause >= seconds(5), "{took:?}: {pause:?}");
         }
+    }
+
+    #[test]
+    fn a_recording_is_played_to_its_end_and_from_its_start() {
+        let mut playback = Playback::new(3);
+        playback.advance();
+        assert_eq!(playback.at, 0, "it doesn't play");
+        playback.toggle();
+        [1, 2, 2].into_iter().for_each(|at| {
+            playback.advance();
+            assert_eq!(playback.at, at);
+        });
+        assert!(!playback.is_playing);
+        playback.toggle();
+        assert_eq!((playback.at, playback.is_playing), (0, true));
+        playback.go(9);
+        assert_eq!((playback.at, playback.is_playing), (2, false));
+        (0..9).for_each(|_| playback.change_speed(true));
+        assert_eq!(playback.per_second(), 50);
+        (0..9).for_each(|_| playback.change_speed(false));
+        assert_eq!(playback.per_second(), 1);
     }
 
     #[test]
