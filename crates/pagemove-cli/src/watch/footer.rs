@@ -11,11 +11,17 @@ use ratatui::{
 use super::state::{Feed, State};
 use crate::numbers::seconds;
 
+/// The width of the first two keys, which stay whatever is going on, and of what is between.
+const FIRST_KEYS: usize = 17;
+
 /// Draws it: what is going on comes first, then as many keys as fit.
 pub(super) fn draw(state: &State, frame: &mut Frame<'_>, area: Rect) {
     let mut spans = Vec::new();
     let mut left = usize::from(area.width);
-    if let Some(text) = status(state) {
+    if let Some([long, short]) = status(state) {
+        let room = left.saturating_sub(FIRST_KEYS);
+        let text = if long.chars().count() <= room { long } else { short };
+        let text: String = text.chars().take(room).collect();
         left = left.saturating_sub(text.chars().count() + 2);
         spans.extend([Span::styled(text, Style::new().add_modifier(Modifier::REVERSED)), Span::raw("  ")]);
     }
@@ -30,26 +36,28 @@ pub(super) fn draw(state: &State, frame: &mut Frame<'_>, area: Rect) {
     frame.render_widget(Paragraph::new(Line::from(spans)), area);
 }
 
-/// Says what a user wouldn't expect.
-fn status(state: &State) -> Option<String> {
+/// Says what a user wouldn't expect, at length and in short.
+fn status(state: &State) -> Option<[String; 2]> {
     if let Some(trouble) = &state.trouble {
-        return Some(format!("no capture: {trouble}"));
+        let text = format!("no capture: {trouble}");
+        return Some([text.clone(), text]);
     }
     let (pause, is_longer) = state.pause();
+    let pause = seconds(pause.as_secs_f64());
+    let alike = |text: String| [text.clone(), text];
     match state.feed {
         Feed::Still => None,
         Feed::Recorded => {
             let playing = state.controls.playback.filter(|playback| playback.is_playing)?;
-            Some(format!("{} captures a second", playing.per_second()))
+            Some([format!("{} captures a second", playing.per_second()), "plays".to_owned()])
         }
-        Feed::Live { .. } if state.controls.is_paused => Some("paused".to_owned()),
+        Feed::Live { .. } if state.controls.is_paused => Some(alike("paused".to_owned())),
         // The first one has the whole screen.
         Feed::Live { capturing: Some(percent) } if state.now.is_some() && percent > 0 => {
-            Some(format!("reading {percent} %"))
+            Some(alike(format!("reading {percent} %")))
         }
-        Feed::Live { .. } => {
-            is_longer.then(|| format!("next {} after this, for a tenth of a CPU at most", seconds(pause.as_secs_f64())))
-        }
+        Feed::Live { .. } => is_longer
+            .then(|| [format!("next {pause} after this, for a tenth of a CPU at most"), format!("waits {pause}")]),
     }
 }
 

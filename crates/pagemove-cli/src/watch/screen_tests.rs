@@ -85,8 +85,12 @@ fn what_is_going_on_is_in_the_last_line() {
         "{}",
         last(&state)
     );
+    let narrow = screen(&state, 40, 10).0.lines().last().map(str::to_owned);
+    assert_eq!(narrow.as_deref(), Some("waits 10.8 s  q end  ? help  s sort"));
     state.controls.is_paused = true;
     assert!(last(&state).starts_with("paused  q end") && last(&state).contains("p go on"));
+    state.trouble = Some("why ".repeat(99));
+    assert!(last(&state).ends_with("why  q end  ? help"), "{}", last(&state));
     state.trouble = Some("why".into());
     assert!(last(&state).starts_with("no capture: why  q end"));
     state = made_up_state(true);
