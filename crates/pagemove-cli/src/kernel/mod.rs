@@ -2,3 +2,4 @@
 
 pub(crate) mod counters;
 pub(crate) mod free;
+pub(crate) mod types;

@@ -32,7 +32,7 @@ use crate::{
     cancel::Stop,
     diff::{Diff, describe},
     html,
-    kernel::{counters, free},
+    kernel::{counters, free, types},
     layout::{
         Layout, LayoutError, LayoutSource, Sizes, SourceError,
         capture::CaptureError,
@@ -125,6 +125,7 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
         view.pinners = pinners::find(&stop)?;
         view.counters = counters::read(&counts);
         view.free_blocks = free::read(layout.pageblock_order());
+        view.types = types::read();
     }
     if let Some(path) = &args.textfile {
         let metrics = metrics::textfile(&view);

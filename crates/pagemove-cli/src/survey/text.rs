@@ -2,7 +2,7 @@
 
 use super::{doubts::doubts, view::View};
 use crate::{
-    kernel::free,
+    kernel::{free, types},
     layout::tables::{block_table, frame_tables, mib},
     numbers::thousands,
     owners::{page_owner::ALLOCATORS, table::holdings_table},
@@ -24,6 +24,7 @@ pub(super) fn describe(view: &View<'_>, ascii: bool) -> String {
     }
     if !view.free_blocks.is_empty() {
         text += &format!("\n{}", free::describe(&view.free_blocks, census.frame_bytes, ascii));
+        text += &types::describe(&view.types, ascii);
     }
 
     let per_char = view.picture.blocks_per_char();

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    kernel::free::FreeBlocks,
+    kernel::{free::FreeBlocks, types::OfType},
     layout::{
         FrameClass, Layout, Sizes,
         capture::FreeCheck,
@@ -43,6 +43,7 @@ pub(super) struct Survey<'a> {
     owners: &'a [Holding],
     /// The kernel's own list of free blocks; empty but for a live survey of the whole machine.
     free_blocks: &'a [FreeBlocks],
+    free_by_type: &'a [OfType],
     /// What the kernel counts of its own memory; empty but for a live survey of the whole machine.
     kernel: &'a [Sum],
     /// At most so many pages are pinned.
@@ -72,6 +73,7 @@ pub(super) struct View<'l> {
     /// The kernel doesn't say who allocated a frame, or not to this user.
     pub(super) lacks_page_owner: bool,
     pub(super) free_blocks: Vec<FreeBlocks>,
+    pub(super) types: Vec<OfType>,
     /// Of `/proc/vmstat`.
     pub(super) counters: Vec<(&'static str, u64)>,
 }
@@ -113,6 +115,7 @@ impl<'l> View<'l> {
             lacks_page_owner: false,
             counters: Vec::new(),
             free_blocks: Vec::new(),
+            types: Vec::new(),
         }
     }
 
@@ -130,6 +133,7 @@ impl<'l> View<'l> {
             census: &self.census,
             owners: &self.holdings,
             free_blocks: &self.free_blocks,
+            free_by_type: &self.types,
             kernel: &self.sums,
             pinned: self.pins,
             pinners: &self.pinners,

@@ -10,7 +10,7 @@ use maud::{Markup, PreEscaped, html};
 use super::{doubts::doubts, view::View};
 use crate::{
     html::Page,
-    kernel::free::FreeBlocks,
+    kernel::{free::FreeBlocks, types::OfType},
     layout::{FrameClass, tables::mib},
     numbers::{counted, percent, thousands},
 };
@@ -44,7 +44,7 @@ pub(super) fn page(view: &View<'_>) -> Markup {
             section { h2 { "Memory, block by block" } (map(view)) }
             section { h2 { "Who holds the hostages" } (owners(view)) }
             section { h2 { "What the frames are" } (frames(view)) }
-            @if !view.free_blocks.is_empty() { section { h2 { "Free blocks by order" } (free(&view.free_blocks)) } }
+            @if !view.free_blocks.is_empty() { section { h2 { "Free blocks by order" } (free(&view.free_blocks)) (types(&view.types)) } }
             @if !view.sums.is_empty() { section { h2 { "What Linux counts of its own memory" } (sums(view)) } }
             section { h2 { "How to read this" } (reading(&size)) }
         }
@@ -211,6 +211,29 @@ fn free(zones: &[FreeBlocks]) -> Markup {
         p.note {
             "Unusable: free memory in blocks smaller than a pageblock. Index: why there is none: from 0, memory is short, to 1000, memory is "
             "fragmented; -1000: there is one."
+        }
+    }
+}
+
+fn types(types: &[OfType]) -> Markup {
+    let orders = types.iter().map(|of_type| of_type.blocks.len()).max().unwrap_or(0);
+    html! {
+        @if orders > 0 {
+            div.scroll {
+                table.numbers {
+                    thead { tr { th { "By migratetype" } @for order in 0..orders { th { (order) } } th { "pageblocks" } } }
+                    tbody {
+                        @for of_type in types {
+                            tr {
+                                th scope="row" { (of_type.zone) ", node " (of_type.node) ", " (of_type.migratetype) }
+                                @for order in 0..orders { td { (thousands(of_type.blocks.get(order).copied().unwrap_or(0))) } }
+                                td { (thousands(of_type.pageblocks)) }
+                            }
+                        }
+                    }
+                }
+            }
+            p.note { "Linux stops counting at 100,000." }
         }
     }
 }
