@@ -31,6 +31,8 @@ impl Bar {
             // The template is a constant; the plain bar would do as well.
             if let Ok(style) = style { bar.with_style(style) } else { bar }
         });
+        // Several steps may follow one another, each with its own total.
+        bar.set_length(total);
         bar.set_position(done);
     }
 }

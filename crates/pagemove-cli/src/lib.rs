@@ -91,7 +91,6 @@ pub fn main() -> ExitCode {
             Err(error) => (error.to_string(), error.exit_code()),
         },
     };
-    // Paths come from outside; the sentences may have several lines.
-    message::say(&format!("pagemove: {}", error.lines().map(terminal::plain).collect::<Vec<_>>().join("\n")));
+    message::say(&format!("pagemove: {error}"));
     ExitCode::from(code)
 }

@@ -2,9 +2,13 @@
 
 use std::io::{self, Write};
 
-/// Prints a message on stderr; if that is gone, nobody wants it.
+use crate::terminal::plain;
+
+/// Prints a message on stderr, of one or several lines; if that is gone, nobody wants it. What comes from outside, as a path, can't steer the
+/// terminal.
 pub(crate) fn say(message: &str) {
-    let _ = writeln!(io::stderr(), "{message}");
+    let lines: Vec<String> = message.lines().map(plain).collect();
+    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
 }
 
 /// Prints a result. That a reader such as `head` has seen enough is no error.

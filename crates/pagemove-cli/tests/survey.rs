@@ -63,6 +63,11 @@ fn a_report_is_one_file_and_appears_whole() {
     assert!(code == Some(0) && stderr.contains("survey.html"), "{stderr}");
     assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"), "{page:.100}");
     assert_eq!(fs::read_dir(folder.join("new/folder")).expect("the folder").count(), 1);
+    // What a path has can't steer the terminal.
+    let steering = folder.join("a\u{1b}[31m.layout");
+    let output = survey("--layout sample --save").arg(&steering).output().expect("the command starts");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(steering.exists() && said.starts_with("Saved 1,024 pageblocks") && !said.contains('\u{1b}'), "{said:?}");
     // A file where the folder should be: said before the work.
     File::create(folder.join("file")).expect("a file");
     let (code, stdout, stderr) = run(&format!("--layout sample --report {}/file", folder.display()));

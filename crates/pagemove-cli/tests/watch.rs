@@ -244,7 +244,9 @@ fn record(dir: &Path, count: u64) {
     let line = format!("record {} --layout sample --interval 1 --count {count}", dir.display());
     let (code, stdout, stderr) = run(&line, "C.UTF-8");
     assert_eq!((code, stdout.as_str()), (Some(0), ""), "{stderr}");
-    assert!(stderr.starts_with("Recorded ") && stderr.contains(" bytes."), "{stderr}");
+    // On a slow machine it has said before that captures lie further apart.
+    let last = stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("Recorded ") && last.contains(" bytes."), "{stderr}");
 }
 
 #[test]

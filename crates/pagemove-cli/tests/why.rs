@@ -99,7 +99,7 @@ impl Drop for Watching {
 #[test]
 fn events_are_counted_and_a_signal_leaves_no_instance() {
     let _alone = alone();
-    let Some(instances) = instances() else { return };
+    let Some(instances) = instances().filter(|_| fs::metadata(COMPACT).is_ok()) else { return };
     for name in ["INT", "TERM", "HUP"] {
         let mut watching = Watching::start(&instances);
         fs::write(COMPACT, "1").expect("compacts");
@@ -117,7 +117,8 @@ fn events_are_counted_and_a_signal_leaves_no_instance() {
         // With lost events a run's order may be lost.
         assert!(runs.iter().any(|run| of_all(&run)) || number(&report["lost_events"]) > 0, "{report}");
         assert!(number(&report["events"]) > 2 && number(&report["compaction"]["scanned_pages"]) > 0, "{report}");
-        assert!(report["compaction"]["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{report}");
+        let took = report["compaction"]["seconds"].as_f64().expect("a number");
+        assert!(took > 0.0 || number(&report["lost_events"]) > 0, "{report}");
     }
 }
 

@@ -160,6 +160,9 @@ pub(crate) struct Census {
     pub(crate) zones: Vec<ZoneCounts>,
     /// All zones.
     pub(crate) total: Counts,
+    /// For each zone of the layout, by number, its place among `zones`.
+    #[serde(skip)]
+    pub(crate) places: Vec<usize>,
 }
 
 impl Census {
@@ -202,7 +205,7 @@ impl Census {
             }
             at = end;
         }
-        Self { frame_bytes: layout.sizes().frame_bytes, zones, total }
+        Self { frame_bytes: layout.sizes().frame_bytes, zones, total, places: place }
     }
 }
 

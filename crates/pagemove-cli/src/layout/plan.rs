@@ -1,8 +1,8 @@
 //! What compaction could free at most, found without doing it.
 //!
 //! Takes a layout, gives for each zone the blocks that could be emptied into the free frames of others, and the pages that would have to move.
-//! Promises an upper bound of what Linux reaches: pages that are pinned look like others in a layout, pages stay in their zone, and no
-//! page is reclaimed.
+//! Promises the most that the layout allows: pages stay in their zone, and none is reclaimed. Linux reaches less, since pinned pages look
+//! like others here, and it stops early; or a little more, since free frames on per-CPU lists look like the kernel's.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
 //! Hands the free frames of per-CPU lists back to the buddy allocator, so that a capture sees them as free.
 //!
 //! Takes the sysctl `vm.percpu_pagelist_high_fraction` (root may write it): the largest fraction makes the lists as
-//! short as they can be, and Linux since 6.7 trims lists that are too long every second. Moves no page. Promises that
-//! the old value comes back whatever ends the program: it is kept in a file under `/run` until then, from which the
+//! short as they can be, and Linux since 6.7 trims lists that are too long every second. It stays so until the capture is read:
+//! the lists would fill again meanwhile. Moves no page. Promises that the old value comes back whatever ends the program: it is kept in a file under `/run` until then, from which the
 //! next program restores it if this one was killed; and that two programs don't do this at once.
 
 use std::{
@@ -15,7 +15,7 @@ use std::{
 
 use super::zoneinfo;
 use crate::{
-    cancel::{Stop, Stopped},
+    cancel::{Hold, Stop, Stopped},
     message::say,
 };
 
@@ -112,10 +112,22 @@ impl Drop for Old {
     }
 }
 
-/// Trims the lists, in two to five seconds; returns the frames on them before and after.
-pub(crate) fn settle(stop: &Stop) -> Result<(u64, u64), SettleError> {
-    let _hold = stop.hold();
-    settle_in(Path::new("/proc"), Path::new("/run"), || Ok(stop.sleep(PAUSE)?))
+/// Lists that are kept short until this is dropped, which sets the sysctl back.
+pub(crate) struct Settled<'s> {
+    /// Frames on the lists before.
+    pub(crate) before: u64,
+    /// Frames on them now.
+    pub(crate) after: u64,
+    _old: Old,
+    // After the old value is back.
+    _hold: Hold<'s>,
+}
+
+/// Trims the lists, in two to five seconds.
+pub(crate) fn settle(stop: &Stop) -> Result<Settled<'_>, SettleError> {
+    let hold = stop.hold();
+    let (old, before, after) = settle_in(Path::new("/proc"), Path::new("/run"), || Ok(stop.sleep(PAUSE)?))?;
+    Ok(Settled { before, after, _old: old, _hold: hold })
 }
 
 /// Restores the sysctl if a program was killed before it did so. Says nothing if it can't: then this program can't have set it either.
@@ -133,7 +145,7 @@ fn settle_in(
     proc: &Path,
     run: &Path,
     mut pause: impl FnMut() -> Result<(), SettleError>,
-) -> Result<(u64, u64), SettleError> {
+) -> Result<(Old, u64, u64), SettleError> {
     let on_lists = || -> Result<u64, SettleError> {
         let path = proc.join("zoneinfo");
         let text = at(&path, fs::read_to_string(&path))?;
@@ -151,7 +163,7 @@ fn settle_in(
             break;
         }
     }
-    Ok((before, now))
+    Ok((old, before, now))
 }
 
 #[cfg(test)]
@@ -187,7 +199,7 @@ mod tests {
         }
 
         fn settle(&self, pause: impl FnMut() -> Result<(), SettleError>) -> Result<(u64, u64), SettleError> {
-            settle_in(self.path(), self.path(), pause)
+            settle_in(self.path(), self.path(), pause).map(|(_, before, after)| (before, after))
         }
     }
 

@@ -37,7 +37,7 @@ pub(crate) fn explain(layout: &Layout, names: &Names, FrameNumber(pfn): FrameNum
     let mut text = format!("PFN {start:#x} to {end:#x}, zone {}, node {}: ", zone.name, zone.node);
     text += match Verdict::of(&ByClass::counted(&block.classes)) {
         Verdict::Free => "wholly free.\n",
-        Verdict::Movable => "could be emptied, unless a page of it is pinned.\n",
+        Verdict::Movable => "could be emptied, unless a page of it is pinned (a name below may say so).\n",
         Verdict::Hostage => "a hostage of the frames that stay.\n",
         Verdict::Full => "nothing to gain: no frame is free or movable.\n",
     };

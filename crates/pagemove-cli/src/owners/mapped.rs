@@ -13,6 +13,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{AtFlags, CWD, FileType, FsWord, StatxFlags, statfs, statx};
+
 use super::{
     smaps::{self, Mapping},
     wanted::Wanted,
@@ -25,8 +27,10 @@ use crate::{
 
 /// What the kernel maps into each process.
 const VDSO: &str = "vdso";
-/// Files of `memfd_secret`: their pages are on the LRU lists like others', and never move (Linux: `mm/secretmem.c`).
-const SECRET: &str = "/secretmem";
+/// The file system of `memfd_secret`: its pages are on the LRU lists like others', and never move (Linux: `mm/secretmem.c`).
+const SECRETMEM_MAGIC: FsWord = 0x5345_434d;
+/// Processes of a name that are told by number.
+const MOST_PIDS: usize = 16;
 /// Entries of `pagemap` that are read at once: 128 KiB.
 const CHUNK: u64 = 1 << 14;
 /// Of an entry (Linux: `Documentation/admin-guide/mm/pagemap.rst`).
@@ -38,6 +42,7 @@ const PFN: u64 = (1 << 55) - 1;
 pub(crate) struct Mapped {
     /// The object that a process maps (a device, `anon_inode:…`, `socket`), and the process's name.
     names: Vec<(String, String)>,
+    numbers: HashMap<(String, String), u32>,
     /// The processes by each name.
     processes: Vec<BTreeSet<u32>>,
     frames: HashMap<u64, u32>,
@@ -60,10 +65,9 @@ impl Mapped {
         let total = processes.len() as u64;
         let (mut present, mut seen) = (0, 0);
         for (done, (pid, folder)) in (1..).zip(processes) {
-            let mut look = |object: &str, command: &str, pfns: &[u64]| {
+            let mut look = |object: &str, is_secret: bool, command: &str, pfns: &[u64]| {
                 present += pfns.len();
                 seen += pfns.iter().filter(|&&pfn| pfn != 0).count();
-                let is_secret = object.starts_with(SECRET);
                 let is_wanted = |pfn: u64| pfn != 0 && (is_secret || wanted.contains(pfn));
                 let wanted: Vec<u64> = pfns.iter().copied().filter(|&pfn| is_wanted(pfn)).collect();
                 if is_secret {
@@ -85,15 +89,18 @@ impl Mapped {
     }
 
     fn add(&mut self, object: &str, command: &str, pid: u32, pfns: &[u64]) {
-        let name = (plain(&object_name(object)), plain(command));
-        let number = self.names.iter().position(|known| *known == name).unwrap_or_else(|| {
-            self.names.push(name);
+        let object = plain(&object_name(object));
+        // The kernel maps that one, into all of them.
+        let command = if object == VDSO { String::new() } else { plain(command) };
+        let next = self.names.len() as u32;
+        let number = *self.numbers.entry((object, command)).or_insert_with_key(|name| {
+            self.names.push(name.clone());
             self.processes.push(BTreeSet::new());
-            self.names.len() - 1
+            next
         });
-        self.processes[number].insert(pid);
+        self.processes[number as usize].insert(pid);
         for &pfn in pfns {
-            self.frames.entry(pfn).or_insert(number as u32);
+            self.frames.entry(pfn).or_insert(number);
         }
     }
 
@@ -117,6 +124,11 @@ impl Mapped {
         }
     }
 
+    /// Gives the processes of a name, some of many.
+    pub(super) fn pids(&self, number: u32) -> Vec<u32> {
+        self.processes[number as usize].iter().copied().take(MOST_PIDS).collect()
+    }
+
     /// Counts the processes of a name.
     pub(super) fn processes(&self, number: u32) -> u64 {
         self.processes[number as usize].len() as u64
@@ -135,13 +147,11 @@ impl From<io::Error> for Look {
     }
 }
 
-/// Calls `look` for the mappings that may have a driver's frames, part by part: the object, the process's name, the frames in memory.
-fn look_at(
-    process: &Path,
-    frame_bytes: u64,
-    stop: &Stop,
-    look: &mut dyn FnMut(&str, &str, &[u64]),
-) -> Result<(), Look> {
+/// Hears of a part of a mapping: its object, whether that is secret memory, the process's name, the frames in memory.
+type Looker<'l> = dyn FnMut(&str, bool, &str, &[u64]) + 'l;
+
+/// Calls `look` for the mappings that may have a driver's frames, part by part.
+fn look_at(process: &Path, frame_bytes: u64, stop: &Stop, look: &mut Looker<'_>) -> Result<(), Look> {
     let mappings = smaps::parse(&fs::read(process.join("smaps"))?);
     // A thread of the kernel has none, and its `pagemap` can't be opened.
     if mappings.is_empty() {
@@ -151,7 +161,12 @@ fn look_at(
     let command = String::from_utf8_lossy(&command).trim_end().to_owned();
     let pages = File::open(process.join("pagemap"))?;
     let mut bytes = vec![0; CHUNK as usize * 8];
-    for Mapping { start, end, name } in mappings.into_iter().filter(|mapping| !is_regular(process, mapping)) {
+    for mapping in mappings {
+        let object = object(process, &mapping);
+        if object == Object::Regular {
+            continue;
+        }
+        let Mapping { start, end, name } = mapping;
         let (first, end) = (start / frame_bytes, end / frame_bytes);
         for from in (first..end).step_by(CHUNK as usize) {
             stop.check().map_err(Look::Stopped)?;
@@ -160,19 +175,37 @@ fn look_at(
             let (entries, _) = bytes[..read].as_chunks::<8>();
             let entries = entries.iter().map(|entry| u64::from_ne_bytes(*entry));
             let pfns: Vec<u64> = entries.filter(|entry| entry & PRESENT != 0).map(|entry| entry & PFN).collect();
-            look(&name, &command, &pfns);
+            look(&name, object == Object::Secret, &command, &pfns);
         }
     }
     Ok(())
 }
 
-/// Tells whether a mapping is of a regular file, whose pages are page cache and no driver's. False if that can't be known.
-fn is_regular(process: &Path, mapping: &Mapping) -> bool {
-    if mapping.name.starts_with(SECRET) {
-        return false;
-    }
+/// What is mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Object {
+    /// A regular file, whose pages are page cache and no driver's.
+    Regular,
+    /// A file of `memfd_secret`.
+    Secret,
+    /// Another one, or one of which nothing can be known.
+    Other,
+}
+
+/// Asks what a mapping is of. Its name doesn't say: anybody may name a file as he likes.
+fn object(process: &Path, mapping: &Mapping) -> Object {
     let file = process.join("map_files").join(format!("{:x}-{:x}", mapping.start, mapping.end));
-    fs::metadata(file).is_ok_and(|file| file.is_file())
+    // What is known already will do: a file system over the network may not answer.
+    let known = statx(CWD, &file, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE);
+    let is_regular = known.is_ok_and(|known| FileType::from_raw_mode(known.stx_mode.into()) == FileType::RegularFile);
+    // Only names that begin so are worth another question, which such a file system might not answer either.
+    if mapping.name.starts_with("/secretmem") && statfs(&file).is_ok_and(|of| of.f_type == SECRETMEM_MAGIC) {
+        Object::Secret
+    } else if is_regular {
+        Object::Regular
+    } else {
+        Object::Other
+    }
 }
 
 /// Names an object so that several of a kind have one name: without numbers of inodes.
@@ -209,9 +242,9 @@ mod tests {
         for process in ["/proc/self", "/proc/2"].into_iter().take(1 + usize::from(is_the_kernels)) {
             // Without root others' can't be opened.
             let is_readable = fs::read(Path::new(process).join("smaps")).is_ok();
-            let read = look_at(Path::new(process), 4096, &Stop::default(), &mut |_, _, _| {});
+            let read = look_at(Path::new(process), 4096, &Stop::default(), &mut |_, _, _, _| {});
             assert_eq!(read.is_ok(), is_readable, "{process}");
         }
-        assert!(look_at(Path::new("/proc/none"), 4096, &Stop::default(), &mut |_, _, _| {}).is_err());
+        assert!(look_at(Path::new("/proc/none"), 4096, &Stop::default(), &mut |_, _, _, _| {}).is_err());
     }
 }

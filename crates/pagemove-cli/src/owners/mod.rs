@@ -38,6 +38,8 @@ pub(crate) struct Holding {
     pub(crate) owner: String,
     /// Processes that map its frames; 0: not a matter of processes.
     pub(crate) processes: u64,
+    /// Their numbers; some of many.
+    pub(crate) pids: Vec<u32>,
     /// The first frame of one of the blocks that it holds, of one that it holds alone if there is one.
     pub(crate) example: u64,
     /// What it is, or how the name is known.
@@ -50,6 +52,18 @@ pub(crate) struct Holding {
     pub(crate) alone: u64,
     /// Pages beside them in these, which would have to move.
     pub(crate) to_move: u64,
+}
+
+/// Gives the pageblocks in groups of which all blocks have the same owners: blocks of one class may have several.
+pub(crate) fn groups<'a>(layout: &'a Layout, names: &'a Names) -> impl Iterator<Item = Group> + 'a {
+    layout.block_groups().flat_map(move |Group { block, count }| {
+        let apart = if count > 1 && names.tells(block.classes[0]) { count } else { 1 };
+        let size = block.classes.len() as u64;
+        (0..apart).map(move |at| {
+            let block = Block { pfn: block.pfn + at * size, classes: block.classes.clone() };
+            Group { block, count: count / apart }
+        })
+    })
 }
 
 /// Counts the frames of a block that stay, by owner.
@@ -65,7 +79,7 @@ pub(crate) fn staying(block: &Block, names: &Names) -> BTreeMap<Owner, u64> {
 pub(crate) fn holdings(layout: &Layout, names: &Names) -> Vec<Holding> {
     let mut counts = BTreeMap::<Owner, [u64; 4]>::new();
     let mut examples = BTreeMap::<Owner, u64>::new();
-    for Group { block, count } in layout.block_groups() {
+    for Group { block, count } in groups(layout, names) {
         let classes = ByClass::counted(&block.classes);
         if Verdict::of(&classes) != Verdict::Hostage {
             continue;
@@ -87,6 +101,7 @@ pub(crate) fn holdings(layout: &Layout, names: &Names) -> Vec<Holding> {
         key: owner,
         owner: names.name(owner),
         processes: names.processes(owner),
+        pids: names.pids(owner),
         example: examples.get(&owner).copied().unwrap_or(0),
         source: names.source(owner),
         frames,

@@ -17,9 +17,28 @@ use crate::terminal::plain;
 /// Where it is.
 pub(super) const PATH: &str = "kernel/debug/page_owner";
 
-/// Beginnings of the names of functions that allocate on others' behalf: who called the last of them is who wanted the memory. By the
-/// files of Linux' `mm`, `lib` and of DMA, 4.18 to 7.3.
-pub(crate) const ALLOCATORS: [&str; 58] = [
+/// Beginnings of the names of functions that allocate on others' behalf: the first function of a stack with another name is who wanted the
+/// memory. By the files of Linux' `mm`, `lib`, of DMA and of network buffers, 4.18 to 7.3.
+pub(crate) const ALLOCATORS: [&str; 77] = [
+    "__page_frag",
+    "__pcs_",
+    "_vmalloc",
+    "alloc_from_",
+    "alloc_vmap_area",
+    "devm_k",
+    "dma_alloc",
+    "dma_common",
+    "iommu_dma_alloc",
+    "kmemdup",
+    "kstrdup",
+    "memdup",
+    "mempool_",
+    "page_frag",
+    "refill_",
+    "sheaf_",
+    "skb_page_frag",
+    "vmemdup",
+    "vzalloc",
     "__alloc_contig",
     "__alloc_frozen",
     "__alloc_pages",
@@ -139,7 +158,9 @@ impl PageOwner {
             }
             let said = String::from_utf8_lossy(&line);
             let said = said.trim_end();
-            if read == 0 || said.is_empty() || said.starts_with("Page allocated via order ") {
+            // A process's name stands in a record as it is, and may have ends of lines.
+            let is_whole = record.as_ref().is_some_and(|record| record.pfn.is_some());
+            if read == 0 || said.is_empty() && is_whole || said.starts_with("Page allocated via order ") {
                 if let Some(record) = record.take() {
                     found.add(record, wanted, look)?;
                 }
@@ -221,14 +242,14 @@ impl Record {
     }
 
     fn line(&mut self, text: &str) {
-        if let Some(rest) = text.strip_prefix("PFN ") {
-            let word = rest.split_whitespace().next().unwrap_or_default();
+        if let Some(rest) = text.strip_prefix("PFN ").filter(|_| self.pfn.is_none()) {
+            let (word, _) = rest.split_once(" type ").unwrap_or_default();
             // Hexadecimal since Linux 5.13.
             self.pfn = match word.strip_prefix("0x") {
                 Some(digits) => u64::from_str_radix(digits, 16).ok(),
                 None => word.parse().ok(),
             };
-        } else if text.starts_with(' ') && text.contains("+0x") && self.stack.len() < DEEPEST {
+        } else if self.pfn.is_some() && text.starts_with(' ') && text.contains("+0x") && self.stack.len() < DEEPEST {
             self.stack.push(text.trim_start().to_owned());
         }
     }
@@ -296,6 +317,12 @@ PFN 0x10 type Movable
     #[test]
     fn frames_are_named_by_the_first_function_outside_of_mm() {
         let found = read(TEXT);
+        // What a process may call itself.
+        let forged =
+            read("Page allocated via order 0, pid 1, tgid 1 (\nPFN 7\n f+0x1), ts 1 ns\nPFN 0x14 type x\n g+0x1/0x2\n");
+        assert_eq!(forged.number(0x14).map(|number| forged.origin(number).name.clone()), Some("g".to_owned()));
+        let forged = read("Page allocated via order 0, pid 1, tgid 1 (\n\n), ts 1 ns\nPFN 0x14 type x\n g+0x1/0x2\n");
+        assert!(forged.number(0x14).is_some());
         let name = |pfn| found.number(pfn).map(|number| found.origin(number).name.clone());
         let leak = Some("leak_fill [leaky]".to_owned());
         assert_eq!([name(0x14), name(0x15), name(0x16)], [leak.clone(), leak, None]);
@@ -314,10 +341,13 @@ PFN 0x10 type Movable
             read(&TEXT[..cut]);
             read(&TEXT[cut..]);
         }
-        let long =
-            format!("Page allocated via order 0, {}\nPFN 0x14 x\n {}+0x1/0x2\n", "x".repeat(9000), "f".repeat(9000));
+        let long = format!(
+            "Page allocated via order 0, {}\nPFN 0x14 type x\n {}+0x1/0x2\n",
+            "x".repeat(9000),
+            "f".repeat(9000)
+        );
         assert_eq!(read(&long).unreadable, 1);
-        let far = "Page allocated via order 63, pid 1\nPFN 0xffffffffffffffff x\n f+0x1/0x2\n";
+        let far = "Page allocated via order 63, pid 1\nPFN 0xffffffffffffffff type x\n f+0x1/0x2\n";
         assert_eq!(read(far).allocations, []);
         assert_eq!(name_of(" "), " ");
     }

@@ -71,11 +71,12 @@ fn look_at(process: &Process) -> Option<Pinner> {
     })
 }
 
-/// Sums the buffers that an fdinfo of io_uring lists: lines `    0: 0x7f0012340000/65536` after `UserBufs:`, until the next field.
+/// Sums the buffers that an fdinfo of io_uring lists: lines `    0: 0x7f0012340000/65536`, or `    0: <none>`, after `UserBufs:`, until the next
+/// field.
 fn buffers(fdinfo: &str) -> u64 {
     let lines = fdinfo.lines().skip_while(|line| !line.starts_with("UserBufs:")).skip(1);
     let length = |line: &str| line.trim_start().split_once(": 0x")?.1.split_once('/')?.1.trim().parse::<u64>().ok();
-    lines.map_while(length).fold(0, u64::saturating_add)
+    lines.take_while(|line| line.starts_with(' ')).filter_map(length).fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -84,7 +85,7 @@ mod tests {
 
     #[test]
     fn io_urings_buffers_are_summed() {
-        let fdinfo = "pos:\t0\nUserFiles:\t1\n    0: f\nUserBufs:\t2\n    0: 0x7f00/4096\n    1: 0x7f10/65536\nPollList:\n  0: 0x1/5\n";
+        let fdinfo = "pos:\t0\nUserFiles:\t1\n    0: f\nUserBufs:\t3\n    0: 0x7f00/4096\n    1: <none>\n    2: 0x7f10/65536\nPollList:\n  0: 0x1/5\n";
         assert_eq!(buffers(fdinfo), 69_632);
         assert_eq!([buffers(""), buffers("UserBufs:\t1\n    0: 0x7f00/x\n")], [0, 0]);
     }

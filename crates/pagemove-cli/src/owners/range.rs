@@ -6,17 +6,17 @@
 use comfy_table::Table;
 use serde::Serialize;
 
-use super::{names::Names, staying};
+use super::{groups, names::Names, staying};
 use crate::{
     layout::{
         Block, FrameClass, Group, Layout,
         census::{ByClass, Verdict},
         tables::table,
     },
-    numbers::thousands,
+    numbers::{counted, thousands},
 };
 
-/// Owners of a block that a row of the table names.
+/// Owners of a block that a row of the table names on a terminal; what a program reads has all.
 const MOST_NAMES: usize = 4;
 /// Memory blocks that are named below the table.
 const MOST_MEMORY_BLOCKS: usize = 12;
@@ -32,6 +32,13 @@ pub(crate) enum Range {
     MemoryBlock(u64),
     /// Frames, the end not included.
     Frames(u64, u64),
+}
+
+impl Range {
+    /// Tells whether it names a place, where blocks are expected.
+    pub(crate) fn is_a_place(self) -> bool {
+        matches!(self, Self::MemoryBlock(_) | Self::Frames(..))
+    }
 }
 
 impl std::str::FromStr for Range {
@@ -73,21 +80,25 @@ pub(crate) struct Row {
     stays: u64,
     /// Who has those that stay, and how many: most first.
     held_by: Vec<(String, u64)>,
+    /// Frames that keep the memory block online: Linux moves those of hugetlb for that, and passes over holes and poisoned ones.
+    #[serde(skip)]
+    keep_online: u64,
 }
 
 /// Lists the blocks of a range. `memory_block` is the size of this machine's memory blocks in frames; `None` if the range needs it and there are none.
 pub(crate) fn rows(layout: &Layout, names: &Names, range: Range, memory_block: Option<u64>) -> Option<Vec<Row>> {
+    // A number that no address has is in no range, as one behind the end of memory.
     let (first, end) = match range {
         Range::All | Range::Hostages => (0, u64::MAX),
         Range::Frames(first, end) => (first, end),
         Range::MemoryBlock(number) => {
-            let first = number.checked_mul(memory_block?)?;
-            (first, first.checked_add(memory_block?)?)
+            let first = number.saturating_mul(memory_block?);
+            (first, first.saturating_add(memory_block?))
         }
     };
     let size = layout.frames_per_block();
     let mut rows = Vec::new();
-    for Group { block, count } in layout.block_groups() {
+    for Group { block, count } in groups(layout, names) {
         let verdict = Verdict::of(&ByClass::counted(&block.classes));
         if range == Range::Hostages && verdict != Verdict::Hostage {
             continue;
@@ -100,7 +111,12 @@ pub(crate) fn rows(layout: &Layout, names: &Names, range: Range, memory_block: O
         let mut at = first.max(block.pfn);
         while at < end.min(group_end) {
             let start = at & !(size - 1);
-            let whole = if at == start { (end.min(group_end) - at) / size } else { 0 };
+            let whole =
+                if at == start && end.min(group_end) - at >= size { (end.min(group_end) - at) / size } else { 0 };
+            // Up to the end of the memory block, which is one of the row's columns.
+            let border =
+                memory_block.map_or(u64::MAX, |frames| (start / frames).saturating_add(1).saturating_mul(frames));
+            let whole = whole.min((border.saturating_sub(start) / size).max(1));
             let (blocks, to) = if whole > 0 { (whole, at + whole * size) } else { (1, end.min(start + size)) };
             let one = to.min(start + size);
             let classes = &block.classes[(at - start) as usize..(one - start) as usize];
@@ -128,26 +144,27 @@ fn row(layout: &Layout, names: &Names, memory_block: Option<u64>, verdict: Verdi
         movable: frames.sum(FrameClass::linux_moves),
         stays: frames.sum(FrameClass::stays),
         held_by,
+        keep_online: frames.sum(|class| class.stays() && !matches!(class, FrameClass::Hugetlb | FrameClass::Absent)),
     }
 }
 
 /// Draws the list, and sums it.
-pub(crate) fn describe(rows: &[Row], ascii: bool) -> String {
+pub(crate) fn describe(rows: &[Row], is_terminal: bool, ascii: bool) -> String {
     if rows.is_empty() {
-        return "No pageblock of this layout is in that range.\n".to_owned();
+        return "No block is held hostage.\n".to_owned();
     }
     let sum = |of: fn(&Row) -> u64| -> u64 { rows.iter().map(|row| row.blocks * of(row)).sum() };
     let holding: u64 = rows.iter().filter(|row| row.stays > 0).map(|row| row.blocks).sum();
     let mut text = format!(
-        "{}\n{} blocks; frames: {} free, {} movable unless pinned, {} that stay, in {} of the blocks.\n",
-        range_table(rows, ascii),
-        thousands(sum(|_| 1)),
+        "{}\n{}; frames: {} free, {} movable unless pinned, {} that stay, in {} of the blocks.\n",
+        range_table(rows, if is_terminal { MOST_NAMES } else { usize::MAX }, ascii),
+        counted(sum(|_| 1), "block"),
         thousands(sum(|row| row.free)),
         thousands(sum(|row| row.movable)),
         thousands(sum(|row| row.stays)),
         thousands(holding),
     );
-    let mut busy: Vec<u64> = rows.iter().filter(|row| row.stays > 0).filter_map(|row| row.memory_block).collect();
+    let mut busy: Vec<u64> = rows.iter().filter(|row| row.keep_online > 0).filter_map(|row| row.memory_block).collect();
     busy.dedup();
     if !busy.is_empty() {
         let (named, more) = busy.split_at(busy.len().min(MOST_MEMORY_BLOCKS));
@@ -158,7 +175,7 @@ pub(crate) fn describe(rows: &[Row], ascii: bool) -> String {
     text
 }
 
-fn range_table(rows: &[Row], ascii: bool) -> Table {
+fn range_table(rows: &[Row], most_names: usize, ascii: bool) -> Table {
     let has_memory_blocks = rows.iter().any(|row| row.memory_block.is_some());
     let header = ["PFN", "blocks", "memory block", "zone", "state", "free", "movable", "stay", "held by"];
     let keep = |cells: Vec<String>| -> Vec<String> {
@@ -167,8 +184,8 @@ fn range_table(rows: &[Row], ascii: bool) -> Table {
     let cells = |row: &Row| {
         let mut holders: Vec<String> =
             row.held_by.iter().map(|(name, frames)| format!("{name} {}", thousands(*frames))).collect();
-        if holders.len() > MOST_NAMES {
-            let more = holders.split_off(MOST_NAMES).len();
+        if holders.len() > most_names {
+            let more = holders.split_off(most_names).len();
             holders.push(format!("{more} more"));
         }
         let holders = holders.join("; ");
@@ -225,12 +242,14 @@ mod tests {
         assert_eq!(brief(list(Range::Frames(21, 22), None)), [(21, 1, 1, 0, 0)]);
         assert_eq!(brief(list(Range::Frames(0, 16), None)), []);
         assert_eq!(brief(list(Range::MemoryBlock(3), Some(8))), [(24, 1, 4, 0, 0), (28, 1, 2, 1, 1)]);
+        // A group ends with its memory block.
+        assert_eq!(brief(list(Range::All, Some(8)))[..2], [(16, 2, 4, 0, 0), (24, 1, 4, 0, 0)]);
         assert_eq!(list(Range::MemoryBlock(3), None), None);
-        assert_eq!(list(Range::MemoryBlock(u64::MAX), Some(8)), None);
+        assert_eq!(list(Range::MemoryBlock(u64::MAX), Some(8)), Some(vec![]));
 
         let rows = list(Range::Hostages, Some(8)).expect("rows");
         assert_eq!((rows[0].memory_block, &rows[1].held_by), (Some(3), &vec![("kernel".to_owned(), 1)]));
-        let text = describe(&rows, true);
+        let text = describe(&rows, true, true);
         assert!(
             text.contains("offline while these frames stay: memory3, memory4.")
                 && text.contains("2 free, 4 movable")

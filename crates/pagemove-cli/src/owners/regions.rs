@@ -2,13 +2,17 @@
 //!
 //! Takes their texts, gives ranges of frames with names. Promises no panic, whatever the text says.
 
-use std::{fs, path::Path};
+use std::{collections::HashMap, fs, path::Path};
 
 use crate::terminal::plain;
 
 /// Ranges of frames with names, upwards, those within others left out.
 #[derive(Debug, Default)]
-pub(super) struct Regions(Vec<(u64, u64, String)>);
+pub(super) struct Regions {
+    /// First frame, end, and the name's number: several ranges may have one name.
+    ranges: Vec<(u64, u64, u32)>,
+    names: Vec<String>,
+}
 
 impl Regions {
     /// Reads lines such as `  01000000-02209987 : Kernel code`: addresses in hexadecimal, the last one included.
@@ -27,12 +31,14 @@ impl Regions {
         Self::sorted(regions)
     }
 
-    /// Finds the areas of CMA in a folder like `/sys/kernel/debug` (`cma/NAME/base_pfn` and `count`; `ranges` of several are left out).
+    /// Finds the areas of CMA in a folder like `/sys/kernel/debug` (`cma/NAME/base_pfn` and `count`); one of several ranges is left out.
     pub(super) fn cma(debug: &Path) -> Self {
         let mut areas = Vec::new();
         for area in fs::read_dir(debug.join("cma")).into_iter().flatten().flatten() {
             let number = |file| fs::read_to_string(area.path().join(file)).ok()?.trim().parse::<u64>().ok();
-            if let (Some(first), Some(frames)) = (number("base_pfn"), number("count"))
+            // `base_pfn` is the first range's, `count` that of all.
+            let is_one_range = !area.path().join("ranges/1").exists();
+            if let (true, Some(first), Some(frames)) = (is_one_range, number("base_pfn"), number("count"))
                 && let Some(end) = first.checked_add(frames)
             {
                 let name = area.file_name().to_string_lossy().into_owned();
@@ -44,25 +50,34 @@ impl Regions {
 
     fn sorted(mut regions: Vec<(u64, u64, String)>) -> Self {
         regions.sort_by_key(|&(first, end, _)| (first, std::cmp::Reverse(end)));
-        let mut behind = 0;
-        regions.retain(|&(first, end, _)| {
-            let is_new = first >= behind;
-            behind = behind.max(end);
-            is_new
-        });
-        Self(regions)
+        let (mut sorted, mut behind) = (Self::default(), 0);
+        let mut numbers = HashMap::<String, u32>::new();
+        for (first, end, name) in regions {
+            // With large frames two may share one: it's the first one's.
+            let first = first.max(behind);
+            if first < end {
+                behind = end;
+                let next = sorted.names.len() as u32;
+                let number = *numbers.entry(name).or_insert_with_key(|name| {
+                    sorted.names.push(name.clone());
+                    next
+                });
+                sorted.ranges.push((first, end, number));
+            }
+        }
+        sorted
     }
 
-    /// Gives the number of the region that has a frame.
+    /// Gives the number of the name of a frame's region.
     pub(super) fn number(&self, pfn: u64) -> Option<u32> {
-        let behind = self.0.partition_point(|&(first, ..)| first <= pfn);
-        let at = behind.checked_sub(1)?;
-        (pfn < self.0[at].1).then_some(at as u32)
+        let behind = self.ranges.partition_point(|&(first, ..)| first <= pfn);
+        let &(_, end, number) = self.ranges.get(behind.checked_sub(1)?)?;
+        (pfn < end).then_some(number)
     }
 
-    /// Gives the name of a region.
+    /// Gives a name.
     pub(super) fn name(&self, number: u32) -> &str {
-        &self.0[number as usize].2
+        &self.names[number as usize]
     }
 }
 

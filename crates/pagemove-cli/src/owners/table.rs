@@ -16,9 +16,10 @@ pub(crate) fn holdings_table(holdings: &[Holding], ascii: bool) -> Option<Table>
     let header = ["hostage blocks held by", "blocks", "alone", "frames", "one is at", "what it is, or how it is known"];
     let row = |holding: &Holding| {
         let counts = [holding.blocks, holding.alone, holding.frames].map(thousands);
-        let name = match holding.processes {
-            0 | 1 => holding.owner.clone(),
-            several => format!("{} × {several}", holding.owner),
+        let name = match (holding.processes, &holding.pids[..]) {
+            (1, [pid]) => format!("{} ({pid})", holding.owner),
+            (0 | 1, _) => holding.owner.clone(),
+            (several, _) => format!("{} × {several}", holding.owner),
         };
         let rest = vec![format!("{:#x}", holding.example), cut(&holding.source, ascii)];
         [vec![cut(&name, ascii)], counts.to_vec(), rest].concat()
@@ -57,6 +58,7 @@ mod tests {
             key: Owner::Mapped(number as u32),
             owner: format!("/dev/{}{number}, mapped by program", "x".repeat(60)),
             processes: 3,
+            pids: vec![5, 6, 7],
             example: 512,
             source: "maps".to_owned(),
             frames: 10,

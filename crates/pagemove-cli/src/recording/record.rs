@@ -14,7 +14,7 @@ use crate::{
     cancel::{STOPPED, Stop, Stopped},
     layout::{LayoutSource, SourceError, settle::restore_left},
     message::say,
-    numbers::{counted, thousands},
+    numbers::{counted, seconds, thousands},
     terminal::plain,
     watch::{gather::capture, state::pause_after},
 };
@@ -103,6 +103,7 @@ pub(crate) fn run(args: &RecordArgs) -> Result<(), RecordError> {
 }
 
 fn record(args: &RecordArgs, stop: &Stop, store: &mut Store, done: &mut u64) -> Result<(), RecordError> {
+    let mut is_said = false;
     loop {
         let start = Instant::now();
         match capture(&args.layout, stop, &mut |_, _| {}) {
@@ -120,7 +121,17 @@ fn record(args: &RecordArgs, stop: &Stop, store: &mut Store, done: &mut u64) -> 
             return Ok(());
         }
         // Writing it counts as well.
-        stop.sleep(pause_after(start.elapsed(), Duration::from_secs(args.interval)).0)?;
+        let took = start.elapsed();
+        let (pause, is_longer) = pause_after(took, Duration::from_secs(args.interval));
+        if is_longer && !is_said {
+            is_said = true;
+            say(&format!(
+                "A capture takes {}: captures begin some {} apart, so that they take a tenth of a CPU's time at most.",
+                seconds(took.as_secs_f64()),
+                seconds((took + pause).as_secs_f64()),
+            ));
+        }
+        stop.sleep(pause)?;
     }
 }
 

@@ -112,6 +112,9 @@ fn print_lines(all: &[Recorded], first: &Recorded, last: &Recorded) -> Result<()
     let ascii = !terminal::is_utf8();
     let lines: String = all.iter().map(|capture| line(&capture.snapshot)).collect();
     print(&if ascii { to_ascii(&lines) } else { lines }).map_err(ReplayError::Print)?;
+    if all.len() < 2 {
+        return Ok(());
+    }
     let diff = Diff::of(&Layout::load(&first.layout)?, &Layout::load(&last.layout)?)?;
     let names = [first, last].map(|capture| {
         format!("{}, {}", capture.snapshot.at.strftime("%Y-%m-%d %H:%M:%S UTC"), plain(&capture.snapshot.source))

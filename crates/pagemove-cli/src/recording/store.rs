@@ -42,6 +42,9 @@ pub(crate) enum StoreError {
     /// A file can't be written.
     #[error("can't write {path}: {error}", path = .0.display(), error = .1)]
     Write(PathBuf, io::Error),
+    /// An old one can't be removed.
+    #[error("can't remove {path}, to make room: {error}", path = .0.display(), error = .1)]
+    Remove(PathBuf, io::Error),
     /// One capture is larger than all may be.
     #[error("one capture takes {0} bytes, more than --most-bytes: {1}")]
     TooSmall(u64, u64),
@@ -122,7 +125,7 @@ impl Store {
             return Err(StoreError::TooSmall(size, self.most_bytes));
         }
         // Room is made before: the bound holds at any time.
-        self.trim(self.most_bytes - size);
+        self.trim(self.most_bytes - size)?;
         write_new(&self.dir, &beside, &told).map_err(|error| StoreError::Write(beside.clone(), error))?;
         // The layout last: what has one is whole.
         if let Err(error) = write_new(&self.dir, &layout, &bytes) {
@@ -138,16 +141,20 @@ impl Store {
         (self.kept.len(), self.kept.values().sum())
     }
 
-    fn trim(&mut self, most: u64) {
-        while self.size().1 > most
-            && let Some((name, _)) = self.kept.pop_first()
+    fn trim(&mut self, most: u64) -> Result<(), StoreError> {
+        let mut bytes = self.size().1;
+        while bytes > most
+            && let Some((name, size)) = self.kept.pop_first()
         {
+            bytes -= size;
             // Somebody may have put another file there meanwhile.
             if made_here(&self.dir, name).is_some() {
-                let _ = fs::remove_file(layout(&self.dir, name));
-                let _ = fs::remove_file(beside(&self.dir, name));
+                for file in [layout(&self.dir, name), beside(&self.dir, name)] {
+                    fs::remove_file(&file).map_err(|error| StoreError::Remove(file, error))?;
+                }
             }
         }
+        Ok(())
     }
 }
 

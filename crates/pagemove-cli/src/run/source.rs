@@ -13,13 +13,16 @@ use crate::{
 /// Opens the layout; gives where it comes from, and says what is uncertain about it.
 pub(crate) fn open(args: &RunArgs, progress: &Progress, stop: &Stop) -> Result<(LayoutSource, Layout), RunError> {
     let source = args.layout.clone().unwrap_or(LayoutSource::Live);
-    if args.settle && source == LayoutSource::Live {
-        progress.stage("trimming the per-CPU free lists");
-        settle(stop).map_err(RunError::from)?;
-    }
     if source == LayoutSource::Live {
         restore_left();
     }
+    // Until the layout is read.
+    let _settled = if args.settle && source == LayoutSource::Live {
+        progress.stage("trimming the per-CPU free lists");
+        Some(settle(stop)?)
+    } else {
+        None
+    };
     progress.stage("reading the layout");
     match source.open(stop, &mut |done, all| progress.part(done as f64 / all.max(1) as f64)) {
         Ok((layout, check)) => {

@@ -2,9 +2,9 @@
 
 use super::view::View;
 use crate::{
-    layout::{FrameClass, capture::FreeCheck},
+    layout::{FrameClass, capture::FreeCheck, tables::mib},
     numbers::thousands,
-    owners::pinners::Pinner,
+    owners::{pinners::Pinner, sums},
 };
 
 /// Processes that are named; `--json` has all.
@@ -15,11 +15,22 @@ pub(super) fn doubts(view: &View<'_>) -> Vec<String> {
     let mut doubts = Vec::new();
     let kernels = view.census.total.frames.of(FrameClass::Kernel);
     if let Some(per_cpu) = view.check.map(|check| check.per_cpu).filter(|&per_cpu| per_cpu > kernels / 20) {
+        let advice = if view.is_settled { "" } else { " With --settle (a sysctl, set back) they count as free." };
         doubts.push(format!(
-            "Up to {} of the kernel's {} frames are free ones on per-CPU lists, which look like its own\nand hold blocks hostage \
-             here; with --settle (a sysctl, set back at once) they count as free.",
+            "As many as {} of the kernel's {} frames may be free ones on per-CPU lists, which look like its own and hold\nblocks hostage \
+             here.{advice}",
             thousands(per_cpu.min(kernels)),
             thousands(kernels),
+        ));
+    }
+    let per_cpu = view.check.map_or(0, |check| check.per_cpu);
+    let frame_bytes = view.census.frame_bytes;
+    let unexplained = sums::unexplained(&view.sums, kernels, per_cpu, frame_bytes);
+    // Below that, counts that are read a moment apart make as much.
+    if !view.sums.is_empty() && unexplained * 20 > kernels {
+        doubts.push(format!(
+            "{} MiB of the kernel's frames are in none of its counts: buffers of pipes, pages that drivers keep to themselves.",
+            mib(unexplained, frame_bytes),
         ));
     }
     if let Some(pins) = view.pins.filter(|&pins| pins > 0) {

@@ -28,6 +28,9 @@ pub(crate) enum SurveyError {
     /// There is no such block.
     #[error("PFN {0:#x} is in no pageblock of this layout")]
     NoBlock(u64),
+    /// There are no such blocks.
+    #[error("no pageblock of this layout is in that range")]
+    NoBlocks,
     /// The range is of memory blocks, and there are none.
     #[error("this layout has no memory blocks to name a range by: give PFNs, as 0x2ef00-0x2f00a")]
     NoMemoryBlocks,

@@ -18,7 +18,8 @@ mod dashboard_tests;
 mod schema_tests;
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, IsTerminal},
     path::Path,
     time::{Duration, Instant},
 };
@@ -72,11 +73,13 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
         why::run(seconds, is_live, args.json, &stop)?;
         return Ok(true);
     }
+    let mut settled = None;
     if args.settle && !is_live {
         say("--settle is of use with --layout live only.");
     } else if args.settle {
-        let (before, after) = settle(&stop)?;
-        say(&format!("Per-CPU free lists: {} frames, {} before trimming.", thousands(after), thousands(before)));
+        let lists = settled.insert(settle(&stop)?);
+        let (before, after) = (thousands(lists.before), thousands(lists.after));
+        say(&format!("Per-CPU free lists: {after} frames, {before} before trimming."));
     }
     let opened = behind_a_bar("Reading the frame table", |progress| args.layout.open(&stop, progress));
     let (mut layout, check) = match opened {
@@ -85,6 +88,7 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
         }
         opened => opened?,
     };
+    let is_settled = settled.take().is_some();
     if let Some(blocks) = args.blocks {
         layout = layout.scale(blocks)?;
     }
@@ -93,6 +97,12 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     if let Some(note) = &args.note {
         layout = layout.with_source(note.clone())?;
     }
+    let names = if is_whole {
+        behind_a_bar("Asking who holds them", |progress| Names::find(&layout, &stop, progress))?
+    } else {
+        Names::default()
+    };
+    let layout = names.correct(layout);
     if let Some(path) = &args.save {
         layout.save(path)?;
         say(&format!(
@@ -101,16 +111,9 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
             path.display()
         ));
     }
-
     if args.tries {
         return compact_and_compare(&layout, args, &stop);
     }
-    let names = if is_whole {
-        behind_a_bar("Asking who holds them", |progress| Names::find(&layout, &stop, progress))?
-    } else {
-        Names::default()
-    };
-    let layout = names.correct(layout);
     if let Some(text) = answer(args, &layout, &names, is_whole)? {
         print(&text)?;
         return Ok(true);
@@ -119,6 +122,7 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     if is_whole {
         let counts = sums::vmstat();
         view.check = check;
+        view.is_settled = is_settled;
         view.lacks_page_owner = names.allocated.is_none();
         view.sums = sums::read(&counts, layout.sizes().frame_bytes);
         view.pins = sums::pins(&counts);
@@ -159,7 +163,10 @@ fn answer(args: &SurveyArgs, layout: &Layout, names: &Names, is_whole: bool) -> 
         let frame_bytes = layout.sizes().frame_bytes;
         let memory_block = if is_whole { memory_blocks::frames(Path::new("/sys"), frame_bytes) } else { None };
         let rows = range::rows(layout, names, range, memory_block).ok_or(SurveyError::NoMemoryBlocks)?;
-        if args.json { json(&rows)? } else { range::describe(&rows, ascii) }
+        if rows.is_empty() && range.is_a_place() {
+            return Err(SurveyError::NoBlocks);
+        }
+        if args.json { json(&rows)? } else { range::describe(&rows, io::stdout().is_terminal(), ascii) }
     } else if args.plan {
         let plans = plan::plan(layout);
         if args.json { json(&plans)? } else { planned::describe(&plans, layout.sizes(), ascii) }
@@ -179,10 +186,11 @@ fn compact_and_compare(before: &Layout, args: &SurveyArgs, stop: &Stop) -> Resul
     fs::write(COMPACT, "1").map_err(SurveyError::Compact)?;
     let (took, counts) = (start.elapsed(), sums::vmstat());
     stop.check()?;
-    if args.settle {
-        settle(stop)?;
-    }
+    let settled = if args.settle { Some(settle(stop)?) } else { None };
     let (after, _) = behind_a_bar("Reading the frame table", |progress| args.layout.open(stop, progress))?;
+    drop(settled);
+    let names = behind_a_bar("Asking who holds them", |progress| Names::find(&after, stop, progress))?;
+    let after = names.correct(after);
     let diff = Diff::of(before, &after)?;
     print(&describe(&diff, ["as it was", "compacted"].map(str::to_owned), !terminal::is_utf8()))?;
     print(&moved(&counted, &counts, took))?;

@@ -11,8 +11,10 @@ use crate::{
     numbers::{seconds, thousands},
 };
 
-/// Bytes that are copied to measure this machine's rate: more than its caches hold.
-const MEASURED: usize = 128 << 20;
+/// Bytes of each of two buffers, between which this machine's rate is measured: more than most caches hold.
+const BUFFER: usize = 32 << 20;
+/// Copies that are measured.
+const COPIES: u32 = 4;
 
 /// Draws the plans of all zones.
 pub(super) fn describe(plans: &[Plan], sizes: Sizes, ascii: bool) -> String {
@@ -33,14 +35,15 @@ pub(super) fn describe(plans: &[Plan], sizes: Sizes, ascii: bool) -> String {
     rows.push(row("all".to_owned(), all));
     let [free, _, freed, pages] = all;
     let mut text = format!(
-        "{}\nAt most {} blocks ({} MiB) could be wholly free after compaction; {} are now.\n",
+        "{}\nUp to {} blocks ({} MiB) could be wholly free after compaction, as far as this capture shows; {} are now.\n",
         table(&header, rows, &[0], ascii),
         thousands(free + freed),
         mib((free + freed) << pageblock_order, frame_bytes),
         thousands(free),
     );
-    if pages > 0 {
-        let rate = copy_rate();
+    if pages > 0
+        && let Some(rate) = copy_rate()
+    {
         let least = (pages * frame_bytes) as f64 / rate;
         text += &format!(
             "To copy these pages takes at least {} here ({:.1} GB/s, measured just now); Linux unmaps and maps them as well,\nwhich takes \
@@ -49,20 +52,26 @@ pub(super) fn describe(plans: &[Plan], sizes: Sizes, ascii: bool) -> String {
             rate / 1e9,
         );
     }
-    text += "A bound, found without moving anything: pinned pages stay, and Linux may stop earlier. survey --try compacts, and tells.\n";
+    text += "Found without moving anything. Pinned pages stay, and Linux may stop much earlier: survey --try compacts, and tells.\n\
+             Free frames on per-CPU lists look like the kernel's: with --settle they count as room.\n";
     if ascii { crate::terminal::to_ascii(&text) } else { text }
 }
 
-/// Measures how many bytes are copied in a second, in memory of its own.
-fn copy_rate() -> f64 {
-    let from = vec![1_u8; MEASURED];
-    let mut to = vec![0_u8; MEASURED];
-    // Once before: its first writes are page faults.
-    to.copy_from_slice(&from);
+/// Measures how many bytes are copied in a second, in memory of its own; `None` if there isn't that much.
+fn copy_rate() -> Option<f64> {
+    let buffer = |byte: u8| {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(BUFFER).ok()?;
+        bytes.resize(BUFFER, byte);
+        Some(bytes)
+    };
+    let (from, mut to) = (buffer(1)?, buffer(0)?);
     let start = Instant::now();
-    to.copy_from_slice(black_box(&from));
-    black_box(&to);
-    MEASURED as f64 / start.elapsed().as_secs_f64().max(1e-9)
+    for _ in 0..COPIES {
+        to.copy_from_slice(black_box(&from));
+        black_box(&to);
+    }
+    Some(BUFFER as f64 * f64::from(COPIES) / start.elapsed().as_secs_f64().max(1e-9))
 }
 
 #[cfg(test)]
@@ -74,7 +83,7 @@ mod tests {
         let plan =
             |zone: &str, freed| Plan { node: 0, zone: zone.into(), free: 3, movable: 5, freed, pages: 100 * freed };
         let text = describe(&[plan("DMA32", 2), plan("Normal", 1)], Sizes::usual(9), true);
-        for words in ["DMA32, node 0", "At most 9 blocks (18.0 MiB)", "6 are now", "GB/s"] {
+        for words in ["DMA32, node 0", "Up to 9 blocks (18.0 MiB)", "6 are now", "GB/s"] {
             assert!(text.contains(words), "{words:?} isn't in\n{text}");
         }
         let all = text.lines().find(|line| line.contains("| all")).expect("a sum");

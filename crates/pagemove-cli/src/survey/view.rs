@@ -67,6 +67,8 @@ pub(super) struct View<'l> {
     pub(super) is_blind: bool,
     // Of this machine, as it is now.
     pub(super) check: Option<FreeCheck>,
+    /// Per-CPU lists were kept short while it was read.
+    pub(super) is_settled: bool,
     pub(super) sums: Vec<Sum>,
     pub(super) pins: Option<u64>,
     pub(super) pinners: Vec<Pinner>,
@@ -109,6 +111,7 @@ impl<'l> View<'l> {
             unread,
             is_blind,
             check: None,
+            is_settled: false,
             sums: Vec::new(),
             pins: None,
             pinners: Vec::new(),

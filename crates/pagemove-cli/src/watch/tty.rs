@@ -4,7 +4,7 @@
 //! message, and while the program is stopped.
 
 use std::{
-    io::{self, BufWriter, Stdout, stdin, stdout},
+    io::{self, BufWriter, IsTerminal, Stdout, stdin, stdout},
     panic,
     sync::{
         Arc, Once,
@@ -139,7 +139,8 @@ fn has_a_shell() -> bool {
 
 /// Tells whether the terminal has gone.
 pub(crate) fn has_hung_up() -> bool {
-    is_broken(&stdin(), PollFlags::HUP)
+    // A pipe whose writer has ended is no terminal that has gone: keys come from the terminal itself then.
+    stdin().is_terminal() && is_broken(&stdin(), PollFlags::HUP)
 }
 
 /// Tells whether nobody reads stdout any more.

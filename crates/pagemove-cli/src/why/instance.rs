@@ -185,9 +185,8 @@ fn set(path: &Path, value: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }
 
-/// Turns an instance off and removes it. Its files go with it: they are the kernel's.
+/// Removes an instance, unless somebody reads it; Linux turns it off then. Its files go with it: they are the kernel's.
 fn remove(folder: &Path) -> io::Result<()> {
-    let _ = set(&folder.join("tracing_on"), "0");
     fs::remove_dir(folder)
 }
 
@@ -335,8 +334,10 @@ mod tests {
         assert_eq!(machine.instances(), others);
         // One that can't be removed, as if it were read.
         machine.put(&own);
-        machine.put(&format!("{own}/used"));
+        let on = machine.path().join("instances").join(&own).join("tracing_on");
+        fs::write(&on, "1").expect("writes");
         assert!(matches!(machine.instance(), Err(TraceError::Busy(_))));
+        assert_eq!(fs::read_to_string(&on).expect("reads"), "1", "it was switched off for who reads it");
         assert_eq!(machine.instances().len(), others.len() + 1, "it isn't this program's");
     }
 

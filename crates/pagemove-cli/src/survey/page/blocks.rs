@@ -1,7 +1,7 @@
 //! The blocks, packed for `map.js`.
 //!
-//! Takes what there is to tell, gives one JSON object, safe to stand in a `script` element. Promises at most [`MOST_RUNS`] runs of frames,
-//! those of hostage blocks first: a machine of 1 TiB has 524,288 blocks, and its page is still one that a browser opens.
+//! Takes what there is to tell, gives one JSON object, safe to stand in a `script` element. Promises at most [`MOST_RUNS`] runs of frames of
+//! hostage blocks, and a quarter as many of others: a machine of 1 TiB has 524,288 blocks, and its page is still one that a browser opens.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -15,7 +15,7 @@ use crate::{
         Block, FrameClass, Group,
         census::{ByClass, Verdict},
     },
-    owners::{names::Owner, staying},
+    owners::{groups, names::Owner, staying},
     survey::view::View,
 };
 
@@ -51,6 +51,7 @@ struct Data<'v> {
 /// Gives each owner a number: a class its own, the others those behind.
 struct Names {
     names: Vec<String>,
+    owners: Vec<Owner>,
     numbers: BTreeMap<Owner, usize>,
 }
 
@@ -60,6 +61,7 @@ impl Names {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(new) => {
                 self.names.push(view.names.name(owner));
+                self.owners.push(owner);
                 *new.insert(self.names.len() - 1)
             }
         }
@@ -73,41 +75,33 @@ pub(super) fn packed(view: &View<'_>, most_owners: usize) -> Packed {
 
 fn packed_within(view: &View<'_>, most_owners: usize, most_runs: usize) -> Packed {
     let layout = view.layout;
-    let mut names = Names { names: Vec::new(), numbers: BTreeMap::new() };
+    let mut names = Names { names: Vec::new(), owners: Vec::new(), numbers: BTreeMap::new() };
     for class in 0..FrameClass::COUNT {
         names.number(Owner::Class(class), view);
     }
-    let zones: Vec<(&str, u32)> = view.census.zones.iter().map(|zone| (zone.name.as_str(), zone.node)).collect();
-    let zone_of = |pfn| {
-        let zone = &layout.zones()[layout.zone_of_block(pfn)];
-        zones.iter().position(|&(name, node)| name == zone.name && node == zone.node).unwrap_or(0)
-    };
-    let runs_of = |wanted: fn(Verdict) -> bool| -> usize {
-        let groups = layout.block_groups().filter(|group| wanted(verdict(&group.block)));
-        groups.map(|group| group.block.classes.chunk_by(|left, right| left == right).count()).sum()
-    };
-    let all_fit = runs_of(|_| true) <= most_runs;
-    let (mut text, mut runs_left, mut left_out) = (String::new(), most_runs, 0);
-    let first = layout.first_pfn() & !(layout.frames_per_block() - 1);
+    let zones = view.census.zones.iter().map(|zone| (zone.name.as_str(), zone.node)).collect();
+    // Of hostages, and of others, which are of less interest.
+    let (mut hostages_left, mut others_left) = (most_runs, most_runs / 4);
+    let (mut text, mut left_out) = (String::new(), 0);
+    let first = layout.first_pfn();
     let mut next = first;
-    for Group { block, count } in layout.block_groups() {
+    for Group { block, count } in groups(layout, view.names) {
         let frames = ByClass::counted(&block.classes);
         let verdict = Verdict::of(&frames);
-        let owner = if verdict == Verdict::Hostage { holder(&block, view) } else { None };
-        let owner = owner.map_or(0, |owner| names.number(owner, view) + 1);
+        let holders = if verdict == Verdict::Hostage { staying(&block, view.names) } else { BTreeMap::new() };
+        let most = holders.iter().max_by_key(|&(_, frames)| frames);
+        let most = most.map_or(0, |(&owner, _)| names.number(owner, view) + 1);
         let gap = (block.pfn - next) / layout.frames_per_block();
         next = block.pfn + count * layout.frames_per_block();
+        let zone = view.census.places[layout.zone_of_block(block.pfn)];
         let movable = frames.sum(FrameClass::linux_moves);
-        let numbers = [gap, count, zone_of(block.pfn) as u64, verdict as u64, frames.of(FrameClass::Free), movable];
-        let numbers = numbers.into_iter().chain([owner as u64]).map(|number| match number {
-            0 => String::new(),
-            number => Base36(number).to_string(),
-        });
-        text += &numbers.collect::<Vec<_>>().join(",");
-        let runs = runs(&block, view, &mut names);
-        // What all frames are follows from the counts only for these.
-        if all_fit || (verdict == Verdict::Hostage && runs.len() <= runs_left) {
-            runs_left = runs_left.saturating_sub(runs.len());
+        let numbers = [gap, count, zone as u64, verdict as u64, frames.of(FrameClass::Free), movable, most as u64];
+        let numbers = numbers.map(|number| if number == 0 { String::new() } else { Base36(number).to_string() });
+        text += &numbers.join(",");
+        let left = if verdict == Verdict::Hostage { &mut hostages_left } else { &mut others_left };
+        let runs = if *left > 0 { runs(&block, view, &mut names) } else { Vec::new() };
+        if !runs.is_empty() && runs.len() <= *left {
+            *left -= runs.len();
             text.push(';');
             let run = |&(name, frames): &(usize, u64)| match frames {
                 1 => Base36(name as u64).to_string(),
@@ -115,50 +109,37 @@ fn packed_within(view: &View<'_>, most_owners: usize, most_runs: usize) -> Packe
             };
             text += &runs.iter().map(run).collect::<Vec<_>>().join(",");
         } else {
+            *left = 0;
             left_out += count;
+            if !holders.is_empty() {
+                // Whom the filter looks for.
+                let holders = holders.keys().map(|&owner| Base36(names.number(owner, view) as u64).to_string());
+                text += &format!(";;{}", holders.collect::<Vec<_>>().join(","));
+            }
         }
         text.push(' ');
     }
-    let mut stays: Vec<bool> = FrameClass::ALL.into_iter().map(FrameClass::stays).collect();
-    // Only what stays has an owner that is no class.
-    stays.resize(names.names.len(), true);
-    let owners = view.holdings.iter().take(most_owners).map(|holding| names.numbers[&holding.key]).collect();
+    let stays = names.owners.iter().map(|owner| owner.stays()).collect();
+    let owners = view.holdings.iter().take(most_owners).map(|holding| names.number(holding.key, view)).collect();
     let (frame_bytes, frames) = (view.census.frame_bytes, layout.frames_per_block());
-    let data = Data {
-        frame_bytes,
-        frames,
-        first,
-        names: names.names,
-        stays,
-        owners,
-        zones,
-        blocks: text.trim_end().to_owned(),
-    };
+    let blocks = text.trim_end().to_owned();
+    let data = Data { frame_bytes, frames, first, names: names.names, stays, owners, zones, blocks };
     // Numbers and strings only, so that it can't fail. No `<`: a name must not end the element.
     let json = serde_json::to_string(&data).unwrap_or_default().replace('<', "\\u003c");
     Packed { json, left_out }
 }
 
-fn verdict(block: &Block) -> Verdict {
-    Verdict::of(&ByClass::counted(&block.classes))
-}
-
-/// Gives who holds most frames of a block.
-fn holder(block: &Block, view: &View<'_>) -> Option<Owner> {
-    staying(block, view.names).into_iter().max_by_key(|&(_, frames)| frames).map(|(owner, _)| owner)
-}
-
 /// The frames of a block: numbers of names, and how many frames in a row have it.
 fn runs(block: &Block, view: &View<'_>, names: &mut Names) -> Vec<(usize, u64)> {
-    let mut runs: Vec<(usize, u64)> = Vec::new();
+    let mut runs: Vec<(Owner, u64)> = Vec::new();
     for (pfn, &class) in (block.pfn..).zip(&block.classes) {
-        let name = names.number(view.names.owner(class, pfn), view);
+        let owner = view.names.owner(class, pfn);
         match runs.last_mut() {
-            Some((last, frames)) if *last == name => *frames += 1,
-            _ => runs.push((name, 1)),
+            Some((last, frames)) if *last == owner => *frames += 1,
+            _ => runs.push((owner, 1)),
         }
     }
-    runs
+    runs.into_iter().map(|(owner, frames)| (names.number(owner, view), frames)).collect()
 }
 
 /// A number as JavaScript's `parseInt(text, 36)` reads it.
@@ -211,15 +192,18 @@ mod tests {
     }
 
     #[test]
-    fn without_room_the_hostages_frames_come_first() {
+    fn without_room_frames_are_left_out_and_holders_kept() {
         let (layout, names) = (layout(), Names::default());
         let view = View::of(&layout, &names);
         let blocks = |most| {
             let Packed { json, left_out } = packed_within(&view, 9, most);
             let data: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-            (data["blocks"].as_str().expect("text").split(' ').filter(|block| block.contains(';')).count(), left_out)
+            (data["blocks"].as_str().expect("text").to_owned(), left_out)
         };
-        assert_eq!([blocks(5), blocks(4), blocks(2)], [(3, 0), (1, 3), (0, 4)]);
+        let all = ",2,,,4,,;0.4 2,1,,2,2,1,4;3,1,0.2 ,1,,3,,,;8.4";
+        assert_eq!(blocks(8), (all.to_owned(), 0));
+        assert_eq!(blocks(4), (",2,,,4,,;0.4 2,1,,2,2,1,4;3,1,0.2 ,1,,3,,,".to_owned(), 1));
+        assert_eq!(blocks(2), (",2,,,4,, 2,1,,2,2,1,4;;3 ,1,,3,,,".to_owned(), 4));
     }
 
     #[test]

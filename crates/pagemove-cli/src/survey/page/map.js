@@ -12,12 +12,18 @@
 
   // The format is that of `packed` in blocks.rs: groups of blocks that are alike.
   const groups = data.blocks.split(" ").filter(Boolean).map((text) => {
-    const [head, runs] = text.split(";");
+    const [head, runs, holders] = text.split(";");
     const [gap, blocks, zone, state, free, movable, owner] = head.split(",").map(number);
-    return { gap, blocks, zone, state, free, movable, owner: owner - 1, runs };
+    return { gap, blocks, zone, state, free, movable, owner: owner - 1, runs, holders };
   });
   const total = groups.reduce((sum, group) => sum + group.blocks, 0);
   if (total === 0) return;
+  // Beyond that a browser's canvas is blank, or there is no memory for its cells.
+  if (total > 8 << 20) {
+    at("told").textContent = `${count(total)} blocks are too many for a picture; the tables have all.`;
+    at("map").before(at("told"));
+    return;
+  }
   const groupOf = new Uint32Array(total), pfnOf = new Float64Array(total);
   // The first block of memory has no gap before it but that to the first PFN.
   let filled = 0, pfn = data.first;
@@ -54,7 +60,7 @@
 
   // What the filter lets through.
   const filter = { owner: -1, state: -1, zone: -1 };
-  const holds = (group, owner) => group.owner === owner || (group.runs && group.runs.split(",").some((run) => number(run.split(".")[0]) === owner));
+  const holds = (group, owner) => group.owner === owner || (group.runs || group.holders || "").split(",").some((run) => run !== "" && number(run.split(".")[0]) === owner);
   let passes = new Uint8Array(groups.length).fill(1);
   const applyFilter = () => {
     let blocks = 0;
@@ -108,7 +114,7 @@
 
   // The map of all blocks; where its cells are small, a second one of the neighbourhood of the chosen block.
   const NEAR = 1024;
-  let chosen = 0, nearFrom = 0, picture = null;
+  let chosen = 0, nearFrom = 0, picture = null, kept = false;
   const drawAll = () => {
     readColours();
     const grid = (grids.all = layOut(at("all"), total, 420, 14));
@@ -200,12 +206,13 @@
   };
   const point = (name, from, blocks) => (event) => {
     // A click keeps the block: moving on over the map doesn't choose another one until the next click.
-    if (event.type === "pointerdown") kept = !kept || event.pointerType !== "mouse";
-    else if (kept || event.pointerType !== "mouse") return;
+    if (event.type === "pointerdown") {
+      if (event.button !== 0) return;
+      kept = name === "near" || !kept || event.pointerType !== "mouse";
+    } else if (kept || event.pointerType !== "mouse") return;
     const place = under(grids[name], event);
     if (place >= 0 && place < blocks()) choose(from() + place);
   };
-  let kept = false;
   for (const kind of ["pointermove", "pointerdown"]) {
     at("all").addEventListener(kind, point("all", () => 0, () => total));
   }
@@ -215,12 +222,17 @@
     const { columns } = grids.all;
     const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, PageUp: -10 * columns, PageDown: 10 * columns };
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    if (event.key in steps) choose(chosen + steps[event.key]);
+    // At the border one stays in the column.
+    if (event.key in steps) {
+      const to = chosen + steps[event.key];
+      if (to >= 0 && to < total) choose(to);
+    }
     else if (event.key === "Home") choose(0);
     else if (event.key === "End") choose(total - 1);
     else if (event.key === "n" || event.key === "N") step(1);
     else if (event.key === "p" || event.key === "P") step(-1);
     else return;
+    kept = true;
     event.preventDefault();
   });
 
@@ -254,15 +266,21 @@
     const start = wanted - (wanted % data.frames);
     const index = pfnOf.findIndex((pfn) => pfn === start);
     at("pfn").setCustomValidity(text === "" || index >= 0 ? "" : "No block of this map has that PFN.");
-    at("pfn").reportValidity();
-    if (text !== "" && index >= 0) choose(index);
+    if (text !== "" && index >= 0) {
+      kept = true;
+      choose(index);
+    }
   };
   at("pfn").addEventListener("change", goTo);
-  at("filter").addEventListener("submit", (event) => { event.preventDefault(); goTo(); });
+  at("filter").addEventListener("submit", (event) => {
+    event.preventDefault();
+    goTo();
+    at("pfn").reportValidity();
+  });
 
   at("map").hidden = false;
-  applyFilter();
-  drawAll();
+  // A browser may have kept what was chosen before the page was loaded anew.
+  changed();
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawAll(); if (!at("block").hidden) drawBlock(); });
   let width = at("map").clientWidth;
   window.addEventListener("resize", () => {

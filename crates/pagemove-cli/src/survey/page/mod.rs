@@ -113,10 +113,11 @@ fn map(view: &View<'_>) -> Markup {
                 output #shown {}
             }
             ul.legend #legend {}
-            canvas #all tabindex="0" role="img" aria-label="All blocks" aria-describedby="told" {}
+            canvas #all tabindex="0" role="application" aria-label="All blocks: arrow keys choose one" aria-describedby="told" {}
             canvas #near hidden aria-hidden="true" {}
+            h3 #told aria-live="polite" {}
             div #block hidden {
-                div { h3 #told aria-live="polite" {} canvas #frames role="img" aria-label="The block’s frames; the table beside it has the same" {} }
+                div { canvas #frames role="img" aria-label="The block’s frames; the table beside it has the same" {} }
                 div.scroll { table { thead { tr { th { "PFN" } th { "frames" } th { "who" } th {} } } tbody #runs {} } }
             }
         }
@@ -145,7 +146,7 @@ fn owners(view: &View<'_>) -> Markup {
                             td { (thousands(holding.alone)) }
                             td { (thousands(holding.to_move)) }
                             td { (thousands(holding.frames)) }
-                            td { @if holding.processes > 0 { (thousands(holding.processes)) } }
+                            td title=(pids(&holding.pids)) { @if holding.processes > 0 { (thousands(holding.processes)) } }
                             td { (format!("{:#x}", holding.example)) }
                             td.words { (holding.source) }
                         }
@@ -159,6 +160,10 @@ fn owners(view: &View<'_>) -> Markup {
             "pages could move. To move: the pages beside them in these."
         }
     }
+}
+
+fn pids(pids: &[u32]) -> String {
+    pids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Frames by class, zone by zone.
