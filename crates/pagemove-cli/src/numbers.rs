@@ -86,9 +86,13 @@ pub(crate) fn block_size(order: u8) -> String {
     frames_size(1_u64.checked_shl(u32::from(order)).unwrap_or(u64::MAX))
 }
 
-/// Gives the size of so many frames in the largest binary unit that leaves a number of at least one.
+/// Gives the size of so many frames of 4 KiB, as [`bytes_size`].
 pub(crate) fn frames_size(frames: u64) -> String {
-    let bytes = frames.saturating_mul(FRAME_BYTES);
+    bytes_size(frames.saturating_mul(FRAME_BYTES))
+}
+
+/// Gives a size in the largest binary unit that leaves a number of at least one.
+pub(crate) fn bytes_size(bytes: u64) -> String {
     let mut unit = 1;
     let mut name = "B";
     for next in ["KiB", "MiB", "GiB", "TiB"] {

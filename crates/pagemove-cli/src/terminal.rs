@@ -1,5 +1,7 @@
 //! What a terminal can show: the locale's letters, and names from outside that can't steer it.
 
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
 /// Tells whether the locale is of UTF-8.
 pub(crate) fn is_utf8() -> bool {
     says_utf8(|name| std::env::var(name).ok())
@@ -48,6 +50,30 @@ pub(crate) fn steers(character: char) -> bool {
         )
 }
 
+/// Cuts a long name in its middle: its end tells as much as its beginning.
+pub(crate) fn cut(name: &str, width: usize) -> String {
+    if name.width() <= width || width < 8 {
+        return name.to_owned();
+    }
+    let end = (width - 3) / 2;
+    let start = take(name.chars(), width - 3 - end);
+    let mut end = take(name.chars().rev(), end);
+    end.reverse();
+    start.into_iter().chain(['.'; 3]).chain(end).collect()
+}
+
+/// Takes letters as long as they fit; some are two columns wide.
+fn take(letters: impl Iterator<Item = char>, width: usize) -> Vec<char> {
+    let mut left = width;
+    let fits = |letter: &char| {
+        let wide = letter.width().unwrap_or(0);
+        let fits = wide <= left;
+        left = left.saturating_sub(wide);
+        fits
+    };
+    letters.take_while(fits).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +96,12 @@ mod tests {
         assert_eq!(plain("a\x1b[31m\u{202e}b\u{200b}c\n"), "a\u{fffd}[31m\u{fffd}b\u{fffd}c\u{fffd}");
         assert_eq!(plain("Zürich, 北京, 👩"), "Zürich, 北京, 👩");
         assert_eq!(to_ascii("5 → 7 µs ──\n"), "5 > 7 us --\n");
+    }
+
+    #[test]
+    fn long_names_are_cut_in_their_middle_by_columns() {
+        assert_eq!(cut("anon_inode:[io_uring]", 21), "anon_inode:[io_uring]");
+        assert_eq!(cut("anon_inode:[io_uring]", 15), "anon_i...uring]");
+        assert_eq!(cut("北京北京北京北京", 10), "北京...京");
     }
 }

@@ -3,7 +3,10 @@
 //! Takes the fields of that file, gives those that are shown, in the order of their use. They only rise, from the start of
 //! the machine on.
 
-use crate::owners::sums::Vmstat;
+use std::collections::HashMap;
+
+/// The fields of `/proc/vmstat`.
+pub(crate) type Vmstat = HashMap<String, i64>;
 
 /// Their names; no kernel has all of them.
 pub(crate) const NAMES: [&str; 26] = [
@@ -34,6 +37,17 @@ pub(crate) const NAMES: [&str; 26] = [
     "pgscan_direct",
     "pgsteal_direct",
 ];
+
+/// Reads the fields; none if the kernel can't be asked.
+pub(crate) fn vmstat() -> Vmstat {
+    procfs::vmstat().unwrap_or_default()
+}
+
+/// Gives how many pages are pinned now, at most: what was acquired less what was released. `None`: the kernel doesn't count (before 5.7).
+pub(crate) fn pins(counts: &Vmstat) -> Option<u64> {
+    let of = |field| counts.get(field).copied();
+    Some(of("nr_foll_pin_acquired")?.saturating_sub(of("nr_foll_pin_released")?).max(0) as u64)
+}
 
 /// Gives the counters that this kernel has.
 pub(crate) fn read(counts: &Vmstat) -> Vec<(&'static str, u64)> {

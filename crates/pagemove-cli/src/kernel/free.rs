@@ -10,6 +10,10 @@ use crate::{
     terminal::plain,
 };
 
+/// What two of the columns say.
+pub(crate) const LEGEND: &str = "Unusable: free memory in blocks that are smaller than a pageblock. Index: why there is none: from 0, memory is \
+                                 short, to\n1000, memory is fragmented; -1000: there is one.";
+
 /// The free blocks of a zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -87,10 +91,7 @@ pub(crate) fn describe(zones: &[FreeBlocks], frame_bytes: u64, ascii: bool) -> S
         cells
     };
     let drawn = table(&header, zones.iter().map(row).collect(), &[0], ascii);
-    format!(
-        "{drawn}\nUnusable: free memory in blocks that are smaller than a pageblock. Index: why there is none: from 0, memory is short, to \
-         1000,\nmemory is fragmented; -1000: there is one.\n"
-    )
+    format!("{drawn}\n{LEGEND}\n")
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! What Linux counts of its own memory, in `/proc/meminfo` and `/proc/vmstat`: sums without places, which bound what has no name.
 
-use std::{collections::HashMap, fs};
+use std::fs;
 
 use procfs::{Current, Meminfo};
 use serde::Serialize;
 
 use super::lists::{Part, slab_caches, vmalloc_callers};
+use crate::kernel::counters::Vmstat;
 
 /// A count of Linux.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,14 +31,6 @@ const PAGES: [(&str, &str); 6] = [
     ("a balloon's", "nr_balloon_pages"),
     ("page tables of processes", "nr_page_table_pages"),
 ];
-
-/// The fields of `/proc/vmstat`.
-pub(crate) type Vmstat = HashMap<String, i64>;
-
-/// Reads the fields; none if the kernel can't be asked.
-pub(crate) fn vmstat() -> Vmstat {
-    procfs::vmstat().unwrap_or_default()
-}
 
 /// Gives those that this kernel counts, the largest first.
 pub(crate) fn read(counts: &Vmstat, frame_bytes: u64) -> Vec<Sum> {
@@ -96,12 +89,6 @@ fn parts(field: &str, frame_bytes: u64) -> Vec<Part> {
         "VmallocUsed" => vmalloc_callers(&read("/proc/vmallocinfo"), frame_bytes),
         _ => Vec::new(),
     }
-}
-
-/// Gives how many pages are pinned now, at most: what was acquired less what was released. `None`: the kernel doesn't count (before 5.7).
-pub(crate) fn pins(counts: &Vmstat) -> Option<u64> {
-    let of = |field| counts.get(field).copied();
-    Some(of("nr_foll_pin_acquired")?.saturating_sub(of("nr_foll_pin_released")?).max(0) as u64)
 }
 
 #[cfg(test)]

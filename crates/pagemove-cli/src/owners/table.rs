@@ -3,17 +3,21 @@
 use comfy_table::Table;
 
 use super::Holding;
-use crate::layout::tables::table;
-use crate::numbers::thousands;
+use crate::{
+    layout::tables::table,
+    numbers::thousands,
+    terminal::{cut, to_ascii},
+};
 
 /// Owners that have a row of their own; the others are summed.
 const ROWS: usize = 20;
-/// Characters of a name at most, so that the table fits on a screen.
+/// Columns of a name at most, so that the table fits on a screen.
 const NAME: usize = 46;
 
 /// Draws who holds the hostages, those who hold most alone first; nothing if there are no hostages.
 pub(crate) fn holdings_table(holdings: &[Holding], ascii: bool) -> Option<Table> {
     let header = ["hostage blocks held by", "blocks", "alone", "frames", "one is at", "what it is, or how it is known"];
+    let short = |text: &str| cut(&if ascii { to_ascii(text) } else { text.to_owned() }, NAME);
     let row = |holding: &Holding| {
         let counts = [holding.blocks, holding.alone, holding.frames].map(thousands);
         let name = match (holding.processes, &holding.pids[..]) {
@@ -21,8 +25,8 @@ pub(crate) fn holdings_table(holdings: &[Holding], ascii: bool) -> Option<Table>
             (0 | 1, _) => holding.owner.clone(),
             (several, _) => format!("{} × {several}", holding.owner),
         };
-        let rest = vec![format!("{:#x}", holding.example), cut(&holding.source, ascii)];
-        [vec![cut(&name, ascii)], counts.to_vec(), rest].concat()
+        let rest = vec![format!("{:#x}", holding.example), short(&holding.source)];
+        [vec![short(&name)], counts.to_vec(), rest].concat()
     };
     let (shown, rest) = holdings.split_at(holdings.len().min(ROWS));
     let mut rows: Vec<Vec<String>> = shown.iter().map(row).collect();
@@ -34,17 +38,6 @@ pub(crate) fn holdings_table(holdings: &[Holding], ascii: bool) -> Option<Table>
         rows.push([vec![format!("{} others", rest.len()), String::new(), alone, frames], text.to_vec()].concat());
     }
     (!rows.is_empty()).then(|| table(&header.map(str::to_owned), rows, &[0, 5], ascii))
-}
-
-/// Cuts a long name in its middle: its end tells as much as its beginning.
-fn cut(name: &str, ascii: bool) -> String {
-    let name = if ascii { crate::terminal::to_ascii(name) } else { name.to_owned() };
-    let letters: Vec<char> = name.chars().collect();
-    if letters.len() <= NAME {
-        return name;
-    }
-    let half = (NAME - 3) / 2;
-    letters[..half].iter().chain(&['.'; 3]).chain(&letters[letters.len() - half..]).collect()
 }
 
 #[cfg(test)]

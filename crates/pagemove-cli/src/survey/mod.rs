@@ -33,7 +33,10 @@ use crate::{
     cancel::Stop,
     diff::{Diff, describe},
     html,
-    kernel::{counters, free, types},
+    kernel::{
+        counters::{self, Vmstat},
+        free, types,
+    },
     layout::{
         Layout, LayoutError, LayoutSource, Sizes, SourceError,
         capture::CaptureError,
@@ -42,12 +45,7 @@ use crate::{
     },
     message::{print, say},
     numbers::thousands,
-    owners::{
-        explain::explain,
-        names::Names,
-        pinners, range,
-        sums::{self, Vmstat},
-    },
+    owners::{explain::explain, names::Names, pinners, range, sums},
     terminal,
     whole_file::write_whole,
     why,
@@ -120,12 +118,12 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     }
     let mut view = View::of(&layout, &names);
     if is_whole {
-        let counts = sums::vmstat();
+        let counts = counters::vmstat();
         view.check = check;
         view.is_settled = is_settled;
         view.lacks_page_owner = names.allocated.is_none();
         view.sums = sums::read(&counts, layout.sizes().frame_bytes);
-        view.pins = sums::pins(&counts);
+        view.pins = counters::pins(&counts);
         view.pinners = pinners::find(&stop)?;
         view.counters = counters::read(&counts);
         view.free_blocks = free::read(layout.pageblock_order());
@@ -182,9 +180,9 @@ fn json(value: &impl Serialize) -> Result<String, SurveyError> {
 /// Has Linux compact memory, and tells what changed.
 fn compact_and_compare(before: &Layout, args: &SurveyArgs, stop: &Stop) -> Result<bool, SurveyError> {
     say("Linux compacts all memory; this can take minutes.");
-    let (start, counted) = (Instant::now(), sums::vmstat());
+    let (start, counted) = (Instant::now(), counters::vmstat());
     fs::write(COMPACT, "1").map_err(SurveyError::Compact)?;
-    let (took, counts) = (start.elapsed(), sums::vmstat());
+    let (took, counts) = (start.elapsed(), counters::vmstat());
     stop.check()?;
     let settled = if args.settle { Some(settle(stop)?) } else { None };
     let (after, _) = behind_a_bar("Reading the frame table", |progress| args.layout.open(stop, progress))?;

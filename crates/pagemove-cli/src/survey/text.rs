@@ -4,7 +4,7 @@ use super::{doubts::doubts, view::View};
 use crate::{
     kernel::{free, types},
     layout::tables::{block_table, frame_tables, mib},
-    numbers::thousands,
+    numbers::{bytes_size, thousands},
     owners::{page_owner::ALLOCATORS, table::holdings_table},
     terminal::plain,
 };
@@ -12,8 +12,7 @@ use crate::{
 /// Writes it, in UTF-8 or ASCII.
 pub(super) fn describe(view: &View<'_>, ascii: bool) -> String {
     let (layout, census, held) = (view.layout, &view.census, view.held);
-    let block = layout.block_bytes();
-    let block = if block < 1 << 20 { format!("{} KiB", block >> 10) } else { format!("{} MiB", block >> 20) };
+    let block = bytes_size(layout.block_bytes());
     let blocks = &census.total.blocks;
     let mut text = format!("{}\n{} pageblocks of {block}\n", plain(layout.source()), thousands(blocks.total));
     let mut tables = frame_tables(census, ascii);

@@ -16,7 +16,7 @@ use crate::{
     cancel::Stop,
     kernel::{counters, free},
     layout::{Layout, LayoutSource, Sizes, SourceError, capture::CaptureError},
-    owners::{names::Names, sums},
+    owners::names::Names,
     terminal::plain,
 };
 
@@ -114,7 +114,7 @@ pub(crate) fn capture(
 
 /// Adds what anybody may read, and the time.
 fn add_counts(snapshot: &mut Snapshot, start: Instant) {
-    let counts = counters::read(&sums::vmstat());
+    let counts = counters::read(&counters::vmstat());
     snapshot.counters = counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
     snapshot.free_blocks = free::read(snapshot.pageblock_order);
     snapshot.at = Timestamp::now();

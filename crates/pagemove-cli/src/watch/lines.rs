@@ -3,11 +3,11 @@
 use super::{
     snapshot::{Holder, Snapshot},
     state::difference,
-    words::{rate, signed, size},
+    words::{rate, signed},
 };
 use crate::{
     kernel::free,
-    numbers::{seconds, thousands},
+    numbers::{bytes_size, seconds, thousands},
     terminal::to_ascii,
 };
 
@@ -32,7 +32,7 @@ pub(crate) fn describe(now: &Snapshot, before: Option<&Snapshot>, ascii: bool) -
                 format!("{}{} {}", thousands(count), changed(change), names[at])
             };
             let parts: Vec<String> = (0..names.len()).map(part).collect();
-            text += &format!("  blocks of {}: {}\n", size(now.block_bytes()), parts.join(", "));
+            text += &format!("  blocks of {}: {}\n", bytes_size(now.block_bytes()), parts.join(", "));
         }
         None => {
             text += &format!("  {}\n", now.lacks.as_deref().unwrap_or("This capture has no frames."));

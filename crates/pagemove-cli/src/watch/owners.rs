@@ -4,7 +4,7 @@ use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
     style::{Modifier, Style},
-    text::{Line, Span, Text},
+    text::{Line, Text},
     widgets::{Cell, Paragraph, Row as TableRow, Table},
 };
 
@@ -13,7 +13,10 @@ use super::{
     state::{Column, Row, State},
     words::{heading, signed},
 };
-use crate::numbers::{DASH, thousands};
+use crate::{
+    numbers::{DASH, thousands},
+    terminal::cut,
+};
 
 /// How the rows are sorted: the largest first, or last; the same in ASCII.
 const MARKS: [char; 4] = ['↓', '↑', 'v', '^'];
@@ -129,41 +132,5 @@ fn cell(row: &Row<'_>, column: Column) -> String {
         // What isn't a matter of processes has none.
         Column::Processes if row.owner.processes == 0 => String::new(),
         column => thousands(row.count(column)),
-    }
-}
-
-/// Cuts a long name in its middle: its end tells as much as its beginning.
-fn cut(name: &str, width: usize) -> String {
-    if Span::raw(name).width() <= width || width < 8 {
-        return name.to_owned();
-    }
-    let end = (width - 3) / 2;
-    let start = take(name.chars(), width - 3 - end);
-    let mut end = take(name.chars().rev(), end);
-    end.reverse();
-    start.into_iter().chain(['.'; 3]).chain(end).collect()
-}
-
-/// Takes letters as long as they fit; some are two columns wide.
-fn take(letters: impl Iterator<Item = char>, width: usize) -> Vec<char> {
-    let mut left = width;
-    let fits = |letter: &char| {
-        let wide = Span::raw(letter.to_string()).width();
-        let fits = wide <= left;
-        left = left.saturating_sub(wide);
-        fits
-    };
-    letters.take_while(fits).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_names_are_cut_in_their_middle_by_columns() {
-        assert_eq!(cut("anon_inode:[io_uring]", 21), "anon_inode:[io_uring]");
-        assert_eq!(cut("anon_inode:[io_uring]", 15), "anon_i...uring]");
-        assert_eq!(cut("北京北京北京北京", 10), "北京...京");
     }
 }

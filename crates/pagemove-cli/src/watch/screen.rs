@@ -21,10 +21,10 @@ use super::{
     panels::{counters, counters_height, free_blocks, free_height},
     snapshot::{Blocks, Snapshot},
     state::{Feed, Playback, State, difference},
-    words::{signed, size},
+    words::signed,
 };
 use crate::{
-    numbers::{seconds, thousands},
+    numbers::{bytes_size, seconds, thousands},
     terminal::to_ascii,
 };
 
@@ -173,7 +173,7 @@ fn block_counts(state: &State, now: &Snapshot, counts: &Blocks, area: Rect) -> T
         return vec![Line::from(line(&[0, 1], true)), Line::from(line(&[2, 3], true))].into();
     }
     let total = [
-        format!("of {}, each {}", thousands(counts.total()), size(now.block_bytes())),
+        format!("of {}, each {}", thousands(counts.total()), bytes_size(now.block_bytes())),
         format!("of {}", thousands(counts.total())),
     ];
     let [long, short] = total.map(Span::raw);

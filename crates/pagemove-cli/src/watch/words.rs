@@ -7,11 +7,6 @@ use ratatui::{
 
 use crate::numbers::{DASH, significant, thousands};
 
-/// Writes a block's size.
-pub(crate) fn size(bytes: u64) -> String {
-    if bytes < 1 << 20 { format!("{} KiB", bytes >> 10) } else { format!("{} MiB", bytes >> 20) }
-}
-
 /// Writes a change with its sign; a dash if there is none to compare with.
 pub(crate) fn signed(change: i64) -> String {
     match change {
@@ -46,10 +41,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signs_rates_and_sizes() {
+    fn signs_and_rates() {
         assert_eq!([0, 1_234, -5, i64::MIN].map(signed)[..3], ["0", "+1,234", "-5"]);
         assert_eq!([None, Some(0.0), Some(2.0), Some(1234.5)].map(rate), [DASH, "0/s", "2.00/s", "1,235/s"]);
-        assert_eq!([64 << 10, 2 << 20].map(size), ["64 KiB", "2 MiB"]);
         assert_eq!(heading("text", 12, true).to_string(), "- text -----");
         assert_eq!(heading("longer than that", 5, true).to_string(), "- longer than that -");
     }

@@ -10,9 +10,12 @@ use maud::{Markup, PreEscaped, html};
 use super::{doubts::doubts, view::View};
 use crate::{
     html::Page,
-    kernel::{free::FreeBlocks, types::OfType},
+    kernel::{
+        free::{FreeBlocks, LEGEND},
+        types::OfType,
+    },
     layout::{FrameClass, tables::mib},
-    numbers::{counted, percent, thousands},
+    numbers::{bytes_size, counted, percent, thousands},
 };
 
 /// Owners with a row of their own.
@@ -21,7 +24,7 @@ const MOST_OWNERS: usize = 200;
 /// Gives the page.
 pub(super) fn page(view: &View<'_>) -> Markup {
     let blocks = &view.census.total.blocks;
-    let size = block_size(view);
+    let size = bytes_size(view.layout.block_bytes());
     let claim = match (blocks.total, blocks.hostage) {
         (0, _) => "This layout has no blocks".to_owned(),
         (total, 0) => format!("None of {} of {size} is held hostage", counted(total, "block")),
@@ -50,13 +53,6 @@ pub(super) fn page(view: &View<'_>) -> Markup {
         }
     };
     Page { title: &claim, style: include_str!("page.css"), script: include_str!("map.js"), body }.whole()
-}
-
-fn block_size(view: &View<'_>) -> String {
-    match view.layout.block_bytes() {
-        bytes if bytes < 1 << 20 => format!("{} KiB", bytes >> 10),
-        bytes => format!("{} MiB", bytes >> 20),
-    }
 }
 
 /// The four numbers to remember.
@@ -213,10 +209,7 @@ fn free(zones: &[FreeBlocks]) -> Markup {
                 }
             }
         }
-        p.note {
-            "Unusable: free memory in blocks smaller than a pageblock. Index: why there is none: from 0, memory is short, to 1000, memory is "
-            "fragmented; -1000: there is one."
-        }
+        p.note { (LEGEND.replace('\n', " ")) }
     }
 }
 
