@@ -3,21 +3,31 @@
 //! Takes two layouts (mostly files of `survey --save`), prints tables or one JSON object. Promises that each pageblock counts once; blocks that only one of them
 //! has are told apart.
 
-use std::{cmp::Ordering, io, iter};
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::BTreeMap,
+    io, iter,
+};
 
 use serde::Serialize;
 
 use crate::{
     cancel::{STOPPED, Stop, Stopped},
     layout::{
-        FrameClass, Layout, LayoutSource, Sizes, SourceError,
+        Block, FrameClass, Layout, LayoutSource, Sizes, SourceError,
         census::{ByClass, Census, Verdict},
         tables::table,
     },
     message::print,
     numbers::thousands,
-    terminal::{self, plain},
+    owners::{holdings, names::Names, staying},
+    terminal::{self, cut, plain},
 };
+
+/// Owners that a sentence names, or a table.
+const MOST_OWNERS: usize = 12;
+/// Columns of a name at most.
+const NAME: usize = 60;
 
 /// Shows what changed between two layouts.
 #[derive(Debug, clap::Args)]
@@ -96,6 +106,8 @@ struct Printed<'d> {
 pub(crate) struct Diff {
     blocks: Vec<(&'static str, Change)>,
     frames: Vec<(&'static str, Change)>,
+    /// Hostage blocks by who holds them, those first that changed most; a block that several hold counts for each.
+    owners: Vec<(String, Change)>,
     /// Blocks that are hostages now and weren't, and by the classes that hold them.
     became_hostages: Moved,
     /// Blocks that were hostages and aren't now, by the classes that held them.
@@ -108,18 +120,23 @@ pub(crate) struct Diff {
     only_after: u64,
 }
 
-/// Blocks, and who holds or held them; one that several classes hold counts for each.
+/// Blocks, and who holds or held them; one that several hold counts for each.
 #[derive(Debug, PartialEq, Eq, Default, Serialize)]
 struct Moved {
     blocks: u64,
     by: ByClass,
+    /// By the names that the layouts have.
+    by_owner: BTreeMap<String, u64>,
 }
 
 impl Moved {
-    fn add(&mut self, frames: &ByClass) {
+    fn add(&mut self, block: &Block, frames: &ByClass, names: &Names) {
         self.blocks += 1;
         for class in FrameClass::ALL.into_iter().filter(|class| class.stays() && frames.of(*class) > 0) {
             self.by.add(class, 1);
+        }
+        for owner in staying(block, names).into_keys() {
+            *self.by_owner.entry(names.name(owner)).or_default() += 1;
         }
     }
 }
@@ -159,11 +176,21 @@ impl Diff {
         let of_class = |class: FrameClass| Change { before: one.frames.of(class), after: other.frames.of(class) };
         let classes = FrameClass::ALL.into_iter().map(|class| (class.name(), of_class(class)));
         diff.frames = classes.filter(|(_, change)| change.before + change.after > 0).collect();
-        diff.compare_blocks(before, after);
+        let names = [before, after].map(Names::of_file);
+        let mut owners = BTreeMap::<String, Change>::new();
+        for holding in holdings(before, &names[0]) {
+            owners.entry(holding.owner).or_default().before += holding.blocks;
+        }
+        for holding in holdings(after, &names[1]) {
+            owners.entry(holding.owner).or_default().after += holding.blocks;
+        }
+        diff.owners = owners.into_iter().collect();
+        diff.owners.sort_by_key(|(_, change)| Reverse(change.before.abs_diff(change.after)));
+        diff.compare_blocks(before, after, &names);
         Ok(diff)
     }
 
-    fn compare_blocks(&mut self, before: &Layout, after: &Layout) {
+    fn compare_blocks(&mut self, before: &Layout, after: &Layout, names: &[Names; 2]) {
         let (mut before, mut after) = (before.blocks().peekable(), after.blocks().peekable());
         loop {
             let order = match (before.peek(), after.peek()) {
@@ -179,11 +206,11 @@ impl Diff {
                 self.only_after += u64::from(other.is_some());
                 continue;
             };
-            let [one, other] = [one, other].map(|block| ByClass::counted(&block.classes));
-            let verdicts = [&one, &other].map(Verdict::of);
+            let counts = [one, other].map(|block| ByClass::counted(&block.classes));
+            let verdicts = counts.each_ref().map(Verdict::of);
             match verdicts.map(|verdict| verdict == Verdict::Hostage) {
-                [true, false] => self.freed.add(&one),
-                [false, true] => self.became_hostages.add(&other),
+                [true, false] => self.freed.add(one, &counts[0], &names[0]),
+                [false, true] => self.became_hostages.add(other, &counts[1], &names[1]),
                 _ => {}
             }
             self.could_be_emptied += u64::from(verdicts[0] == Verdict::Movable);
@@ -207,12 +234,29 @@ pub(crate) fn describe(diff: &Diff, [before, after]: [String; 2], ascii: bool) -
         });
         text += &format!("\n{}\n", table(&header, rows.collect(), &[0], ascii));
     }
+    let rows: Vec<Vec<String>> = diff
+        .owners
+        .iter()
+        .take(MOST_OWNERS)
+        .map(|(name, change)| {
+            let counts = [thousands(change.before), thousands(change.after), difference(change.before, change.after)];
+            [vec![cut(&plain(name), NAME)], counts.to_vec()].concat()
+        })
+        .collect();
+    if !rows.is_empty() {
+        let header = ["hostage blocks held by", "before", "after", "change"].map(str::to_owned);
+        text += &format!("\n{}\n", table(&header, rows, &[0], ascii));
+    }
     let holders = |moved: &Moved| {
-        let mut by: Vec<(u64, &str)> =
-            FrameClass::ALL.into_iter().map(|class| (moved.by.of(class), class.name())).collect();
-        by.sort_by_key(|&(blocks, _)| std::cmp::Reverse(blocks));
-        let named = by.into_iter().filter(|(blocks, _)| *blocks > 0);
-        named.map(|(blocks, name)| format!("{name} {}", thousands(blocks))).collect::<Vec<_>>().join(", ")
+        let mut by: Vec<(&String, u64)> = moved.by_owner.iter().map(|(name, &blocks)| (name, blocks)).collect();
+        by.sort_by_key(|&(_, blocks)| Reverse(blocks));
+        let (named, rest) = by.split_at(by.len().min(MOST_OWNERS));
+        let mut named: Vec<String> =
+            named.iter().map(|(name, blocks)| format!("{} {}", plain(name), thousands(*blocks))).collect();
+        if !rest.is_empty() {
+            named.push(format!("{} more (--json)", thousands(rest.len() as u64)));
+        }
+        named.join("; ")
     };
     let line = |moved: &Moved, what: &str, who: &str| match moved.blocks {
         0 => format!("\nNo block {what}."),
@@ -230,6 +274,9 @@ pub(crate) fn describe(diff: &Diff, [before, after]: [String; 2], ascii: bool) -
     for (blocks, when) in only.into_iter().filter(|(blocks, _)| *blocks > 0) {
         text += &format!("\nOnly {when}: {} of the blocks.", thousands(blocks));
     }
+    if ascii {
+        text = terminal::to_ascii(&text);
+    }
     text + "\n(Free frames on per-CPU lists look like the kernel's: --settle, for both, brings them back first.)\n"
 }
 
@@ -246,7 +293,7 @@ fn difference(before: u64, after: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{Run, Zone};
+    use crate::layout::{Owned, Run, Zone};
 
     fn layout(start_pfn: u64, runs: &[(FrameClass, u64)]) -> Layout {
         let frames = runs.iter().map(|(_, frames)| frames).sum();
@@ -270,7 +317,7 @@ mod tests {
         assert!(diff.frames.contains(&("slab", Change { before: 1, after: 1 })));
         let text = describe(&diff, ["a", "b"].map(str::to_owned), true);
         for words in
-            ["1 block became hostages, held now by: slab 1, driver, mapped 1.", "Only after: 1 of the blocks.", "-1"]
+            ["1 block became hostages, held now by: driver, mapped 1; slab 1.", "Only after: 1 of the blocks.", "-1"]
         {
             assert!(text.contains(words), "{words:?} isn't in\n{text}");
         }
@@ -283,5 +330,20 @@ mod tests {
         assert!(describe(&same, ["a", "b"].map(str::to_owned), true).contains("No block became hostages."));
         let other = Layout::sample();
         assert!(matches!(Diff::of(&before, &other), Err(DiffError::Sizes(..))));
+    }
+
+    #[test]
+    fn who_holds_them_is_told_by_name() {
+        use FrameClass::*;
+        let before = layout(0, &[(Free, 8)]);
+        let after = layout(0, &[(Free, 3), (DriverMapped, 2), (Free, 3)]);
+        let owned =
+            Owned { name: "/dev/a, mapped by b".into(), source: "maps".into(), processes: 1, ranges: vec![(4, 1)] };
+        let after = after.with_owners(vec![owned]).expect("within the layout");
+        let diff = Diff::of(&before, &after).expect("of one kind");
+        let text = describe(&diff, ["a", "b"].map(str::to_owned), true);
+        let told = "2 blocks became hostages, held now by: /dev/a, mapped by b 1; driver, mapped 1.";
+        assert!(text.contains(told), "{text}");
+        assert_eq!(diff.owners.first(), Some(&("/dev/a, mapped by b".to_owned(), Change { before: 0, after: 1 })));
     }
 }

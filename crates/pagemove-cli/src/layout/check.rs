@@ -6,7 +6,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{FrameClass, Run, Sizes, Zone};
+use super::{FrameClass, Owned, Run, Sizes, Zone};
 use crate::terminal::steers;
 
 /// Most frames that are not absent: 64 TiB with frames of 4 KiB. They may be far apart: node 1 of an Ampere Altra begins at 64 TiB.
@@ -19,6 +19,9 @@ pub(super) const MAX_RUNS: usize = 1 << 25;
 pub(super) const MAX_ZONES: usize = 1 << 16;
 /// Most bytes of a description or a name.
 const MAX_TEXT: usize = 256;
+/// Most owners, and bytes of an owner's name: a path, and a program.
+const MAX_OWNERS: usize = 1 << 17;
+const MAX_OWNER: usize = 8192;
 
 /// Why a layout can't be loaded, made or saved.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +64,7 @@ pub(crate) enum LayoutError {
     #[error("not a layout file: it doesn't say \"format\": \"pagemove-layout\" and a version")]
     NotLayout,
     /// It is of a version that this program doesn't know.
-    #[error("the layout has version {0}, this program reads versions 1 and 2")]
+    #[error("the layout has version {0}, this program reads versions 1 to 3")]
     Version(u64),
     /// A field is missing, of the wrong kind, or names an unknown class.
     #[error("the layout has a wrong field: {0}")]
@@ -134,6 +137,20 @@ pub(crate) enum LayoutError {
         /// The class stated.
         class: FrameClass,
     },
+    /// There are too many owners.
+    #[error("the layout has {0} owners, the limit is 131072")]
+    TooManyOwners(usize),
+    /// An owner has frames that the layout doesn't have.
+    #[error("an owner has {frames} frames from PFN {first} on, which aren't in the layout")]
+    OwnersFrames {
+        /// The first of them.
+        first: u64,
+        /// How many.
+        frames: u64,
+    },
+    /// An owner's name is too long, empty, or has control characters.
+    #[error("the name of an owner must have 1 to 8192 bytes, and no control characters or others that have no shape")]
+    OwnersName,
     /// There is no frame at all.
     #[error("every frame of the layout is absent")]
     AllAbsent,
@@ -176,6 +193,25 @@ pub(super) fn check_sizes(sizes: Sizes) -> Result<(), LayoutError> {
 fn check_text(what: &'static str, text: &str) -> Result<(), LayoutError> {
     let fits = !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(steers);
     if fits { Ok(()) } else { Err(LayoutError::Text(what)) }
+}
+
+/// Refuses owners of frames that a layout from `first` to `end` doesn't have, and names that would garble a terminal.
+pub(super) fn check_owners(owners: &[Owned], first: u64, end: u64) -> Result<(), LayoutError> {
+    if owners.len() > MAX_OWNERS {
+        return Err(LayoutError::TooManyOwners(owners.len()));
+    }
+    for Owned { name, source, ranges, .. } in owners {
+        let is_fit = |text: &str| !text.is_empty() && text.len() <= MAX_OWNER && !text.chars().any(steers);
+        if !is_fit(name) || !is_fit(source) {
+            return Err(LayoutError::OwnersName);
+        }
+        for &(at, frames) in ranges {
+            if at < first || frames == 0 || at.checked_add(frames).is_none_or(|behind| behind > end) {
+                return Err(LayoutError::OwnersFrames { first: at, frames });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Returns the first PFN of the first pageblock and the PFN after the last pageblock.

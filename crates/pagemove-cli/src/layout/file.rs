@@ -1,10 +1,11 @@
 //! Layout files: gzip of one JSON object.
 //!
 //! ```json
-//! {"format": "pagemove-layout", "version": 2, "source": "live capture, Linux 6.12",
+//! {"format": "pagemove-layout", "version": 3, "source": "live capture, Linux 6.12",
 //!  "frame_bytes": 4096, "pageblock_order": 9,
 //!  "zones": [{"name": "DMA32", "node": 0, "start_pfn": 4096, "spanned": 1044480, "present": 782336}],
-//!  "runs": [["free", 512], ["anon", 3], ["slab", 1]]}
+//!  "runs": [["free", 512], ["anon", 3], ["slab", 1]],
+//!  "owners": [{"name": "/dev/dri/card0, mapped by app", "source": "maps", "processes": 1, "ranges": [[4611, 1]]}]}
 //! ```
 //!
 //! Takes a path, gives a consistent layout or a sentence that says what is wrong. Promises never to panic on bad
@@ -20,12 +21,12 @@ use std::{
 use flate2::{Compression, GzBuilder, bufread::GzDecoder};
 use serde::{Deserialize, Serialize};
 
-use super::{Layout, LayoutError, Run, Sizes, Zone, parts::USUAL_FRAME_BYTES};
+use super::{Layout, LayoutError, Owned, Run, Sizes, Zone, parts::USUAL_FRAME_BYTES};
 use crate::whole_file::write_whole;
 
 const FORMAT: &str = "pagemove-layout";
-/// Version 1 has no size of frames, and no class `hugetlb`.
-const VERSIONS: RangeInclusive<u64> = 1..=2;
+/// Version 1 has no size of frames, and no class `hugetlb`; version 2 has no owners.
+const VERSIONS: RangeInclusive<u64> = 1..=3;
 /// Most bytes that a file may unpack to: about 20 million runs.
 const MAX_UNPACKED: u64 = 256 << 20;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -45,6 +46,8 @@ struct Body {
     pageblock_order: u8,
     zones: Vec<Zone>,
     runs: Vec<Run>,
+    #[serde(default)]
+    owners: Vec<Owned>,
 }
 
 #[derive(Serialize)]
@@ -56,6 +59,7 @@ struct Whole<'a> {
     pageblock_order: u8,
     zones: &'a [Zone],
     runs: &'a [Run],
+    owners: &'a [Owned],
 }
 
 fn usual() -> u64 {
@@ -106,6 +110,7 @@ impl Layout {
             pageblock_order,
             zones: self.zones(),
             runs: self.runs(),
+            owners: self.owners(),
         };
         serde_json::to_writer(BufWriter::new(&mut gzip), &whole)?;
         gzip.finish()?.flush()
@@ -131,7 +136,7 @@ impl Layout {
         // It is JSON, as the first pass found, though serde_json calls a tuple that is too long a fault of syntax.
         let body: Body = serde_json::from_slice(&text).map_err(LayoutError::Field)?;
         let sizes = Sizes { frame_bytes: body.frame_bytes, pageblock_order: body.pageblock_order };
-        Self::new(body.source, sizes, body.zones, body.runs)
+        Self::new(body.source, sizes, body.zones, body.runs)?.with_owners(body.owners)
     }
 }
 

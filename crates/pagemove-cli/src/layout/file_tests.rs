@@ -6,7 +6,7 @@ use flate2::{Compression, write::GzEncoder};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{FrameClass, Layout, LayoutError, Run, Sizes, Zone};
+use super::{FrameClass, Layout, LayoutError, Owned, Run, Sizes, Zone};
 
 const GOOD: &str = r#"{"format":"pagemove-layout","version":1,"source":"test","pageblock_order":2,
     "zones":[{"name":"DMA","node":0,"start_pfn":1,"spanned":6,"present":5},
@@ -46,7 +46,7 @@ fn each_contradiction_has_its_sentence() {
         (r#""format":"pagemove-layout""#, r#""format":"other""#, "not a layout file: it doesn't say"),
         (r#""format":"pagemove-layout","#, "", "not a layout file: it doesn't say"),
         (r#""format":"pagemove-layout""#, r#""format":7"#, "not a layout file: it doesn't say"),
-        (r#""version":1"#, r#""version":3"#, "has version 3, this program reads versions 1 and 2"),
+        (r#""version":1"#, r#""version":4"#, "has version 4, this program reads versions 1 to 3"),
         (r#""version":1,"source":"test""#, r#""version":9"#, "has version 9"),
         (r#""version":1"#, r#""version":-1"#, "and a version"),
         (r#""source":"test","#, "", "missing field `source`"),
@@ -234,5 +234,29 @@ fn the_sample_is_small_and_has_what_the_command_is_about() {
     use FrameClass::*;
     for class in [Free, Anon, File, Slab, PageTable, Reserved, DriverMapped, Kernel] {
         assert!(sample.runs().iter().any(|run| run.class == class), "no frame is {class}");
+    }
+}
+
+#[test]
+fn owners_are_kept_and_must_fit() {
+    let owned = |name: &str, ranges| Owned { name: name.into(), source: "maps".into(), processes: 2, ranges };
+    let sample = Layout::sample();
+    let first = sample.first_pfn();
+    let layout = sample.clone().with_owners(vec![owned("/dev/a, mapped by b", vec![(first, 3), (first + 9, 1)])]);
+    let layout = layout.expect("within the layout");
+    let mut bytes = Vec::new();
+    layout.write(&mut bytes).expect("memory");
+    assert_eq!(Layout::read(&mut bytes.as_slice()).expect("whole"), layout);
+    assert_eq!(layout.with_source("other".into()).expect("a text").owners().len(), 1);
+
+    let end = first + sample.frames();
+    let ranges = [(first, 0), (end - 1, 2), (end, 1), (u64::MAX, 1), (5, u64::MAX)];
+    for range in ranges.into_iter().chain(first.checked_sub(1).map(|before| (before, 1))) {
+        let refused = sample.clone().with_owners(vec![owned("a", vec![range])]);
+        assert!(matches!(refused, Err(LayoutError::OwnersFrames { .. })), "{range:?}");
+    }
+    for name in ["", "a\u{1b}[31m", "a\nb", "a\u{202e}b", &"x".repeat(9000)] {
+        let refused = sample.clone().with_owners(vec![owned(name, vec![])]);
+        assert!(matches!(refused, Err(LayoutError::OwnersName)), "{name:?}");
     }
 }

@@ -32,6 +32,6 @@ mod zoneinfo;
 pub(crate) use blocks::{Block, Group};
 pub(crate) use check::LayoutError;
 pub(crate) use class::FrameClass;
-pub(crate) use parts::{Run, Sizes, Zone};
+pub(crate) use parts::{Owned, Run, Sizes, Zone};
 pub(crate) use physical::Layout;
 pub(crate) use source::{LayoutSource, SourceError};

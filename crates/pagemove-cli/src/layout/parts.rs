@@ -39,6 +39,19 @@ pub(crate) struct Zone {
     pub(crate) present: u64,
 }
 
+/// Frames of one owner, as they were named when the layout was saved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Owned {
+    /// The owner's name.
+    pub(crate) name: String,
+    /// What it is, or how its name was known.
+    pub(crate) source: String,
+    /// Processes that mapped the frames; 0: not a matter of processes.
+    pub(crate) processes: u64,
+    /// First frames, and how many.
+    pub(crate) ranges: Vec<(u64, u64)>,
+}
+
 /// Neighbouring frames of one class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(FrameClass, u64)", into = "(FrameClass, u64)")]

@@ -1,6 +1,10 @@
 //! Physical memory by class: what a layout is.
 
-use super::{FrameClass, LayoutError, Run, Sizes, Zone, check::check, parts::push_run};
+use super::{
+    FrameClass, LayoutError, Owned, Run, Sizes, Zone,
+    check::{check, check_owners},
+    parts::push_run,
+};
 
 /// Physical memory by class.
 ///
@@ -15,6 +19,8 @@ pub(crate) struct Layout {
     sizes: Sizes,
     zones: Vec<Zone>,
     runs: Vec<Run>,
+    /// Who had frames, if the machine was asked; each within the layout.
+    owners: Vec<Owned>,
 }
 
 impl Layout {
@@ -25,12 +31,23 @@ impl Layout {
         for run in runs {
             push_run(&mut joined, run.class, run.frames);
         }
-        Ok(Self { source, sizes, zones, runs: joined })
+        Ok(Self { source, sizes, zones, runs: joined, owners: Vec::new() })
     }
 
     /// Returns the same layout under another description of where it comes from.
     pub(crate) fn with_source(self, source: String) -> Result<Self, LayoutError> {
-        Self::new(source, self.sizes, self.zones, self.runs)
+        Self::new(source, self.sizes, self.zones, self.runs)?.with_owners(self.owners)
+    }
+
+    /// Returns the same layout with the names of who has frames.
+    pub(crate) fn with_owners(self, owners: Vec<Owned>) -> Result<Self, LayoutError> {
+        check_owners(&owners, self.first_pfn(), self.first_pfn() + self.frames())?;
+        Ok(Self { owners, ..self })
+    }
+
+    /// Returns who had frames, if the machine was asked.
+    pub(crate) fn owners(&self) -> &[Owned] {
+        &self.owners
     }
 
     /// Returns the same layout with another class for some of the frames that have one, in rising order of their PFN; holes stay holes.

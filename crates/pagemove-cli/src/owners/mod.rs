@@ -12,6 +12,7 @@ pub(crate) mod page_owner;
 pub(crate) mod pinners;
 pub(crate) mod range;
 mod regions;
+mod saved;
 mod smaps;
 pub(crate) mod sums;
 pub(crate) mod table;
@@ -57,11 +58,18 @@ pub(crate) struct Holding {
 /// Gives the pageblocks in groups of which all blocks have the same owners: blocks of one class may have several.
 pub(crate) fn groups<'a>(layout: &'a Layout, names: &'a Names) -> impl Iterator<Item = Group> + 'a {
     layout.block_groups().flat_map(move |Group { block, count }| {
-        let apart = if count > 1 && names.tells(block.classes[0]) { count } else { 1 };
         let size = block.classes.len() as u64;
-        (0..apart).map(move |at| {
-            let block = Block { pfn: block.pfn + at * size, classes: block.classes.clone() };
-            Group { block, count: count / apart }
+        // Parts to be looked at, the first one last: blocks before them, and how many they are.
+        let mut parts = vec![(0, count)];
+        std::iter::from_fn(move || {
+            let (at, mut count) = parts.pop()?;
+            let pfn = block.pfn + at * size;
+            while count > 1 && !names.is_uniform(block.classes[0], pfn, pfn + count * size) {
+                let first = count / 2;
+                parts.push((at + first, count - first));
+                count = first;
+            }
+            Some(Group { block: Block { pfn, classes: block.classes.clone() }, count })
         })
     })
 }

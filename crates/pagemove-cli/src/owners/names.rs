@@ -4,6 +4,7 @@
 //! tells of, or just its class. Promises to read only; what a source couldn't tell is counted.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, BufReader},
     path::Path,
@@ -15,16 +16,19 @@ use super::{
     mapped::Mapped,
     page_owner::{self, Origin, PageOwner},
     regions::Regions,
+    saved::Saved,
     wanted::Wanted,
 };
 use crate::{
     cancel::{Stop, Stopped},
-    layout::{FrameClass, Layout},
+    layout::{FrameClass, Layout, Owned},
 };
 
-/// Names of frames; none by default, for a layout that isn't this machine's.
+/// Names of frames; none by default.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
+    /// Those of a layout that isn't this machine's, or not as it is now.
+    saved: Saved,
     /// What processes map.
     pub(crate) mapped: Mapped,
     /// Who allocated; `None` where the kernel doesn't say.
@@ -40,6 +44,8 @@ pub(crate) struct Names {
 /// An owner of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Owner {
+    /// As it stands in the layout.
+    Saved(u32),
     /// Who pinned it, by a driver's list; its class may be any.
     Pinned(u32),
     /// What a process maps, by number.
@@ -84,7 +90,8 @@ impl Names {
         let debug = sys.join("kernel/debug");
         let (areas, pins) = (Regions::cma(&debug), Pins::find(&debug));
         let allocated = allocated(layout, sys, stop, progress)?;
-        Ok(Self { mapped, allocated, regions, areas, pins, uptime: uptime(), is_of_machine: true })
+        let (saved, uptime) = (Saved::default(), uptime());
+        Ok(Self { saved, mapped, allocated, regions, areas, pins, uptime, is_of_machine: true })
     }
 
     /// Gives the layout with what is known better now: memory that is secret looks like page cache, and never moves.
@@ -92,18 +99,63 @@ impl Names {
         layout.with_class(&self.mapped.secret(), FrameClass::DriverMapped)
     }
 
-    /// Tells whether frames of a class may have names of their own here.
-    pub(crate) fn tells(&self, class: FrameClass) -> bool {
-        self.is_of_machine
-            && match class {
-                FrameClass::Free | FrameClass::Absent => false,
-                class if class.linux_moves() => !self.pins.is_empty(),
-                _ => true,
+    /// Takes those that stand in a layout.
+    pub(crate) fn of_file(layout: &Layout) -> Self {
+        Self { saved: Saved::of(layout), ..Self::default() }
+    }
+
+    /// Gives the names of this machine's frames, as a layout keeps them.
+    pub(crate) fn owned(&self, layout: &Layout) -> Vec<Owned> {
+        let mut all = BTreeMap::<Owner, Vec<(u64, u64)>>::new();
+        let mut at = layout.first_pfn();
+        for run in layout.runs() {
+            let end = at + run.frames;
+            if self.tells(run.class) {
+                for pfn in at..end {
+                    let owner = self.owner(run.class, pfn);
+                    if matches!(owner, Owner::Class(_)) {
+                        continue;
+                    }
+                    let ranges = all.entry(owner).or_default();
+                    match ranges.last_mut() {
+                        Some((first, frames)) if *first + *frames == pfn => *frames += 1,
+                        _ => ranges.push((pfn, 1)),
+                    }
+                }
             }
+            at = end;
+        }
+        let owned = |(owner, ranges)| Owned {
+            name: self.name(owner),
+            source: self.source(owner),
+            processes: self.processes(owner),
+            ranges,
+        };
+        all.into_iter().map(owned).collect()
+    }
+
+    /// Tells whether frames of a class may have names of their own here.
+    fn tells(&self, class: FrameClass) -> bool {
+        match class {
+            FrameClass::Free | FrameClass::Absent => false,
+            _ if !self.saved.is_empty() => true,
+            class if class.linux_moves() => !self.pins.is_empty(),
+            _ => self.is_of_machine,
+        }
+    }
+
+    /// Tells whether all frames of a class in a range are known to have one owner.
+    pub(super) fn is_uniform(&self, class: FrameClass, first: u64, end: u64) -> bool {
+        !self.tells(class) || (!self.is_of_machine && self.saved.is_uniform(first, end))
     }
 
     /// Gives a frame's owner, by the best source.
     pub(crate) fn owner(&self, class: FrameClass, pfn: u64) -> Owner {
+        if let Some(number) = self.saved.number(pfn)
+            && !matches!(class, FrameClass::Free | FrameClass::Absent)
+        {
+            return Owner::Saved(number);
+        }
         let allocated = || self.allocated.as_ref().and_then(|allocated| allocated.number(pfn)).map(Owner::Allocated);
         let named = match class {
             FrameClass::DriverMapped => self.mapped.number(pfn).map(Owner::Mapped).or_else(allocated),
@@ -119,6 +171,7 @@ impl Names {
     /// Gives an owner's name.
     pub(crate) fn name(&self, owner: Owner) -> String {
         match owner {
+            Owner::Saved(number) => self.saved.owner(number).name.clone(),
             Owner::Pinned(number) => self.pins.name(number).to_owned(),
             Owner::Mapped(number) => self.mapped.name(number),
             Owner::Allocated(number) => self.origin(number).map_or(String::new(), |origin| origin.name.clone()),
@@ -131,6 +184,7 @@ impl Names {
     /// Says what an owner is, or how its name is known.
     pub(crate) fn source(&self, owner: Owner) -> String {
         match owner {
+            Owner::Saved(number) => self.saved.owner(number).source.clone(),
             Owner::Pinned(_) => "the driver's list in debugfs".to_owned(),
             Owner::Mapped(_) => "maps and pagemap of its processes".to_owned(),
             Owner::Allocated(number) => self.origin(number).map_or(String::new(), |origin| self.allocation(origin)),
@@ -142,7 +196,11 @@ impl Names {
 
     /// Counts the processes of an owner; 0: it isn't a matter of processes.
     pub(crate) fn processes(&self, owner: Owner) -> u64 {
-        if let Owner::Mapped(number) = owner { self.mapped.processes(number) } else { 0 }
+        match owner {
+            Owner::Mapped(number) => self.mapped.processes(number),
+            Owner::Saved(number) => self.saved.owner(number).processes,
+            _ => 0,
+        }
     }
 
     /// Gives the processes that map an owner's frames, some of many.

@@ -98,9 +98,13 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     let names = if is_whole {
         behind_a_bar("Asking who holds them", |progress| Names::find(&layout, &stop, progress))?
     } else {
-        Names::default()
+        Names::of_file(&layout)
     };
-    let layout = names.correct(layout);
+    let mut layout = names.correct(layout);
+    if is_whole && (args.save.is_some() || args.tries) {
+        let owners = names.owned(&layout);
+        layout = layout.with_owners(owners)?;
+    }
     if let Some(path) = &args.save {
         layout.save(path)?;
         say(&format!(
@@ -189,6 +193,8 @@ fn compact_and_compare(before: &Layout, args: &SurveyArgs, stop: &Stop) -> Resul
     drop(settled);
     let names = behind_a_bar("Asking who holds them", |progress| Names::find(&after, stop, progress))?;
     let after = names.correct(after);
+    let owners = names.owned(&after);
+    let after = after.with_owners(owners)?;
     let diff = Diff::of(before, &after)?;
     print(&describe(&diff, ["as it was", "compacted"].map(str::to_owned), !terminal::is_utf8()))?;
     print(&moved(&counted, &counts, took))?;

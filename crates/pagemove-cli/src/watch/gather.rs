@@ -102,7 +102,11 @@ pub(crate) fn capture(
     let (layout, _) = source.open(stop, progress)?;
     let is_live = *source == LayoutSource::Live;
     let names = if is_live { Names::find(&layout, stop, &mut |_, _| {})? } else { Names::default() };
-    let layout = names.correct(layout);
+    let mut layout = names.correct(layout);
+    if is_live {
+        let owners = names.owned(&layout);
+        layout = layout.with_owners(owners).map_err(CaptureError::from)?;
+    }
     let mut snapshot = Snapshot::of(&layout, &names);
     stop.check()?;
     snapshot.took_us = micros(start);
