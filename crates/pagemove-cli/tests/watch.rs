@@ -283,6 +283,8 @@ fn what_is_recorded_is_replayed() {
         let (code, _, stderr) = run(&line, "C.UTF-8");
         assert!(code == Some(2) && stderr.contains(words), "{line}: {code:?}, {stderr}");
     }
+    let (code, ..) = run(&format!("record {} --layout /nonexistent", folder.path().join("new").display()), "C.UTF-8");
+    assert!(code == Some(2) && !folder.path().join("new").exists(), "a folder is left of what failed");
     let empty = tempfile::tempdir().expect("a folder");
     let (code, _, stderr) = run(&format!("replay {}", empty.path().display()), "C.UTF-8");
     assert!(code == Some(2) && stderr.contains("has no capture: pagemove record makes them"), "{stderr}");

@@ -4,7 +4,7 @@
 //! captures take a tenth of one CPU's time at most.
 
 use std::{
-    io,
+    fs, io,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -83,6 +83,7 @@ pub(crate) fn run(args: &RecordArgs) -> Result<(), RecordError> {
     let stop = Stop::on_signals().map_err(RecordError::Signals)?;
     // A second signal mustn't end it in the midst of a file; each step looks at the first.
     let _hold = stop.hold();
+    let is_new = !args.dir.exists();
     let mut store = Store::open(&args.dir, args.most_bytes)?;
     if args.layout == LayoutSource::Live {
         restore_left();
@@ -98,6 +99,10 @@ pub(crate) fn run(args: &RecordArgs) -> Result<(), RecordError> {
             args.dir.display(),
             thousands(bytes)
         ));
+    }
+    if done == 0 && is_new {
+        // What it has made and not used; nothing is removed that has a file.
+        let _ = fs::remove_dir(&args.dir);
     }
     ended
 }
