@@ -13,13 +13,11 @@ use cargo_metadata::MetadataCommand;
 
 use crate::cargo::cargo;
 use crate::command::{find, run as succeed};
+use crate::static_program::{self, PROFILE, TARGET};
 
 mod elf;
 
 const PACKAGE: &str = "pagemove-cli";
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// Not named `dist`: cargo would keep its own files in `target/dist`.
-const PROFILE: &str = "static";
 /// Files of the command's crate that go into the archive, and their folder there.
 const FILES: &[(&str, &str)] = &[
     ("README.md", ""),
@@ -51,11 +49,10 @@ struct Places {
 pub(crate) fn run(root: &Path) -> Result<()> {
     let places = Places::of(root)?;
     let date = commit_date(root)?;
-    build(&places)?;
-    let binary = places.built.join("pagemove");
+    let binary = static_program::build(root, PACKAGE, "pagemove")?;
     let bytes = fs::read(&binary).with_context(|| format!("can't read {}", binary.display()))?;
     elf::check_static(&bytes).with_context(|| format!("{} isn't static", binary.display()))?;
-    check_names(&bytes, &private(root))?;
+    check_names(&bytes, &static_program::private(root))?;
 
     let assets = places.built.join("assets");
     remove(&assets)?;
@@ -84,7 +81,7 @@ impl Places {
         Ok(Self {
             root: root.to_owned(),
             home: home.as_std_path().to_owned(),
-            built: target.join(TARGET).join(PROFILE),
+            built: static_program::folder(target),
             dist: target.join("dist"),
             version: package.version.to_string(),
         })
@@ -97,30 +94,6 @@ fn commit_date(root: &Path) -> Result<String> {
     let mut git = Command::new("git");
     git.args(["-c", &safe, "log", "-1", "--format=%cs"]).current_dir(root);
     Ok(succeed(&mut git).context("the day of the last commit takes a clone")?.trim().to_owned())
-}
-
-/// Folders of this machine, with what stands for them: panics name files of the source, and of cargo's registry.
-fn private(root: &Path) -> Vec<(String, &'static str)> {
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    let cargos = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".cargo")));
-    let folders = [(Some(root.to_owned()), "pagemove"), (cargos, "cargo")];
-    // A folder such as `/` is in any text.
-    let named = folders.into_iter().filter_map(|(folder, stands)| Some((folder?.to_str()?.to_owned(), stands)));
-    named.filter(|(folder, _)| folder.len() > 3).collect()
-}
-
-fn build(places: &Places) -> Result<()> {
-    let mut flags = "-C target-feature=+crt-static".to_owned();
-    for (folder, stands) in private(&places.root) {
-        ensure!(!folder.contains(' '), "RUSTFLAGS can't tell rustc of a folder with a space: {folder}");
-        flags += &format!(" --remap-path-prefix={folder}={stands}");
-    }
-    let mut command = cargo();
-    // With a target, build scripts and procedural macros don't get the flags: a static macro couldn't be loaded.
-    command.args(["build", "--package", PACKAGE, "--bin", "pagemove", "--profile", PROFILE, "--target", TARGET]);
-    let status = command.env("RUSTFLAGS", flags).current_dir(&places.root).status().context("can't start cargo")?;
-    ensure!(status.success(), "the static binary can't be built ({status})");
-    Ok(())
 }
 
 /// Refuses a binary with one of these folders in it.

@@ -27,6 +27,7 @@ mod no_std;
 mod package;
 mod prose;
 mod sanitize;
+mod static_program;
 
 use bad_input::BadInput;
 

@@ -20,8 +20,12 @@ use crate::{
     },
     message::print,
     numbers::thousands,
-    owners::{holdings, names::Names, staying},
-    terminal::{self, cut, plain},
+    owners::{
+        holdings,
+        names::{Names, named},
+        staying,
+    },
+    terminal::{self, cut, plain, shown},
 };
 
 /// Owners that a sentence names, or a table.
@@ -144,7 +148,10 @@ impl Moved {
 /// Runs the command.
 pub(crate) fn run(args: &DiffArgs) -> Result<(), DiffError> {
     let stop = Stop::on_signals().map_err(DiffError::Signals)?;
-    let open = |source: &LayoutSource| source.open(&stop, &mut |_, _| {}).map(|(layout, _)| layout);
+    let open = |source: &LayoutSource| {
+        let (layout, _) = source.open(&stop, &mut |_, _| {})?;
+        named(layout, *source == LayoutSource::Live, &stop, &mut |_, _| {}).map(|(layout, _)| layout)
+    };
     let (before, after) = (open(&args.before)?, open(&args.after)?);
     let diff = Diff::of(&before, &after)?;
     let text = if args.json {
@@ -240,7 +247,7 @@ pub(crate) fn describe(diff: &Diff, [before, after]: [String; 2], ascii: bool) -
         .take(MOST_OWNERS)
         .map(|(name, change)| {
             let counts = [thousands(change.before), thousands(change.after), difference(change.before, change.after)];
-            [vec![cut(&plain(name), NAME)], counts.to_vec()].concat()
+            [vec![cut(&shown(plain(name), ascii), NAME)], counts.to_vec()].concat()
         })
         .collect();
     if !rows.is_empty() {
@@ -274,10 +281,8 @@ pub(crate) fn describe(diff: &Diff, [before, after]: [String; 2], ascii: bool) -
     for (blocks, when) in only.into_iter().filter(|(blocks, _)| *blocks > 0) {
         text += &format!("\nOnly {when}: {} of the blocks.", thousands(blocks));
     }
-    if ascii {
-        text = terminal::to_ascii(&text);
-    }
-    text + "\n(Free frames on per-CPU lists look like the kernel's: --settle, for both, brings them back first.)\n"
+    shown(text, ascii)
+        + "\n(Free frames on per-CPU lists look like the kernel's: --settle, for both, brings them back first.)\n"
 }
 
 /// Writes a difference with its sign.

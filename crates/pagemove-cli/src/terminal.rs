@@ -26,6 +26,11 @@ pub(crate) fn to_ascii(text: &str) -> String {
     text.chars().map(letter).collect()
 }
 
+/// Gives a text as the locale can show it: in ASCII if that is asked for.
+pub(crate) fn shown(text: String, ascii: bool) -> String {
+    if ascii { to_ascii(&text) } else { text }
+}
+
 /// Gives a name from outside without what could steer a terminal, or make it look like another one: control characters, those
 /// that change the direction of writing, and those without width.
 pub(crate) fn plain(name: &str) -> String {

@@ -7,13 +7,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use cargo_metadata::MetadataCommand;
+use anyhow::{Context, Result};
 
-use crate::cargo::cargo;
-
-/// The target of the program: what runs here runs in the guest.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+use crate::static_program;
 
 /// Builds the guests' program; gives its bytes.
 pub(super) fn program(root: &Path) -> Result<Vec<u8>> {
@@ -31,33 +27,9 @@ pub(super) fn command(root: &Path) -> Result<Vec<u8>> {
     Ok(archive)
 }
 
-/// Builds a program that needs no library; gives its bytes.
 fn build(root: &Path, package: &str, name: &str) -> Result<Vec<u8>> {
-    let metadata = MetadataCommand::new().manifest_path(root.join("Cargo.toml")).no_deps().exec()?;
-    let folder = metadata.target_directory.join("linux-guest");
-    let status = cargo()
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            package,
-            "--bin",
-            name,
-            "--target",
-            TARGET,
-            "--target-dir",
-        ])
-        .arg(&folder)
-        .current_dir(root)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
-        .status()
-        .context("can't start cargo")?;
-    if !status.success() {
-        bail!("{package} can't be built for guests; the compiler's words are above");
-    }
-    let file = folder.join(TARGET).join("release").join(name);
-    fs::read(&file).with_context(|| format!("can't read {file}"))
+    let file = static_program::build(root, package, name)?;
+    fs::read(&file).with_context(|| format!("can't read {}", file.display()))
 }
 
 /// Packs the program, modules under their files' names, and the configuration of the kernel that they are for.

@@ -102,22 +102,20 @@ fn complaint(console: &str) -> &str {
 /// Runs the tests, or those of `only`; `command` gives an archive with the command.
 pub(super) fn run(ready: &Ready<'_>, command: impl FnOnce() -> Result<Vec<u8>>, only: &[String]) -> Result<()> {
     let started = Instant::now();
-    let names = |which: &dyn Fn(&&str) -> bool| only.iter().map(String::as_str).filter(which).collect::<Vec<_>>();
-    let small = names(&|name| !LARGE.contains(name) && !OF_THE_COMMAND.contains(name));
     let mut seen = Seen::default();
+    let others = |name: &&str| !LARGE.contains(name) && !OF_THE_COMMAND.contains(name);
+    let small: Vec<&str> = only.iter().map(String::as_str).filter(others).collect();
     if only.is_empty() || !small.is_empty() {
         boot(ready, &[&["test"], &small[..]].concat().join(","), MEMORY_MIB, LIMIT, &mut seen)?;
     }
-    let all_or =
-        |named: Vec<&'static str>, all: &'static [&'static str]| if only.is_empty() { all.to_vec() } else { named };
-    let of = |all: &'static [&'static str]| {
-        all.iter().copied().filter(|name| only.iter().any(|wanted| wanted == name)).collect()
+    let of = |all: &[&'static str]| -> Vec<&str> {
+        all.iter().copied().filter(|name| only.is_empty() || only.iter().any(|wanted| wanted == name)).collect()
     };
-    let large = all_or(of(LARGE), LARGE);
+    let large = of(LARGE);
     if !large.is_empty() {
         boot(ready, &[&["test"], &large[..]].concat().join(","), LARGE_MIB, LIMIT, &mut seen)?;
     }
-    let of_the_command = all_or(of(OF_THE_COMMAND), OF_THE_COMMAND);
+    let of_the_command = of(OF_THE_COMMAND);
     if !of_the_command.is_empty() {
         let ready = ready.with(command()?);
         boot(&ready, &[&["test"], &of_the_command[..]].concat().join(","), MEMORY_MIB, LIMIT, &mut seen)?;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     layout::tables::table,
     numbers::thousands,
-    terminal::{plain, to_ascii},
+    terminal::{plain, shown},
 };
 
 /// Where Linux stops counting: it prints `>100000`.
@@ -82,7 +82,7 @@ pub(crate) fn describe(types: &[OfType], ascii: bool) -> String {
     header.push("pageblocks".to_owned());
     let row = |of_type: &OfType| {
         let name = format!("{} {}, {}", of_type.zone, of_type.node, of_type.migratetype);
-        let mut cells = vec![if ascii { to_ascii(&name) } else { name }];
+        let mut cells = vec![shown(name, ascii)];
         cells.extend((0..orders).map(|order| match of_type.blocks.get(order).copied().unwrap_or(0) {
             MOST.. => format!(">{}", thousands(MOST)),
             count => thousands(count),

@@ -48,7 +48,8 @@ impl Serialize for ByClass {
 }
 
 /// What stock Linux can make of a pageblock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
     /// All frames are free.
     Free,

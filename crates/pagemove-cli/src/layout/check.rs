@@ -20,8 +20,8 @@ pub(super) const MAX_ZONES: usize = 1 << 16;
 /// Most bytes of a description or a name.
 const MAX_TEXT: usize = 256;
 /// Most owners, and bytes of an owner's name: a path, and a program.
-const MAX_OWNERS: usize = 1 << 17;
-const MAX_OWNER: usize = 8192;
+pub(crate) const MAX_OWNERS: usize = 1 << 17;
+pub(crate) const MAX_OWNER: usize = 8192;
 
 /// Why a layout can't be loaded, made or saved.
 #[derive(Debug, thiserror::Error)]

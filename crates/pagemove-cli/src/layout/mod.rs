@@ -11,7 +11,7 @@
 mod blocks;
 pub(crate) mod capture;
 pub(crate) mod census;
-mod check;
+pub(crate) mod check;
 mod class;
 pub(crate) mod file;
 pub mod fuzz;

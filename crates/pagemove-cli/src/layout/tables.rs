@@ -80,8 +80,12 @@ pub(crate) fn block_table(census: &Census, ascii: bool) -> Table {
 
 /// Writes frames as MiB, with a decimal where it says something.
 pub(crate) fn mib(frames: u64, frame_bytes: u64) -> String {
-    let bytes = frames * frame_bytes;
-    if frames == 0 || bytes >= 100 << 20 { thousands(bytes >> 20) } else { format!("{:.1}", bytes as f64 / 1048576.0) }
+    bytes_as_mib(frames * frame_bytes)
+}
+
+/// Writes bytes likewise.
+pub(crate) fn bytes_as_mib(bytes: u64) -> String {
+    if bytes == 0 || bytes >= 100 << 20 { thousands(bytes >> 20) } else { format!("{:.1}", bytes as f64 / 1048576.0) }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! tells of, or just its class. Promises to read only; what a source couldn't tell is counted.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     fs::{self, File},
     io::{self, BufReader},
@@ -21,7 +22,11 @@ use super::{
 };
 use crate::{
     cancel::{Stop, Stopped},
-    layout::{FrameClass, Layout, Owned},
+    layout::{
+        FrameClass, Layout, Owned, SourceError,
+        capture::CaptureError,
+        check::{MAX_OWNER, MAX_OWNERS},
+    },
 };
 
 /// Names of frames; none by default.
@@ -94,18 +99,13 @@ impl Names {
         Ok(Self { saved, mapped, allocated, regions, areas, pins, uptime, is_of_machine: true })
     }
 
-    /// Gives the layout with what is known better now: memory that is secret looks like page cache, and never moves.
-    pub(crate) fn correct(&self, layout: Layout) -> Layout {
-        layout.with_class(&self.mapped.secret(), FrameClass::DriverMapped)
-    }
-
     /// Takes those that stand in a layout.
     pub(crate) fn of_file(layout: &Layout) -> Self {
         Self { saved: Saved::of(layout), ..Self::default() }
     }
 
-    /// Gives the names of this machine's frames, as a layout keeps them.
-    pub(crate) fn owned(&self, layout: &Layout) -> Vec<Owned> {
+    /// Gives the names of this machine's frames, as a layout can keep them.
+    fn owned(&self, layout: &Layout) -> Vec<Owned> {
         let mut all = BTreeMap::<Owner, Vec<(u64, u64)>>::new();
         let mut at = layout.first_pfn();
         for run in layout.runs() {
@@ -126,12 +126,18 @@ impl Names {
             at = end;
         }
         let owned = |(owner, ranges)| Owned {
-            name: self.name(owner),
-            source: self.source(owner),
+            name: fit(self.name(owner)),
+            source: fit(self.source(owner)),
             processes: self.processes(owner),
             ranges,
         };
-        all.into_iter().map(owned).collect()
+        let mut all: Vec<Owned> = all.into_iter().map(owned).collect();
+        if all.len() > MAX_OWNERS {
+            let frames = |owned: &Owned| owned.ranges.iter().map(|range| range.1).sum::<u64>();
+            all.sort_by_cached_key(|owned| Reverse(frames(owned)));
+            all.truncate(MAX_OWNERS);
+        }
+        all
     }
 
     /// Tells whether frames of a class may have names of their own here.
@@ -233,6 +239,32 @@ impl Names {
     }
 }
 
+/// Gives a layout with the names of its frames. Of this machine (`is_live`): asks it, and gives the layout with what is known better then
+/// (memory that is secret looks like page cache, and never moves) and with the names. Else those that stand in it.
+pub(crate) fn named(
+    layout: Layout,
+    is_live: bool,
+    stop: &Stop,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Layout, Names), SourceError> {
+    if !is_live {
+        let names = Names::of_file(&layout);
+        return Ok((layout, names));
+    }
+    let names = Names::find(&layout, stop, progress)?;
+    let layout = layout.with_class(&names.mapped.secret(), FrameClass::DriverMapped);
+    let owners = names.owned(&layout);
+    Ok((layout.with_owners(owners).map_err(CaptureError::from)?, names))
+}
+
+/// Makes a name one that a layout takes: a path and a process may be of any bytes, a function or region may have none.
+fn fit(mut name: String) -> String {
+    while name.len() > MAX_OWNER {
+        name.pop();
+    }
+    if name.is_empty() { "?".to_owned() } else { name }
+}
+
 /// Reads `page_owner`, if this kernel has it.
 fn allocated(
     layout: &Layout,
@@ -280,6 +312,16 @@ mod tests {
     fn ages_read_well() {
         let texts = [0, 119, 120, 7_199, 7_200, 172_799, 172_800].map(|seconds| age(Duration::from_secs(seconds)));
         assert_eq!(texts, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 days"]);
+    }
+
+    #[test]
+    fn any_name_fits_in_a_layout() {
+        assert_eq!((fit(String::new()), fit("a".into())), ("?".into(), "a".into()));
+        // As a path of 4,095 control characters is shown.
+        let long = fit("\u{fffd}".repeat(4095));
+        assert!(
+            long.len() <= MAX_OWNER && long.len() > MAX_OWNER - 3 && long.chars().all(|letter| letter == '\u{fffd}')
+        );
     }
 
     #[test]

@@ -19,26 +19,9 @@ pub(super) const PATH: &str = "kernel/debug/page_owner";
 
 /// Beginnings of the names of functions that allocate on others' behalf: the first function of a stack with another name is who wanted the
 /// memory. By the files of Linux' `mm`, `lib`, of DMA and of network buffers, 4.18 to 7.3.
-pub(crate) const ALLOCATORS: [&str; 77] = [
-    "__page_frag",
-    "__pcs_",
-    "_vmalloc",
-    "alloc_from_",
-    "alloc_vmap_area",
-    "devm_k",
-    "dma_alloc",
-    "dma_common",
-    "iommu_dma_alloc",
-    "kmemdup",
-    "kstrdup",
-    "memdup",
-    "mempool_",
-    "page_frag",
-    "refill_",
-    "sheaf_",
-    "skb_page_frag",
-    "vmemdup",
-    "vzalloc",
+pub(crate) const ALLOCATORS: [&str; 75] = [
+    "___kmalloc",
+    "___slab_alloc",
     "__alloc_contig",
     "__alloc_frozen",
     "__alloc_pages",
@@ -54,20 +37,22 @@ pub(crate) const ALLOCATORS: [&str; 77] = [
     "__kmem_cache",
     "__krealloc",
     "__kvmalloc",
-    "__netdev_alloc",
     "__napi_alloc",
-    "__pte_alloc",
-    "__pmd_alloc",
-    "__pud_alloc",
+    "__netdev_alloc",
     "__p4d_alloc",
+    "__page_frag",
+    "__pcs_",
+    "__pmd_alloc",
+    "__pte_alloc",
+    "__pud_alloc",
     "__reset_page_owner",
     "__set_page_owner",
     "__slab_alloc",
-    "___slab_alloc",
-    "___kmalloc",
-    "__vmalloc",
     "__vcalloc",
+    "__vmalloc",
+    "_vmalloc",
     "alloc_contig",
+    "alloc_from_",
     "alloc_frozen",
     "alloc_page",
     "alloc_skb",
@@ -76,27 +61,40 @@ pub(crate) const ALLOCATORS: [&str; 77] = [
     "allocate_slab",
     "cma_alloc",
     "depot_alloc",
+    "devm_k",
     "dma_alloc",
+    "dma_common",
     "dma_direct_alloc",
     "dma_pool",
     "folio_alloc",
     "get_free_page",
     "get_page_from_freelist",
     "get_zeroed_page",
+    "iommu_dma_alloc",
     "kcalloc",
     "kmalloc",
     "kmem_cache",
+    "kmemdup",
     "krealloc",
+    "kstrdup",
     "kvmalloc",
     "kzalloc",
+    "memdup",
+    "mempool_",
     "new_slab",
+    "page_frag",
     "pcpu_",
-    "pte_alloc",
     "post_alloc_hook",
     "prep_new_page",
+    "pte_alloc",
+    "refill_",
     "save_stack",
+    "sheaf_",
+    "skb_page_frag",
     "stack_depot",
     "vmalloc",
+    "vmemdup",
+    "vzalloc",
 ];
 /// Names of functions at most; all others have one.
 const MOST_ORIGINS: usize = 10_000;
@@ -333,6 +331,14 @@ PFN 0x10 type Movable
         let (first, last) = ages(leak, Duration::from_secs(10)).expect("a time");
         assert_eq!((first.as_secs(), last.as_secs()), (8, 8));
         assert_eq!(ages(found.origin(1), Duration::from_secs(10)), None);
+    }
+
+    #[test]
+    fn no_beginning_is_said_twice() {
+        for (at, one) in ALLOCATORS.iter().enumerate() {
+            let mut others = ALLOCATORS.iter().enumerate().filter(|&(other, _)| other != at);
+            assert!(others.all(|(_, other)| !one.starts_with(other)), "{one} is said already");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::{
         tables::table,
     },
     numbers::{counted, thousands},
+    terminal::shown,
 };
 
 /// Owners of a block that a row of the table names on a terminal; what a program reads has all.
@@ -73,7 +74,7 @@ pub(crate) struct Row {
     node: u32,
     zone: String,
     /// What it's worth.
-    state: &'static str,
+    state: Verdict,
     // Frames of the range.
     free: u64,
     movable: u64,
@@ -111,8 +112,7 @@ pub(crate) fn rows(layout: &Layout, names: &Names, range: Range, memory_block: O
         let mut at = first.max(block.pfn);
         while at < end.min(group_end) {
             let start = at & !(size - 1);
-            let whole =
-                if at == start && end.min(group_end) - at >= size { (end.min(group_end) - at) / size } else { 0 };
+            let whole = if at == start { (end.min(group_end) - at) / size } else { 0 };
             // Up to the end of the memory block, which is one of the row's columns.
             let border =
                 memory_block.map_or(u64::MAX, |frames| (start / frames).saturating_add(1).saturating_mul(frames));
@@ -139,7 +139,7 @@ fn row(layout: &Layout, names: &Names, memory_block: Option<u64>, verdict: Verdi
         memory_block: memory_block.map(|frames| block.pfn / frames),
         node: zone.node,
         zone: zone.name.clone(),
-        state: verdict.name(),
+        state: verdict,
         free: frames.of(FrameClass::Free),
         movable: frames.sum(FrameClass::linux_moves),
         stays: frames.sum(FrameClass::stays),
@@ -194,11 +194,11 @@ fn range_table(rows: &[Row], most_names: usize, ascii: bool) -> Table {
             thousands(row.blocks),
             row.memory_block.map_or(String::new(), |number| format!("memory{number}")),
             format!("{}, node {}", row.zone, row.node),
-            row.state.to_owned(),
+            row.state.name().to_owned(),
             thousands(row.free),
             thousands(row.movable),
             thousands(row.stays),
-            if ascii { crate::terminal::to_ascii(&holders) } else { holders },
+            shown(holders, ascii),
         ])
     };
     let columns: &[usize] = if has_memory_blocks { &[0, 2, 3, 4, 8] } else { &[0, 2, 3, 7] };

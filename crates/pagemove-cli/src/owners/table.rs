@@ -6,7 +6,7 @@ use super::Holding;
 use crate::{
     layout::tables::table,
     numbers::thousands,
-    terminal::{cut, to_ascii},
+    terminal::{cut, shown},
 };
 
 /// Owners that have a row of their own; the others are summed.
@@ -17,7 +17,7 @@ const NAME: usize = 46;
 /// Draws who holds the hostages, those who hold most alone first; nothing if there are no hostages.
 pub(crate) fn holdings_table(holdings: &[Holding], ascii: bool) -> Option<Table> {
     let header = ["hostage blocks held by", "blocks", "alone", "frames", "one is at", "what it is, or how it is known"];
-    let short = |text: &str| cut(&if ascii { to_ascii(text) } else { text.to_owned() }, NAME);
+    let short = |text: &str| cut(&shown(text.to_owned(), ascii), NAME);
     let row = |holding: &Holding| {
         let counts = [holding.blocks, holding.alone, holding.frames].map(thousands);
         let name = match (holding.processes, &holding.pids[..]) {

@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    ops::ControlFlow,
     path::PathBuf,
     sync::mpsc::{self, RecvTimeoutError},
     time::{Duration, Instant},
@@ -21,19 +22,16 @@ use crate::{
     layout::{Layout, LayoutError},
     message::{print, say},
     numbers::thousands,
-    terminal::{self, plain, to_ascii},
+    terminal::{self, plain, shown},
     watch::{
-        hear_keys,
-        keys::{Act, Extent, press},
-        screen, shows_screens,
+        LOOK, check, hear_keys,
+        keys::{Extent, press},
+        obey, screen, shows_screens,
         snapshot::Snapshot,
         state::{Feed, Playback, State},
-        tty::{Tty, has_hung_up},
+        tty::Tty,
     },
 };
-
-/// How often it looks for a signal.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// Shows what record has recorded: a screen, or lines where stdout is no terminal.
 #[derive(Debug, clap::Args)]
@@ -111,7 +109,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<(), ReplayError> {
 fn print_lines(all: &[Recorded], first: &Recorded, last: &Recorded) -> Result<(), ReplayError> {
     let ascii = !terminal::is_utf8();
     let lines: String = all.iter().map(|capture| line(&capture.snapshot)).collect();
-    print(&if ascii { to_ascii(&lines) } else { lines }).map_err(ReplayError::Print)?;
+    print(&shown(lines, ascii)).map_err(ReplayError::Print)?;
     if all.len() < 2 {
         return Ok(());
     }
@@ -153,10 +151,7 @@ fn show(all: &[Recorded], stop: &Stop) -> Result<(), ReplayError> {
     let (mut shown, mut last_step) = (None, Instant::now());
     let mut is_changed = true;
     loop {
-        stop.check()?;
-        if has_hung_up() {
-            return Err(Stopped.into());
-        }
+        check(stop)?;
         is_changed |= tty.follow_signals().map_err(ReplayError::Terminal)?;
         let mut wait = LOOK;
         if let Some(playback) = state.controls.playback.as_mut().filter(|playback| playback.is_playing) {
@@ -191,12 +186,8 @@ fn show(all: &[Recorded], stop: &Stop) -> Result<(), ReplayError> {
             if !was_playing {
                 last_step = Instant::now();
             }
-            match act {
-                Act::Stay => {}
-                Act::End => return Ok(()),
-                Act::Interrupt => return Err(Stopped.into()),
-                Act::Suspend => tty.suspend().map_err(ReplayError::Terminal)?,
-                Act::Redraw => tty.retake().map_err(ReplayError::Terminal)?,
+            if let ControlFlow::Break(ended) = obey(act, &mut tty).map_err(ReplayError::Terminal)? {
+                return Ok(ended?);
             }
         }
     }

@@ -203,12 +203,12 @@ pub(super) fn read(
     Ok(all)
 }
 
-/// Reads a capture; one that was saved by `survey` under such a name has no owners' names.
+/// Reads a capture; one that was saved by `survey` under such a name has nothing beside it.
 fn read_one(dir: &Path, name: Name) -> Result<Snapshot, String> {
     let (layout, beside) = (layout(dir, name), beside(dir, name));
     if !beside.exists() {
         let layout = Layout::load(&layout).map_err(|error| error.to_string())?;
-        return Ok(Snapshot { at: name.at(), ..Snapshot::of(&layout, &Names::default()) });
+        return Ok(Snapshot { at: name.at(), ..Snapshot::of(&layout, &Names::of_file(&layout)) });
     }
     if !layout.exists() {
         return Err("there is no layout beside it".to_owned());

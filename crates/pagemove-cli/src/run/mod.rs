@@ -123,7 +123,7 @@ fn finish(results: &Results, args: &RunArgs, again: &str) -> Result<(), RunError
     };
     let text = String::from_utf8_lossy(&text);
     // JSON is UTF-8 anywhere.
-    let text = if args.json || terminal::is_utf8() { text.into_owned() } else { terminal::to_ascii(&text) };
+    let text = terminal::shown(text.into_owned(), !args.json && !terminal::is_utf8());
     made.and_then(|()| print(&text)).map_err(RunError::Print)?;
     say(&format!("Report: {}\nTo repeat: {again}", page.display()));
     if results.layout.source == LayoutSource::Live.to_string() {

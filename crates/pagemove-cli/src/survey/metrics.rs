@@ -56,13 +56,16 @@ fn registry(view: &View<'_>) -> Registry {
     let held = family("hostage_blocks", "Hostage blocks by who holds them; a block that several hold counts for each");
     let alone = family("hostage_blocks_alone", "Hostage blocks that one owner alone holds");
     let (shown, rest) = view.holdings.split_at(view.holdings.len().min(OWNERS));
+    // Two owners may have one name, as a layout file says it.
+    let add = |family: &Family<Labels, Gauge>, name: &str, value: u64| {
+        family.get_or_create(&vec![("owner", plain(name))]).inc_by(i64::try_from(value).unwrap_or(i64::MAX));
+    };
     for holding in shown {
-        let labels = || vec![("owner", plain(&holding.owner))];
-        set(&held, labels(), holding.blocks);
-        set(&alone, labels(), holding.alone);
+        add(&held, &holding.owner, holding.blocks);
+        add(&alone, &holding.owner, holding.alone);
     }
     if !rest.is_empty() {
-        set(&alone, vec![("owner", "others".to_owned())], rest.iter().map(|holding| holding.alone).sum());
+        add(&alone, "others", rest.iter().map(|holding| holding.alone).sum());
     }
     if !view.free_blocks.is_empty() {
         let free =

@@ -45,7 +45,11 @@ use crate::{
     },
     message::{print, say},
     numbers::thousands,
-    owners::{explain::explain, names::Names, pinners, range, sums},
+    owners::{
+        explain::explain,
+        names::{Names, named},
+        pinners, range, sums,
+    },
     terminal,
     whole_file::write_whole,
     why,
@@ -95,16 +99,7 @@ pub(crate) fn run(args: &SurveyArgs) -> Result<bool, SurveyError> {
     if let Some(note) = &args.note {
         layout = layout.with_source(note.clone())?;
     }
-    let names = if is_whole {
-        behind_a_bar("Asking who holds them", |progress| Names::find(&layout, &stop, progress))?
-    } else {
-        Names::of_file(&layout)
-    };
-    let mut layout = names.correct(layout);
-    if is_whole && (args.save.is_some() || args.tries) {
-        let owners = names.owned(&layout);
-        layout = layout.with_owners(owners)?;
-    }
+    let (layout, names) = behind_a_bar("Asking who holds them", |progress| named(layout, is_whole, &stop, progress))?;
     if let Some(path) = &args.save {
         layout.save(path)?;
         say(&format!(
@@ -160,7 +155,7 @@ fn answer(args: &SurveyArgs, layout: &Layout, names: &Names, is_whole: bool) -> 
     let ascii = !terminal::is_utf8();
     Ok(Some(if let Some(frame) = args.explain {
         let text = explain(layout, names, frame).ok_or(SurveyError::NoBlock(frame.0))?;
-        if ascii { terminal::to_ascii(&text) } else { text }
+        terminal::shown(text, ascii)
     } else if let Some(range) = args.range {
         let frame_bytes = layout.sizes().frame_bytes;
         let memory_block = if is_whole { memory_blocks::frames(Path::new("/sys"), frame_bytes) } else { None };
@@ -191,10 +186,7 @@ fn compact_and_compare(before: &Layout, args: &SurveyArgs, stop: &Stop) -> Resul
     let settled = if args.settle { Some(settle(stop)?) } else { None };
     let (after, _) = behind_a_bar("Reading the frame table", |progress| args.layout.open(stop, progress))?;
     drop(settled);
-    let names = behind_a_bar("Asking who holds them", |progress| Names::find(&after, stop, progress))?;
-    let after = names.correct(after);
-    let owners = names.owned(&after);
-    let after = after.with_owners(owners)?;
+    let (after, _) = behind_a_bar("Asking who holds them", |progress| named(after, true, stop, progress))?;
     let diff = Diff::of(before, &after)?;
     print(&describe(&diff, ["as it was", "compacted"].map(str::to_owned), !terminal::is_utf8()))?;
     print(&moved(&counted, &counts, took))?;

@@ -9,6 +9,7 @@ use crate::{
         tables::{mib, table},
     },
     numbers::{seconds, thousands},
+    terminal::shown,
 };
 
 /// Bytes of each of two buffers, between which this machine's rate is measured: more than most caches hold.
@@ -54,7 +55,7 @@ pub(super) fn describe(plans: &[Plan], sizes: Sizes, ascii: bool) -> String {
     }
     text += "Found without moving anything. Pinned pages stay, and Linux may stop much earlier: survey --try compacts, and tells.\n\
              Free frames on per-CPU lists look like the kernel's: with --settle they count as room.\n";
-    if ascii { crate::terminal::to_ascii(&text) } else { text }
+    shown(text, ascii)
 }
 
 /// Measures how many bytes are copied in a second, in memory of its own; `None` if there isn't that much.

@@ -3,10 +3,10 @@
 use super::{doubts::doubts, view::View};
 use crate::{
     kernel::{free, types},
-    layout::tables::{block_table, frame_tables, mib},
+    layout::tables::{block_table, bytes_as_mib, frame_tables, mib},
     numbers::{bytes_size, thousands},
     owners::{page_owner::ALLOCATORS, table::holdings_table},
-    terminal::plain,
+    terminal::{plain, shown},
 };
 
 /// Writes it, in UTF-8 or ASCII.
@@ -58,7 +58,7 @@ pub(super) fn describe(view: &View<'_>, ascii: bool) -> String {
     for doubt in doubts(view) {
         text += &format!("{doubt}\n");
     }
-    if ascii { crate::terminal::to_ascii(&text) } else { text }
+    shown(text, ascii)
 }
 
 /// A stack of each owner that has one, and how they are read.
@@ -77,7 +77,7 @@ pub(super) fn stacks(view: &View<'_>, ascii: bool) -> String {
     for names in ALLOCATORS.chunks(6) {
         text += &format!("  {}\n", names.join(" "));
     }
-    if ascii { crate::terminal::to_ascii(&text) } else { text }
+    shown(text, ascii)
 }
 
 /// What Linux counts of its own memory.
@@ -86,15 +86,8 @@ fn sums(view: &View<'_>) -> String {
     if !view.sums.is_empty() {
         text += "\nLinux counts of its own memory, without saying where it lies:\n";
         for sum in view.sums.iter().filter(|sum| sum.bytes > 0) {
-            text += &format!(
-                "  {:>8} MiB  {} ({})\n",
-                mib(sum.bytes / view.census.frame_bytes, view.census.frame_bytes),
-                sum.what,
-                sum.field
-            );
-            let parts = sum.parts.iter().map(|part| {
-                format!("{} {}", part.name, mib(part.bytes / view.census.frame_bytes, view.census.frame_bytes))
-            });
+            text += &format!("  {:>8} MiB  {} ({})\n", bytes_as_mib(sum.bytes), sum.what, sum.field);
+            let parts = sum.parts.iter().map(|part| format!("{} {}", part.name, bytes_as_mib(part.bytes)));
             if !sum.parts.is_empty() {
                 text += &format!("                most: {}\n", parts.collect::<Vec<_>>().join(", "));
             }

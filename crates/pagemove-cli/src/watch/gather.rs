@@ -16,7 +16,7 @@ use crate::{
     cancel::Stop,
     kernel::{counters, free},
     layout::{Layout, LayoutSource, Sizes, SourceError, capture::CaptureError},
-    owners::names::Names,
+    owners::names::named,
     terminal::plain,
 };
 
@@ -101,12 +101,7 @@ pub(crate) fn capture(
     let start = Instant::now();
     let (layout, _) = source.open(stop, progress)?;
     let is_live = *source == LayoutSource::Live;
-    let names = if is_live { Names::find(&layout, stop, &mut |_, _| {})? } else { Names::default() };
-    let mut layout = names.correct(layout);
-    if is_live {
-        let owners = names.owned(&layout);
-        layout = layout.with_owners(owners).map_err(CaptureError::from)?;
-    }
+    let (layout, names) = named(layout, is_live, stop, &mut |_, _| {})?;
     let mut snapshot = Snapshot::of(&layout, &names);
     stop.check()?;
     snapshot.took_us = micros(start);

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     kernel::free,
     numbers::{bytes_size, seconds, thousands},
-    terminal::to_ascii,
+    terminal::shown,
 };
 
 /// Owners that have a line.
@@ -67,7 +67,7 @@ pub(crate) fn describe(now: &Snapshot, before: Option<&Snapshot>, ascii: bool) -
     for part in counters.chunks(4) {
         text += &format!("  {}\n", part.join(", "));
     }
-    if ascii { to_ascii(&text) } else { text }
+    shown(text, ascii)
 }
 
 fn changed(change: Option<i64>) -> String {

@@ -21,6 +21,7 @@ pub(crate) mod words;
 use std::{
     env,
     io::{self, IsTerminal},
+    ops::ControlFlow,
     sync::mpsc::{self, RecvTimeoutError, Sender},
     thread,
     time::{Duration, Instant},
@@ -42,7 +43,7 @@ use crate::{
 };
 
 /// How often it looks for a signal.
-const LOOK: Duration = Duration::from_millis(50);
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
 
 /// Shows what changes in physical memory: a screen, or lines where stdout is no terminal.
 ///
@@ -172,10 +173,7 @@ fn show(args: &WatchArgs, stop: &Stop) -> Result<(), WatchError> {
     let mut extent = Extent::default();
     let mut is_changed = true;
     loop {
-        stop.check()?;
-        if has_hung_up() {
-            return Err(Stopped.into());
-        }
+        check(stop)?;
         gather.check();
         is_changed |= tty.follow_signals().map_err(WatchError::Terminal)?;
         let is_idle = state.feed == Feed::Live { capturing: None };
@@ -197,12 +195,8 @@ fn show(args: &WatchArgs, stop: &Stop) -> Result<(), WatchError> {
             Wake::Event(Event::Key(key)) => {
                 let (controls, act) = press(state.controls, key, extent);
                 state.controls = controls;
-                match act {
-                    Act::Stay => {}
-                    Act::End => return Ok(()),
-                    Act::Interrupt => return Err(Stopped.into()),
-                    Act::Suspend => tty.suspend().map_err(WatchError::Terminal)?,
-                    Act::Redraw => tty.retake().map_err(WatchError::Terminal)?,
+                if let ControlFlow::Break(ended) = obey(act, &mut tty).map_err(WatchError::Terminal)? {
+                    return Ok(ended?);
                 }
             }
             // Another size, which drawing asks for itself.
@@ -224,6 +218,24 @@ fn show(args: &WatchArgs, stop: &Stop) -> Result<(), WatchError> {
             }
         }
     }
+}
+
+/// Does what a key asks for beside changing the controls; breaks where that is the end.
+pub(crate) fn obey(act: Act, tty: &mut Tty) -> io::Result<ControlFlow<Result<(), Stopped>>> {
+    match act {
+        Act::Stay => {}
+        Act::End => return Ok(ControlFlow::Break(Ok(()))),
+        Act::Interrupt => return Ok(ControlFlow::Break(Err(Stopped))),
+        Act::Suspend => tty.suspend()?,
+        Act::Redraw => tty.retake()?,
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Tells whether a signal came, or the terminal has gone.
+pub(crate) fn check(stop: &Stop) -> Result<(), Stopped> {
+    stop.check()?;
+    if has_hung_up() { Err(Stopped) } else { Ok(()) }
 }
 
 /// Reads keys on a thread of its own: reading may wait for the rest of a key's sequence.

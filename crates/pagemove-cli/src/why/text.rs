@@ -6,7 +6,7 @@ use super::sums::{Compaction, Place, Report};
 use crate::{
     layout::tables::{mib, table},
     numbers::thousands,
-    terminal::to_ascii,
+    terminal::shown,
 };
 
 /// Rows of a table; `--json` has all.
@@ -44,7 +44,7 @@ pub(super) fn describe(report: &Report, frame_bytes: u64, ascii: bool) -> String
     if !report.isolation.busy.is_empty() {
         text += "\nWhat a busy page is: pagemove survey --explain PFN\n";
     }
-    if ascii { to_ascii(&text) } else { text }
+    shown(text, ascii)
 }
 
 /// Says how long it watched and what compaction came to.

@@ -14,7 +14,10 @@ use crate::{
         free::{FreeBlocks, LEGEND},
         types::OfType,
     },
-    layout::{FrameClass, tables::mib},
+    layout::{
+        FrameClass,
+        tables::{bytes_as_mib, mib},
+    },
     numbers::{bytes_size, counted, percent, thousands},
 };
 
@@ -237,14 +240,13 @@ fn types(types: &[OfType]) -> Markup {
 }
 
 fn sums(view: &View<'_>) -> Markup {
-    let frame_bytes = view.census.frame_bytes;
     html! {
         p { "Linux doesn’t say where these lie; they bound what has no name above." }
         table.numbers {
             thead { tr { th { "What" } th { "MiB" } th { "Linux’ name" } } }
             tbody {
                 @for sum in view.sums.iter().filter(|sum| sum.bytes > 0) {
-                    tr { th scope="row" { (sum.what) @for part in &sum.parts { p.part { (part.name) " " (mib(part.bytes / frame_bytes, frame_bytes)) } } } td { (mib(sum.bytes / frame_bytes, frame_bytes)) } td.words { (sum.field) } }
+                    tr { th scope="row" { (sum.what) @for part in &sum.parts { p.part { (part.name) " " (bytes_as_mib(part.bytes)) } } } td { (bytes_as_mib(sum.bytes)) } td.words { (sum.field) } }
                 }
             }
         }
